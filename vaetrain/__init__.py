@@ -1,0 +1,1 @@
+"""The trainer: a VAE of wireframes on one device or many."""

@@ -1,0 +1,303 @@
+"""Every setting of an experiment: its type, its default, what is allowed and what it means.
+
+An experiment is a YAML file in `launch/experiments/` with these sections; `key=value` on the
+command line overrides any of them by its dotted name. Nothing heavy is imported here, so that a
+mistake is refused before a process group, a model or a shard is touched.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+from dataclasses import MISSING, dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+from omegaconf import OmegaConf
+from omegaconf.errors import ConfigKeyError, OmegaConfBaseException, ValidationError
+
+
+class ConfigError(ValueError):
+    """A setting that cannot be used; the message is one plain line naming the key."""
+
+
+def setting(
+    default: Any,
+    meaning: str,
+    *,
+    choices: tuple[str, ...] | None = None,
+    minimum: float | None = None,
+    above: float | None = None,
+    maximum: float | None = None,
+) -> Any:
+    """A dataclass field that knows what it means and which values are allowed."""
+    metadata = {
+        "meaning": meaning,
+        "choices": choices,
+        "minimum": minimum,
+        "above": above,
+        "maximum": maximum,
+    }
+    if isinstance(default, list):
+        return dataclasses.field(default_factory=lambda: list(default), metadata=metadata)
+    return dataclasses.field(default=default, metadata=metadata)
+
+
+@dataclass
+class DataConfig:
+    shards: str | None = setting(
+        None, "folder of built shards; null: the built-in sample, built into data/sample if absent"
+    )
+    width: int = setting(128, "image width in pixels", minimum=16, maximum=8192)
+    max_height: int = setting(
+        512,
+        "rows kept of a page, in pixels after scaling to the width; taller pages are cut "
+        "(training: a window drawn with the sample's randomness, evaluation: the top)",
+        minimum=16,
+        maximum=32767,
+    )
+    val_templates: list[str] = setting(
+        [],
+        "templates that make the validation set and are never trained on; "
+        "where the shards hold none of them, the shards' own split is used",
+    )
+    window_shards: int = setting(8, "shards whose samples are shuffled together", minimum=1)
+    workers: int = setting(1, "reader processes per rank; 0 reads in the trainer itself", minimum=0)
+    prefetch: int = setting(4, "micro batches each reader process keeps ready", minimum=1)
+
+
+@dataclass
+class ModelConfig:
+    size: str = setting("tiny", "width and depth", choices=("tiny", "small", "base"))
+    blocks: str = setting("resnet", "encoder and decoder blocks", choices=("resnet",))
+    attention: str = setting("cbam", "attention in every block", choices=("none", "cbam"))
+    skips: str = setting("none", "encoder-to-decoder skips", choices=("none",))
+    latent: str = setting("vector", "shape of the latent", choices=("vector",))
+    latent_dim: int = setting(128, "dimensions of the latent", minimum=1)
+    pyramid: list[int] = setting([1, 2, 4], "bins per side of each pyramid-pooling level")
+
+
+@dataclass
+class LossConfig:
+    pixel: str = setting(
+        "l1", "reconstruction loss, mean over a page's pixels", choices=("l1", "mse")
+    )
+    recon: float = setting(1.0, "weight of the reconstruction loss", minimum=0)
+    ssim: float = setting(0.1, "weight of 1 - SSIM, mean over a page's windows", minimum=0)
+
+
+@dataclass
+class BetaConfig:
+    schedule: str = setting("linear", "how beta rises", choices=("constant", "linear"))
+    max: float = setting(1.0, "beta after warm-up", minimum=0)
+    warmup_epochs: float = setting(10.0, "epochs from beta 0 to beta.max", minimum=0)
+    reduction: str = setting(
+        "pixel",
+        "what beta multiplies, for each page: its KL in nats over the latent's dimensions, as "
+        "their sum, their mean, or the sum divided by the page's pixels (beta 1 is then the "
+        "bound itself, per pixel)",
+        choices=("sum", "mean", "pixel"),
+    )
+
+
+@dataclass
+class OptimizerConfig:
+    lr: float = setting(1e-3, "highest learning rate of AdamW", above=0)
+    weight_decay: float = setting(0.01, "decoupled decay; none on norms and biases", minimum=0)
+    beta1: float = setting(0.9, "decay of the first moment", minimum=0, maximum=0.9999)
+    beta2: float = setting(0.99, "decay of the second moment", minimum=0, maximum=0.999999)
+    eps: float = setting(1e-8, "term that keeps the step finite", above=0)
+    clip_norm: float = setting(1.0, "global norm gradients are clipped to; 0: off", minimum=0)
+
+
+@dataclass
+class LrConfig:
+    schedule: str = setting("cosine", "shape after warm-up", choices=("constant", "cosine"))
+    warmup_epochs: float = setting(1.0, "epochs of linear warm-up from 0", minimum=0)
+    cycle_epochs: float | None = setting(
+        None, "epochs of the first cosine cycle; null: one cycle to the end of training", above=0
+    )
+    cycle_factor: float = setting(1.0, "each cycle is so many times the last", minimum=1)
+    floor: float = setting(1e-6, "lowest learning rate of a cycle", minimum=0)
+
+
+@dataclass
+class TrainConfig:
+    seed: int = setting(0, "seed of order, augmentation, noise and initial weights", minimum=0)
+    epochs: float = setting(100.0, "passes over the training pages", above=0)
+    max_images: int | None = setting(
+        None, "stop after so many images, rounded up to a global batch", minimum=1
+    )
+    global_batch_size: int = setting(16, "pages per optimizer step, over all ranks", minimum=1)
+    micro_batch_size: int | None = setting(
+        None, "pages a rank feeds the model at once; null: the largest power of two", minimum=1
+    )
+    precision: str | None = setting(
+        None,
+        "arithmetic of the forward pass; null: what the engine file says",
+        choices=("no", "bf16", "fp16"),
+    )
+    ema_half_life_images: float = setting(
+        2000.0,
+        "images after which a weight's share in the average has halved; 0: no average",
+        minimum=0,
+    )
+    log_every_images: int = setting(512, "images between logged points", minimum=1)
+    validate_every_images: int = setting(8192, "images between validations", minimum=1)
+    checkpoint_every_images: int = setting(8192, "images between checkpoints", minimum=1)
+    keep_checkpoints: int = setting(3, "newest checkpoints kept", minimum=1)
+
+
+@dataclass
+class Experiment:
+    name: str = setting("default", "run directory is runs/<name> unless --run-dir is given")
+    data: DataConfig = dataclasses.field(default_factory=DataConfig)
+    model: ModelConfig = dataclasses.field(default_factory=ModelConfig)
+    loss: LossConfig = dataclasses.field(default_factory=LossConfig)
+    beta: BetaConfig = dataclasses.field(default_factory=BetaConfig)
+    optimizer: OptimizerConfig = dataclasses.field(default_factory=OptimizerConfig)
+    lr: LrConfig = dataclasses.field(default_factory=LrConfig)
+    train: TrainConfig = dataclasses.field(default_factory=TrainConfig)
+    tracker: str = setting("tensorboard", "who is shown the run", choices=("tensorboard", "none"))
+
+
+def load_experiment(path: Path | None, overrides: list[str]) -> Experiment:
+    """The experiment of a YAML file (None: all defaults) with `key=value` overrides, checked.
+
+    Raises ConfigError with one line naming the file or key and what is allowed.
+    """
+    config = OmegaConf.structured(Experiment)
+    if path is not None:
+        config = _merge(config, _read_yaml(path), f"{path}: ")
+    for override in overrides:
+        key, equals, _ = override.partition("=")
+        if not equals or not key:
+            raise ConfigError(f"{override!r}: settings are given as key=value")
+        try:
+            parsed = OmegaConf.from_dotlist([override])
+        except (OmegaConfBaseException, yaml.YAMLError) as error:
+            raise ConfigError(f"{key}: is not a YAML value ({_one_line(error)})") from error
+        config = _merge(config, parsed, "")
+    experiment = OmegaConf.to_object(config)
+    _check(experiment, "")
+    return experiment
+
+
+def as_dict(experiment: Experiment) -> dict[str, Any]:
+    """The experiment as nested plain dicts, ready for YAML or JSON."""
+    return dataclasses.asdict(experiment)
+
+
+def flatten(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """`{"a": {"b": 1}}` as `{"a.b": 1}`: settings under the names the command line uses."""
+    flat: dict[str, Any] = {}
+    for key, value in tree.items():
+        if isinstance(value, dict):
+            flat |= flatten(value, f"{prefix}{key}.")
+        else:
+            flat[prefix + key] = value
+    return flat
+
+
+def describe_settings() -> str:
+    """One line per setting - name, default, meaning, what is allowed - for `--help`."""
+    lines = []
+    for name, field in _fields(Experiment, ""):
+        default = field.default if field.default is not MISSING else field.default_factory()
+        allowed = _allowed(field.metadata)
+        suffix = f" [{allowed}]" if allowed else ""
+        shown = "null" if default is None else default
+        lines.append(f"  {name}={shown}\n      {field.metadata['meaning']}{suffix}")
+    return "\n".join(lines)
+
+
+def _read_yaml(path: Path) -> Any:
+    try:
+        tree = OmegaConf.load(path)
+    except FileNotFoundError as error:
+        raise ConfigError(f"{path}: there is no such experiment file") from error
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be read ({error.strerror})") from error
+    except (yaml.YAMLError, OmegaConfBaseException, UnicodeDecodeError, RecursionError) as error:
+        raise ConfigError(f"{path}: is not YAML ({_one_line(error)})") from error
+    if not OmegaConf.is_dict(tree):
+        raise ConfigError(f"{path}: is not a mapping of settings")
+    return tree
+
+
+def _merge(config: Any, tree: Any, where: str) -> Any:
+    plain = flatten(OmegaConf.to_container(tree, resolve=False))
+    for key, value in plain.items():
+        # OmegaConf would read the environment, or call a resolver, for what a file says.
+        if "${" in str(value):
+            raise ConfigError(f"{where}{key}: ${{...}} is not expanded here; write the value")
+    try:
+        return OmegaConf.merge(config, tree)
+    except ConfigKeyError as error:
+        raise ConfigError(f"{where}{_unknown_key(error.full_key)}") from error
+    except OmegaConfBaseException as error:
+        key = error.full_key or next(iter(tree))
+        raise ConfigError(f"{where}{key}: {_wrong_type(key, plain.get(key))}") from error
+
+
+def _wrong_type(key: str, value: Any) -> str:
+    kinds = {name: field.type for name, field in _fields(Experiment, "")}
+    if key not in kinds:
+        return "is a section of settings, or an item of a list, and cannot hold this value"
+    words = {"int": "a whole number", "float": "a number", "str": "text", "None": "null"}
+    allowed = " or ".join(words.get(part, f"a {part}") for part in kinds[key].split(" | "))
+    return f"{value!r} is not {allowed}"
+
+
+def _unknown_key(key: str) -> str:
+    names = [name for name, _ in _fields(Experiment, "")]
+    section = key.rpartition(".")[0] + "."
+    siblings = [name for name in names if name.startswith(section)]
+    near = difflib.get_close_matches(key, siblings or names, n=3)
+    hint = near or siblings or sorted({name.partition(".")[0] for name in names})
+    return f"{key}: there is no such setting; allowed are {', '.join(hint)}"
+
+
+def _fields(kind: type, prefix: str) -> list[tuple[str, dataclasses.Field]]:
+    found: list[tuple[str, dataclasses.Field]] = []
+    for field in dataclasses.fields(kind):
+        if field.metadata:
+            found.append((prefix + field.name, field))
+        else:
+            found += _fields(field.default_factory, f"{prefix}{field.name}.")
+    return found
+
+
+def _check(section: Any, prefix: str) -> None:
+    for field in dataclasses.fields(section):
+        value = getattr(section, field.name)
+        if not field.metadata:
+            _check(value, f"{prefix}{field.name}.")
+        elif value is not None:
+            _check_value(f"{prefix}{field.name}", value, field.metadata)
+
+
+def _check_value(name: str, value: Any, rule: Any) -> None:
+    wrong = (rule["choices"] is not None and value not in rule["choices"]) or (
+        isinstance(value, int | float)
+        and not (
+            (rule["minimum"] is None or value >= rule["minimum"])
+            and (rule["above"] is None or value > rule["above"])
+            and (rule["maximum"] is None or value <= rule["maximum"])
+            and abs(value) != float("inf")
+        )
+    )
+    if wrong:
+        raise ConfigError(f"{name}: {value!r} is not allowed; allowed: {_allowed(rule)}")
+
+
+def _allowed(rule: Any) -> str:
+    if rule["choices"]:
+        return " | ".join(rule["choices"])
+    bounds = (("minimum", "at least"), ("above", "more than"), ("maximum", "at most"))
+    return ", ".join(f"{words} {rule[key]:g}" for key, words in bounds if rule[key] is not None)
+
+
+def _one_line(error: Exception) -> str:
+    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
