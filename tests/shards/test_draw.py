@@ -1,0 +1,155 @@
+"""Drawing against a naive reference: exact areas, exact depths, the same on every road."""
+
+import numpy as np
+import pytest
+import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
+
+from shards.draw import draw, place
+
+
+def coverage(first: float, last: float, length: int) -> np.ndarray:
+    """The share of every unit cell of a line that [first, last] covers, float64."""
+    cells = np.arange(length)
+    return np.clip(np.minimum(last, cells + 1) - np.maximum(first, cells), 0, None)
+
+
+def naive(boxes: np.ndarray, height: int, size: tuple[int, int]) -> np.ndarray:
+    """One image, box by box."""
+    depth = np.zeros(size)
+    for x0, y0, x1, y1 in boxes:
+        rows = coverage(max(y0, 0), min(y1, height), size[0])
+        depth += np.outer(rows, coverage(x0, x1, size[1]))
+    return np.clip(depth / 40, 0, 1)
+
+
+def random_boxes(rng: np.random.Generator, count: int, width: float, height: float) -> np.ndarray:
+    corners = rng.uniform(-0.2, 1.2, (count, 2, 2)) * [width, height]
+    return np.concatenate([corners.min(1), corners.max(1)], 1)
+
+
+def batch_of(pages: list[np.ndarray]) -> tuple[torch.Tensor, torch.Tensor]:
+    owner = torch.repeat_interleave(torch.arange(len(pages)), torch.tensor([len(p) for p in pages]))
+    return torch.from_numpy(np.concatenate(pages)), owner
+
+
+def test_random_pages_equal_the_reference():
+    rng = np.random.default_rng(0)
+    size = (50, 33)
+    pages = [random_boxes(rng, rng.integers(0, 90), 33, 50) for _ in range(200)]
+    heights = rng.integers(1, 51, 200)
+    images = draw(*batch_of(pages), torch.from_numpy(heights), size)
+    assert images.shape == (200, 1, *size)
+    assert images.dtype == torch.float32
+    expected = np.stack([naive(p, h, size) for p, h in zip(pages, heights, strict=True)])
+    np.testing.assert_allclose(images[:, 0].numpy(), expected, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("scale", [0.1, 0.2, 0.37, 1.0])
+def test_a_scaled_layout_equals_the_reference(scale):
+    rng = np.random.default_rng(1)
+    canvas = torch.tensor([[200.0, 300.0], [400.0, 100.0]])
+    width = round(200 * scale)
+    pages = [random_boxes(rng, 50, w, h).round() for w, h in canvas.tolist()]
+    heights = (canvas[:, 1] * width / canvas[:, 0] + 0.5).long()
+    size = (int(heights.max()), width)
+    boxes, owner = batch_of(pages)
+    images = draw(place(boxes, owner, canvas, torch.zeros(2), width), owner, heights, size)
+    for image, page, w, h in zip(
+        images, pages, canvas[:, 0].tolist(), heights.tolist(), strict=True
+    ):
+        expected = naive(page * (width / w), h, size)
+        np.testing.assert_allclose(image[0].numpy(), expected, rtol=0, atol=1e-5)
+
+
+def test_no_drift_at_depth_40_and_4000_rows():
+    # Nested boxes with awkward fractions; then the depth between the edges is a whole number.
+    inset = np.arange(50)[:, None] * [0.37, 0.41, -0.37, -0.41]
+    page = np.array([0.3, 0.7, 99.9, 3999.1]) + inset
+    image = draw(*batch_of([page]), torch.tensor([4000]), (4000, 100))[0, 0]
+    assert (image[30:-30, 40:60] == 1).all()
+    for depth in (1, 7, 19, 40):
+        image = draw(*batch_of([page[:depth]]), torch.tensor([4000]), (4000, 100))[0, 0]
+        assert (image[30:-30, 30:70] == np.float32(depth) / np.float32(40)).all()
+
+
+def test_a_hundred_thousand_ragged_boxes_leave_no_trace_beside_them():
+    rng = np.random.default_rng(2)
+    page = random_boxes(rng, 100_000, 20, 20).clip(0, 20)
+    image = draw(*batch_of([page]), torch.tensor([300]), (300, 40))[0, 0]
+    assert (image[20:] == 0).all()
+    assert (image[:, 20:] == 0).all()
+
+
+def test_boxes_of_a_page_may_come_in_any_order():
+    rng = np.random.default_rng(3)
+    boxes, owner = batch_of([random_boxes(rng, n, 30, 40) for n in (40, 0, 7)])
+    heights = torch.tensor([40, 5, 23])
+    image = draw(boxes, owner, heights, (40, 30))
+    order = torch.from_numpy(rng.permutation(len(boxes)))
+    torch.testing.assert_close(draw(boxes[order], owner[order], heights, (40, 30)), image)
+
+
+def test_boxes_that_lie_outside_or_are_empty_draw_nothing():
+    boxes = [[5, 5, 5, 9], [-9, 0, -1, 9], [30, 0, 40, 9], [0, -5, 9, 0], [0, 12, 9, 20]]
+    page = np.array(boxes, dtype=float)
+    assert draw(*batch_of([page]), torch.tensor([12]), (20, 30)).sum() == 0
+
+
+def test_an_empty_batch_of_boxes():
+    boxes, owner = torch.zeros(0, 4), torch.zeros(0, dtype=torch.long)
+    assert draw(boxes, owner, torch.tensor([3, 4]), (5, 6)).sum() == 0
+
+
+def test_windows_are_rows_of_the_whole_page():
+    rng = np.random.default_rng(4)
+    boxes, owner = batch_of([random_boxes(rng, 60, 640, 2000)])
+    canvas = torch.tensor([[640.0, 2000.0]])
+    whole = draw(
+        place(boxes, owner, canvas, torch.tensor([0]), 64), owner, torch.tensor([200]), (200, 64)
+    )
+    window = draw(
+        place(boxes, owner, canvas, torch.tensor([37]), 64), owner, torch.tensor([50]), (50, 64)
+    )
+    torch.testing.assert_close(window, whole[:, :, 37:87], rtol=0, atol=1e-6)
+
+
+def test_the_total_does_not_depend_on_the_scale():
+    rng = np.random.default_rng(5)
+    boxes, owner = batch_of([random_boxes(rng, 20, 300, 500).clip(0, 300)])
+    canvas, tops = torch.tensor([[300.0, 500.0]]), torch.tensor([0])
+    totals = [
+        draw(
+            place(boxes, owner, canvas, tops, width),
+            owner,
+            torch.tensor([500 * width // 300]),
+            (500 * width // 300, width),
+        )
+        .double()
+        .mean()
+        for width in (300, 60, 30)
+    ]
+    assert totals[0] > 0.01
+    torch.testing.assert_close(torch.stack(totals), totals[0].expand(3), rtol=1e-5, atol=0)
+
+
+def test_a_fifth_of_the_size_is_the_mean_over_five_by_five():
+    rng = np.random.default_rng(6)
+    boxes, owner = batch_of([random_boxes(rng, 40, 200, 300).round()])
+    full = draw(boxes, owner, torch.tensor([300]), (300, 200))
+    fifth = draw(boxes * 0.2, owner, torch.tensor([60]), (60, 40))
+    torch.testing.assert_close(fifth, torch.nn.functional.avg_pool2d(full, 5), rtol=0, atol=1e-6)
+
+
+def test_runs_on_fake_cuda_tensors_without_touching_the_host():
+    with FakeTensorMode():
+        boxes = torch.zeros(70, 4, device="cuda")
+        owner = torch.zeros(70, dtype=torch.long, device="cuda")
+        heights = torch.zeros(3, dtype=torch.long, device="cuda")
+        placed = place(boxes, owner, torch.zeros(3, 2, device="cuda"), heights, 16)
+        images = draw(placed, owner, heights, (32, 16))
+        assert (images.shape, images.dtype, images.device.type) == (
+            (3, 1, 32, 16),
+            torch.float32,
+            "cuda",
+        )
