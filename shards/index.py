@@ -1,0 +1,160 @@
+"""The index beside the shards: a small JSON header and a memory-mapped table, one row a sample.
+
+A sample's id is its row, for ever. Train samples come first, then val; the samples of one shard are
+consecutive rows, in the order of the tar. Opening costs the same for ten samples and for 10^8.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+SCHEMA = 1
+HEADER_NAME = "index.json"
+TABLE_NAME = "index.bin"
+REJECTS_NAME = "rejects.jsonl"
+BLOCK = 512  # bytes of a tar block
+SPLITS = ("train", "val")
+STORES = ("boxes", "png", "both")
+
+# The sample's members lie in [offset * BLOCK, (offset + blocks) * BLOCK) of its shard. `boxes` is 0
+# for PNG-only samples; `label` and `template` are positions in the header's lists.
+RECORD = np.dtype(
+    [
+        ("shard", "<u2"),
+        ("offset", "<u4"),
+        ("blocks", "<u2"),
+        ("width", "<u2"),
+        ("height", "<u2"),
+        ("boxes", "<u2"),
+        ("label", "<u2"),
+        ("template", "<u4"),
+    ]
+)
+
+_SHARD_NAME = re.compile(r"(train|val)-\d{6}\.tar")
+
+
+class DamagedShards(ValueError):  # noqa: N818 - it says what the folder is
+    """A folder of shards is not whole; the message is one plain line that names the file."""
+
+
+@dataclass(frozen=True)
+class Shard:
+    """One tar: its file name, split, samples, size in bytes, checksum, first sample id."""
+
+    name: str
+    split: str
+    samples: int
+    bytes: int
+    sha256: str
+    first: int
+
+
+@dataclass(frozen=True)
+class Index:
+    """An opened index. `table` is memory-mapped, of dtype `RECORD`, one row a sample.
+
+    labels, templates: the names that the table's columns point into; the template "" stands for
+    samples that name none.
+    """
+
+    folder: Path
+    header: dict[str, Any]
+    shards: list[Shard]
+    labels: list[str]
+    templates: list[str]
+    table: np.ndarray
+
+    @classmethod
+    def open(cls, folder: str | Path) -> Index:
+        """Open the index of `folder` without reading the table.
+
+        Raises `DamagedShards` if header or table is missing, odd, or they disagree in size. That
+        the table's rows and the tars are what the header says is for `shards.verify` to find.
+        """
+        folder = Path(folder)
+        path = folder / HEADER_NAME
+        header = _read_header(path)
+        shards = _shards(path, header)
+        samples = sum(shard.samples for shard in shards)
+        if header.get("samples") != samples:
+            raise DamagedShards(f"{path}: its shards hold {samples} samples, not what it says")
+        table = _map_table(folder / TABLE_NAME, samples)
+        labels, templates = (_names(path, header, key) for key in ("labels", "templates"))
+        return cls(folder, header, shards, labels, templates, table)
+
+    def __len__(self) -> int:
+        return len(self.table)
+
+    def ids(self, split: str) -> range:
+        """The sample ids of "train", "val" or "all"."""
+        train = sum(shard.samples for shard in self.shards if shard.split == "train")
+        bounds = {"train": (0, train), "val": (train, len(self)), "all": (0, len(self))}
+        return range(*bounds[split])
+
+
+def _read_header(path: Path) -> dict[str, Any]:
+    try:
+        header = json.loads(path.read_bytes())
+    except OSError as error:
+        raise DamagedShards(f"{path}: {error.strerror}; shards.build writes it") from None
+    except (ValueError, RecursionError):
+        raise DamagedShards(f"{path}: damaged, not JSON") from None
+    if not isinstance(header, dict) or header.get("schema") != SCHEMA:
+        raise DamagedShards(f"{path}: not an index of schema {SCHEMA}")
+    if header.get("store") not in STORES:
+        raise DamagedShards(f'{path}: "store" must be one of {", ".join(STORES)}')
+    width = header.get("png_width")
+    if width is not None and not (type(width) is int and width > 0):
+        raise DamagedShards(f'{path}: "png_width" must be a positive number or null')
+    return header
+
+
+def _shards(path: Path, header: dict[str, Any]) -> list[Shard]:
+    entries = header.get("shards")
+    if not isinstance(entries, list) or not entries:
+        raise DamagedShards(f'{path}: "shards" must be a list that is not empty')
+    shards: list[Shard] = []
+    first = 0
+    for number, entry in enumerate(entries):
+        if not _is_shard(entry):
+            raise DamagedShards(f"{path}: entry {number} of its shards is damaged")
+        shards.append(Shard(first=first, **entry))
+        first += entry["samples"]
+    splits = [shard.split for shard in shards]
+    if splits != sorted(splits) or len({shard.name for shard in shards}) != len(shards):
+        raise DamagedShards(f"{path}: its shards are out of order or doubled")
+    return shards
+
+
+def _is_shard(entry: object) -> bool:
+    kinds = {"name": str, "split": str, "samples": int, "bytes": int, "sha256": str}
+    if not isinstance(entry, dict) or {key: type(entry[key]) for key in entry} != kinds:
+        return False
+    name = _SHARD_NAME.fullmatch(entry["name"])
+    return name is not None and name[1] == entry["split"] and entry["samples"] > 0
+
+
+def _names(path: Path, header: dict[str, Any], key: str) -> list[str]:
+    names = header.get(key)
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+        raise DamagedShards(f'{path}: "{key}" must be a list of texts')
+    return names
+
+
+def _map_table(path: Path, samples: int) -> np.ndarray:
+    try:
+        size = path.stat().st_size
+        if size != samples * RECORD.itemsize:
+            raise DamagedShards(
+                f"{path}: {size} bytes where {samples} samples need {samples * RECORD.itemsize}"
+            )
+        return np.memmap(path, RECORD, mode="r")
+    except OSError as error:
+        raise DamagedShards(f"{path}: {error.strerror}; shards.build writes it") from None
