@@ -15,7 +15,7 @@ from typing import Any
 
 import yaml
 from omegaconf import OmegaConf
-from omegaconf.errors import ConfigKeyError, OmegaConfBaseException, ValidationError
+from omegaconf.errors import ConfigKeyError, OmegaConfBaseException
 
 
 class ConfigError(ValueError):
@@ -80,9 +80,7 @@ class ModelConfig:
 
 @dataclass
 class LossConfig:
-    pixel: str = setting(
-        "l1", "reconstruction loss, mean over a page's pixels", choices=("l1", "mse")
-    )
+    pixel: str = setting("l1", "reconstruction loss, mean over pixels", choices=("l1", "mse"))
     recon: float = setting(1.0, "weight of the reconstruction loss", minimum=0)
     ssim: float = setting(0.1, "weight of 1 - SSIM, mean over a page's windows", minimum=0)
 

@@ -1,0 +1,338 @@
+"""Batches from shards on disk, in an exact order, read by worker processes.
+
+A rank's micro batches are numbered from the start of training; number k is a pure function of k, so
+resuming is starting to count elsewhere, and nothing has to be remembered or fast-forwarded.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import io
+import os
+import signal
+from collections import OrderedDict
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from shards.draw import draw, place
+from shards.index import BLOCK, DamagedShards, Index
+from shards.layout import scaled_height
+from shards.lifetime import die_with_parent
+from shards.order import SampleOrder, Selection
+from shards.png import decode_png
+from shards.randomness import sample_keys, uniform
+
+
+@dataclass
+class Batch:
+    """One micro batch, on the host or the device.
+
+    Attributes:
+        ids: Long (B,), sample ids.
+        epochs: Long (B,), the epoch each sample belongs to: randomness is drawn from it.
+        heights: Long (B,), rows of each page in the image; rows below are padding.
+        size: (H, W) of the image, pixels.
+        tops: Long (B,), the row of the scaled page that the image starts at.
+        canvas: float32 (B, 2), width and height of each page, canvas pixels.
+        boxes: float32 (T, 4), corners x0, y0, x1, y1 of all boxes, canvas pixels; None: `pixels`.
+        owner: Long (T,), which of the B pages each box belongs to.
+        pixels: uint8 (B, 1, H, W), for shards that hold images only.
+    """
+
+    ids: Tensor
+    epochs: Tensor
+    heights: Tensor
+    size: tuple[int, int]
+    tops: Tensor
+    canvas: Tensor
+    boxes: Tensor | None = None
+    owner: Tensor | None = None
+    pixels: Tensor | None = None
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def pin_memory(self) -> Batch:
+        """The batch in page-locked host memory; DataLoader calls this."""
+        return self._map(lambda tensor: tensor.pin_memory())
+
+    def to(self, device: torch.device) -> Batch:
+        """The batch on `device`; from page-locked memory without waiting for the copy."""
+        return self._map(lambda tensor: tensor.to(device, non_blocking=True))
+
+    def images(self) -> Tensor:
+        """The pages as wireframes, float32 (B, 1, H, W) in [0, 1], on the batch's device."""
+        if self.pixels is not None:
+            return self.pixels.float().div_(255.0)
+        placed = place(self.boxes, self.owner, self.canvas, self.tops, self.size[1])
+        return draw(placed, self.owner, self.heights, self.size)
+
+    def _map(self, change: Callable[[Tensor], Tensor]) -> Batch:
+        fields = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        moved = {k: change(v) if isinstance(v, Tensor) else v for k, v in fields.items()}
+        return Batch(**moved)
+
+
+def select(
+    index: Index, split: str, *, width: int, max_height: int, val_templates: Sequence[str] = ()
+) -> Selection:
+    """The samples of `train`, `val` or `all`.
+
+    Where the shards hold any of `val_templates`, the pages of these templates are `val` and all
+    others are `train`; otherwise the split is the one the shards were built with.
+    """
+    ids: range | np.ndarray = index.ids(split)
+    named = [number for number, name in enumerate(index.templates) if name in set(val_templates)]
+    if named and split != "all":
+        is_val = np.isin(index.table["template"], named)
+        ids = np.flatnonzero(is_val if split == "val" else ~is_val)
+    firsts = np.array([shard.first for shard in index.shards] + [len(index)])
+    starts = np.searchsorted(ids, firsts) if isinstance(ids, np.ndarray) else _clip(firsts, ids)
+    return Selection(index.table, ids, np.unique(starts), width, max_height)
+
+
+def _clip(firsts: np.ndarray, ids: range) -> np.ndarray:
+    return np.clip(firsts, ids.start, ids.stop) - ids.start
+
+
+class ShardFiles:
+    """Samples by id, straight from where the index says their bytes lie.
+
+    Every shard is checked against its SHA-256 when it is first opened, once per process.
+    """
+
+    OPEN_FILES = 64
+
+    def __init__(self, index: Index) -> None:
+        self.index = index
+        self._open: OrderedDict[int, io.FileIO] = OrderedDict()
+        self._checked: set[int] = set()
+
+    def members(self, sample_id: int) -> dict[str, bytes]:
+        """The files of one sample by extension: `json`, `boxes.npy`, `png`.
+
+        Raises DamagedShards naming the shard and what is wrong with it.
+        """
+        record = self.index.table[sample_id]
+        shard = int(record["shard"])
+        start, length = int(record["offset"]) * BLOCK, int(record["blocks"]) * BLOCK
+        data = os.pread(self._file(shard).fileno(), length, start)
+        path = self.index.folder / self.index.shards[shard].name
+        if len(data) < length:
+            raise DamagedShards(f"{path}: ends before sample {sample_id} does")
+        return dict(_tar_members(data, path))
+
+    def _file(self, shard: int) -> io.FileIO:
+        if shard in self._open:
+            self._open.move_to_end(shard)
+            return self._open[shard]
+        path = self.index.folder / self.index.shards[shard].name
+        try:
+            file = io.FileIO(path)
+        except OSError as error:
+            raise DamagedShards(f"{path}: cannot be opened ({error.strerror})") from error
+        if shard not in self._checked:
+            if sha256_of(path) != self.index.shards[shard].sha256:
+                raise DamagedShards(f"{path}: is damaged: its SHA-256 is not the index's")
+            self._checked.add(shard)
+        self._open[shard] = file
+        if len(self._open) > self.OPEN_FILES:
+            self._open.popitem(last=False)[1].close()
+        return file
+
+
+def _tar_members(data: bytes, path: Path) -> Iterator[tuple[str, bytes]]:
+    """The regular members of consecutive ustar entries, by what follows the name's first dot."""
+    position = 0
+    while position + BLOCK <= len(data):
+        header = data[position : position + BLOCK]
+        name = header[:100].rstrip(b"\0").decode("ascii", "replace")
+        digits = header[124:136].strip(b"\0 ")
+        if header[156:157] not in (b"0", b"\0") or not digits.isdigit():
+            raise DamagedShards(f"{path}: {name!r} is not a regular file of a plain tar")
+        size = int(digits, 8)
+        position += BLOCK
+        if position + size > len(data):
+            raise DamagedShards(f"{path}: {name!r} is longer than its sample")
+        yield name.partition(".")[2], data[position : position + size]
+        position += -(-size // BLOCK) * BLOCK
+
+
+def read_boxes(data: bytes) -> np.ndarray:
+    """The boxes of a `.boxes.npy` member, float32 (N, 4); nothing is ever unpickled."""
+    boxes = np.load(io.BytesIO(data), allow_pickle=False)
+    if boxes.ndim != 2 or boxes.shape[1] != 4:
+        raise ValueError(f"boxes of shape {boxes.shape} are not (N, 4)")
+    return boxes.astype(np.float32)
+
+
+class Collator:
+    """Sample ids in, one host batch out."""
+
+    def __init__(
+        self, files: ShardFiles, *, width: int, max_height: int, ladder: np.ndarray, seed: int
+    ) -> None:
+        self.files = files
+        self.width = width
+        self.max_height = max_height
+        self.ladder = ladder
+        self.seed = seed
+
+    def batch(self, ids: np.ndarray, epochs: np.ndarray, *, training: bool) -> Batch:
+        """The pages of `ids`, int64 (B,), padded to a height of the ladder.
+
+        Of a page taller than the maximum, training sees a window drawn with the sample's
+        randomness, evaluation the top.
+        """
+        records = self.files.index.table[ids]
+        canvas = np.stack([records["width"], records["height"]], axis=1)
+        full = torch.from_numpy(scaled_height(canvas[:, 0], canvas[:, 1], self.width))
+        heights = full.clamp(max=self.max_height)
+        tops = torch.zeros_like(heights)
+        ids_tensor, epochs_tensor = torch.from_numpy(ids), torch.from_numpy(epochs)
+        if training:
+            keys = sample_keys(self.seed, epochs_tensor, ids_tensor, "window")
+            draws = uniform(keys, torch.zeros_like(keys)).double()
+            tops = (draws * (full - heights + 1)).long()
+        rows = int(self.ladder[np.searchsorted(self.ladder, int(heights.max()))])
+        batch = Batch(
+            ids=ids_tensor,
+            epochs=epochs_tensor,
+            heights=heights,
+            size=(rows, self.width),
+            tops=tops,
+            canvas=torch.from_numpy(canvas.astype(np.float32)),
+        )
+        members = [self.files.members(int(number)) for number in ids]
+        if self.files.index.header["store"] == "png":
+            batch.pixels = self._pixels(members, batch, full)
+        else:
+            boxes = [read_boxes(member["boxes.npy"]) for member in members]
+            counts = torch.tensor([len(page) for page in boxes])
+            batch.boxes = torch.from_numpy(np.concatenate(boxes))
+            batch.owner = torch.repeat_interleave(torch.arange(len(boxes)), counts)
+        return batch
+
+    def _pixels(self, members: list[dict[str, bytes]], batch: Batch, full: Tensor) -> Tensor:
+        pixels = torch.zeros(len(members), 1, *batch.size, dtype=torch.uint8)
+        windows = zip(full.tolist(), batch.tops.tolist(), batch.heights.tolist(), strict=True)
+        for row, (member, (whole, top, height)) in enumerate(zip(members, windows, strict=True)):
+            image = Image.fromarray(decode_png(member["png"]))
+            if image.size != (self.width, whole):
+                image = image.resize((self.width, whole), Image.Resampling.BOX)
+            window = np.asarray(image)[top : top + height]
+            pixels[row, 0, :height] = torch.from_numpy(window.copy())
+        return pixels
+
+
+class TrainingReader(Dataset):
+    """This rank's micro batches of the endless training sequence, by number."""
+
+    def __init__(
+        self,
+        order: SampleOrder,
+        collator: Collator,
+        *,
+        rank: int,
+        world_size: int,
+        micro_batch_size: int,
+    ) -> None:
+        self.order = order
+        self.collator = collator
+        self.rank = rank
+        self.world_size = world_size
+        self.micro_batch_size = micro_batch_size
+        self.accumulation = order.global_batch_size // (world_size * micro_batch_size)
+
+    def __getitem__(self, number: int) -> Batch | DamagedShards:
+        step, turn = divmod(number, self.accumulation)
+        ids, epochs = self.order.step(step)
+        # All ranks work on neighbours in height at a time, so none waits for one with taller pages.
+        first = (turn * self.world_size + self.rank) * self.micro_batch_size
+        mine = slice(first, first + self.micro_batch_size)
+        return _read(self.collator, ids[mine], epochs[mine], training=True)
+
+
+class EvaluationReader(Dataset):
+    """This rank's batches of a selection, each sample once over all ranks, by number.
+
+    Every rank has the same number of batches, the last of them maybe empty (None), so that no
+    rank waits for another in a collective.
+    """
+
+    def __init__(
+        self,
+        selection: Selection,
+        collator: Collator,
+        *,
+        rank: int = 0,
+        world_size: int = 1,
+        batch_size: int = 16,
+    ) -> None:
+        places = np.arange(len(selection))
+        by_height = np.argsort(selection.heights_at(places), kind="stable")
+        self.ids = selection.ids_at(places[by_height])
+        self.collator = collator
+        self.rank = rank
+        self.world_size = world_size
+        self.batch_size = batch_size
+
+    def __len__(self) -> int:
+        return -(-len(self.ids) // (self.batch_size * self.world_size))
+
+    def __getitem__(self, number: int) -> Batch | DamagedShards | None:
+        first = (number * self.world_size + self.rank) * self.batch_size
+        ids = self.ids[first : first + self.batch_size]
+        if len(ids) == 0:
+            return None
+        return _read(self.collator, ids, np.zeros_like(ids), training=False)
+
+
+def _read(collator: Collator, ids: np.ndarray, epochs: np.ndarray, *, training: bool):
+    # A worker's exception reaches the trainer as a page of traceback; as a value it stays one line.
+    try:
+        return collator.batch(ids, epochs, training=training)
+    except DamagedShards as error:
+        return error
+
+
+def read_batches(
+    reader: TrainingReader | EvaluationReader,
+    numbers: range,
+    *,
+    workers: int,
+    prefetch: int,
+    pin_memory: bool = False,
+) -> Iterator[Batch | None]:
+    """The batches of these numbers, in order, read ahead by `workers` processes.
+
+    Raises DamagedShards when a shard turns out not to be what the index says.
+    """
+    loader = DataLoader(
+        reader,
+        sampler=numbers,
+        batch_size=None,
+        num_workers=workers,
+        prefetch_factor=prefetch if workers else None,
+        pin_memory=pin_memory,
+        worker_init_fn=_settle_worker,
+    )
+    for batch in loader:
+        if isinstance(batch, DamagedShards):
+            raise batch
+        yield batch
+
+
+def _settle_worker(_: int) -> None:
+    # A signal to the whole process group asks the rank to save; it still needs its readers then.
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1):
+        signal.signal(number, signal.SIG_IGN)
+    die_with_parent(signal.SIGKILL)

@@ -1,0 +1,163 @@
+"""Checkpoints any engine at any world size can read, that appear whole or not at all.
+
+One folder per checkpoint, named by its image count:
+
+    weights.safetensors     parameters and buffers by name, fp32
+    average.safetensors     their exponential moving average, by name
+    optimizer.safetensors   the optimizer's tensors as <state>.<parameter name>
+    state.json              clock, controllers and resolved experiment
+    manifest.json           SHA-256 of each file above
+
+Tensors are safetensors and the rest is JSON: nothing is ever unpickled.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from vaetrain.config import ConfigError, Experiment, as_dict, flatten
+
+MANIFEST = "manifest.json"
+STATE = "state.json"
+PARTS = ("weights", "average", "optimizer")
+
+# What may change between a run and its resumption without changing what it computes.
+FREE_TO_CHANGE = {
+    "name",
+    "tracker",
+    "data.shards",
+    "data.workers",
+    "data.prefetch",
+    "train.epochs",
+    "train.max_images",
+    "train.micro_batch_size",
+    "train.precision",
+    "train.log_every_images",
+    "train.validate_every_images",
+    "train.checkpoint_every_images",
+    "train.keep_checkpoints",
+}
+
+
+class DamagedCheckpoint(ValueError):
+    """A checkpoint that is not what was written; the message is one plain line."""
+
+
+@dataclass
+class Checkpoint:
+    """A run's whole state, on the host.
+
+    Attributes:
+        images: the clock.
+        weights, average, optimizer: tensors by name.
+        state: JSON of the controllers and the resolved experiment.
+    """
+
+    images: int
+    weights: dict[str, Tensor]
+    average: dict[str, Tensor]
+    optimizer: dict[str, Tensor]
+    state: dict[str, Any]
+
+
+def save(folder: Path, checkpoint: Checkpoint, keep: int) -> Path:
+    """Write `folder/<images>`, whole or not at all, and remove all but the newest `keep`."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for leftover in folder.glob(".*.tmp"):
+        shutil.rmtree(leftover)
+    final = folder / f"{checkpoint.images:012d}"
+    draft = folder / f".{final.name}.tmp"
+    draft.mkdir()
+    for part in PARTS:
+        save_tensors(draft / f"{part}.safetensors", getattr(checkpoint, part))
+    state = {"images": checkpoint.images, **checkpoint.state}
+    (draft / STATE).write_text(json.dumps(state))
+    digests = {file.name: sha256_of(file) for file in sorted(draft.iterdir())}
+    (draft / MANIFEST).write_text(json.dumps(digests, indent=1))
+    for file in draft.iterdir():
+        _flush_to_disk(file)
+    _flush_to_disk(draft)
+    if final.exists():
+        shutil.rmtree(final)
+    draft.rename(final)
+    _flush_to_disk(folder)
+    for old in saved(folder)[:-keep]:
+        shutil.rmtree(old)
+    return final
+
+
+def saved(folder: Path) -> list[Path]:
+    """The checkpoints in a folder, oldest first."""
+    return sorted(path for path in folder.glob("[0-9]*") if path.is_dir())
+
+
+def load(path: Path) -> Checkpoint:
+    """Read a checkpoint and check it against its manifest.
+
+    Raises DamagedCheckpoint naming the file that is missing or differs.
+    """
+    try:
+        digests = json.loads((path / MANIFEST).read_text())
+        for name in (*(f"{part}.safetensors" for part in PARTS), STATE):
+            if sha256_of(path / name) != digests[name]:
+                raise DamagedCheckpoint(f"{path / name}: its SHA-256 is not the manifest's")
+        state = json.loads((path / STATE).read_text())
+        tensors = {part: load_file(path / f"{part}.safetensors") for part in PARTS}
+    except FileNotFoundError as error:
+        raise DamagedCheckpoint(f"{error.filename}: is missing") from error
+    except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
+        if isinstance(error, DamagedCheckpoint):
+            raise
+        raise DamagedCheckpoint(f"{path}: cannot be read ({error})") from error
+    return Checkpoint(images=state.pop("images"), state=state, **tensors)
+
+
+def check_same_experiment(saved_experiment: dict[str, Any], experiment: Experiment) -> None:
+    """Refuse to resume where a setting that changes the computation differs.
+
+    Raises ConfigError naming every such key with both values.
+    """
+    before, now = flatten(saved_experiment), flatten(as_dict(experiment))
+    changed = [
+        f"{key} (was {before.get(key)!r}, now {now.get(key)!r})"
+        for key in sorted(before.keys() | now.keys())
+        if before.get(key) != now.get(key) and key not in FREE_TO_CHANGE
+    ]
+    if changed:
+        raise ConfigError(
+            "the run was started with other settings and cannot be resumed with these: "
+            + ", ".join(changed)
+            + "; give another --run-dir, or the old settings"
+        )
+
+
+def save_tensors(path: Path, tensors: dict[str, Tensor]) -> None:
+    """Write tensors, from any device, to one safetensors file."""
+    save_file({name: tensor.detach().contiguous().cpu() for name, tensor in tensors.items()}, path)
+
+
+def sha256_of(path: Path) -> str:
+    """The SHA-256 of a file, in hexadecimal."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def _flush_to_disk(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

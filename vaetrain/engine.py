@@ -1,0 +1,172 @@
+"""How the model is spread: one small interface over Accelerate's engines.
+
+The trainer says what a step is - micro batches, a backward pass each, one clipped optimizer step -
+and the engine sees to it that any number of ranks computes what one would.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import datetime
+import os
+import sys
+from collections.abc import Iterator
+from typing import Any, NoReturn
+
+import torch
+import torch.distributed as dist
+from accelerate import Accelerator
+from accelerate.utils import DistributedDataParallelKwargs, InitProcessGroupKwargs
+from torch import Tensor, nn
+
+from vaetrain.config import ConfigError
+from vaetrain.startup import Launch
+
+TIMEOUT = datetime.timedelta(minutes=10)
+
+
+class EngineError(RuntimeError):
+    """The processes are not what was asked for; the message is one plain line."""
+
+
+class Engine:
+    """The process group, the device, and a training step that means the same on all of them.
+
+    Attributes:
+        accelerator: Accelerate's own object, for its trackers.
+        name: `single` or `ddp`.
+        backend: `gloo`, `nccl`, or `none` with one process.
+        rank, world_size, is_main: this process among all.
+        device: where this rank computes.
+        precision: `no`, `bf16` or `fp16`.
+    """
+
+    def __init__(self, launch: Launch, precision: str | None) -> None:
+        on_cpu = not torch.cuda.is_available()
+        self.precision = precision or launch.precision
+        if on_cpu and self.precision == "fp16":
+            # Accelerate would say fp16 and train in fp32.
+            raise ConfigError("train.precision: fp16 needs a GPU; allowed on a CPU are no and bf16")
+        self.accelerator = Accelerator(
+            cpu=on_cpu,
+            mixed_precision=self.precision,
+            step_scheduler_with_optimizer=False,
+            kwargs_handlers=[
+                InitProcessGroupKwargs(backend="gloo" if on_cpu else "nccl", timeout=TIMEOUT),
+                DistributedDataParallelKwargs(
+                    broadcast_buffers=False, gradient_as_bucket_view=True
+                ),
+            ],
+        )
+        self.rank = self.accelerator.process_index
+        self.world_size = self.accelerator.num_processes
+        self.is_main = self.accelerator.is_main_process
+        self.device = self.accelerator.device
+        self.name = "ddp" if dist.is_initialized() else "single"
+        self.backend = dist.get_backend() if dist.is_initialized() else "none"
+        self._check(launch)
+        if on_cpu:
+            # The launcher sets one thread, also for a process that has the machine to itself.
+            cores = len(os.sched_getaffinity(0)) // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+            torch.set_num_threads(max(1, cores))
+
+    def _check(self, launch: Launch) -> None:
+        found = Launch(self.name, self.world_size, self.accelerator.mixed_precision)
+        asked = Launch(launch.engine, launch.world_size, self.precision)
+        if found != asked:
+            raise EngineError(f"asked for {asked}, but running is {found}")
+        met = int(self.sum(torch.ones((), device=self.device)))
+        if met != self.world_size:
+            raise EngineError(f"{self.world_size} processes were started, {met} found each other")
+
+    def prepare(self, model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
+        """Spread a model, already on the device, and its optimizer over the ranks."""
+        self.module = model
+        self.model, self.optimizer = self.accelerator.prepare(model, optimizer)
+
+    @contextlib.contextmanager
+    def micro_batch(self, *, last: bool) -> Iterator[None]:
+        """The forward and backward of one micro batch; only a step's last one communicates."""
+        if last:
+            yield
+        else:
+            with self.accelerator.no_sync(self.model):
+                yield
+
+    def backward(self, losses: Tensor, global_batch_size: int) -> None:
+        """Add a micro batch's share of the gradient of the mean over the global batch.
+
+        Args:
+            losses: (B,), one loss per sample of this micro batch.
+        """
+        # DDP divides by the number of ranks what it has summed over them.
+        self.accelerator.backward(losses.sum() * (self.world_size / global_batch_size))
+
+    def step(self, lr: float, clip_norm: float) -> Tensor:
+        """Clip the gradients to a global norm (0: don't) and step the optimizer.
+
+        Returns: the global norm before clipping, a scalar on the device.
+        """
+        for group in self.optimizer.param_groups:
+            group["lr"] = lr
+        limit = clip_norm if clip_norm > 0 else float("inf")
+        norm = self.accelerator.clip_grad_norm_(self.module.parameters(), limit)
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+        return norm
+
+    def sum(self, values: Tensor) -> Tensor:
+        """The sum over all ranks, on all of them."""
+        if dist.is_initialized():
+            values = values.clone()
+            dist.all_reduce(values)
+        return values
+
+    def gather(self, rows: Tensor) -> Tensor:
+        """The rows (N, ...) of all ranks, in order of rank; N is the same on each."""
+        if not dist.is_initialized():
+            return rows
+        parts = [torch.empty_like(rows) for _ in range(self.world_size)]
+        dist.all_gather(parts, rows.contiguous())
+        return torch.cat(parts)
+
+    def wait_for_everyone(self) -> None:
+        """Return when every rank has come here."""
+        self.accelerator.wait_for_everyone()
+
+    def weights(self) -> dict[str, Tensor]:
+        """Every parameter and buffer, whole, on this rank's device, by name."""
+        return dict(self.module.state_dict())
+
+    def optimizer_state(self) -> dict[str, Tensor]:
+        """The optimizer's tensors, whole, as `<state>.<parameter name>`."""
+        state = self.optimizer.state
+        return {
+            f"{key}.{name}": value
+            for name, parameter in self.module.named_parameters()
+            for key, value in state.get(parameter, {}).items()
+        }
+
+    def load_optimizer_state(self, tensors: dict[str, Tensor]) -> None:
+        """Put back what `optimizer_state` returned, on any engine."""
+        parameters = dict(self.module.named_parameters())
+        states: dict[nn.Parameter, dict[str, Any]] = {}
+        for key, value in tensors.items():
+            kind, _, name = key.partition(".")
+            # AdamW keeps its step count on the host.
+            value = value if value.dim() == 0 else value.to(self.device)
+            states.setdefault(parameters[name], {})[kind] = value
+        self.optimizer.state.update(states)
+
+    def leave(self, status: int) -> NoReturn:
+        """End this process, cleanly and for certain, with an exit status.
+
+        On a busy machine a process that had succeeded sometimes aborted in the interpreter's exit,
+        among threads of the process group; so what must happen is done here, and the rest skipped.
+        """
+        if dist.is_initialized():
+            dist.barrier()
+            dist.destroy_process_group()
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(status)

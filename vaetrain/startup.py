@@ -1,0 +1,154 @@
+"""What happens before torch is imported: the command line, the settings, the right launcher.
+
+`accelerate launch vaetrain/train.py --config_file ddp.yaml` hands the engine file to the script,
+not to the launcher, which then starts one process (or one per GPU). So the script looks at the
+engine it runs under and, where that is not the one asked for, starts itself again through
+`accelerate launch --config_file ...`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import signal
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NoReturn
+
+import yaml
+
+from shards.lifetime import die_with_parent
+from vaetrain.config import ConfigError, Experiment, describe_settings, load_experiment
+
+EXPERIMENTS = Path(__file__).resolve().parents[1] / "launch" / "experiments"
+RELAUNCHED = "VAETRAIN_RELAUNCHED"  # the engine file that was already applied: never twice
+
+_LAUNCHER_PREFIXES = ("ACCELERATE_", "TORCHELASTIC_", "FSDP_", "GROUP_", "ROLE_", "LOCAL_")
+_LAUNCHER_NAMES = {"RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT", "OMP_NUM_THREADS"}
+_ENGINES = {"NO": "single", "MULTI_GPU": "ddp"}
+
+
+@dataclass(frozen=True)
+class Launch:
+    """An engine as a launcher starts it."""
+
+    engine: str
+    world_size: int
+    precision: str
+
+
+@dataclass(frozen=True)
+class Command:
+    """A checked command line of the trainer."""
+
+    experiment: Experiment
+    run_dir: Path
+    launch: Launch
+
+
+def start(argv: list[str]) -> Command:
+    """Check the command line and settle under the engine it asks for.
+
+    Does not return when the process has to start again under another engine, or when anything is
+    wrong: then one line is printed by the main process and the exit status is 2.
+    """
+    arguments = _parse(argv)
+    try:
+        experiment = load_experiment(_experiment_path(arguments.experiment), arguments.settings)
+        running = running_launch(os.environ)
+        if arguments.config_file is not None:
+            asked = read_engine_file(arguments.config_file)
+            if asked != running:
+                _start_again(arguments.config_file, asked, running, argv)
+    except ConfigError as error:
+        refuse(str(error))
+    run_dir = arguments.run_dir or Path("runs") / experiment.name
+    return Command(experiment, run_dir, running)
+
+
+def refuse(message: str) -> NoReturn:
+    """Leave with exit status 2, the main process saying why in one line."""
+    if os.environ.get("RANK", "0") == "0":
+        print(f"error: {message}", file=sys.stderr, flush=True)
+    sys.exit(2)
+
+
+def _parse(argv: list[str]) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="accelerate launch vaetrain/train.py",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        description="Train a VAE of wireframes. The same command again resumes the run.",
+        epilog="settings (key=default, meaning, what is allowed):\n" + describe_settings(),
+    )
+    parser.add_argument("--config_file", type=Path, help="engine file, e.g. of accelerate_configs/")
+    parser.add_argument("--experiment", help="YAML file, or a name in launch/experiments/")
+    parser.add_argument("--run-dir", type=Path, help="default: runs/<name of the experiment>")
+    parser.add_argument("settings", nargs="*", metavar="key=value", help="override any setting")
+    return parser.parse_intermixed_args(argv)
+
+
+def _experiment_path(name: str | None) -> Path:
+    path = Path(name or "default")
+    named = EXPERIMENTS / f"{path}.yaml"
+    return named if not path.suffix and named.is_file() else path
+
+
+def running_launch(environment: dict[str, str] | os._Environ) -> Launch:
+    """The engine that the launcher's environment variables of this process stand for."""
+    world_size = int(environment.get("WORLD_SIZE", "1"))
+    return Launch(
+        engine="single" if world_size == 1 else "ddp",
+        world_size=world_size,
+        precision=environment.get("ACCELERATE_MIXED_PRECISION", "no"),
+    )
+
+
+def read_engine_file(path: Path) -> Launch:
+    """The engine an Accelerate config file asks for.
+
+    Raises ConfigError for a file that cannot be read, or whose launch would not do what it says.
+    """
+    try:
+        tree = yaml.safe_load(path.read_text())
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be read ({error.strerror})") from error
+    except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
+        raise ConfigError(f"{path}: is not YAML") from error
+    if not isinstance(tree, dict):
+        raise ConfigError(f"{path}: is not an Accelerate config")
+    kind, processes = tree.get("distributed_type"), tree.get("num_processes")
+    if kind not in _ENGINES:
+        raise ConfigError(
+            f"{path}: distributed_type is {kind!r}; allowed are {', '.join(_ENGINES)}"
+        )
+    if not isinstance(processes, int) or processes < 1 or (kind == "NO") != (processes == 1):
+        raise ConfigError(f"{path}: num_processes is {processes!r}, which is no {_ENGINES[kind]}")
+    precision = tree.get("mixed_precision") or "no"  # an unquoted `no` is YAML's false
+    return Launch(_ENGINES[kind], processes, precision)
+
+
+def _start_again(path: Path, asked: Launch, running: Launch, argv: list[str]) -> NoReturn:
+    launcher = [sys.executable, "-m", "accelerate.commands.accelerate_cli", "launch"]
+    if RELAUNCHED in os.environ:
+        raise ConfigError(f"{path}: asked for {asked}, and its launcher started {running}")
+    if int(os.environ.get("GROUP_WORLD_SIZE", "1")) > 1:
+        script = " ".join([sys.argv[0], *argv])
+        raise ConfigError(
+            f"{path}: is not how this job was launched; on several machines type "
+            f"accelerate launch --config_file {path} {script}"
+        )
+    if os.environ.get("RANK", "0") != "0":
+        sys.exit(0)  # the first process becomes the launcher; its ranks take the others' place
+    # SIGTERM, not SIGKILL: to a rank it means save and leave.
+    die_with_parent(signal.SIGTERM)
+    environment = {
+        name: value
+        for name, value in os.environ.items()
+        if name not in _LAUNCHER_NAMES and not name.startswith(_LAUNCHER_PREFIXES)
+    }
+    environment[RELAUNCHED] = str(path)
+    # Port 0 lets two runs share a machine.
+    command = [*launcher, "--config_file", str(path), "--main_process_port", "0"]
+    sys.stdout.flush()
+    os.execve(sys.executable, [*command, os.path.abspath(sys.argv[0]), *argv], environment)
