@@ -1,0 +1,196 @@
+"""Layers for pages of different heights in one batch.
+
+The only mask there is: one integer height per page; widths are full. One invariant makes it cheap:
+
+    Every feature map is zero below its page's rows.
+
+Convolutions then pad a page with zeros whether it stands alone or in a taller batch, and need no
+mask of their own. What a convolution writes below the page is cleared by the masked norm that
+follows it, which folds the mask into its scale and shift. So no layer passes over the memory only
+to mask it. `keep` restores the invariant where no norm does.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+
+GROUPS = 8  # of a norm, where the channels can be divided by it
+
+
+class Rows(NamedTuple):
+    """The rows of feature maps that belong to their pages.
+
+    Attributes:
+        mask: float32 (B, 1, H, 1), 1 on the page, 0 below.
+        count: float32 (B,), rows on the page, 0 to H.
+    """
+
+    mask: Tensor
+    count: Tensor
+
+
+def rows_at(heights: Tensor, height: int, stride: int = 1) -> Rows:
+    """The rows of a map at a stride of the image that hold at least one pixel of the page.
+
+    Args:
+        heights: Long (B,), rows of each page in the image.
+        height: rows of the map.
+        stride: image pixels per row of the map.
+    """
+    count = torch.div(heights + (stride - 1), stride, rounding_mode="floor").clamp(max=height)
+    mask = torch.arange(height, device=heights.device) < count[:, None]
+    return Rows(mask[:, None, :, None].float(), count.float())
+
+
+def keep(x: Tensor, rows: Rows) -> Tensor:
+    """`x` (B, C, H, W) with zeros below the pages."""
+    return x * rows.mask.to(x.dtype)
+
+
+class MaskedGroupNorm(nn.Module):
+    """Group normalisation (Wu & He 2018) whose moments see the page alone; zero below the page.
+
+    There are `GROUPS` groups, or the largest common divisor of that and the channels. Moments are
+    taken in float32 in two passes, so that a large mean cannot cancel the variance, whatever the
+    input's dtype; the output has the input's dtype. `scale` is the initial weight: 0 makes the
+    layers before it start as if they were absent.
+    """
+
+    def __init__(self, channels: int, scale: float = 1.0, eps: float = 1e-5) -> None:
+        super().__init__()
+        self.groups = math.gcd(GROUPS, channels)
+        self.eps = eps
+        self.weight = nn.Parameter(torch.full((channels,), scale))
+        self.bias = nn.Parameter(torch.zeros(channels))
+
+    def forward(self, x: Tensor, rows: Rows) -> Tensor:
+        """(B, C, H, W) to the same shape; what `x` holds below the pages does not matter."""
+        return _GroupNorm.apply(x, self.weight, self.bias, *rows, self.groups, self.eps)
+
+
+class _GroupNorm(torch.autograd.Function):
+    """The norm with its gradient written out: half the passes over memory that autograd makes.
+
+    Sums run over the width first; the mask then weighs the (B, C, H) row sums, not the pixels.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        x: Tensor,
+        weight: Tensor,
+        bias: Tensor,
+        mask: Tensor,
+        count: Tensor,
+        groups: int,
+        eps: float,
+    ) -> Tensor:
+        size = (count * (x.shape[3] * x.shape[1] // groups)).clamp(min=1)[:, None]
+        mean = _spread(_page_sum(x, mask), groups) / size
+        centred = x - mean[:, :, None, None]
+        variance = _spread(_page_sum(centred.square(), mask), groups) / size
+        rstd = (variance + eps).rsqrt()[:, :, None, None]
+        scale, shift = rstd * weight[:, None, None] * mask, bias[:, None, None] * mask
+        ctx.save_for_backward(centred.to(x.dtype), weight, rstd, mask, size)
+        ctx.groups = groups
+        return (centred * scale).add_(shift).to(x.dtype)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        centred, weight, rstd, mask, size = ctx.saved_tensors
+        grad_sum = _page_sum(grad, mask)
+        grad_dot = _page_sum(grad * centred, mask)
+        mean_grad = (_spread(grad_sum * weight, ctx.groups) / size)[:, :, None, None]
+        mean_dot = (_spread(grad_dot * weight, ctx.groups) / size)[:, :, None, None]
+        scale = rstd * mask
+        grad_x = grad * (scale * weight[:, None, None])
+        grad_x = grad_x.sub_(centred * (scale * rstd.square() * mean_dot)).sub_(scale * mean_grad)
+        grad_weight = (grad_dot * rstd[:, :, 0, 0]).sum(0)
+        return grad_x.to(centred.dtype), grad_weight, grad_sum.sum(0), None, None, None, None
+
+
+def _page_sum(x: Tensor, mask: Tensor) -> Tensor:
+    """Sum over the page's pixels, float32: (B, C, H, W) to (B, C)."""
+    return (x.sum(dim=3, dtype=torch.float32) * mask[:, :, :, 0]).sum(dim=2)
+
+
+def _spread(sums: Tensor, groups: int) -> Tensor:
+    """Each channel's (B, C) value replaced by the sum over its group."""
+    grouped = sums.unflatten(1, (groups, -1))
+    return grouped.sum(dim=2, keepdim=True).expand_as(grouped).flatten(1)
+
+
+class PyramidPool(nn.Module):
+    """Spatial pyramid pooling (He et al. 2014): means over n x n bins for each level n.
+
+    Bins divide each page's own rows, and the width, evenly. A row or column on a border counts in
+    both bins by the share that lies in each, so a page may have fewer rows than bins. Written as
+    two matrix products: adaptive pooling to a grid that does not divide a dynamic size cannot be
+    exported to ONNX.
+    """
+
+    def __init__(self, levels: list[int]) -> None:
+        super().__init__()
+        self.levels = tuple(levels)
+        self.bins = sum(level * level for level in levels)
+
+    def forward(self, x: Tensor, rows: Rows) -> Tensor:
+        """(B, C, H, W) to float32 (B, C * bins)."""
+        x = x.float()
+        width = x.new_full((1,), x.shape[3])
+        pooled = []
+        with torch.autocast(x.device.type, enabled=False):
+            for level in self.levels:
+                down = bin_weights(rows.count, level, x.shape[2])
+                across = bin_weights(width, level, x.shape[3])
+                bands = torch.einsum("bnh,bchw->bcnw", down, x)
+                pooled.append((bands @ across[0].T).flatten(1))
+        return torch.cat(pooled, dim=1)
+
+
+def bin_weights(count: Tensor, bins: int, length: int) -> Tensor:
+    """Weights of the mean over each of `bins` equal parts of `[0, count)`.
+
+    Args:
+        count: float (B,), cells that are divided; 0 gives weights of 0.
+        bins: parts.
+        length: cells in all, at least `count`.
+
+    Returns: float (B, bins, length), each row summing to 1, 0 from `count` on.
+    """
+    part = (count / bins)[:, None, None]
+    start = part * torch.arange(bins, device=count.device)[:, None]
+    cells = torch.arange(length, device=count.device)
+    overlap = torch.minimum(cells + 1, start + part) - torch.maximum(cells, start)
+    return overlap.clamp(min=0) / part.clamp(min=1 / bins)
+
+
+class MaskedCBAM(nn.Module):
+    """Convolutional block attention (Woo et al. 2018): gates per channel, then per pixel.
+
+    The means and maxima behind the gates see the page alone. Zero below the page stays zero.
+    """
+
+    def __init__(self, channels: int, reduction: int = 8, kernel: int = 7) -> None:
+        super().__init__()
+        hidden = max(channels // reduction, 4)
+        self.squeeze = nn.Linear(channels, hidden)
+        self.excite = nn.Linear(hidden, channels)
+        self.locate = nn.Conv2d(2, 1, kernel, padding=kernel // 2)
+
+    def forward(self, x: Tensor, rows: Rows) -> Tensor:
+        """(B, C, H, W), zero below the pages, to the same."""
+        below = rows.mask[:, :, :, 0] == 0
+        pixels = (rows.count * x.shape[3]).clamp(min=1)[:, None]
+        mean = (_page_sum(x, rows.mask) / pixels).to(x.dtype)
+        highest = x.amax(dim=3).masked_fill(below, torch.finfo(x.dtype).min).amax(dim=2)
+        hidden = torch.relu(self.squeeze(torch.stack([mean, highest])))
+        x = x * torch.sigmoid(self.excite(hidden).sum(dim=0))[:, :, None, None]
+        profile = torch.cat([x.mean(dim=1, keepdim=True), x.amax(dim=1, keepdim=True)], dim=1)
+        return x * torch.sigmoid(self.locate(profile))
