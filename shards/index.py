@@ -6,6 +6,7 @@ consecutive rows, in the order of the tar. Opening costs the same for ten sample
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 from dataclasses import dataclass
@@ -158,3 +159,12 @@ def _map_table(path: Path, samples: int) -> np.ndarray:
         return np.memmap(path, RECORD, mode="r")
     except OSError as error:
         raise DamagedShards(f"{path}: {error.strerror}; shards.build writes it") from None
+
+
+def sha256_of(path: Path) -> str:
+    """The SHA-256 of a file, in hexadecimal."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()

@@ -9,7 +9,7 @@ once per epoch. Ranks, workers and accumulation only cut a step's samples; they 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 
 import numpy as np
@@ -58,6 +58,14 @@ class Selection:
     def ids_at(self, places: np.ndarray) -> np.ndarray:
         """The sample ids, int64 (M,), at these places of the selection."""
         return places + self.ids.start if isinstance(self.ids, range) else self.ids[places]
+
+    def thinned(self, limit: int) -> Selection:
+        """At most `limit` of the samples, spread evenly."""
+        if len(self) <= limit:
+            return self
+        places = np.linspace(0, len(self) - 1, limit).round().astype(np.int64)
+        starts = np.searchsorted(places, self.starts)
+        return replace(self, ids=self.ids_at(places), starts=np.unique(starts))
 
     def heights_at(self, places: np.ndarray) -> np.ndarray:
         """The rows, int64 (M,), that the samples at these places have in the image."""

@@ -7,7 +7,6 @@ resuming is starting to count elsewhere, and nothing has to be remembered or fas
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import io
 import os
 import signal
@@ -23,7 +22,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from shards.draw import draw, place
-from shards.index import BLOCK, DamagedShards, Index
+from shards.index import BLOCK, DamagedShards, Index, sha256_of
 from shards.layout import scaled_height
 from shards.lifetime import die_with_parent
 from shards.order import SampleOrder, Selection

@@ -1,1 +1,14 @@
 """The trainer: a VAE of wireframes on one device or many."""
+
+from typing import Any
+
+__all__ = ["load_model"]
+
+
+def __getattr__(name: str) -> Any:
+    # Imported when asked for: torch takes seconds, and `--help` must not wait for it.
+    if name in __all__:
+        from vaetrain import handover
+
+        return getattr(handover, name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -13,7 +13,6 @@ Tensors are safetensors and the rest is JSON: nothing is ever unpickled.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import shutil
@@ -25,6 +24,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from shards.index import sha256_of
 from vaetrain.config import ConfigError, Experiment, as_dict, flatten
 
 MANIFEST = "manifest.json"
@@ -144,15 +144,6 @@ def check_same_experiment(saved_experiment: dict[str, Any], experiment: Experime
 def save_tensors(path: Path, tensors: dict[str, Tensor]) -> None:
     """Write tensors, from any device, to one safetensors file."""
     save_file({name: tensor.detach().contiguous().cpu() for name, tensor in tensors.items()}, path)
-
-
-def sha256_of(path: Path) -> str:
-    """The SHA-256 of a file, in hexadecimal."""
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
 
 
 def _flush_to_disk(path: Path) -> None:

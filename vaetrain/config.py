@@ -177,9 +177,12 @@ def load_experiment(path: Path | None, overrides: list[str]) -> Experiment:
         except (OmegaConfBaseException, yaml.YAMLError) as error:
             raise ConfigError(f"{key}: is not a YAML value ({_one_line(error)})") from error
         config = _merge(config, parsed, "")
-    experiment = OmegaConf.to_object(config)
-    _check(experiment, "")
-    return experiment
+    return _checked(config)
+
+
+def experiment_from(tree: dict[str, Any], where: str) -> Experiment:
+    """The experiment that `as_dict` turned into `tree`; raises ConfigError naming `where`."""
+    return _checked(_merge(OmegaConf.structured(Experiment), OmegaConf.create(tree), f"{where}: "))
 
 
 def as_dict(experiment: Experiment) -> dict[str, Any]:
@@ -255,6 +258,12 @@ def _unknown_key(key: str) -> str:
     near = difflib.get_close_matches(key, siblings or names, n=3)
     hint = near or siblings or sorted({name.partition(".")[0] for name in names})
     return f"{key}: there is no such setting; allowed are {', '.join(hint)}"
+
+
+def _checked(config: Any) -> Experiment:
+    experiment = OmegaConf.to_object(config)
+    _check(experiment, "")
+    return experiment
 
 
 def _fields(kind: type, prefix: str) -> list[tuple[str, dataclasses.Field]]:

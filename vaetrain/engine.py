@@ -10,7 +10,7 @@ import contextlib
 import datetime
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, NoReturn
 
 import torch
@@ -115,6 +115,24 @@ class Engine:
         self.optimizer.zero_grad()
         return norm
 
+    def say(self, message: str) -> None:
+        """One line of the log, from the main process."""
+        if self.is_main:
+            print(message, flush=True)
+
+    def on_main(self, action: Callable[[], None]) -> None:
+        """Do something in the main process while the others wait; a refusal is raised on all."""
+        refusal: list[str | None] = [None]
+        if self.is_main:
+            try:
+                action()
+            except ConfigError as error:
+                refusal[0] = str(error)
+        if dist.is_initialized():
+            dist.broadcast_object_list(refusal)
+        if refusal[0] is not None:
+            raise ConfigError(refusal[0])
+
     def sum(self, values: Tensor) -> Tensor:
         """The sum over all ranks, on all of them."""
         if dist.is_initialized():
@@ -122,13 +140,20 @@ class Engine:
             dist.all_reduce(values)
         return values
 
-    def gather(self, rows: Tensor) -> Tensor:
-        """The rows (N, ...) of all ranks, in order of rank; N is the same on each."""
+    def gather_ragged(self, rows: Tensor) -> Tensor:
+        """The rows (N, K) of all ranks, in order of rank; N may differ between them."""
         if not dist.is_initialized():
             return rows
-        parts = [torch.empty_like(rows) for _ in range(self.world_size)]
-        dist.all_gather(parts, rows.contiguous())
-        return torch.cat(parts)
+        most = torch.tensor(len(rows), device=self.device)
+        dist.all_reduce(most, dist.ReduceOp.MAX)
+        # A leading column tells rows from padding.
+        padded = rows.new_zeros(int(most), 1 + rows.shape[1])
+        padded[: len(rows), 0] = 1
+        padded[: len(rows), 1:] = rows
+        parts = [torch.empty_like(padded) for _ in range(self.world_size)]
+        dist.all_gather(parts, padded)
+        table = torch.cat(parts)
+        return table[table[:, 0] == 1, 1:]
 
     def wait_for_everyone(self) -> None:
         """Return when every rank has come here."""

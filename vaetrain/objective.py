@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
 
 from vaetrain import losses
@@ -51,15 +50,3 @@ class Objective:
         if self.reduction == "pixel":
             return nats / (heights * width)
         return nats
-
-
-class Meter:
-    """Means of per-sample values over the steps since the last logged line, on the device."""
-
-    def __init__(self, names: tuple[str, ...], device: torch.device) -> None:
-        self.names = names
-        self.sums = torch.zeros(len(names), dtype=torch.float64, device=device)
-
-    def add(self, parts: dict[str, Tensor]) -> None:
-        """Add a micro batch: each part (B,)."""
-        self.sums += torch.stack([parts[name].double().sum() for name in self.names])

@@ -19,6 +19,7 @@ from typing import NoReturn
 import yaml
 
 from shards.lifetime import die_with_parent
+from vaetrain.batching import cut_batch
 from vaetrain.config import ConfigError, Experiment, describe_settings, load_experiment
 
 EXPERIMENTS = Path(__file__).resolve().parents[1] / "launch" / "experiments"
@@ -57,10 +58,12 @@ def start(argv: list[str]) -> Command:
     try:
         experiment = load_experiment(_experiment_path(arguments.experiment), arguments.settings)
         running = running_launch(os.environ)
+        asked = running
         if arguments.config_file is not None:
             asked = read_engine_file(arguments.config_file)
-            if asked != running:
-                _start_again(arguments.config_file, asked, running, argv)
+        cut_batch(experiment.train, asked.world_size)
+        if asked != running:
+            _start_again(arguments.config_file, asked, running, argv)
     except ConfigError as error:
         refuse(str(error))
     run_dir = arguments.run_dir or Path("runs") / experiment.name
@@ -72,6 +75,16 @@ def refuse(message: str) -> NoReturn:
     if os.environ.get("RANK", "0") == "0":
         print(f"error: {message}", file=sys.stderr, flush=True)
     sys.exit(2)
+
+
+def fail(message: str) -> NoReturn:
+    """Leave at once with exit status 1, this rank saying why in one line.
+
+    For what only one rank has seen: its peers may be waiting for it in a collective, which the
+    interpreter's own exit would wait for in turn; the launcher ends them.
+    """
+    print(f"error: rank {os.environ.get('RANK', '0')}: {message}", file=sys.stderr, flush=True)
+    os._exit(1)
 
 
 def _parse(argv: list[str]) -> argparse.Namespace:

@@ -1,0 +1,147 @@
+"""The shards an experiment names, as this rank's batches."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from shards.index import Index
+from shards.order import SampleOrder, Selection, height_ladder
+from shards.reader import (
+    Batch,
+    Collator,
+    EvaluationReader,
+    ShardFiles,
+    TrainingReader,
+    read_batches,
+    select,
+)
+from vaetrain.baselines import mean_page, score_page
+from vaetrain.batching import Batching
+from vaetrain.config import ConfigError, Experiment
+from vaetrain.engine import Engine
+
+SAMPLE_LAYOUTS = Path(__file__).resolve().parents[1] / "shards" / "sample"
+SAMPLE_SHARDS = Path("data") / "sample"
+EVALUATION_BATCH = 16
+PICTURED_PAGES = 8
+BASELINE_PAGES = 4096  # training pages that the mean page is taken over, at most
+
+
+def shards_folder(experiment: Experiment) -> Path:
+    """Where the experiment's shards are; the built-in sample's unless it names others."""
+    return SAMPLE_SHARDS if experiment.data.shards is None else Path(experiment.data.shards)
+
+
+def build_sample() -> None:
+    """Build the shards of the built-in sample, if they are absent."""
+    from shards.build import BuildOptions, build
+
+    if not SAMPLE_SHARDS.exists():
+        build([SAMPLE_LAYOUTS], SAMPLE_SHARDS, BuildOptions())
+
+
+class Data:
+    """An experiment's training and validation pages, read by one rank.
+
+    Attributes:
+        index: the shards' index.
+        train, val: the selected samples.
+        order: the order of training.
+    """
+
+    def __init__(self, experiment: Experiment, engine: Engine, stride: int) -> None:
+        """Open the shards; raises ConfigError or DamagedShards in one line."""
+        self.config = data = experiment.data
+        self.engine = engine
+        if data.width % stride:
+            near = [width for width in (data.width // stride * stride,) if width]
+            near.append((data.width // stride + 1) * stride)
+            raise ConfigError(
+                f"data.width: {data.width} is not a multiple of the model's stride, {stride}; "
+                f"the nearest possible are {' and '.join(map(str, near))}"
+            )
+        self.index = Index.open(shards_folder(experiment))
+        ladder = height_ladder(data.max_height, stride)
+        self._select = partial(
+            select,
+            self.index,
+            width=data.width,
+            max_height=data.max_height,
+            val_templates=data.val_templates,
+        )
+        self.train, self.val = self._select("train"), self._select("val")
+        if len(self.train) == 0:
+            raise ConfigError(f"{self.index.folder}: there are no pages to train on")
+        self.collator = Collator(
+            ShardFiles(self.index),
+            width=data.width,
+            max_height=data.max_height,
+            ladder=ladder,
+            seed=experiment.train.seed,
+        )
+        self.order = SampleOrder(
+            self.train,
+            seed=experiment.train.seed,
+            global_batch_size=experiment.train.global_batch_size,
+            window_shards=data.window_shards,
+            ladder=ladder,
+        )
+        self._read = partial(
+            read_batches,
+            workers=data.workers,
+            prefetch=data.prefetch,
+            pin_memory=engine.device.type == "cuda",
+        )
+
+    @property
+    def fingerprint(self) -> str:
+        """What tells these shards from any others."""
+        return self.index.header["table_sha256"]
+
+    def training_batches(self, batching: Batching, steps: range) -> Iterator[Batch]:
+        """This rank's micro batches of these optimizer steps, `accumulation` for each."""
+        reader = TrainingReader(
+            self.order,
+            self.collator,
+            rank=self.engine.rank,
+            world_size=self.engine.world_size,
+            micro_batch_size=batching.micro_batch,
+        )
+        turns = batching.accumulation
+        return self._read(reader, range(steps.start * turns, steps.stop * turns))
+
+    def pages(self, selection: Selection, limit: int | None = None) -> Iterator[Batch | None]:
+        """This rank's share of the tops of all pages, or of `limit` of them spread evenly."""
+        reader = EvaluationReader(
+            selection if limit is None else selection.thinned(limit),
+            self.collator,
+            rank=self.engine.rank,
+            world_size=self.engine.world_size,
+            batch_size=EVALUATION_BATCH,
+        )
+        return self._read(reader, range(len(reader)))
+
+    def fixed_pages(self) -> Batch:
+        """The validation pages that pictures always show, from low to tall."""
+        places = np.arange(len(self.val))
+        by_height = places[np.argsort(self.val.heights_at(places), kind="stable")]
+        shown = by_height[np.linspace(0, len(places) - 1, PICTURED_PAGES).round().astype(int)]
+        ids = self.val.ids_at(np.unique(shown))
+        return self.collator.batch(ids, np.zeros_like(ids), training=False)
+
+    def baselines(self) -> dict[str, dict[str, float]]:
+        """What a blank page and the mean training page score in validation. Collective."""
+        if len(self.val) == 0:
+            return {}
+        rows = int(self.collator.ladder[-1])
+        training_pages = self.pages(self.train, BASELINE_PAGES)
+        mean = mean_page(training_pages, self.engine, rows, self.config.width)
+        return {
+            name: score_page(page, self.pages(self.val), self.engine)
+            for name, page in (("blank page", torch.zeros_like(mean)), ("mean page", mean))
+        }

@@ -1,0 +1,73 @@
+"""What a run hands over: the averaged model with all that is needed to use it."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+
+from vaetrain import checkpoint
+from vaetrain.config import ConfigError, Experiment, as_dict, experiment_from
+from vaetrain.model import VAE
+
+WEIGHTS, CONFIG = "model.safetensors", "config.json"
+
+
+def write_final(folder: Path, model: VAE, experiment: Experiment, results: dict[str, Any]) -> None:
+    """Write a run's `final/`, whole or not at all."""
+    draft = folder.with_name(f".{folder.name}.tmp")
+    shutil.rmtree(draft, ignore_errors=True)
+    draft.mkdir(parents=True)
+    checkpoint.save_tensors(draft / WEIGHTS, model.state_dict())
+    config = {"experiment": as_dict(experiment), "results": results}
+    (draft / CONFIG).write_text(json.dumps(config, indent=2))
+    draft.rename(folder)
+
+
+def load_model(folder: str | Path) -> VAE:
+    """The averaged model of a run, finished or stopped after a checkpoint, for evaluation.
+
+    Args:
+        folder: a run directory or its `final/`.
+
+    Raises ConfigError in one line when there is no whole model in it.
+    """
+    model, _ = load_run(Path(folder))
+    return model
+
+
+def load_run(folder: Path) -> tuple[VAE, Experiment]:
+    """The averaged model of a run and the experiment it was trained by; see `load_model`."""
+    final = folder if (folder / WEIGHTS).exists() else folder / "final"
+    if (final / WEIGHTS).exists():
+        try:
+            tree = json.loads((final / CONFIG).read_text())["experiment"]
+            weights = load_file(final / WEIGHTS)
+        except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
+            raise ConfigError(f"{final}: is damaged ({error})") from error
+    else:
+        newest = newest_checkpoint(folder / "checkpoints")
+        if newest is None:
+            raise ConfigError(f"{folder}: there is no trained model and no checkpoint in it")
+        tree, weights = newest.state["experiment"], newest.average
+    experiment = experiment_from(tree, str(folder))
+    model = VAE(experiment.model, experiment.data.width, experiment.data.max_height)
+    model.load_state_dict(weights)
+    return model.eval().requires_grad_(False), experiment
+
+
+def newest_checkpoint(
+    folder: Path, say: Callable[[str], None] = lambda message: None
+) -> checkpoint.Checkpoint | None:
+    """The newest checkpoint that is whole, or None; damaged ones are told and passed over."""
+    for path in reversed(checkpoint.saved(folder)):
+        try:
+            return checkpoint.load(path)
+        except checkpoint.DamagedCheckpoint as error:
+            say(f"checkpoint passed over: {error}")
+    return None
