@@ -1,0 +1,1 @@
+"""Starting things: quickstart, tests, experiments."""

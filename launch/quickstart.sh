@@ -1,0 +1,9 @@
+#!/usr/bin/env bash
+# Set up, build the built-in sample's shards, train on two processes, say where to look.
+# Arguments are settings for the trainer, e.g. train.epochs=5. Cheap when run again.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+source launch/environment.sh
+use_environment
+[ -e data/sample ] || python -m shards.build shards/sample --out data/sample
+exec accelerate launch vaetrain/train.py --config_file accelerate_configs/ddp.yaml "$@"

@@ -1,0 +1,11 @@
+#!/usr/bin/env bash
+# Set up and run the tests; --all includes the slow ones. Other arguments go to pytest.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+source launch/environment.sh
+use_environment test
+arguments=()
+for argument in "$@"; do
+    if [ "$argument" = --all ]; then arguments+=(-m "slow or not slow"); else arguments+=("$argument"); fi
+done
+exec python -m pytest "${arguments[@]}"
