@@ -39,63 +39,88 @@ def shards_folder(experiment: Experiment) -> Path:
 
 def build_sample() -> None:
     """Build the shards of the built-in sample, if they are absent."""
-    from shards.build import BuildOptions, build
-
     if not SAMPLE_SHARDS.exists():
+        from shards.build import BuildOptions, build
+
         build([SAMPLE_LAYOUTS], SAMPLE_SHARDS, BuildOptions())
 
 
-class Data:
-    """An experiment's training and validation pages, read by one rank.
+class PageReader:
+    """The pages of some shards, at an experiment's size, shared among the ranks.
 
     Attributes:
         index: the shards' index.
-        train, val: the selected samples.
-        order: the order of training.
     """
 
-    def __init__(self, experiment: Experiment, engine: Engine, stride: int) -> None:
+    def __init__(self, folder: Path, experiment: Experiment, engine: Engine, stride: int) -> None:
         """Open the shards; raises ConfigError or DamagedShards in one line."""
         self.config = data = experiment.data
         self.engine = engine
         if data.width % stride:
-            near = [width for width in (data.width // stride * stride,) if width]
-            near.append((data.width // stride + 1) * stride)
+            below = data.width // stride * stride
+            near = [str(width) for width in (below, below + stride) if width]
             raise ConfigError(
                 f"data.width: {data.width} is not a multiple of the model's stride, {stride}; "
-                f"the nearest possible are {' and '.join(map(str, near))}"
+                f"the nearest possible are {' and '.join(near)}"
             )
-        self.index = Index.open(shards_folder(experiment))
-        ladder = height_ladder(data.max_height, stride)
-        self._select = partial(
-            select,
-            self.index,
-            width=data.width,
-            max_height=data.max_height,
-            val_templates=data.val_templates,
-        )
-        self.train, self.val = self._select("train"), self._select("val")
-        if len(self.train) == 0:
-            raise ConfigError(f"{self.index.folder}: there are no pages to train on")
+        self.index = Index.open(folder)
+        self.ladder = height_ladder(data.max_height, stride)
         self.collator = Collator(
             ShardFiles(self.index),
             width=data.width,
             max_height=data.max_height,
-            ladder=ladder,
+            ladder=self.ladder,
             seed=experiment.train.seed,
-        )
-        self.order = SampleOrder(
-            self.train,
-            seed=experiment.train.seed,
-            global_batch_size=experiment.train.global_batch_size,
-            window_shards=data.window_shards,
-            ladder=ladder,
         )
         self._read = partial(
             read_batches,
             workers=data.workers,
             prefetch=data.prefetch,
             pin_memory=engine.device.type == "cuda",
+        )
+
+    def select(self, split: str) -> Selection:
+        """The pages of `train`, `val` or `all`, as the experiment splits them."""
+        return select(
+            self.index,
+            split,
+            width=self.config.width,
+            max_height=self.config.max_height,
+            val_templates=self.config.val_templates,
+        )
+
+    def pages(self, selection: Selection) -> Iterator[Batch | None]:
+        """This rank's share of the pages, each once over all ranks; of tall ones the top."""
+        reader = EvaluationReader(
+            selection,
+            self.collator,
+            rank=self.engine.rank,
+            world_size=self.engine.world_size,
+            batch_size=EVALUATION_BATCH,
+        )
+        return self._read(reader, range(len(reader)))
+
+
+class TrainingData(PageReader):
+    """An experiment's training and validation pages.
+
+    Attributes:
+        train, val: the selected samples.
+        order: the order of training.
+    """
+
+    def __init__(self, experiment: Experiment, engine: Engine, stride: int) -> None:
+        """Open the experiment's shards; raises ConfigError or DamagedShards in one line."""
+        super().__init__(shards_folder(experiment), experiment, engine, stride)
+        self.train, self.val = self.select("train"), self.select("val")
+        if len(self.train) == 0:
+            raise ConfigError(f"{self.index.folder}: there are no pages to train on")
+        self.order = SampleOrder(
+            self.train,
+            seed=experiment.train.seed,
+            global_batch_size=experiment.train.global_batch_size,
+            window_shards=self.config.window_shards,
+            ladder=self.ladder,
         )
 
     @property
@@ -115,17 +140,6 @@ class Data:
         turns = batching.accumulation
         return self._read(reader, range(steps.start * turns, steps.stop * turns))
 
-    def pages(self, selection: Selection, limit: int | None = None) -> Iterator[Batch | None]:
-        """This rank's share of the tops of all pages, or of `limit` of them spread evenly."""
-        reader = EvaluationReader(
-            selection if limit is None else selection.thinned(limit),
-            self.collator,
-            rank=self.engine.rank,
-            world_size=self.engine.world_size,
-            batch_size=EVALUATION_BATCH,
-        )
-        return self._read(reader, range(len(reader)))
-
     def fixed_pages(self) -> Batch:
         """The validation pages that pictures always show, from low to tall."""
         places = np.arange(len(self.val))
@@ -138,9 +152,8 @@ class Data:
         """What a blank page and the mean training page score in validation. Collective."""
         if len(self.val) == 0:
             return {}
-        rows = int(self.collator.ladder[-1])
-        training_pages = self.pages(self.train, BASELINE_PAGES)
-        mean = mean_page(training_pages, self.engine, rows, self.config.width)
+        training_pages = self.pages(self.train.thinned(BASELINE_PAGES))
+        mean = mean_page(training_pages, self.engine, int(self.ladder[-1]), self.config.width)
         return {
             name: score_page(page, self.pages(self.val), self.engine)
             for name, page in (("blank page", torch.zeros_like(mean)), ("mean page", mean))

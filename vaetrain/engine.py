@@ -19,13 +19,26 @@ from accelerate import Accelerator
 from accelerate.utils import DistributedDataParallelKwargs, InitProcessGroupKwargs
 from torch import Tensor, nn
 
+from shards.command import UserError
 from vaetrain.config import ConfigError
 from vaetrain.startup import Launch
 
 TIMEOUT = datetime.timedelta(minutes=10)
 
 
-class EngineError(RuntimeError):
+def leave_after_a_crash(*crash: Any) -> NoReturn:
+    """An exception hook: tell the exception, then end the process without Python's own exit.
+
+    That one waits for reader processes, which outlive the SIGTERM it sends them, while the other
+    ranks wait for this one in a collective. The kernel ends the readers with their rank.
+    """
+    sys.__excepthook__(*crash)
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(1)
+
+
+class EngineError(UserError):
     """The processes are not what was asked for; the message is one plain line."""
 
 
@@ -53,11 +66,10 @@ class Engine:
             step_scheduler_with_optimizer=False,
             kwargs_handlers=[
                 InitProcessGroupKwargs(backend="gloo" if on_cpu else "nccl", timeout=TIMEOUT),
-                DistributedDataParallelKwargs(
-                    broadcast_buffers=False, gradient_as_bucket_view=True
-                ),
+                DistributedDataParallelKwargs(gradient_as_bucket_view=True),
             ],
         )
+        sys.excepthook = leave_after_a_crash  # after the process group has installed its own
         self.rank = self.accelerator.process_index
         self.world_size = self.accelerator.num_processes
         self.is_main = self.accelerator.is_main_process
@@ -126,7 +138,7 @@ class Engine:
         if self.is_main:
             try:
                 action()
-            except ConfigError as error:
+            except UserError as error:
                 refusal[0] = str(error)
         if dist.is_initialized():
             dist.broadcast_object_list(refusal)

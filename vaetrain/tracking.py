@@ -71,9 +71,10 @@ class RunLog:
         """Whether anybody would see them."""
         return bool(self.trackers)
 
-    def progress(self, images: int, shown: dict[str, float]) -> None:
-        """Move the progress bar to `images`, with these numbers beside it."""
-        self.bar.set_postfix({k: f"{v:.4g}" for k, v in shown.items()}, refresh=False)
+    def progress(self, images: int, values: dict[str, Any]) -> None:
+        """Move the progress bar to `images`, with the loss and its parts beside it."""
+        shown = {key: f"{values[key]:.4g}" for key in ("loss", "recon", "ssim", "kl")}
+        self.bar.set_postfix(shown, refresh=False)
         self.bar.update(images - self.bar.n)
 
     def say(self, message: str) -> None:

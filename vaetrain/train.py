@@ -25,6 +25,7 @@ from collections.abc import Iterator
 
 import torch
 
+from shards.command import UserError
 from shards.index import DamagedShards
 from shards.randomness import normal, sample_keys
 from shards.reader import Batch
@@ -33,8 +34,8 @@ from vaetrain.average import WeightAverage
 from vaetrain.batching import cut_batch
 from vaetrain.checkpoint import Checkpoint
 from vaetrain.config import ConfigError, as_dict
-from vaetrain.data import SAMPLE_SHARDS, Data, build_sample, shards_folder
-from vaetrain.engine import Engine, EngineError
+from vaetrain.data import SAMPLE_SHARDS, TrainingData, build_sample, shards_folder
+from vaetrain.engine import Engine
 from vaetrain.handover import newest_checkpoint, write_final
 from vaetrain.interrupt import StopRequest
 from vaetrain.meter import Meter, ids_hash
@@ -52,7 +53,7 @@ def main(command: startup.Command) -> None:
     try:
         engine = Engine(command.launch, command.experiment.train.precision)
         training = Training(command, engine)
-    except (ConfigError, DamagedShards, EngineError) as error:
+    except (UserError, DamagedShards) as error:
         startup.refuse(str(error))
     try:
         training.run()
@@ -77,7 +78,7 @@ class Training:
         torch.manual_seed(experiment.train.seed)
         model = VAE(experiment.model, experiment.data.width, experiment.data.max_height)
         model.to(engine.device)
-        self.data = Data(experiment, engine, model.stride)
+        self.data = TrainingData(experiment, engine, model.stride)
         self.clock = Clock.of(experiment, len(self.data.train))
         self.average = WeightAverage(model, experiment.train.ema_half_life_images)
         engine.prepare(model, build_optimizer(model, experiment.optimizer))

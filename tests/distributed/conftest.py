@@ -1,0 +1,100 @@
+"""Real trainings in real processes, small enough to be run often."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from safetensors.torch import load_file
+
+REPO = Path(__file__).resolve().parents[2]
+ACCELERATE = str(Path(sys.executable).with_name("accelerate"))
+QUICK = (
+    "data.width=64",
+    "data.max_height=128",
+    "data.val_templates=[]",
+    "model.latent_dim=16",
+    "train.global_batch_size=8",
+    "train.max_images=240",
+    "train.log_every_images=8",
+    "train.validate_every_images=100000",
+    "train.checkpoint_every_images=100000",
+    "tracker=none",
+)
+
+
+@pytest.fixture(scope="session")
+def shards(tmp_path_factory) -> Path:
+    """Shards of some sixty real pages, several of them so that windows and shards matter."""
+    folder = tmp_path_factory.mktemp("data") / "shards"
+    command = [sys.executable, "-m", "shards.build", "shards/sample", "--out", str(folder)]
+    command += ["--count", "60", "--shard-mb", "0.05", "--workers", "1"]
+    subprocess.run(command, cwd=REPO, check=True, capture_output=True)
+    return folder
+
+
+class Trainer:
+    """Starts trainings on the test shards and reads what they leave behind."""
+
+    def __init__(self, shards: Path, folder: Path) -> None:
+        self.shards = shards
+        self.folder = folder
+
+    def command(self, name: str, *settings: str, engine: str | None = "single") -> list[str]:
+        """The command line of a run called `name`; engine None is plain python."""
+        if engine is None:
+            start = [sys.executable, "vaetrain/train.py"]
+        else:
+            config = f"accelerate_configs/{engine}.yaml"
+            start = [ACCELERATE, "launch", "--config_file", config, "vaetrain/train.py"]
+        return [*start, *self.arguments(name, *settings)]
+
+    def arguments(self, name: str, *settings: str) -> list[str]:
+        """What follows the script's name."""
+        shards = f"data.shards={self.shards}"
+        return ["--run-dir", str(self.folder / name), shards, *QUICK, *settings]
+
+    def start(self, command: list[str], **environment: str) -> subprocess.Popen[str]:
+        """Start a command in a session of its own, which can be killed as one."""
+        return subprocess.Popen(
+            command,
+            cwd=REPO,
+            text=True,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            start_new_session=True,
+            env=os.environ | environment,
+        )
+
+    def run(self, command: list[str], **environment: str) -> subprocess.CompletedProcess[str]:
+        """Run a command to its end."""
+        process = self.start(command, **environment)
+        out, err = process.communicate(timeout=300)
+        return subprocess.CompletedProcess(command, process.returncode, out, err)
+
+    def train(self, name: str, *settings: str, engine: str | None = "single") -> str:
+        """Run a training that must succeed; its standard output."""
+        done = self.run(self.command(name, *settings, engine=engine))
+        assert done.returncode == 0, done.stdout + done.stderr
+        return done.stdout
+
+    def lines(self, name: str, split: str = "train") -> list[dict]:
+        """The lines of a run's metrics."""
+        path = self.folder / name / "metrics.jsonl"
+        lines = [json.loads(line) for line in path.read_text().splitlines()]
+        return [line for line in lines if line["split"] == split]
+
+    def weights(self, name: str) -> dict:
+        """The newest checkpoint's weights, not averaged."""
+        newest = max((self.folder / name / "checkpoints").iterdir())
+        return load_file(newest / "weights.safetensors")
+
+
+@pytest.fixture(scope="session")
+def trainer(shards, tmp_path_factory) -> Trainer:
+    """One for the session, so that tests can share runs."""
+    return Trainer(shards, tmp_path_factory.mktemp("runs"))

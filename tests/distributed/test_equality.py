@@ -1,0 +1,58 @@
+"""However a global batch is cut over ranks and accumulation steps, the run is the same."""
+
+import pytest
+import torch
+
+REFERENCE = "one-rank"
+CUTS = {
+    "two-ranks": ("ddp", "train.micro_batch_size=4"),
+    "accumulation-2": ("single", "train.micro_batch_size=4"),
+    "accumulation-4": ("single", "train.micro_batch_size=2"),
+    "two-ranks-accumulation-2": ("ddp", "train.micro_batch_size=2"),
+}
+
+
+@pytest.fixture(scope="module")
+def reference(trainer):
+    trainer.train(REFERENCE)
+    return REFERENCE
+
+
+@pytest.fixture(scope="module", params=CUTS)
+def cut(trainer, request):
+    engine, setting = CUTS[request.param]
+    trainer.train(request.param, setting, "data.workers=3", engine=engine)
+    return request.param
+
+
+def relative_difference(ours: dict, theirs: dict) -> float:
+    difference = sum((ours[name] - theirs[name]).square().sum() for name in theirs)
+    return float((difference / sum(value.square().sum() for value in theirs.values())).sqrt())
+
+
+def test_thirty_steps_agree(trainer, reference, cut):
+    there, here = trainer.lines(reference), trainer.lines(cut)
+    assert len(there) == 30
+    assert [line["ids_hash"] for line in here] == [line["ids_hash"] for line in there]
+    for key in ("loss", "recon", "ssim", "kl"):
+        values = [line[key] for line in here]
+        assert values == pytest.approx([line[key] for line in there], rel=1e-5), key
+    norms = [line["grad_norm"] for line in here]
+    assert norms == pytest.approx([line["grad_norm"] for line in there], rel=1e-4)
+    assert relative_difference(trainer.weights(cut), trainer.weights(reference)) < 1e-4
+
+
+def test_validation_agrees(trainer, reference, cut):
+    (there,), (here,) = trainer.lines(reference, "val"), trainer.lines(cut, "val")
+    assert here.keys() == there.keys()
+    for key, value in there.items():
+        if key != "split":
+            assert here[key] == pytest.approx(value, rel=1e-4), key
+
+
+def test_training_moves_the_weights(trainer, reference):
+    """Or all the equalities above would hold for a trainer that does nothing."""
+    losses = [line["loss"] for line in trainer.lines(reference)]
+    assert losses[-1] < 0.8 * losses[0]
+    weights = trainer.weights(reference)
+    assert not all(torch.equal(value, torch.zeros_like(value)) for value in weights.values())

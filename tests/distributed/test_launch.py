@@ -1,0 +1,107 @@
+"""What people type starts the engine they asked for, or nothing."""
+
+import subprocess
+
+import pytest
+from conftest import ACCELERATE, REPO
+
+TWO_STEPS = "train.max_images=16"
+DDP = "accelerate_configs/ddp.yaml"
+
+
+def first_line(out: str) -> str:
+    return next(line for line in out.splitlines() if line)
+
+
+def told_losses(trainer, name):
+    return [line["loss"] for line in trainer.lines(name)]
+
+
+def test_the_engine_file_may_stand_before_or_after_the_script(trainer):
+    script = "vaetrain/train.py"
+    before = [ACCELERATE, "launch", "--config_file", DDP, script]
+    after = [ACCELERATE, "launch", script, "--config_file", DDP]
+    for name, start in (("before", before), ("after", after)):
+        done = trainer.run([*start, *trainer.arguments(name, TWO_STEPS)])
+        assert done.returncode == 0, done.stderr
+        assert first_line(done.stdout) == (
+            "engine=ddp backend=gloo world_size=2 precision=no "
+            "global_batch=8 micro_batch=4 accumulation=1"
+        )
+    assert told_losses(trainer, "before") == pytest.approx(told_losses(trainer, "after"), rel=1e-6)
+
+
+@pytest.mark.parametrize("engine", ["single", None])
+def test_single_and_plain_python_run_one(trainer, engine):
+    out = trainer.train(f"alone-{engine}", TWO_STEPS, engine=engine)
+    assert first_line(out).startswith("engine=single backend=none world_size=1")
+
+
+def test_processes_that_were_not_told_of_each_other_are_not_two_trainings(trainer):
+    """Two processes without a rendezvous: the second finds the run directory taken."""
+    command = trainer.command("twice", engine=None)
+    first = trainer.start(command)
+    second = trainer.run(command)
+    first.communicate(timeout=200)
+    assert {first.returncode, second.returncode} != {0} or "is finished" in second.stdout
+
+
+def test_another_engine_than_the_file_asks_for_is_refused(trainer, tmp_path):
+    """MULTI_CPU starts one process of a config that asks for two."""
+    config = tmp_path / "multi_cpu.yaml"
+    text = (REPO / DDP).read_text().replace("MULTI_GPU", "MULTI_CPU")
+    config.write_text(text)
+    start = [ACCELERATE, "launch", "vaetrain/train.py", "--config_file", str(config)]
+    done = trainer.run([*start, *trainer.arguments("multi-cpu")])
+    assert done.returncode != 0
+    assert f"error: {config}: distributed_type is 'MULTI_CPU'" in done.stderr
+
+
+def test_half_a_world_is_an_error(trainer):
+    """A launcher that says two ranks, of which one never comes up with the right engine."""
+    done = trainer.run(
+        trainer.command("half", "--config_file", DDP, engine=None),
+        VAETRAIN_RELAUNCHED=DDP,
+    )
+    assert done.returncode == 2
+    assert "its launcher started" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("argument", "says"),
+    [
+        ("train.epochs=abc", "train.epochs: 'abc' is not a number"),
+        ("wrong.key=1", "wrong: there is no such setting"),
+        ("train.micro_batch_size=3", "train.micro_batch_size: 3 does not divide"),
+        ("train.precision=fp16", "train.precision: fp16 needs a GPU"),
+        ("data.width=100", "data.width: 100 is not a multiple of the model's stride"),
+        ("data.shards=nowhere", "nowhere"),
+        ("--experiment=nothing.yaml", "nothing.yaml: there is no such experiment file"),
+        ("--config_file=nothing.yaml", "nothing.yaml: cannot be read"),
+    ],
+)
+def test_mistakes_get_one_line(trainer, argument, says):
+    done = trainer.run(trainer.command("mistake", argument, engine=None))
+    assert done.returncode == 2
+    (line,) = done.stderr.splitlines()
+    assert line.startswith("error: ")
+    assert says in line
+
+
+def test_help_is_quick_and_lists_the_settings():
+    command = [ACCELERATE.replace("accelerate", "python"), "vaetrain/train.py", "--help"]
+    done = subprocess.run(command, cwd=REPO, capture_output=True, text=True, timeout=3, check=True)
+    assert "train.global_batch_size=16" in done.stdout
+
+
+def test_a_damaged_shard_is_refused(trainer, shards, tmp_path):
+    copy = tmp_path / "damaged"
+    subprocess.run(["cp", "-r", str(shards), str(copy)], check=True)
+    for shard in copy.glob("train-*.tar"):
+        data = bytearray(shard.read_bytes())
+        data[len(data) // 2] ^= 1
+        shard.write_bytes(data)
+    done = trainer.run(trainer.command("damaged-shard", f"data.shards={copy}", engine=None))
+    assert done.returncode == 1
+    assert "is damaged: its SHA-256 is not the index's" in done.stderr
+    assert "Traceback" not in done.stderr

@@ -1,0 +1,145 @@
+"""Killed at any moment and started again, a run ends where it would have ended."""
+
+import os
+import random
+import signal
+import time
+
+import pytest
+import torch
+
+SETTINGS = ("train.checkpoint_every_images=24", "train.validate_every_images=80")
+
+
+def checkpoints(trainer, name):
+    folder = trainer.folder / name / "checkpoints"
+    return sorted(path.name for path in folder.glob("[0-9]*")) if folder.exists() else []
+
+
+def kill_soon(trainer, name, engine, chance):
+    """Start a run, wait until it has got further by a checkpoint, then kill -9 all of it."""
+    process = trainer.start(trainer.command(name, *SETTINGS, engine=engine))
+    before = checkpoints(trainer, name)[-1:]
+    deadline = time.monotonic() + 120
+    while checkpoints(trainer, name)[-1:] == before and process.poll() is None:
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    time.sleep(chance.uniform(0, 0.5))
+    os.killpg(process.pid, signal.SIGKILL)
+    process.communicate()
+
+
+def same_bits(ours, theirs):
+    return ours.keys() == theirs.keys() and all(torch.equal(ours[k], theirs[k]) for k in ours)
+
+
+@pytest.fixture(scope="module")
+def undisturbed(trainer):
+    trainer.train("undisturbed", *SETTINGS, engine="ddp")
+    return "undisturbed"
+
+
+def test_killed_five_times_the_weights_are_the_same_bits(trainer, undisturbed):
+    chance = random.Random(0)
+    for _ in range(5):
+        kill_soon(trainer, "killed", "ddp", chance)
+    out = trainer.train("killed", *SETTINGS, engine="ddp")
+    assert "resuming at" in out
+    assert same_bits(trainer.weights("killed"), trainer.weights(undisturbed))
+    for split in ("train", "val"):
+        told = [
+            (line["images"], line.get("ids_hash"), line["loss"])
+            for line in trainer.lines("killed", split)
+        ]
+        expected = [
+            (line["images"], line.get("ids_hash"), line["loss"])
+            for line in trainer.lines(undisturbed, split)
+        ]
+        assert told == expected
+
+
+def test_it_goes_on_with_another_number_of_ranks(trainer, undisturbed):
+    kill_soon(trainer, "moved", "ddp", random.Random(1))
+    trainer.train("moved", *SETTINGS, engine="single")
+    ours, theirs = trainer.weights("moved"), trainer.weights(undisturbed)
+    difference = sum((ours[k] - theirs[k]).square().sum() for k in theirs)
+    assert (difference / sum(v.square().sum() for v in theirs.values())).sqrt() < 1e-4
+    hashes = [[line["ids_hash"] for line in trainer.lines(name)] for name in ("moved", undisturbed)]
+    assert hashes[0] == hashes[1]
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])
+def test_asked_to_stop_it_saves_and_goes_on_later(trainer, undisturbed, number):
+    name = f"stopped-{number.name}"
+    process = trainer.start(trainer.command(name, *SETTINGS, engine="ddp"))
+    deadline = time.monotonic() + 120
+    while not checkpoints(trainer, name):
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    process.send_signal(number)
+    out, _ = process.communicate(timeout=60)
+    assert "asked to stop: saved at" in out
+    stopped_at = int(checkpoints(trainer, name)[-1])
+    assert f"saved at {stopped_at} images" in out
+    out = trainer.train(name, *SETTINGS, engine="ddp")
+    assert f"resuming at {stopped_at}" in out
+    assert same_bits(trainer.weights(name), trainer.weights(undisturbed))
+
+
+@pytest.mark.parametrize("engine", ["ddp", "single"])
+def test_no_rank_outlives_its_launcher(trainer, engine):
+    name = f"orphaned-{engine}"
+    settings = ("train.max_images=1000000", "train.log_every_images=8")
+    process = trainer.start(trainer.command(name, *settings, engine=engine))
+    metrics = trainer.folder / name / "metrics.jsonl"
+    deadline = time.monotonic() + 120
+    while not (metrics.exists() and metrics.stat().st_size):
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    process.kill()
+    deadline = time.monotonic() + 30
+    while session_members(process.pid):
+        assert time.monotonic() < deadline, session_members(process.pid)
+        time.sleep(0.1)
+    process.communicate()
+
+
+def session_members(session: int) -> list[int]:
+    """The processes alive in a session."""
+    members = []
+    for entry in os.listdir("/proc"):
+        if entry.isdigit():
+            try:
+                with open(f"/proc/{entry}/stat") as file:
+                    fields = file.read().rpartition(")")[2].split()
+            except FileNotFoundError:
+                continue
+            if int(fields[3]) == session and fields[0] != "Z":
+                members.append(int(entry))
+    return members
+
+
+def test_a_finished_run_says_so(trainer, undisturbed):
+    out = trainer.train(undisturbed, *SETTINGS, engine="ddp")
+    assert "is finished: 240 images" in out
+
+
+def test_other_settings_are_refused_by_name(trainer, undisturbed):
+    command = trainer.command(undisturbed, *SETTINGS, "optimizer.lr=1", "train.seed=9")
+    done = trainer.run(command)
+    assert done.returncode != 0
+    (line,) = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
+    assert "optimizer.lr (was 0.001, now 1.0)" in line
+    assert "train.seed (was 0, now 9)" in line
+
+
+def test_a_damaged_checkpoint_is_passed_over(trainer):
+    trainer.train("damaged", *SETTINGS)
+    last = checkpoints(trainer, "damaged")[-1]
+    weights = trainer.folder / "damaged" / "checkpoints" / last / "weights.safetensors"
+    data = bytearray(weights.read_bytes())
+    data[-1] ^= 1
+    weights.write_bytes(data)
+    out = trainer.train("damaged", *SETTINGS)
+    assert f"checkpoint passed over: {weights}: its SHA-256" in out
+    assert "resuming at 216" in out
