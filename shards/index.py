@@ -41,7 +41,7 @@ RECORD = np.dtype(
 _SHARD_NAME = re.compile(r"(train|val)-\d{6}\.tar")
 
 
-class DamagedShards(ValueError):  # noqa: N818 - it says what the folder is
+class DamagedShards(ValueError):
     """A folder of shards is not whole; the message is one plain line that names the file."""
 
 

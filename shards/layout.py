@@ -34,7 +34,7 @@ _Box = tuple[float, float, float, float]
 _Number = TypeVar("_Number")
 
 
-class BadLayout(ValueError):  # noqa: N818 - it says what the input is
+class BadLayout(ValueError):
     """An input is not a layout; the message is one plain line that says what is wrong."""
 
 

@@ -13,7 +13,6 @@ import signal
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -28,6 +27,7 @@ from shards.lifetime import die_with_parent
 from shards.order import SampleOrder, Selection
 from shards.png import decode_png
 from shards.randomness import sample_keys, uniform
+from shards.tar import BOXES, PNG, read_boxes, read_members
 
 
 @dataclass
@@ -127,7 +127,7 @@ class ShardFiles:
         path = self.index.folder / self.index.shards[shard].name
         if len(data) < length:
             raise DamagedShards(f"{path}: ends before sample {sample_id} does")
-        return dict(_tar_members(data, path))
+        return {extension: content for _, extension, content in read_members(data, path)}
 
     def _file(self, shard: int) -> io.FileIO:
         if shard in self._open:
@@ -146,31 +146,6 @@ class ShardFiles:
         if len(self._open) > self.OPEN_FILES:
             self._open.popitem(last=False)[1].close()
         return file
-
-
-def _tar_members(data: bytes, path: Path) -> Iterator[tuple[str, bytes]]:
-    """The regular members of consecutive ustar entries, by what follows the name's first dot."""
-    position = 0
-    while position + BLOCK <= len(data):
-        header = data[position : position + BLOCK]
-        name = header[:100].rstrip(b"\0").decode("ascii", "replace")
-        digits = header[124:136].strip(b"\0 ")
-        if header[156:157] not in (b"0", b"\0") or not digits.isdigit():
-            raise DamagedShards(f"{path}: {name!r} is not a regular file of a plain tar")
-        size = int(digits, 8)
-        position += BLOCK
-        if position + size > len(data):
-            raise DamagedShards(f"{path}: {name!r} is longer than its sample")
-        yield name.partition(".")[2], data[position : position + size]
-        position += -(-size // BLOCK) * BLOCK
-
-
-def read_boxes(data: bytes) -> np.ndarray:
-    """The boxes of a `.boxes.npy` member, float32 (N, 4); nothing is ever unpickled."""
-    boxes = np.load(io.BytesIO(data), allow_pickle=False)
-    if boxes.ndim != 2 or boxes.shape[1] != 4:
-        raise ValueError(f"boxes of shape {boxes.shape} are not (N, 4)")
-    return boxes.astype(np.float32)
 
 
 class Collator:
@@ -214,7 +189,7 @@ class Collator:
         if self.files.index.header["store"] == "png":
             batch.pixels = self._pixels(members, batch, full)
         else:
-            boxes = [read_boxes(member["boxes.npy"]) for member in members]
+            boxes = [read_boxes(member[BOXES]) for member in members]
             counts = torch.tensor([len(page) for page in boxes])
             batch.boxes = torch.from_numpy(np.concatenate(boxes))
             batch.owner = torch.repeat_interleave(torch.arange(len(boxes)), counts)
@@ -224,7 +199,7 @@ class Collator:
         pixels = torch.zeros(len(members), 1, *batch.size, dtype=torch.uint8)
         windows = zip(full.tolist(), batch.tops.tolist(), batch.heights.tolist(), strict=True)
         for row, (member, (whole, top, height)) in enumerate(zip(members, windows, strict=True)):
-            image = Image.fromarray(decode_png(member["png"]))
+            image = Image.fromarray(decode_png(member[PNG]))
             if image.size != (self.width, whole):
                 image = image.resize((self.width, whole), Image.Resampling.BOX)
             window = np.asarray(image)[top : top + height]

@@ -77,6 +77,12 @@ class ModelConfig:
     skips: str = setting("none", "encoder-to-decoder skips", choices=("none",))
     latent: str = setting("vector", "shape of the latent", choices=("vector",))
     latent_dim: int = setting(128, "dimensions of the latent", minimum=1)
+    start: str = setting(
+        "components",
+        "the linear path from page to latent and back: the training pages' principal components, "
+        "or random weights",
+        choices=("components", "random"),
+    )
     pyramid: list[int] = setting([1, 2, 4], "bins per side of each pyramid-pooling level")
 
 

@@ -152,6 +152,12 @@ class Engine:
             dist.all_reduce(values)
         return values
 
+    def from_main(self, values: Tensor) -> Tensor:
+        """The main process' values, of the same shape on all ranks."""
+        if dist.is_initialized():
+            dist.broadcast(values, src=0)
+        return values
+
     def gather_ragged(self, rows: Tensor) -> Tensor:
         """The rows (N, K) of all ranks, in order of rank; N may differ between them."""
         if not dist.is_initialized():

@@ -33,6 +33,7 @@ from vaetrain import checkpoint, pictures
 from vaetrain.average import WeightAverage
 from vaetrain.batching import cut_batch
 from vaetrain.checkpoint import Checkpoint
+from vaetrain.components import start_from_components
 from vaetrain.config import ConfigError, as_dict
 from vaetrain.data import SAMPLE_SHARDS, TrainingData, build_sample, shards_folder
 from vaetrain.engine import Engine
@@ -80,6 +81,8 @@ class Training:
         model.to(engine.device)
         self.data = TrainingData(experiment, engine, model.stride)
         self.clock = Clock.of(experiment, len(self.data.train))
+        if experiment.model.start == "components":
+            start_from_components(model, self.data, engine)
         self.average = WeightAverage(model, experiment.train.ema_half_life_images)
         engine.prepare(model, build_optimizer(model, experiment.optimizer))
         self.objective = Objective(experiment.loss, experiment.beta)

@@ -1,0 +1,50 @@
+"""The principal components of the training pages: where the model's linear path starts."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from shards.reader import Batch
+from vaetrain.data import TrainingData
+from vaetrain.engine import Engine
+from vaetrain.model import VAE
+from vaetrain.validation import for_each_page
+
+PAGES = 2048  # that components are computed from, at most
+NEGLIGIBLE = 1e-6  # of the largest variance: rounding, or fewer pages than dimensions
+
+
+def start_from_components(model: VAE, data: TrainingData, engine: Engine) -> None:
+    """Set the model's linear path to the components of evenly chosen training pages. Collective."""
+
+    def measure(batch: Batch) -> Tensor:
+        return model.coarse(batch.images()).flatten(1)
+
+    pages = data.pages(data.train.thinned(PAGES))
+    _, _, table = for_each_page(measure, model.to_mu.in_features, pages, engine)
+    found = principal_components(table, model.latent_dim)
+    # One rank's result for all: on another kind of machine the last digits may differ.
+    model.start_from_components(*(engine.from_main(x.float().to(engine.device)) for x in found))
+
+
+def principal_components(table: Tensor, count: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Principal component analysis (Pearson 1901) of the rows of a table.
+
+    Args:
+        table: float64 (N, cells).
+        count: components wanted; fewer come back where the pages do not span so many.
+
+    Returns: the mean (cells,), orthonormal components (K, cells) with their largest entry positive,
+        and the standard deviation (K,) along each, descending.
+    """
+    mean = table.mean(dim=0)
+    centred = table - mean
+    # With fewer pages than cells the pages' own inner products are the smaller problem.
+    variance, vectors = torch.linalg.eigh(centred @ centred.T / len(table))
+    order = variance.argsort(descending=True)[:count]
+    order = order[variance[order] > NEGLIGIBLE * variance.max()]
+    deviations = variance[order].sqrt()
+    components = (centred.T @ vectors[:, order]).T / (deviations * len(table) ** 0.5)[:, None]
+    largest = components.gather(1, components.abs().argmax(dim=1, keepdim=True))
+    return mean, components * largest.sign(), deviations
