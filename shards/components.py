@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
-from shards.blocks import Block, flow, grid, leaf, middle, paragraph, picture, row, stack
+from shards.blocks import Block, flow, grid, leaf, paragraph, row, stack
 
 DESKTOP, MOBILE = 1280, 390  # px, the widths of a page
 
@@ -106,7 +106,9 @@ class Kit:
     def heading(self, level: int = 2) -> Block:
         """A heading; level 1 is the largest."""
         line = self.style.line * (9 - level) // 4
-        return paragraph(self.dice.whole(8, 26), line if not self.mobile else line * 4 // 5, "heading")
+        return paragraph(
+            self.dice.whole(8, 26), line if not self.mobile else line * 4 // 5, "heading"
+        )
 
     def icon(self, size: int = 24) -> Block:
         return leaf("icon", size, size)
@@ -162,7 +164,9 @@ class Kit:
 
     # Arrangements.
 
-    def side_by_side(self, *blocks: Block, shares: Sequence[int] = (), fixed: bool = False) -> Block:
+    def side_by_side(
+        self, *blocks: Block, shares: Sequence[int] = (), fixed: bool = False
+    ) -> Block:
         """Blocks in one row; below each other on a telephone, unless `fixed`."""
         if self.mobile and not fixed:
             return stack(*blocks, gap=self.edge)

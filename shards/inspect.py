@@ -1,0 +1,108 @@
+"""Say what is in some shards, and draw a contact sheet of them.
+
+python -m shards.inspect data/sample --sheet sheet.png
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+
+from shards import command
+from shards.command import UserError
+from shards.index import DamagedShards, Index
+from shards.layout import scaled_height
+
+THUMB = (160, 240)  # width and most rows of a picture on the sheet, px
+COLUMNS, ROWS = 8, 4
+CAPTION, GAP = 14, 8  # px
+BRIGHTNESS = 2.5  # real pages use less than half of the grey range
+
+
+def main() -> int:
+    """Run the command; the exit status."""
+    parser = command.Parser(
+        prog="shards.inspect",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("folder", type=Path, metavar="DIR", help="folder of built shards")
+    parser.add_argument("--sheet", type=Path, metavar="PNG", help="draw some of the pages here")
+    arguments = parser.parse_args()
+    try:
+        index = Index.open(arguments.folder)
+        for line in describe(index):
+            print(line)
+        if arguments.sheet is not None:
+            draw_sheet(index, arguments.sheet)
+    except DamagedShards as error:
+        raise UserError(str(error)) from error
+    return 0
+
+
+def describe(index: Index) -> list[str]:
+    """Counts, sizes, labels and templates, a line each."""
+    table = index.table
+    size = sum(shard.bytes for shard in index.shards)
+    heights = scaled_height(table["width"], table["height"], 128)
+    lines = [
+        f"{index.folder}: {len(index)} samples ({len(index.ids('train'))} train, "
+        f"{len(index.ids('val'))} val) in {len(index.shards)} shards",
+        f"stored: {index.header['store']}; {size / 1e6:.1f} MB, {size / len(index):.0f} bytes each",
+        "widths: " + _counted(Counter(table["width"].tolist())),
+        "labels: " + _counted(Counter(index.labels[number] for number in table["label"])),
+        "templates: " + _counted(Counter(index.templates[n] or "-" for n in table["template"])),
+    ]
+    for name, values in (
+        ("height, canvas px", table["height"]),
+        ("height at 128 px width", heights),
+        ("boxes", table["boxes"]),
+    ):
+        quantiles = np.quantile(values, [0, 0.05, 0.25, 0.5, 0.75, 0.95, 1]).astype(int)
+        lines.append(f"{name}, min 5% 25% 50% 75% 95% max: {' '.join(map(str, quantiles))}")
+    return lines
+
+
+def _counted(counter: Counter, most: int = 30) -> str:
+    told = [f"{name} {count}" for name, count in counter.most_common(most)]
+    rest = len(counter) - most
+    return ", ".join(told) + (f" and {rest} more" if rest > 0 else "")
+
+
+def draw_sheet(index: Index, path: Path) -> None:
+    """Draw pages spread evenly over the shards, each with its label, to a PNG file.
+
+    Raises UserError when the file cannot be written.
+    """
+    # Imported only where pictures are asked for: torch takes seconds.
+    from PIL import Image, ImageDraw
+
+    from shards.order import height_ladder
+    from shards.reader import Collator, ShardFiles
+
+    width, most = THUMB
+    ids = np.unique(np.linspace(0, len(index) - 1, COLUMNS * ROWS).round().astype(np.int64))
+    ladder = height_ladder(most, 16)
+    files = ShardFiles(index)
+    collator = Collator(files, width=width, max_height=most, ladder=ladder, seed=0)
+    batch = collator.batch(ids, np.zeros_like(ids), training=False)
+    images = (batch.images()[:, 0] * (255 * BRIGHTNESS)).clamp(0, 255).byte().numpy()
+    step = (width + GAP, most + CAPTION + GAP)
+    sheet = Image.new("L", (COLUMNS * step[0] + GAP, ROWS * step[1] + GAP), 255)
+    pen = ImageDraw.Draw(sheet)
+    for place, (number, image, height) in enumerate(zip(ids, images, batch.heights, strict=True)):
+        left = GAP + place % COLUMNS * step[0]
+        top = GAP + place // COLUMNS * step[1]
+        pen.text((left, top), index.labels[index.table["label"][number]][:26], fill=0)
+        sheet.paste(Image.fromarray(image[: int(height)]), (left, top + CAPTION))
+    try:
+        sheet.save(path, "PNG")
+    except OSError as error:
+        raise UserError(f"{path}: cannot be written ({error.strerror or error})") from error
+
+
+if __name__ == "__main__":
+    command.run("shards.inspect", main)

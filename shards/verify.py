@@ -1,0 +1,121 @@
+"""Check that shards are whole: every byte, every row of the index.
+
+    python -m shards.verify data/sample
+
+Exit status 0 if they are, 1 if anything is damaged; each line says what and where.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+
+from shards import command
+from shards.command import UserError
+from shards.index import BLOCK, REJECTS_NAME, TABLE_NAME, DamagedShards, Index, Shard, sha256_of
+from shards.layout import BadLayout
+from shards.png import decode_png
+from shards.tar import BOXES, JSON, PNG, read_boxes, read_members
+
+END_OF_TAR = 2 * BLOCK  # zeros, and padding to whole records after them
+MEMBERS = {"boxes": {JSON, BOXES}, "png": {JSON, PNG}, "both": {JSON, BOXES, PNG}}
+
+
+def main() -> int:
+    """Run the command; the exit status."""
+    parser = command.Parser(
+        prog="shards.verify",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("folder", type=Path, metavar="DIR", help="folder of built shards")
+    folder = parser.parse_args().folder
+    if not folder.is_dir():
+        raise UserError(f"{folder}: is not a folder")
+    problems = 0
+    for problem in damages(folder):
+        print(problem)
+        problems += 1
+    if problems == 0:
+        index = Index.open(folder)
+        print(f"{folder}: whole, {len(index)} samples in {len(index.shards)} shards")
+    return 1 if problems else 0
+
+
+def damages(folder: Path) -> Iterator[str]:
+    """Everything that is wrong with some shards, a line each."""
+    try:
+        index = Index.open(folder)
+    except DamagedShards as error:
+        yield str(error)
+        return
+    if sha256_of(folder / TABLE_NAME) != index.header.get("table_sha256"):
+        yield f"{folder / TABLE_NAME}: its SHA-256 is not the one in the header"
+    expected = {shard.name for shard in index.shards}
+    for path in sorted(folder.glob("*.tar")):
+        if path.name not in expected:
+            yield f"{path}: is not in the index"
+    if not (folder / REJECTS_NAME).exists():
+        yield f"{folder / REJECTS_NAME}: is missing"
+    bar = command.progress(index.shards, desc="checking", unit="shard")
+    for number, shard in enumerate(bar):
+        yield from _shard_damages(index, number, shard)
+
+
+def _shard_damages(index: Index, number: int, shard: Shard) -> Iterator[str]:
+    path = index.folder / shard.name
+    if not path.is_file():
+        yield f"{path}: is missing"
+        return
+    size = path.stat().st_size
+    if size != shard.bytes:
+        yield f"{path}: {size} bytes, not the {shard.bytes} of the index"
+    elif sha256_of(path) != shard.sha256:
+        yield f"{path}: its SHA-256 is not the one in the index"
+    expected = 0
+    with path.open("rb") as stream:
+        for sample_id in range(shard.first, shard.first + shard.samples):
+            record = index.table[sample_id]
+            if (int(record["shard"]), int(record["offset"])) != (number, expected):
+                yield f"{path}: the index's row of sample {sample_id} points elsewhere"
+                return
+            expected += int(record["blocks"])
+            data = stream.read(int(record["blocks"]) * BLOCK)
+            try:
+                _check_sample(index, record, data, path)
+            except (DamagedShards, BadLayout, ValueError, KeyError, RecursionError) as error:
+                yield f"{path}: sample {sample_id} cannot be read: {error}"
+                return
+        rest = stream.read()
+    if len(rest) < END_OF_TAR or rest.strip(b"\0"):
+        yield f"{path}: does not end after the last sample of the index"
+
+
+def _check_sample(index: Index, record: np.void, data: bytes, path: Path) -> None:
+    """Raise for a sample that is not what its row says."""
+    members = list(read_members(data, path))
+    contents = {extension: content for _, extension, content in members}
+    if contents.keys() != MEMBERS[index.header["store"]] or len({key for key, *_ in members}) != 1:
+        raise ValueError(f"its members are {', '.join(sorted(contents))}")
+    told = json.loads(contents[JSON])
+    facts = (told["w"], told["h"], told["label"], told.get("template", ""))
+    row = (
+        int(record["width"]),
+        int(record["height"]),
+        index.labels[record["label"]],
+        index.templates[record["template"]],
+    )
+    if facts != row:
+        raise ValueError(f"{JSON} says {facts}, its row {row}")
+    if BOXES in contents and len(read_boxes(contents[BOXES])) != record["boxes"]:
+        raise ValueError(f"{BOXES} has not the {record['boxes']} boxes of its row")
+    if PNG in contents:
+        decode_png(contents[PNG])
+
+
+if __name__ == "__main__":
+    command.run("shards.verify", main)
