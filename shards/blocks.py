@@ -1,6 +1,6 @@
 """A small layout algebra in which the synthetic pages are written.
 
-A *block* is a function: given the room it may use, a width in px, it returns its `Box` - so that the
+A *block* is a function: given the room it may use, a width in px, it returns its `Box` - so the
 same block is laid out for a desktop column and for a telephone. `stack`, `row`, `flow` and `grid`
 make blocks of blocks, as a browser's block, flex, inline and grid layouts do.
 """

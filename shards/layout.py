@@ -161,7 +161,8 @@ def _children(node: dict, key: str) -> list:
         return []
     if not isinstance(children, list):
         raise BadLayout(f'"{key}" is {_show(children)}, not a list')
-    return children
+    # RICO's dumps hold null where a view was gone before it could be described.
+    return [child for child in children if child is not None]
 
 
 def _compact_box(node: dict, left: float, top: float) -> _Box:

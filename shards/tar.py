@@ -47,10 +47,3 @@ def read_boxes(data: bytes) -> np.ndarray:
     if boxes.ndim != 2 or boxes.shape[1] != 4:
         raise ValueError(f"boxes of shape {boxes.shape} are not (N, 4)")
     return boxes.astype(np.float32)
-
-
-def write_boxes(boxes: np.ndarray) -> bytes:
-    """The `boxes.npy` member of boxes (N, 4)."""
-    stream = io.BytesIO()
-    np.save(stream, boxes, allow_pickle=False)
-    return stream.getvalue()

@@ -1,142 +1,106 @@
-"""Samples to tars and an index, the same bytes for the same samples."""
+"""Pages to tars and an index, the same bytes for the same pages, on disk before they are named."""
 
 from __future__ import annotations
 
 import hashlib
 import json
 import os
-import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import webdataset
 
-from shards.command import UserError
-from shards.index import BLOCK, HEADER_NAME, RECORD, TABLE_NAME, sha256_of
-
-MAX_SHARDS = 1 << 16  # the index numbers them in two bytes
-MAX_BLOCKS = (1 << 16) - 1  # of one sample
+from shards.index import BLOCK, HEADER_NAME, REJECTS_NAME, TABLE_NAME, sha256_of
+from shards.sources import Reject
+from shards.spool import Place, Spools
 
 
 @dataclass(frozen=True)
-class Row:
-    """What the index says of a sample besides where it lies."""
+class Entry:
+    """A page of a shard: its key, its members' names and sizes, where their bytes wait."""
 
-    width: int
-    height: int
-    boxes: int
-    label: str
-    template: str
+    key: str
+    members: tuple[tuple[str, int], ...]
+    place: Place
 
 
-def unique_keys(ids: Iterable[str]) -> list[str]:
-    """Keys that any WebDataset reader takes, at most 80 characters, from ids in order."""
-    keys: list[str] = []
-    used: set[str] = set()
-    for name in ids:
-        # A dot would end the key, and a slash make it a folder.
-        base = re.sub(r"[^A-Za-z0-9_-]+", "-", name)[:70].strip("-") or "page"
-        key, number = base, 1
-        while key in used:
-            number += 1
-            key = f"{base}-{number}"
-        used.add(key)
-        keys.append(key)
-    return keys
+@dataclass(frozen=True)
+class ShardPlan:
+    """A shard to write: the tar's path, the folder of the spool files, the pages in order."""
+
+    path: Path
+    spool: Path
+    entries: Sequence[Entry]
 
 
-class ShardWriter:
-    """Writes the tars of both splits, then the table and the header, into one folder."""
+@dataclass(frozen=True)
+class Written:
+    """A written shard: its size, its checksum, and where each page lies in it, in tar blocks."""
 
-    def __init__(self, folder: Path, shard_bytes: int) -> None:
-        self.folder = folder
-        self.shard_bytes = shard_bytes
-        self.shards: list[dict[str, Any]] = []
-        self.places: list[tuple[int, int, int]] = []
-        self.rows: list[Row] = []
+    bytes: int
+    sha256: str
+    offsets: list[int]
+    blocks: list[int]
 
-    def write_split(self, split: str, samples: Iterable[tuple[str, Row, dict[str, bytes]]]) -> None:
-        """Write samples - key, row, members by extension - to shards of about equal size.
 
-        Raises UserError where the index could not hold them.
-        """
-        tar = None
-        for key, row, members in samples:
-            if tar is None:
-                number = sum(shard["split"] == split for shard in self.shards)
-                path = self.folder / f"{split}-{number:06d}.tar"
-                stream = path.open("wb")
-                # Fixed owners and times: the same samples give the same bytes.
-                tar = webdataset.TarWriter(
-                    stream, user="root", group="root", mtime=0, encoder=False
-                )
-                self.shards.append({"name": path.name, "split": split, "samples": 0})
-            start = tar.tarstream.offset
-            tar.write({"__key__": key, **members})
-            end = tar.tarstream.offset
-            if (end - start) // BLOCK > MAX_BLOCKS:
-                raise UserError(f"{key}: needs {end - start} bytes, more than a sample may have")
-            self.places.append((len(self.shards) - 1, start // BLOCK, (end - start) // BLOCK))
-            self.rows.append(row)
-            self.shards[-1]["samples"] += 1
-            if end >= self.shard_bytes:
-                self._finish(tar, stream)
-                tar = None
-        if tar is not None:
-            self._finish(tar, stream)
-        if len(self.shards) > MAX_SHARDS:
-            raise UserError(f"--shard-mb: {len(self.shards)} shards, at most {MAX_SHARDS} can be")
+def write_shard(plan: ShardPlan) -> Written:
+    """Write one tar with webdataset's own writer; this is what worker processes do."""
+    # Imported here: webdataset imports torch, and a build that fails early needs neither.
+    from webdataset import TarWriter
 
-    def _finish(self, tar: webdataset.TarWriter, stream: Any) -> None:
-        tar.close()
+    starts = []
+    with plan.path.open("xb") as stream, Spools(plan.spool) as spools:
+        # Fixed owners and times, or the same pages would give other bytes every time.
+        with TarWriter(stream, user="root", group="root", mtime=0, encoder=False) as tar:
+            for entry in plan.entries:
+                starts.append(tar.tarstream.offset // BLOCK)
+                tar.write({"__key__": entry.key, **_members(entry, spools)})
+            end = tar.tarstream.offset // BLOCK
         stream.flush()
         os.fsync(stream.fileno())
-        stream.close()
-        path = self.folder / self.shards[-1]["name"]
-        self.shards[-1] |= {"bytes": path.stat().st_size, "sha256": sha256_of(path)}
-
-    def write_index(self, facts: dict[str, Any]) -> dict[str, Any]:
-        """Write the table and the header; `facts` go into the header as they are.
-
-        Returns: the header.
-        """
-        labels = sorted({row.label for row in self.rows})
-        templates = sorted({row.template for row in self.rows})
-        label_number = {name: number for number, name in enumerate(labels)}
-        template_number = {name: number for number, name in enumerate(templates)}
-        if len(labels) > 1 << 16:
-            raise UserError(f"{len(labels)} labels, at most {1 << 16} can be")
-        records = [
-            (
-                *place,
-                row.width,
-                row.height,
-                row.boxes,
-                label_number[row.label],
-                template_number[row.template],
-            )
-            for place, row in zip(self.places, self.rows, strict=True)
-        ]
-        table = np.array(records, RECORD).tobytes()
-        (self.folder / TABLE_NAME).write_bytes(table)
-        header = {
-            **facts,
-            "samples": len(self.rows),
-            "table_sha256": hashlib.sha256(table).hexdigest(),
-            "shards": self.shards,
-            "labels": labels,
-            "templates": templates,
-        }
-        (self.folder / HEADER_NAME).write_text(json.dumps(header, indent=1) + "\n")
-        return header
+    blocks = np.diff([*starts, end]).tolist()
+    return Written(plan.path.stat().st_size, sha256_of(plan.path), starts, blocks)
 
 
-def write_lines(path: Path, items: Iterable[Any]) -> None:
-    """Dataclass instances as JSON lines, fields that are None left out."""
-    with path.open("w") as stream:
-        for item in items:
-            told = {key: value for key, value in asdict(item).items() if value is not None}
-            stream.write(json.dumps(told) + "\n")
+def _members(entry: Entry, spools: Spools) -> dict[str, bytes]:
+    offset = entry.place.offset
+    contents = {}
+    for name, size in entry.members:
+        contents[name] = spools.read(Place(entry.place.file, offset), size)
+        offset += size
+    return contents
+
+
+def write_index(folder: Path, header: dict[str, Any], table: np.ndarray) -> None:
+    """Write the table, and the header with the table's checksum in it."""
+    data = table.tobytes()
+    header = {**header, "table_sha256": hashlib.sha256(data).hexdigest()}
+    _write(folder / TABLE_NAME, data)
+    _write(folder / HEADER_NAME, json.dumps(header, indent=1).encode() + b"\n")
+
+
+def write_rejects(folder: Path, rejects: Iterable[Reject]) -> None:
+    """Write `rejects.jsonl`: a line for each input that was left out; what is None is left away."""
+    lines = []
+    for reject in rejects:
+        told = {key: value for key, value in asdict(reject).items() if value is not None}
+        lines.append(json.dumps(told) + "\n")
+    _write(folder / REJECTS_NAME, "".join(lines).encode())
+
+
+def sync_folder(folder: Path) -> None:
+    """Have the disk hold a folder's own entries, the names of what is in it."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _write(path: Path, data: bytes) -> None:
+    with path.open("xb") as stream:
+        stream.write(data)
+        stream.flush()
+        os.fsync(stream.fileno())

@@ -40,9 +40,10 @@ def shards_folder(experiment: Experiment) -> Path:
 def build_sample() -> None:
     """Build the shards of the built-in sample, if they are absent."""
     if not SAMPLE_SHARDS.exists():
-        from shards.build import BuildOptions, build
+        from shards.build import build
+        from shards.options import BuildOptions
 
-        build([SAMPLE_LAYOUTS], SAMPLE_SHARDS, BuildOptions())
+        build([SAMPLE_LAYOUTS], SAMPLE_SHARDS, BuildOptions(workers=1))
 
 
 class PageReader:

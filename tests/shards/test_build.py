@@ -1,0 +1,336 @@
+"""Shards from layouts: the same bytes every time, whole or not at all, every refusal named."""
+
+import gzip
+import json
+import os
+import subprocess
+import sys
+import tarfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+import webdataset
+
+from shards.build import build
+from shards.command import UserError
+from shards.index import RECORD, DamagedShards, Index, sha256_of
+from shards.options import BuildOptions
+from shards.plan import val_groups
+from shards.png import decode_png, encode_png
+from shards.tar import read_boxes
+from shards.verify import damages
+
+REPO = Path(__file__).resolve().parents[2]
+SAMPLE = REPO / "shards" / "sample"
+PAGES = 60
+ONE_WORKER = BuildOptions(workers=1)  # quicker than starting any
+
+
+@pytest.fixture(scope="module")
+def built(tmp_path_factory) -> Path:
+    out = tmp_path_factory.mktemp("built") / "shards"
+    build([SAMPLE], out, BuildOptions(count=PAGES, shard_mb=0.05, workers=1))
+    return out
+
+
+def run(module: str, *arguments: object) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", module, *map(str, arguments)]
+    return subprocess.run(command, cwd=REPO, capture_output=True, text=True, timeout=120)
+
+
+def page(name: str, *, x: int = 0, **extra: object) -> dict:
+    boxes = [{"b": [x + 10 * i, 20 * i, 30, 15]} for i in range(6)]
+    return {"id": name, "w": 200, "h": 300, "r": {"b": [0, 0, 200, 300], "c": boxes}, **extra}
+
+
+def write_lines(path: Path, records: list) -> Path:
+    path.write_text("".join(json.dumps(record) + "\n" for record in records))
+    return path
+
+
+def files_of(folder: Path) -> dict[str, str]:
+    return {path.name: sha256_of(path) for path in sorted(folder.iterdir())}
+
+
+def test_the_number_of_workers_changes_no_byte(built, tmp_path):
+    build([SAMPLE], tmp_path / "two", BuildOptions(count=PAGES, shard_mb=0.05, workers=2))
+    assert files_of(tmp_path / "two") == files_of(built)
+
+
+def test_the_seed_changes_the_order(built, tmp_path):
+    build([SAMPLE], tmp_path / "other", BuildOptions(count=PAGES, shard_mb=0.05, seed=1, workers=1))
+    assert files_of(tmp_path / "other") != files_of(built)
+
+
+def test_the_index_says_where_everything_is(built):
+    index = Index.open(built)
+    assert len(index) == sum(shard.samples for shard in index.shards) <= PAGES
+    assert len(index.shards) > 3
+    assert len(index.ids("train")) + len(index.ids("val")) == len(index)
+    assert (np.diff(index.table["shard"].astype(int)) >= 0).all()
+    for shard in index.shards:
+        with tarfile.open(built / shard.name) as tar:
+            names = tar.getnames()
+        assert len(names) == 2 * shard.samples
+
+
+def test_webdataset_reads_the_shards(built):
+    index = Index.open(built)
+    urls = [str(built / shard.name) for shard in index.shards]
+    samples = list(webdataset.WebDataset(urls, shardshuffle=False))
+    assert len(samples) == len(index)
+    for sample, record in zip(samples, index.table, strict=True):
+        told = json.loads(sample["json"])
+        assert (told["w"], told["h"]) == (record["width"], record["height"])
+        assert told["label"] == index.labels[record["label"]]
+        assert len(read_boxes(sample["boxes.npy"])) == record["boxes"] == told["n"]
+
+
+def test_no_template_is_on_both_sides(built):
+    index = Index.open(built)
+    sides = [
+        {index.templates[n] for n in index.table["template"][list(index.ids(split))]}
+        for split in ("train", "val")
+    ]
+    assert all(sides)
+    assert not sides[0] & sides[1]
+
+
+def test_templates_are_spread_over_the_shards(built):
+    index = Index.open(built)
+    first = {index.templates[row["template"]] for row in index.table[: index.shards[0].samples]}
+    assert len(first) > 2
+
+
+def test_the_split_falls_back_to_the_source_and_then_the_sample(tmp_path):
+    records = [page(f"s{n}", x=n, source=f"site{n // 5}") for n in range(20)]
+    build([write_lines(tmp_path / "a.jsonl", records)], tmp_path / "a", ONE_WORKER)
+    index = Index.open(tmp_path / "a")
+    assert len(index.ids("val")) == 5
+    records = [page(f"s{n}", x=n) for n in range(20)]
+    build([write_lines(tmp_path / "b.jsonl", records)], tmp_path / "b", ONE_WORKER)
+    assert len(Index.open(tmp_path / "b").ids("val")) == 2
+
+
+@pytest.mark.parametrize("fraction", [0.0, 0.01, 0.3, 0.5, 0.99])
+def test_each_side_gets_a_group_where_there_are_two(fraction):
+    groups = ["a"] * 50 + ["b"] * 30 + ["c"] * 20
+    val = val_groups(groups, fraction, seed=0)
+    assert (len(val) > 0) == (fraction > 0)
+    assert val != {"a", "b", "c"}
+    assert val_groups(["only"] * 9, fraction, seed=0) == set()
+
+
+def test_duplicates_of_a_template_are_left_out_and_named(tmp_path):
+    records = [
+        page("first", template="t"),
+        page("again", template="t"),
+        page("elsewhere", template="u"),
+        page("different", x=70, template="t"),
+    ]
+    report = build([write_lines(tmp_path / "x.jsonl", records)], tmp_path / "x", ONE_WORKER)
+    assert (report.counts["duplicates"], report.counts["near_duplicates"]) == (1, 0)
+    rejects = [json.loads(line) for line in (tmp_path / "x" / "rejects.jsonl").open()]
+    assert [(r["id"], r["line"], r["reason"]) for r in rejects] == [
+        ("first", 1, "exact duplicate of again")  # the first by id is kept, in whatever order
+    ]
+    keep = BuildOptions(keep_duplicates=True)
+    assert build([tmp_path / "x.jsonl"], tmp_path / "kept", keep).counts["kept"] == 4
+
+
+def test_doubled_and_odd_ids_get_keys_of_their_own(tmp_path):
+    names = ["a", "a", "a-2", "x/y.z", "é" * 100, "..", "p" * 200]
+    records = [page(name, x=20 * n) for n, name in enumerate(names)]
+    build([write_lines(tmp_path / "x.jsonl", records)], tmp_path / "x", ONE_WORKER)
+    urls = [str(path) for path in (tmp_path / "x").glob("*.tar")]
+    keys = [sample["__key__"] for sample in webdataset.WebDataset(urls, shardshuffle=False)]
+    assert len(set(keys)) == len(names)
+    assert all(key.isascii() and 0 < len(key) <= 80 for key in keys)
+    assert not any(set(key) & set("./") for key in keys)
+
+
+def test_pictures_are_drawn_or_taken_over(tmp_path):
+    build([SAMPLE], tmp_path / "both", BuildOptions(count=4, store="both", png_width=64))
+    for sample in webdataset.WebDataset(
+        [str(path) for path in (tmp_path / "both").glob("*.tar")], shardshuffle=False
+    ):
+        told = json.loads(sample["json"])
+        gray = decode_png(sample["png"])
+        assert gray.shape == (max(1, int(told["h"] * 64 / told["w"] + 0.5)), 64)
+        assert 0 < gray.max() <= 255
+    folder = tmp_path / "pictures" / "login"
+    folder.mkdir(parents=True)
+    for number in range(3):
+        gray = np.full((40, 30), 10 * number, np.uint8)
+        (folder / f"p{number}.png").write_bytes(encode_png(gray))
+    build([folder.parent], tmp_path / "png", BuildOptions(keep_duplicates=True))
+    index = Index.open(tmp_path / "png")
+    assert (index.header["store"], index.labels) == ("png", ["login"])
+
+
+BAD_LINES = {
+    "cut off": '{"w": 10, "h": 10, "r": {"b": [0, 0',
+    "no layout": '{"hello": 1}',
+    "zero": json.dumps(page("zero") | {"r": {"b": [0, 0, 0, 5]}}),
+    "negative": json.dumps(page("negative") | {"r": {"b": [0, 0, -4, 5]}}),
+    "nan": '{"w": 10, "h": 10, "r": {"b": [0, NaN, 5, 5]}}',
+    "huge": json.dumps(page("huge") | {"w": 10**9}),
+    "deep": '{"w":9,"h":9,"r":' + '{"b":[0,0,9,9],"c":[' * 50_000 + "]}" * 50_000 + "}",
+    "bytes": "\udcff\udcfe",
+    "number": "12",
+}
+
+
+def test_bad_lines_are_named_and_good_ones_kept(tmp_path):
+    source = tmp_path / "mixed.jsonl"
+    good = [json.dumps(page(f"good{n}", x=3 * n)) for n in range(5)]
+    lines = [line for pair in zip(good, list(BAD_LINES.values())[:5], strict=True) for line in pair]
+    lines += list(BAD_LINES.values())[5:]
+    source.write_bytes("\n".join(lines).encode("utf-8", "surrogateescape"))
+    done = run("shards.build", source, "--out", tmp_path / "out", "--workers", 2)
+    assert done.returncode == 0, done.stderr
+    assert "kept 5, rejected 9" in done.stdout
+    rejects = [json.loads(line) for line in (tmp_path / "out" / "rejects.jsonl").open()]
+    assert [reject["line"] for reject in rejects] == [2, 4, 6, 8, 10, 11, 12, 13, 14]
+    assert all(reject["reason"] and "\n" not in reject["reason"] for reject in rejects)
+    assert not list(damages(tmp_path / "out"))
+
+
+def test_bad_files_are_named_and_good_ones_kept(tmp_path):
+    source = tmp_path / "source"
+    source.mkdir()
+    (source / "good.json").write_text(json.dumps(page("good")))
+    (source / "empty.json").write_bytes(b"")
+    (source / "text.png").write_text("not a picture")
+    (source / "cut.jsonl.gz").write_bytes(gzip.compress(json.dumps(page("cut")).encode())[:-9])
+    (source / "dangling.json").symlink_to(source / "nowhere.json")
+    os.mkfifo(source / "pipe.json")
+    done = run("shards.build", source, "--out", tmp_path / "out")
+    assert done.returncode == 0, done.stderr
+    refused = {
+        Path(json.loads(line)["file"]).name for line in (tmp_path / "out" / "rejects.jsonl").open()
+    }
+    assert refused == {"empty.json", "text.png", "cut.jsonl.gz", "dangling.json", "pipe.json"}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["nowhere", "--out", "OUT"], "nowhere: no such file or folder"),
+        (["EMPTY", "--out", "OUT"], "EMPTY: no layouts in there"),
+        (["--out", "OUT"], "give a SOURCE"),
+        (["x", "--format", "synthetic", "--out", "OUT"], "give no SOURCE"),
+        ([SAMPLE, "--out", "FULL"], "FULL: exists already"),
+        (
+            [SAMPLE, "--out", "OUT", "--val-fraction", "2"],
+            "--val-fraction: is 2.0, must be in",
+        ),
+        ([SAMPLE, "--out", "OUT", "--workers", "0"], "--workers: is 0, must be in 1..1024"),
+        ([SAMPLE, "--out", "OUT", "--workers", "x"], "--workers"),
+    ],
+)
+def test_mistakes_get_one_line_and_leave_nothing(tmp_path, arguments, says):
+    (tmp_path / "EMPTY").mkdir()
+    (tmp_path / "FULL").mkdir()
+    (tmp_path / "FULL" / "file").write_text("mine")
+    named = [tmp_path / a if a in ("OUT", "EMPTY", "FULL") else a for a in arguments]
+    done = run("shards.build", *named)
+    assert done.returncode == 2
+    (line,) = done.stderr.splitlines()
+    assert says in line
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["EMPTY", "FULL"]
+
+
+def test_a_failed_build_leaves_nothing_behind(tmp_path, monkeypatch):
+    def fail(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("shards.assemble.write_index", fail)
+    with pytest.raises(OSError, match="No space left"):
+        build([SAMPLE], tmp_path / "out", BuildOptions(count=4, workers=1))
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.fixture
+def copied(built, tmp_path) -> Path:
+    folder = tmp_path / "copy"
+    subprocess.run(["cp", "-r", str(built), str(folder)], check=True)
+    return folder
+
+
+def test_whole_shards_are_said_to_be_whole(copied):
+    done = run("shards.verify", copied)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "whole" in done.stdout
+
+
+def flip(path: Path) -> None:
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.write_bytes(data)
+
+
+def cut(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:-700])
+
+
+def stale_table(folder: Path) -> None:
+    table = np.fromfile(folder / "index.bin", RECORD)
+    table["width"][3] += 1
+    table.tofile(folder / "index.bin")
+
+
+def stale_header(folder: Path) -> None:
+    header = json.loads((folder / "index.json").read_text())
+    header["labels"] = header["labels"][::-1]
+    (folder / "index.json").write_text(json.dumps(header))
+
+
+@pytest.mark.parametrize(
+    ("harm", "says"),
+    [
+        (lambda f: flip(f / "train-000001.tar"), "train-000001.tar: its SHA-256"),
+        (lambda f: cut(f / "train-000000.tar"), "train-000000.tar: "),
+        (lambda f: (f / "train-000002.tar").unlink(), "train-000002.tar: is missing"),
+        (lambda f: (f / "train-000900.tar").write_bytes(b""), "train-000900.tar: is not in"),
+        (lambda f: cut(f / "index.bin"), "index.bin"),
+        (lambda f: (f / "index.bin").unlink(), "index.bin"),
+        (lambda f: (f / "index.json").unlink(), "index.json"),
+        (lambda f: (f / "index.json").write_text("{"), "index.json: damaged"),
+        (stale_table, "index.bin: its SHA-256"),
+        (stale_header, "cannot be read: json says"),
+    ],
+)
+def test_verify_finds_the_damage(copied, harm, says):
+    harm(copied)
+    done = run("shards.verify", copied)
+    assert done.returncode == 1
+    assert says in done.stdout
+    assert "Traceback" not in done.stderr
+
+
+def test_an_index_that_is_odd_is_refused_at_opening(copied):
+    cut(copied / "index.bin")
+    with pytest.raises(DamagedShards, match=r"index\.bin"):
+        Index.open(copied)
+
+
+def test_inspect_tells_and_draws(built, tmp_path):
+    done = run("shards.inspect", built, "--sheet", tmp_path / "sheet.png")
+    assert done.returncode == 0, done.stderr
+    assert "labels: " in done.stdout
+    sheet = decode_png((tmp_path / "sheet.png").read_bytes())
+    assert 20 < sheet.mean() < 240
+    assert run("shards.inspect", tmp_path / "nothing").returncode == 2
+
+
+def test_options_are_checked_before_anything_is_made(tmp_path):
+    with pytest.raises(UserError, match="--shard-mb"):
+        build([SAMPLE], tmp_path / "out", BuildOptions(shard_mb=0))
+
+
+@pytest.mark.parametrize("module", ["shards.build", "shards.verify", "shards.inspect"])
+def test_help_is_quick(module):
+    command = [sys.executable, "-m", module, "--help"]
+    assert subprocess.run(command, cwd=REPO, capture_output=True, timeout=3).returncode == 0
