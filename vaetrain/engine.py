@@ -16,7 +16,11 @@ from typing import Any, NoReturn
 import torch
 import torch.distributed as dist
 from accelerate import Accelerator
-from accelerate.utils import DistributedDataParallelKwargs, InitProcessGroupKwargs
+from accelerate.utils import (
+    DistributedDataParallelKwargs,
+    InitProcessGroupKwargs,
+    KwargsHandler,
+)
 from torch import Tensor, nn
 
 from shards.command import UserError
@@ -60,14 +64,14 @@ class Engine:
         if on_cpu and self.precision == "fp16":
             # Accelerate would say fp16 and train in fp32.
             raise ConfigError("train.precision: fp16 needs a GPU; allowed on a CPU are no and bf16")
+        handlers: list[KwargsHandler] = [
+            DistributedDataParallelKwargs(gradient_as_bucket_view=True)
+        ]
+        if launch.world_size > 1:
+            backend = "gloo" if on_cpu else "nccl"
+            handlers.append(InitProcessGroupKwargs(backend=backend, timeout=TIMEOUT))
         self.accelerator = Accelerator(
-            cpu=on_cpu,
-            mixed_precision=self.precision,
-            step_scheduler_with_optimizer=False,
-            kwargs_handlers=[
-                InitProcessGroupKwargs(backend="gloo" if on_cpu else "nccl", timeout=TIMEOUT),
-                DistributedDataParallelKwargs(gradient_as_bucket_view=True),
-            ],
+            cpu=on_cpu, mixed_precision=self.precision, kwargs_handlers=handlers
         )
         sys.excepthook = leave_after_a_crash  # after the process group has installed its own
         self.rank = self.accelerator.process_index
