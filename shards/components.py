@@ -152,10 +152,10 @@ class Kit:
         items = [stack(self.link(with_icons), kind="item") for _ in range(count)]
         return stack(*items, gap=gap, kind="list")
 
-    def inline_links(self, count: int, align: str = "left") -> Block:
+    def inline_links(self, count: int) -> Block:
         """A horizontal list of links."""
         items = [stack(self.link(), pad=(4, 6), kind="item", shrink=True) for _ in range(count)]
-        return flow(*items, gap=8, kind="list", shrink=True, align=align)
+        return flow(*items, gap=8, kind="list", shrink=True)
 
     def icons(self, count: int) -> Block:
         """A horizontal list of linked icons."""
@@ -164,11 +164,9 @@ class Kit:
 
     # Arrangements.
 
-    def side_by_side(
-        self, *blocks: Block, shares: Sequence[int] = (), fixed: bool = False
-    ) -> Block:
-        """Blocks in one row; below each other on a telephone, unless `fixed`."""
-        if self.mobile and not fixed:
+    def side_by_side(self, *blocks: Block, shares: Sequence[int] = ()) -> Block:
+        """Blocks in one row; below each other on a telephone."""
+        if self.mobile:
             return stack(*blocks, gap=self.edge)
         if self.style.cells:
             half = self.style.gutter // 2

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from shards.blocks import Block, flow, leaf, middle, picture, row, stack
-from shards.components import Kit
+from shards.components import Dice, Kit
 
 
 def header(kit: Kit) -> Block:
@@ -142,15 +142,22 @@ def panel(kit: Kit, body: Block) -> Block:
 
 def site(kit: Kit, *sections: Block) -> Block:
     """A page of a website: header, sections, footer."""
-    return stack(header(kit), stack(*sections, kind="main"), footer(kit))
+    own = _family_kit(kit)
+    return stack(header(own), stack(*sections, kind="main"), footer(own))
 
 
 def tool(kit: Kit, *sections: Block) -> Block:
     """A page of an application: a bar, a menu at the side, and its content."""
+    own = _family_kit(kit)
     content = stack(*sections, gap=kit.edge, pad=(kit.edge, kit.edge), kind="main")
     if kit.mobile or kit.style.sidebar == "none":
-        return stack(header(kit), content, footer(kit))
-    menu = stack(kit.links(8 + kit.style.number % 6, with_icons=True), pad=(20, 16), kind="aside")
+        return stack(header(own), content, footer(own))
+    menu = stack(own.links(8 + kit.style.number % 6, with_icons=True), pad=(20, 16), kind="aside")
     sides = (content, menu) if kit.style.sidebar == "right" else (menu, content)
     shares = (5, 1) if kit.style.sidebar == "right" else (1, 5)
-    return stack(header(kit), row(*sides, shares=shares))
+    return stack(header(own), row(*sides, shares=shares))
+
+
+def _family_kit(kit: Kit) -> Kit:
+    """A kit whose chance is the family's: the pages of one template share their chrome."""
+    return Kit(kit.style, Dice("chrome", kit.style.number), kit.mobile)
