@@ -70,6 +70,7 @@ class Engine:
         if launch.world_size > 1:
             backend = "gloo" if on_cpu else "nccl"
             handlers.append(InitProcessGroupKwargs(backend=backend, timeout=TIMEOUT))
+            handlers.append(DistributedDataParallelKwargs(gradient_as_bucket_view=True))
         self.accelerator = Accelerator(
             cpu=on_cpu, mixed_precision=self.precision, kwargs_handlers=handlers
         )

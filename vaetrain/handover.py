@@ -8,9 +8,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 
+from shards.png import encode_png
 from vaetrain import checkpoint
 from vaetrain.config import ConfigError, Experiment, as_dict, experiment_from
 from vaetrain.model import VAE
@@ -18,14 +20,29 @@ from vaetrain.model import VAE
 WEIGHTS, CONFIG = "model.safetensors", "config.json"
 
 
-def write_final(folder: Path, model: VAE, experiment: Experiment, results: dict[str, Any]) -> None:
-    """Write a run's `final/`, whole or not at all."""
+def write_final(
+    folder: Path,
+    model: VAE,
+    experiment: Experiment,
+    results: dict[str, Any],
+    pictures: dict[str, np.ndarray],
+) -> None:
+    """Write a run's `final/`, whole or not at all.
+
+    Args:
+        results: what `RunDir.results` gives back.
+        pictures: grey pictures, uint8 (H, W), by name; each becomes a PNG.
+    """
     draft = folder.with_name(f".{folder.name}.tmp")
     shutil.rmtree(draft, ignore_errors=True)
     draft.mkdir(parents=True)
     checkpoint.save_tensors(draft / WEIGHTS, model.state_dict())
     config = {"experiment": as_dict(experiment), "results": results}
     (draft / CONFIG).write_text(json.dumps(config, indent=2))
+    for name, picture in pictures.items():
+        (draft / f"{name}.png").write_bytes(encode_png(picture))
+    if folder.exists():  # of a run that was finished, and then trained on for longer
+        shutil.rmtree(folder)
     draft.rename(folder)
 
 

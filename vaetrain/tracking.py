@@ -71,11 +71,14 @@ class RunLog:
         """Whether anybody would see them."""
         return bool(self.trackers)
 
-    def progress(self, images: int, values: dict[str, Any]) -> None:
-        """Move the progress bar to `images`, with the loss and its parts beside it."""
+    def progress(self, images: int) -> None:
+        """Move the progress bar to `images`."""
+        self.bar.update(images - self.bar.n)
+
+    def show(self, values: dict[str, Any]) -> None:
+        """Put the loss and its parts beside the progress bar."""
         shown = {key: f"{values[key]:.4g}" for key in ("loss", "recon", "ssim", "kl")}
         self.bar.set_postfix(shown, refresh=False)
-        self.bar.update(images - self.bar.n)
 
     def say(self, message: str) -> None:
         """One line of the log."""

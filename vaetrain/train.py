@@ -167,6 +167,7 @@ class Training:
         self.meter.add_step(norm, optimizer.clip_norm)
         self.average.update(self.engine.module, images, self.batching.global_batch)
         self.images = images
+        self.log.progress(images)
 
     def forward_backward(self, batch: Batch, beta: float) -> None:
         """Add one micro batch to the step's gradient."""
@@ -215,7 +216,7 @@ class Training:
         if self.engine.is_main:
             values["ids_hash"] = ids_hash(self.data.order, steps)
         self.log.line("train", self.images, values)
-        self.log.progress(self.images, values)
+        self.log.show(values)
 
     def validate(self) -> None:
         """Evaluate the averaged model on every validation page."""
@@ -256,7 +257,9 @@ class Training:
         baselines = self.data.baselines()
         results = {"images": self.images, "best": self.best, "baselines": baselines}
         if self.engine.is_main:
-            write_final(self.run_dir.final, self.average.model, self.experiment, results)
+            model = self.average.model
+            shown = pictures.panel(model, self.data.fixed_pages()) if len(self.data.val) else {}
+            write_final(self.run_dir.final, model, self.experiment, results, shown)
         for line in summary_lines(self.run_dir.folder, results):
             self.log.say(line)
 

@@ -1,26 +1,38 @@
 """Drawing against a naive reference: exact areas, exact depths, the same on every road."""
 
+import gzip
+import json
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 
+import shards
 from shards.draw import draw, place
+from shards.layout import parse_layout, scaled_height
 
 
-def coverage(first: float, last: float, length: int) -> np.ndarray:
-    """The share of every unit cell of a line that [first, last] covers, float64."""
+@pytest.fixture(params=["row by row", "running sums"], autouse=True)
+def road(request, monkeypatch):
+    """Every test goes both roads: a CPU takes the second where the first would need too much."""
+    if request.param == "running sums":
+        monkeypatch.setattr("shards.draw._MOST_ROWS", -1)
+
+
+def coverage(first: np.ndarray, last: np.ndarray, length: int) -> np.ndarray:
+    """The share of every unit cell of a line that each [first, last] covers, float64."""
     cells = np.arange(length)
-    return np.clip(np.minimum(last, cells + 1) - np.maximum(first, cells), 0, None)
+    covered = np.minimum(last[:, None], cells + 1) - np.maximum(first[:, None], cells)
+    return covered.clip(0)
 
 
 def naive(boxes: np.ndarray, height: int, size: tuple[int, int]) -> np.ndarray:
-    """One image, box by box."""
-    depth = np.zeros(size)
-    for x0, y0, x1, y1 in boxes:
-        rows = coverage(max(y0, 0), min(y1, height), size[0])
-        depth += np.outer(rows, coverage(x0, x1, size[1]))
-    return np.clip(depth / 40, 0, 1)
+    """One image: the sum over boxes of coverage of rows times coverage of columns."""
+    x0, y0, x1, y1 = boxes.T.astype(np.float64)
+    rows = coverage(y0.clip(0), y1.clip(max=height), size[0])
+    return (rows.T @ coverage(x0, x1, size[1]) / 40).clip(0, 1)
 
 
 def random_boxes(rng: np.random.Generator, count: int, width: float, height: float) -> np.ndarray:
@@ -62,6 +74,24 @@ def test_a_scaled_layout_equals_the_reference(scale):
         np.testing.assert_allclose(image[0].numpy(), expected, rtol=0, atol=1e-5)
 
 
+@pytest.mark.parametrize("scale", [0.1, 0.2, 0.37, 1.0])
+def test_real_layouts_equal_the_reference(scale):
+    sample = Path(shards.__file__).parent / "sample" / "npm-sample.jsonl.gz"
+    with gzip.open(sample) as lines:
+        layouts = [
+            parse_layout(json.loads(line)) for line, _ in zip(lines, range(50), strict=False)
+        ]
+    for layout in layouts:
+        width = round(layout.width * scale)
+        height = min(700, scaled_height(layout.width, layout.height, width))
+        boxes, owner = batch_of([layout.boxes])
+        canvas = torch.tensor([[layout.width, layout.height]])
+        placed = place(boxes, owner, canvas, torch.zeros(1), width)
+        image = draw(placed, owner, torch.tensor([height]), (height, width))[0, 0]
+        expected = naive(layout.boxes * (width / layout.width), height, (height, width))
+        np.testing.assert_allclose(image.numpy(), expected, rtol=0, atol=1e-5)
+
+
 def test_no_drift_at_depth_40_and_4000_rows():
     # Nested boxes with awkward fractions; then the depth between the edges is a whole number.
     inset = np.arange(50)[:, None] * [0.37, 0.41, -0.37, -0.41]
@@ -91,7 +121,15 @@ def test_boxes_of_a_page_may_come_in_any_order():
 
 
 def test_boxes_that_lie_outside_or_are_empty_draw_nothing():
-    boxes = [[5, 5, 5, 9], [-9, 0, -1, 9], [30, 0, 40, 9], [0, -5, 9, 0], [0, 12, 9, 20]]
+    boxes = [
+        [5, 5, 5, 9],
+        [7, 5, 5, 9],
+        [5, 9, 7, 5],
+        [-9, 0, -1, 9],
+        [30, 0, 40, 9],
+        [0, -5, 9, 0],
+        [0, 12, 9, 20],
+    ]
     page = np.array(boxes, dtype=float)
     assert draw(*batch_of([page]), torch.tensor([12]), (20, 30)).sum() == 0
 
@@ -141,15 +179,48 @@ def test_a_fifth_of_the_size_is_the_mean_over_five_by_five():
     torch.testing.assert_close(fifth, torch.nn.functional.avg_pool2d(full, 5), rtol=0, atol=1e-6)
 
 
-def test_runs_on_fake_cuda_tensors_without_touching_the_host():
+def test_outlines_are_one_pixel_inside_each_border():
+    page = np.array([[2.0, 3.0, 12.0, 9.0], [4.0, 5.0, 5.5, 7.0]])
+    image = draw(*batch_of([page]), torch.tensor([20]), (20, 16), style="outline")[0, 0]
+    expected = torch.zeros(20, 16)
+    expected[3:9, 2:12] = 1
+    expected[4:8, 3:11] = 0
+    expected[5:7, 4] = 1
+    expected[5:7, 5] = 0.5
+    assert torch.equal(image, expected)
+
+
+def test_outlines_of_what_is_cut_off_stay_outside():
+    page = np.array([[-5.0, -5.0, 30.0, 30.0]])
+    assert draw(*batch_of([page]), torch.tensor([9]), (20, 16), style="outline").sum() == 0
+
+
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
+def test_runs_on_fake_tensors_without_touching_the_host(device):
     with FakeTensorMode():
-        boxes = torch.zeros(70, 4, device="cuda")
-        owner = torch.zeros(70, dtype=torch.long, device="cuda")
-        heights = torch.zeros(3, dtype=torch.long, device="cuda")
-        placed = place(boxes, owner, torch.zeros(3, 2, device="cuda"), heights, 16)
-        images = draw(placed, owner, heights, (32, 16))
-        assert (images.shape, images.dtype, images.device.type) == (
-            (3, 1, 32, 16),
-            torch.float32,
-            "cuda",
-        )
+        boxes = torch.zeros(70, 4, device=device)
+        owner = torch.zeros(70, dtype=torch.long, device=device)
+        heights = torch.zeros(3, dtype=torch.long, device=device)
+        placed = place(boxes, owner, torch.zeros(3, 2, device=device), heights, 16)
+        for style in ("filled", "outline"):
+            images = draw(placed, owner, heights, (32, 16), style)
+            assert (images.shape, images.dtype) == ((3, 1, 32, 16), torch.float32)
+            assert images.device.type == device
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_a_gpu_draws_the_same_image_without_waiting():
+    rng = np.random.default_rng(7)
+    pages = [random_boxes(rng, n, 30, 40) for n in (40, 0, 700)]
+    boxes, owner = batch_of([*pages, np.array([[0, 0, 30, 40.0]] * 7)])
+    heights = torch.tensor([40, 5, 23, 40])
+    on_gpu = [tensor.cuda() for tensor in (boxes, owner, heights)]
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        image = draw(*on_gpu, (40, 30))
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    torch.testing.assert_close(
+        image.cpu(), draw(boxes, owner, heights, (40, 30)), rtol=0, atol=1e-6
+    )
+    assert (image[3] == torch.tensor(7.0) / torch.tensor(40.0)).all()
