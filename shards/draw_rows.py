@@ -1,0 +1,93 @@
+"""Drawing on a CPU: every distinct row once, then copied to where it occurs.
+
+A page's rows change only at its boxes' edges: a row between two edges is the row above it. So the
+edges cut a page into runs of equal rows, each drawn as the weighted sum of its boxes' coverage of
+the columns. On real pages, 1,024 rows high, that is one row in six, and about ten boxes in each.
+"""
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+FRACTION_BITS = 16
+ONE = 1 << FRACTION_BITS
+"""One pixel in the fixed point of the edges."""
+
+
+@torch.library.custom_op("wireframe::draw_by_rows", mutates_args=(), device_types="cpu")
+def draw_by_rows(
+    x: Tensor, y: Tensor, owner: Tensor, white: float, samples: int, height: int, width: int
+) -> Tensor:
+    """Depth / white, at most 1: float32 (samples, height, width).
+
+    An operator of its own, since fake and traced tensors can't tell how many rows are distinct.
+
+    Args:
+        x, y: first and last edges, Long (T, 2) in 2^-16 pixels, in order and within the image.
+        owner: Long (T,), the sample of each box, in any order.
+    """
+    run_of_row, box, weight, offsets = _rows(y.numpy(), owner.numpy(), samples, height)
+    distinct = F.embedding_bag(
+        torch.from_numpy(box),
+        _column_coverage(x, width),
+        torch.from_numpy(offsets),
+        mode="sum",
+        per_sample_weights=torch.from_numpy(weight),
+        include_last_offset=True,
+    )
+    distinct.div_(white).clamp_max_(1.0)
+    # int32 on purpose: with int64 indices this copy took ten times as long.
+    rows = distinct.index_select(0, torch.from_numpy(run_of_row))
+    return rows.view(samples, height, width)
+
+
+@draw_by_rows.register_fake
+def _(
+    x: Tensor, y: Tensor, owner: Tensor, white: float, samples: int, height: int, width: int
+) -> Tensor:
+    return x.new_empty((samples, height, width), dtype=torch.float32)
+
+
+def _rows(
+    y: np.ndarray, owner: np.ndarray, samples: int, height: int
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """The runs of equal rows, and the boxes in each.
+
+    Returns: the run of every row, int32 (samples * height,); the boxes of all runs one after
+    another, int32 (P,), with the share of the run's rows that each covers, in 2^-32 since the
+    columns' share is in 2^16, float32 (P,); and where each run's boxes begin, and the
+    last one's end, int32 (runs + 1,).
+    """
+    row_0 = owner[:, None] * height
+    floor = (y >> FRACTION_BITS) + row_0
+    ceil = (y + (ONE - 1) >> FRACTION_BITS) + row_0
+    is_first = np.zeros(samples * height + 1, dtype=bool)
+    is_first[::height] = True
+    is_first[floor] = True
+    is_first[ceil] = True
+    run_of_row = np.cumsum(is_first, dtype=np.int32) - 1
+    first_row = np.flatnonzero(is_first[:-1]) % height
+
+    begin = run_of_row[floor[:, 0]]
+    count = np.where(y[:, 0] < y[:, 1], run_of_row[ceil[:, 1]] - begin, 0)
+    box = np.repeat(np.arange(len(y), dtype=np.int32), count)
+    run = np.arange(len(box)) + np.repeat(begin - (np.cumsum(count) - count), count)
+
+    top = first_row[run] << FRACTION_BITS
+    covered = np.minimum(y[box, 1], top + ONE) - np.maximum(y[box, 0], top)
+    weight = covered.astype(np.float32) * np.float32(2.0 ** (-2 * FRACTION_BITS))
+
+    # The smallest type that does: numpy sorts 16 bits by radix, six times as fast as 32.
+    order = np.argsort(run.astype(np.min_scalar_type(len(first_row))), kind="stable")
+    offsets = np.zeros(len(first_row) + 1, dtype=np.int32)
+    np.cumsum(np.bincount(run, minlength=len(first_row)), out=offsets[1:])
+    return run_of_row[:-1], box[order], weight[order], offsets
+
+
+def _column_coverage(x: Tensor, width: int) -> Tensor:
+    """The share of every column that each box covers, in 2^-16: float32 (T, width)."""
+    first, last = x.int().split(1, 1)
+    left = torch.arange(width, dtype=torch.int32) * ONE
+    covered = torch.minimum(last, left + ONE).sub_(torch.maximum(first, left))
+    return covered.clamp_min_(0).float()
