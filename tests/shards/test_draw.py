@@ -93,14 +93,12 @@ def test_real_layouts_equal_the_reference(scale):
 
 
 def test_no_drift_at_depth_40_and_4000_rows():
-    # Nested boxes with awkward fractions; then the depth between the edges is a whole number.
-    inset = np.arange(50)[:, None] * [0.37, 0.41, -0.37, -0.41]
-    page = np.array([0.3, 0.7, 99.9, 3999.1]) + inset
-    image = draw(*batch_of([page]), torch.tensor([4000]), (4000, 100))[0, 0]
-    assert (image[30:-30, 40:60] == 1).all()
-    for depth in (1, 7, 19, 40):
-        image = draw(*batch_of([page[:depth]]), torch.tensor([4000]), (4000, 100))[0, 0]
-        assert (image[30:-30, 30:70] == np.float32(depth) / np.float32(40)).all()
+    # Nested boxes with awkward fractions, as deep as 1 to 45: inside it is exactly depth / 40.
+    nested = [0.3, 0.7, 59.9, 3999.1] + np.arange(45)[:, None] * [0.37, 0.41, -0.37, -0.41]
+    pages = [nested[: depth + 1] for depth in range(45)]
+    images = draw(*batch_of(pages), torch.full((45,), 4000), (4000, 60))
+    depths = torch.arange(1.0, 46).clamp_max(40).div(40).view(-1, 1, 1, 1)
+    assert (images[:, :, 20:-20, 20:-20] == depths).all()
 
 
 def test_a_hundred_thousand_ragged_boxes_leave_no_trace_beside_them():
