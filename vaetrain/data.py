@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from shards.index import Index
+from shards.index import DamagedShards, Index
 from shards.order import SampleOrder, Selection, height_ladder
 from shards.reader import (
     Batch,
@@ -54,7 +54,7 @@ class PageReader:
     """
 
     def __init__(self, folder: Path, experiment: Experiment, engine: Engine, stride: int) -> None:
-        """Open the shards; raises ConfigError or DamagedShards in one line."""
+        """Open the shards; raises ConfigError in one line."""
         self.config = data = experiment.data
         self.engine = engine
         if data.width % stride:
@@ -64,7 +64,11 @@ class PageReader:
                 f"data.width: {data.width} is not a multiple of the model's stride, {stride}; "
                 f"the nearest possible are {' and '.join(near)}"
             )
-        self.index = Index.open(folder)
+        try:
+            self.index = Index.open(folder)
+        except DamagedShards as error:
+            # Every rank finds the same; in a shard only the one that reads it does.
+            raise ConfigError(str(error)) from error
         self.ladder = height_ladder(data.max_height, stride)
         self.collator = Collator(
             ShardFiles(self.index),
@@ -111,7 +115,7 @@ class TrainingData(PageReader):
     """
 
     def __init__(self, experiment: Experiment, engine: Engine, stride: int) -> None:
-        """Open the experiment's shards; raises ConfigError or DamagedShards in one line."""
+        """Open the experiment's shards; raises ConfigError in one line."""
         super().__init__(shards_folder(experiment), experiment, engine, stride)
         self.train, self.val = self.select("train"), self.select("val")
         if len(self.train) == 0:

@@ -54,10 +54,9 @@ def main(command: startup.Command) -> None:
     try:
         engine = Engine(command.launch, command.experiment.train.precision)
         training = Training(command, engine)
-    except (UserError, DamagedShards) as error:
-        startup.refuse(str(error))
-    try:
         training.run()
+    except UserError as error:
+        startup.refuse(str(error))
     except DamagedShards as error:
         # Only the rank that reads a damaged shard knows of it.
         startup.fail(str(error))

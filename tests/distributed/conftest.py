@@ -18,6 +18,7 @@ QUICK = (
     "data.max_height=128",
     "data.val_templates=[]",
     "model.latent_dim=16",
+    "model.start=random",
     "train.global_batch_size=8",
     "train.max_images=240",
     "train.log_every_images=8",

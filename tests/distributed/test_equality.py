@@ -50,6 +50,16 @@ def test_validation_agrees(trainer, reference, cut):
             assert here[key] == pytest.approx(value, rel=1e-4), key
 
 
+def test_the_start_from_components_is_the_same_on_two_ranks(trainer):
+    lines = []
+    for engine in ("single", "ddp"):
+        settings = ("model.start=components", "train.max_images=32")
+        trainer.train(f"components-{engine}", *settings, engine=engine)
+        lines.append(trainer.lines(f"components-{engine}"))
+    for here, there in zip(*lines, strict=True):
+        assert here["loss"] == pytest.approx(there["loss"], rel=1e-5)
+
+
 def test_training_moves_the_weights(trainer, reference):
     """Or all the equalities above would hold for a trainer that does nothing."""
     losses = [line["loss"] for line in trainer.lines(reference)]

@@ -8,7 +8,11 @@ import time
 import pytest
 import torch
 
-SETTINGS = ("train.checkpoint_every_images=24", "train.validate_every_images=80")
+SETTINGS = (
+    "train.max_images=1200",
+    "train.checkpoint_every_images=24",
+    "train.validate_every_images=400",
+)
 
 
 def checkpoints(trainer, name):
@@ -24,7 +28,8 @@ def kill_soon(trainer, name, engine, chance):
     while checkpoints(trainer, name)[-1:] == before and process.poll() is None:
         assert time.monotonic() < deadline
         time.sleep(0.01)
-    time.sleep(chance.uniform(0, 0.5))
+    assert process.poll() is None, process.communicate()
+    time.sleep(chance.uniform(0, 0.2))
     os.killpg(process.pid, signal.SIGKILL)
     process.communicate()
 
@@ -121,7 +126,7 @@ def session_members(session: int) -> list[int]:
 
 def test_a_finished_run_says_so(trainer, undisturbed):
     out = trainer.train(undisturbed, *SETTINGS, engine="ddp")
-    assert "is finished: 240 images" in out
+    assert "is finished: 1200 images" in out
 
 
 def test_other_settings_are_refused_by_name(trainer, undisturbed):
@@ -142,4 +147,4 @@ def test_a_damaged_checkpoint_is_passed_over(trainer):
     weights.write_bytes(data)
     out = trainer.train("damaged", *SETTINGS)
     assert f"checkpoint passed over: {weights}: its SHA-256" in out
-    assert "resuming at 216" in out
+    assert "resuming at 1176" in out
