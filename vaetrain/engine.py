@@ -64,9 +64,7 @@ class Engine:
         if on_cpu and self.precision == "fp16":
             # Accelerate would say fp16 and train in fp32.
             raise ConfigError("train.precision: fp16 needs a GPU; allowed on a CPU are no and bf16")
-        handlers: list[KwargsHandler] = [
-            DistributedDataParallelKwargs(gradient_as_bucket_view=True)
-        ]
+        handlers: list[KwargsHandler] = []
         if launch.world_size > 1:
             backend = "gloo" if on_cpu else "nccl"
             handlers.append(InitProcessGroupKwargs(backend=backend, timeout=TIMEOUT))
