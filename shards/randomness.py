@@ -66,6 +66,15 @@ def normal(keys: Tensor, positions: Tensor) -> Tensor:
     return radius.mul_(angle.cos_())
 
 
+def pixel_bits(keys: Tensor, height: int, width: int) -> Tensor:
+    """Sixteen random bits for every pixel, int16 (B, height, width), from keys (B,).
+
+    Four pixels side by side share one output: a fourth of the work where a whole image needs noise.
+    """
+    bits = random_bits(keys.view(-1, 1, 1), grid_positions(height, -(-width // 4), keys.device))
+    return bits.view(torch.int16)[:, :, :width]
+
+
 def grid_positions(height: int, width: int, device: torch.device | str) -> Tensor:
     """The position of every pixel, Long (height, width): `y << 32 | x`.
 

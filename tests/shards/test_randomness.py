@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from shards.randomness import grid_positions, normal, random_bits, sample_keys, uniform
+from shards.randomness import grid_positions, normal, pixel_bits, random_bits, sample_keys, uniform
 
 MASK = 2**64 - 1
 
@@ -139,6 +139,16 @@ def test_a_position_is_the_same_in_any_size():
     large = grid_positions(700, 300, "cpu")
     assert torch.equal(grid_positions(40, 20, "cpu"), large[:40, :20])
     assert large[699, 299] == (699 << 32) + 299
+
+
+def test_pixel_bits_are_fair_distinct_and_the_same_in_any_size():
+    bits = pixel_bits(keys_of(3), 300, 101)
+    assert (bits.shape, bits.dtype) == ((3, 300, 101), torch.int16)
+    assert torch.equal(pixel_bits(keys_of(3)[1:2], 40, 33), bits[1:2, :40, :33])
+    assert ks_distance((bits.double() + 32768) / 65536, lambda x: x) < 1.95 / math.sqrt(90_900)
+    values = bits.double() / 2**15
+    for near in (values[:, :, 1:] * values[:, :, :-1], values[:, 1:] * values[:, :-1]):
+        assert abs(near.mean().item()) < 4 / 3 / math.sqrt(near.numel())
 
 
 def test_runs_on_fake_cuda_tensors_without_touching_the_host():
