@@ -1,0 +1,86 @@
+"""A checkpoint is there whole or not at all, and what is read is what was written."""
+
+import dataclasses
+
+import pytest
+import torch
+
+from vaetrain import checkpoint
+from vaetrain.checkpoint import Checkpoint, DamagedCheckpoint
+from vaetrain.config import ConfigError, Experiment, as_dict, load_experiment
+
+
+def a_checkpoint(images: int) -> Checkpoint:
+    generator = torch.Generator().manual_seed(images)
+    tensors = {"layer.weight": torch.randn(3, 4, generator=generator), "norm": torch.ones(2)}
+    optimizer = {"step.norm": torch.tensor(7.0), "exp_avg.norm": torch.zeros(2)}
+    state = {"experiment": as_dict(Experiment()), "sums": [0.1, 1 / 3]}
+    return Checkpoint(images, tensors, tensors, optimizer, state)
+
+
+def test_what_was_saved_is_loaded(tmp_path):
+    written = a_checkpoint(128)
+    read = checkpoint.load(checkpoint.save(tmp_path, written, keep=3))
+    assert (read.images, read.state) == (written.images, written.state)
+    for part in checkpoint.PARTS:
+        ours, theirs = getattr(read, part), getattr(written, part)
+        assert ours.keys() == theirs.keys()
+        assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
+
+
+def test_the_newest_are_kept(tmp_path):
+    for images in (16, 32, 9_999_999, 48):
+        checkpoint.save(tmp_path, a_checkpoint(images), keep=2)
+    assert [int(path.name) for path in checkpoint.saved(tmp_path)] == [48, 9_999_999]
+
+
+def test_saving_twice_at_one_count_replaces(tmp_path):
+    checkpoint.save(tmp_path, a_checkpoint(16), keep=2)
+    changed = dataclasses.replace(a_checkpoint(16), state={"new": 1})
+    assert checkpoint.load(checkpoint.save(tmp_path, changed, keep=2)).state == {"new": 1}
+
+
+def test_a_crash_while_saving_leaves_the_last_one_whole(tmp_path, monkeypatch):
+    checkpoint.save(tmp_path, a_checkpoint(16), keep=1)
+    with monkeypatch.context() as patch:
+        patch.setattr(checkpoint, "_flush_to_disk", lambda _: (_ for _ in ()).throw(OSError(28)))
+        with pytest.raises(OSError, match="28"):
+            checkpoint.save(tmp_path, a_checkpoint(32), keep=1)
+    assert [path.name for path in checkpoint.saved(tmp_path)] == [f"{16:012d}"]
+    checkpoint.load(checkpoint.saved(tmp_path)[0])
+    checkpoint.save(tmp_path, a_checkpoint(48), keep=1)
+    assert [path.name for path in tmp_path.iterdir()] == [f"{48:012d}"]
+
+
+@pytest.mark.parametrize("name", ["weights.safetensors", "average.safetensors", "state.json"])
+@pytest.mark.parametrize("harm", ["flip", "cut", "remove"])
+def test_any_damage_is_found_and_named(tmp_path, name, harm):
+    path = checkpoint.save(tmp_path, a_checkpoint(16), keep=1)
+    data = bytearray((path / name).read_bytes())
+    if harm == "flip":
+        data[-3] ^= 4
+    elif harm == "cut":
+        del data[-3:]
+    (path / name).unlink()
+    if harm != "remove":
+        (path / name).write_bytes(data)
+    with pytest.raises(DamagedCheckpoint, match=name) as refusal:
+        checkpoint.load(path)
+    assert "\n" not in str(refusal.value)
+
+
+@pytest.mark.parametrize("text", ["", "[]", "{}", '{"state.json": 3}', "nonsense"])
+def test_an_odd_manifest_is_damage_too(tmp_path, text):
+    path = checkpoint.save(tmp_path, a_checkpoint(16), keep=1)
+    (path / checkpoint.MANIFEST).write_text(text)
+    with pytest.raises(DamagedCheckpoint):
+        checkpoint.load(path)
+
+
+def test_what_changes_the_run_may_not_change_in_between():
+    before = as_dict(Experiment())
+    longer = load_experiment(None, ["train.max_images=99", "data.workers=3", "name=other"])
+    checkpoint.check_same_experiment(before, longer)
+    other = load_experiment(None, ["train.seed=5", "optimizer.lr=1"])
+    with pytest.raises(ConfigError, match=r"optimizer\.lr .*train\.seed \(was 0, now 5\)"):
+        checkpoint.check_same_experiment(before, other)

@@ -1,0 +1,70 @@
+"""The record of a run: whole lines, continued where the checkpoint was."""
+
+import json
+
+from vaetrain.config import load_experiment
+from vaetrain.tracking import METRICS_FILE, RunLog, Stopwatch, read_metrics, summary_lines
+
+QUIET = load_experiment(None, ["tracker=none"])
+
+
+def a_log(folder, images=0, enabled=True) -> RunLog:
+    return RunLog(folder, QUIET, horizon=100, images=images, enabled=enabled)
+
+
+def test_what_lies_beyond_the_checkpoint_is_dropped(tmp_path):
+    log = a_log(tmp_path)
+    for images in (16, 32, 48):
+        log.line("train", images, {"loss": 1.0 / images, "unmeasured": None})
+    log.close()
+    with (tmp_path / METRICS_FILE).open("a") as file:
+        file.write('{"split": "train", "images": 64, "lo')  # a crash in the middle of a line
+    log = a_log(tmp_path, images=32)
+    log.line("train", 40, {"loss": 9.0})
+    log.close()
+    lines = read_metrics(tmp_path / METRICS_FILE)
+    assert [line["images"] for line in lines] == [16, 32, 40]
+    assert lines[0] == {"split": "train", "images": 16, "loss": 1.0 / 16}
+
+
+def test_lines_are_there_as_soon_as_they_are_written(tmp_path):
+    log = a_log(tmp_path)
+    log.line("val", 16, {"l1": 0.5})
+    assert json.loads((tmp_path / METRICS_FILE).read_text())["l1"] == 0.5
+    log.close()
+
+
+def test_only_the_main_process_writes(tmp_path, capsys):
+    log = a_log(tmp_path, enabled=False)
+    log.line("train", 16, {"loss": 1.0})
+    log.say("hello")
+    log.close()
+    assert list(tmp_path.iterdir()) == []
+    assert capsys.readouterr().out == ""
+
+
+def test_the_summary_sets_the_run_beside_its_baselines(tmp_path):
+    scores = {"l1": 0.0125, "ssim": 0.91}
+    results = {
+        "images": 160,
+        "best": {"images": 128, **scores},
+        "baselines": {"blank page": {"l1": 0.12, "ssim": 0.02}},
+    }
+    text = "\n".join(summary_lines(tmp_path, results))
+    assert "0.0125" in text
+    assert "blank page" in text
+    assert f"tensorboard --logdir {tmp_path}" in text
+    assert len(summary_lines(tmp_path, {"images": 1, "best": {}, "baselines": {}})) == 2
+
+
+def test_the_stopwatch_leaves_pauses_out(monkeypatch):
+    now = [0.0]
+    monkeypatch.setattr("time.perf_counter", lambda: now[0])
+    watch = Stopwatch()
+    watch.restart(32)
+    with watch.waiting():
+        now[0] += 2
+    with watch.paused():
+        now[0] += 100
+    now[0] += 6
+    assert (watch.images, watch.waited, watch.elapsed) == (32, 2, 8)
