@@ -237,10 +237,14 @@ def _read_yaml(path: Path) -> Any:
 
 def _merge(config: Any, tree: Any, where: str) -> Any:
     plain = flatten(OmegaConf.to_container(tree, resolve=False))
+    rules = {name: field.metadata for name, field in _fields(Experiment, "")}
     for key, value in plain.items():
         # OmegaConf would read the environment, or call a resolver, for what a file says.
         if "${" in str(value):
             raise ConfigError(f"{where}{key}: ${{...}} is not expanded here; write the value")
+        # YAML reads a bare `no` as false.
+        if value is False and key in rules and "no" in (rules[key]["choices"] or ()):
+            OmegaConf.update(tree, key, "no")
     try:
         return OmegaConf.merge(config, tree)
     except ConfigKeyError as error:

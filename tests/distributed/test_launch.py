@@ -105,3 +105,31 @@ def test_a_damaged_shard_is_refused(trainer, shards, tmp_path):
     assert done.returncode == 1
     assert "is damaged: its SHA-256 is not the index's" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+@pytest.mark.slow
+def test_a_hundred_launches_in_a_row_end_well_on_a_busy_machine(trainer):
+    """Processes that had succeeded sometimes aborted at exit, the more so the busier it was."""
+    busy = [subprocess.Popen(["sh", "-c", "while :; do :; done"]) for _ in range(2)]
+    try:
+        statuses = []
+        for number in range(100):
+            name = f"launch-{number}"
+            done = trainer.run(trainer.command(name, TWO_STEPS, engine="ddp"))
+            statuses.append(done.returncode)
+            subprocess.run(["rm", "-rf", str(trainer.folder / name)], check=True)
+    finally:
+        for process in busy:
+            process.kill()
+    assert statuses == [0] * 100
+
+
+def test_bf16_computes_what_fp32_does_more_roughly(trainer):
+    for precision in ("no", "bf16"):
+        out = trainer.train(f"precision-{precision}", f"train.precision={precision}", TWO_STEPS)
+        assert f"precision={precision}" in first_line(out)
+    exact, rough = told_losses(trainer, "precision-no"), told_losses(trainer, "precision-bf16")
+    assert rough == pytest.approx(exact, rel=0.03)
+    assert rough != exact
+    weights = trainer.weights("precision-bf16")
+    assert {str(value.dtype) for value in weights.values()} == {"torch.float32"}

@@ -76,6 +76,13 @@ def test_a_mistake_in_a_file_names_the_file(tmp_path, text, says):
     assert "\n" not in str(refusal.value)
 
 
+def test_a_bare_no_is_the_word(tmp_path):
+    assert load_experiment(None, ["train.precision=no"]).train.precision == "no"
+    path = tmp_path / "mine.yaml"
+    path.write_text("train: {precision: no}\n")
+    assert load_experiment(path, []).train.precision == "no"
+
+
 def test_an_experiment_survives_being_written_down():
     experiment = load_experiment(None, ["data.val_templates=[a, b]", "lr.cycle_epochs=2.5"])
     assert experiment_from(as_dict(experiment), "state") == experiment

@@ -1,0 +1,88 @@
+"""The evaluate command: the averaged model of a run, on any shards."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from shards.build import build
+from shards.index import Index
+from shards.options import BuildOptions
+from shards.order import height_ladder
+from shards.reader import Collator, ShardFiles
+from vaetrain import load_model
+from vaetrain.config import load_experiment
+from vaetrain.handover import write_final
+from vaetrain.model import VAE
+
+REPO = Path(__file__).resolve().parents[2]
+EXPERIMENT = load_experiment(
+    None, ["data.width=64", "data.max_height=128", "model.latent_dim=8", "data.workers=0"]
+)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory) -> Path:
+    """Shards, and a run whose model has seen nothing."""
+    folder = tmp_path_factory.mktemp("evaluate")
+    build([REPO / "shards" / "sample"], folder / "shards", BuildOptions(count=30, workers=1))
+    torch.manual_seed(0)
+    model = VAE(EXPERIMENT.model, 64, 128)
+    write_final(folder / "run" / "final", model, EXPERIMENT, {}, {})
+    return folder
+
+
+def evaluate(*arguments: object) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "vaetrain.evaluate", *map(str, arguments)]
+    return subprocess.run(command, cwd=REPO, capture_output=True, text=True, timeout=120)
+
+
+@torch.no_grad()
+def by_hand(folder: Path, ids: range) -> float:
+    """The L1 of pages one by one."""
+    model = load_model(folder / "run")
+    ladder = height_ladder(128, model.stride)
+    files = ShardFiles(Index.open(folder / "shards"))
+    collator = Collator(files, width=64, max_height=128, ladder=ladder, seed=0)
+    errors = []
+    for number in ids:
+        page = collator.batch(np.array([number]), np.array([0]), training=False)
+        images, height = page.images(), int(page.heights[0])
+        mu, _ = model.encode(images, page.heights)
+        decoded = model.decode(mu, page.heights, page.size).clamp(0, 1)
+        errors.append(float((decoded - images)[:, :, :height].abs().mean()))
+    return float(np.mean(errors))
+
+
+@pytest.mark.parametrize("split", ["all", "val"])
+def test_it_is_the_mean_over_pages(folder, tmp_path, split):
+    out = tmp_path / "metrics.json"
+    done = evaluate(folder / "run", "--shards", folder / "shards", "--split", split, "--json", out)
+    assert done.returncode == 0, done.stderr
+    metrics = json.loads(out.read_text())
+    ids = Index.open(folder / "shards").ids(split)
+    assert metrics["pages"] == len(ids)
+    assert metrics["l1"] == pytest.approx(by_hand(folder, ids), rel=1e-5)
+    assert {"ssim", "mse", "kl", "active_units", "latent_std_mean", "kl_per_dim_max"} <= set(
+        metrics
+    )
+
+
+@pytest.mark.parametrize(
+    ("run", "shards", "says"),
+    [("nothing", "shards", "no trained model"), ("run", "nothing", "index.json")],
+)
+def test_mistakes_get_one_line(folder, run, shards, says):
+    done = evaluate(folder / run, "--shards", folder / shards)
+    assert done.returncode == 2
+    (line,) = done.stderr.splitlines()
+    assert says in line
+
+
+def test_help_is_quick():
+    command = [sys.executable, "-m", "vaetrain.evaluate", "--help"]
+    assert subprocess.run(command, cwd=REPO, capture_output=True, timeout=3).returncode == 0
