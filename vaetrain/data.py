@@ -149,8 +149,9 @@ class TrainingData(PageReader):
         """The validation pages that pictures always show, from low to tall."""
         places = np.arange(len(self.val))
         by_height = places[np.argsort(self.val.heights_at(places), kind="stable")]
-        shown = by_height[np.linspace(0, len(places) - 1, PICTURED_PAGES).round().astype(int)]
-        ids = self.val.ids_at(np.unique(shown))
+        count = min(PICTURED_PAGES, len(places))
+        shown = np.linspace(0, len(places) - 1, count).round().astype(int)
+        ids = self.val.ids_at(by_height[shown])
         return self.collator.batch(ids, np.zeros_like(ids), training=False)
 
     def baselines(self) -> dict[str, dict[str, float]]:
