@@ -6,4 +6,4 @@ cd "$(dirname "$0")/.."
 source launch/environment.sh
 use_environment
 [ -e data/sample ] || python -m shards.build shards/sample --out data/sample
-exec accelerate launch vaetrain/train.py --config_file accelerate_configs/ddp.yaml "$@"
+exec accelerate launch --config_file accelerate_configs/ddp.yaml vaetrain/train.py "$@"

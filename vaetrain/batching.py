@@ -18,8 +18,11 @@ class Batching:
     accumulation: int
 
 
-def cut_batch(train: TrainConfig, world_size: int) -> Batching:
+def cut_batch(train: TrainConfig, world_size: int, *, pairs: bool = False) -> Batching:
     """The micro batch and accumulation steps for this many ranks.
+
+    Args:
+        pairs: whether neighbouring pages must stay in one micro batch.
 
     Raises ConfigError, naming the nearest possible settings, where it does not come out even.
     """
@@ -42,5 +45,10 @@ def cut_batch(train: TrainConfig, world_size: int) -> Batching:
             f"train.micro_batch_size: {micro} does not divide the {share} pages a rank has of "
             f"train.global_batch_size={total} on {world_size} ranks; "
             f"the nearest possible are {nearest}"
+        )
+    if pairs and micro % 2:
+        raise ConfigError(
+            f"augment.mixup_alpha: mixes pairs of pages, and a micro batch of {micro} has none; "
+            "train.micro_batch_size must be even"
         )
     return Batching(total, micro, share // micro)

@@ -87,6 +87,22 @@ class ModelConfig:
 
 
 @dataclass
+class AugmentConfig:
+    policy: str = setting(
+        "none",
+        "none, default, strong, randaugment, trivialaugment, or the path of a policy file",
+    )
+    ops: int = setting(2, "operations per page of randaugment", minimum=1)
+    level: float = setting(0.5, "strength of randaugment", minimum=0, maximum=1)
+    denoise: bool = setting(
+        True, "let the policy's noise, salt and pepper and erasing spoil the model's input"
+    )
+    mixup_alpha: float = setting(
+        0.0, "alpha of latent mixup's Beta(alpha, alpha); 0: no mixup", minimum=0
+    )
+
+
+@dataclass
 class LossConfig:
     pixel: str = setting("l1", "reconstruction loss, mean over pixels", choices=("l1", "mse"))
     recon: float = setting(1.0, "weight of the reconstruction loss", minimum=0)
@@ -160,6 +176,7 @@ class Experiment:
     name: str = setting("default", "run directory is runs/<name> unless --run-dir is given")
     data: DataConfig = dataclasses.field(default_factory=DataConfig)
     model: ModelConfig = dataclasses.field(default_factory=ModelConfig)
+    augment: AugmentConfig = dataclasses.field(default_factory=AugmentConfig)
     loss: LossConfig = dataclasses.field(default_factory=LossConfig)
     beta: BetaConfig = dataclasses.field(default_factory=BetaConfig)
     optimizer: OptimizerConfig = dataclasses.field(default_factory=OptimizerConfig)
@@ -259,6 +276,7 @@ def _wrong_type(key: str, value: Any) -> str:
     if key not in kinds:
         return "is a section of settings, or an item of a list, and cannot hold this value"
     words = {"int": "a whole number", "float": "a number", "str": "text", "None": "null"}
+    words["bool"] = "true or false"
     allowed = " or ".join(words.get(part, f"a {part}") for part in kinds[key].split(" | "))
     return f"{value!r} is not {allowed}"
 

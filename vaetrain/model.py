@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from vaetrain.blocks import Stage, enlarge, fit_rows, zero_
 from vaetrain.config import ModelConfig
 from vaetrain.masked import PyramidPool, Rows, keep, rows_at
+from vaetrain.mixup import mix_pairs
 
 STRIDES = (2, 4, 8, 16)  # of the encoder's stages; the decoder goes the same way back
 LOGVAR_BOUND = 12.0
@@ -80,16 +81,21 @@ class VAE(nn.Module):
         self.to_mu = nn.Linear(math.prod(coarse), config.latent_dim)
         self.to_page = nn.Linear(config.latent_dim, math.prod(coarse))
 
-    def forward(self, images: Tensor, heights: Tensor, eps: Tensor) -> VAEOutput:
+    def forward(
+        self, images: Tensor, heights: Tensor, eps: Tensor, shares: Tensor | None = None
+    ) -> VAEOutput:
         """Encode, draw `z = mu + exp(logvar / 2) * eps`, decode.
 
         Args:
             images: (B, 1, H, W) in [0, 1], 0 below the pages; H and W are multiples of `stride`.
             heights: Long (B,), rows of each page.
             eps: (B, D), standard normal.
+            shares: (B,), each page's share of its pair's latent (`mixup`); None: nothing is mixed.
         """
         mu, logvar = self.encode(images, heights)
         z = mu + torch.exp(0.5 * logvar) * eps
+        if shares is not None:
+            z = mix_pairs(z, shares)
         return VAEOutput(self.decode(z, heights, tuple(images.shape[2:])), mu, logvar)
 
     def encode(self, images: Tensor, heights: Tensor) -> tuple[Tensor, Tensor]:

@@ -23,7 +23,12 @@ class Objective:
         self.reduction = beta.reduction
 
     def __call__(
-        self, output: VAEOutput, targets: Tensor, heights: Tensor, beta: float
+        self,
+        output: VAEOutput,
+        targets: Tensor,
+        heights: Tensor,
+        beta: float,
+        weights: Tensor | None = None,
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """The loss and its parts.
 
@@ -32,12 +37,15 @@ class Objective:
             targets: (B, 1, H, W) in [0, 1], 0 below the heights.
             heights: Long (B,), valid rows.
             beta: weight of the KL now.
+            weights: (B,) of the pages' reconstruction and SSIM, 1 in the mean; None: all 1.
 
         Returns: the losses, float32 (B,), and parts by name, each (B,), detached: `loss`, `recon`,
             `ssim` (the similarity itself) and `kl` in nats per page.
         """
         recon = PIXEL_LOSSES[self.loss.pixel](output.reconstruction, targets, heights)
         similarity = losses.ssim(output.reconstruction, targets, heights)
+        if weights is not None:
+            recon, similarity = weights * recon, 1 - weights * (1 - similarity)
         nats = losses.gaussian_kl(output.mu, output.logvar).sum(dim=1)
         total = self.loss.recon * recon + self.loss.ssim * (1 - similarity)
         total = total + beta * self._reduced(nats, output.mu.shape[1], heights, targets.shape[3])

@@ -19,6 +19,7 @@ from typing import NoReturn
 import yaml
 
 from shards.lifetime import die_with_parent
+from vaetrain.augment.policy import load_policy
 from vaetrain.batching import cut_batch
 from vaetrain.config import ConfigError, Experiment, describe_settings, load_experiment
 
@@ -61,7 +62,8 @@ def start(argv: list[str]) -> Command:
         asked = running
         if arguments.config_file is not None:
             asked = read_engine_file(arguments.config_file)
-        cut_batch(experiment.train, asked.world_size)
+        cut_batch(experiment.train, asked.world_size, pairs=experiment.augment.mixup_alpha > 0)
+        load_policy(experiment.augment)
         if asked != running:
             _start_again(arguments.config_file, asked, running, argv)
     except ConfigError as error:

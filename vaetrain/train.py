@@ -30,6 +30,8 @@ from shards.index import DamagedShards
 from shards.randomness import normal, sample_keys
 from shards.reader import Batch
 from vaetrain import checkpoint, pictures
+from vaetrain.augment.pipeline import Augment
+from vaetrain.augment.policy import load_policy
 from vaetrain.average import WeightAverage
 from vaetrain.batching import cut_batch
 from vaetrain.checkpoint import Checkpoint
@@ -40,6 +42,7 @@ from vaetrain.engine import Engine
 from vaetrain.handover import newest_checkpoint, write_final
 from vaetrain.interrupt import StopRequest
 from vaetrain.meter import Meter, ids_hash
+from vaetrain.mixup import Mixup
 from vaetrain.model import VAE
 from vaetrain.objective import Objective
 from vaetrain.optimizers import build_optimizer
@@ -70,7 +73,9 @@ class Training:
         self.experiment = experiment = command.experiment
         self.settings = experiment.train
         self.engine = engine
-        self.batching = cut_batch(experiment.train, engine.world_size)
+        self.batching = cut_batch(
+            experiment.train, engine.world_size, pairs=experiment.augment.mixup_alpha > 0
+        )
         self.announce()
         self.run_dir = RunDir(command.run_dir)
         engine.on_main(self.prepare_disk)
@@ -84,6 +89,9 @@ class Training:
             start_from_components(model, self.data, engine)
         self.average = WeightAverage(model, experiment.train.ema_half_life_images)
         engine.prepare(model, build_optimizer(model, experiment.optimizer))
+        alpha = experiment.augment.mixup_alpha
+        self.augment = Augment(load_policy(experiment.augment))
+        self.mixup = Mixup(alpha, engine.device) if alpha > 0 else None
         self.objective = Objective(experiment.loss, experiment.beta)
         self.meter = Meter(engine)
         self.images = 0
@@ -170,12 +178,16 @@ class Training:
 
     def forward_backward(self, batch: Batch, beta: float) -> None:
         """Add one micro batch to the step's gradient."""
-        wireframes = batch.images()
+        inputs, targets = self.augment(batch, self.settings.seed)
         keys = sample_keys(self.settings.seed, batch.epochs, batch.ids, "eps")
         dimensions = torch.arange(self.engine.module.latent_dim, device=keys.device)
         eps = normal(keys.unsqueeze(1), dimensions)
-        output = self.engine.model(wireframes, batch.heights, eps)
-        losses, parts = self.objective(output, wireframes, batch.heights, beta)
+        shares = None
+        if self.mixup is not None:
+            shares = self.mixup.shares(self.settings.seed, batch.epochs, batch.ids)
+        output = self.engine.model(inputs, batch.heights, eps, shares)
+        weights = None if shares is None else 2 * shares
+        losses, parts = self.objective(output, targets, batch.heights, beta, weights)
         self.engine.backward(losses, self.batching.global_batch)
         rows = torch.full_like(batch.heights, batch.size[0])
         self.meter.add_samples(parts | {"valid_rows": batch.heights, "rows": rows})

@@ -12,6 +12,8 @@ SETTINGS = (
     "train.max_images=1200",
     "train.checkpoint_every_images=24",
     "train.validate_every_images=400",
+    "augment.policy=strong",
+    "augment.mixup_alpha=0.4",
 )
 
 

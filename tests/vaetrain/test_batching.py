@@ -36,3 +36,10 @@ def test_what_does_not_come_out_even_is_refused(total, micro, ranks, says):
     train = TrainConfig(global_batch_size=total, micro_batch_size=micro)
     with pytest.raises(ConfigError, match=says):
         cut_batch(train, ranks)
+
+
+def test_pairs_need_an_even_micro_batch():
+    train = TrainConfig(global_batch_size=6, micro_batch_size=3)
+    assert cut_batch(train, 2).micro_batch == 3
+    with pytest.raises(ConfigError, match="a micro batch of 3 has none"):
+        cut_batch(train, 2, pairs=True)

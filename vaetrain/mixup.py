@@ -1,0 +1,46 @@
+"""Latent mixup: neighbours share one latent, and it must decode to both of them.
+
+Neighbouring slots (2k, 2k + 1) of the global order, which always lie in one micro batch, are
+mixed (Zhang et al. 2018, eq. 1, on latents instead of images): z = lambda z_even + (1 - lambda)
+z_odd with lambda from Beta(alpha, alpha). The mixed latent is decoded on each one's own canvas, and
+the losses against the two pages weigh lambda and 1 - lambda.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from scipy.stats import beta
+from torch import Tensor
+
+from shards.randomness import random_bits, sample_keys, uniform
+
+QUANTILES = 4096  # values that lambda can take
+
+
+class Mixup:
+    """Draws lambda: a function of seed, epoch and the two sample ids, on the batch's device."""
+
+    def __init__(self, alpha: float, device: torch.device) -> None:
+        middles = (np.arange(QUANTILES) + 0.5) / QUANTILES
+        self.quantiles = torch.tensor(
+            beta.ppf(middles, alpha, alpha), dtype=torch.float32, device=device
+        )
+
+    def shares(self, seed: int, epochs: Tensor, ids: Tensor) -> Tensor:
+        """Each page's share of its pair's latent, float32 (B,); those of a pair sum to 1.
+
+        Args:
+            epochs, ids: Long (B,), B even.
+        """
+        keys = sample_keys(seed, epochs[0::2], ids[0::2], "mixup")
+        draws = uniform(random_bits(keys, ids[1::2]), torch.zeros_like(keys))
+        share = self.quantiles[(draws * QUANTILES).long()]
+        return torch.stack([share, 1 - share], dim=1).flatten()
+
+
+def mix_pairs(z: Tensor, shares: Tensor) -> Tensor:
+    """Latents (B, ...) with each pair's mixed into one, which both slots then hold."""
+    weighed = z * shares.view(-1, *(1,) * (z.dim() - 1))
+    pairs = weighed.unflatten(0, (-1, 2)).sum(dim=1)
+    return pairs.repeat_interleave(2, dim=0, output_size=len(z))
