@@ -20,7 +20,7 @@ use_environment() {
     export VIRTUAL_ENV=$venv PATH="$(cd "$venv/bin" && pwd):$PATH"
     if ! grep -qxF -- "$wanted" "$stamp" 2>/dev/null; then
         echo "installing into $venv (minutes the first time)"
-        python -m pip install --quiet --editable ".${extras:+[$extras]}"
+        python -m pip install -qq --editable ".${extras:+[$extras]}"
         echo "$wanted" >> "$stamp"
     fi
 }
