@@ -1,0 +1,123 @@
+"""What runs on a GPU, proved where there is none: no copy to the host, no mixing of devices.
+
+The path from a batch to its losses runs on fake CUDA tensors, which have shapes but no values. So
+whatever would have to know a value on the host - `.item()`, a data-dependent shape - fails by
+itself; a mode around it refuses tensors on the CPU.
+"""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+from shards.randomness import normal, sample_keys
+from shards.reader import Batch
+from vaetrain.augment.pipeline import Augment
+from vaetrain.augment.policy import load_policy
+from vaetrain.config import AugmentConfig, BetaConfig, LossConfig, ModelConfig
+from vaetrain.mixup import Mixup
+from vaetrain.model import VAE
+from vaetrain.objective import Objective
+
+CUDA = torch.device("cuda", 0)
+PAGES, BOXES, ROWS, WIDTH, LATENT = 4, 50, 128, 64, 8
+
+
+class OnlyOnTheDevice(TorchDispatchMode):
+    """Refuses every operation that takes or makes a tensor anywhere but on the GPU."""
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        result = function(*args, **(kwargs or {}))
+        for value in tree_leaves((args, kwargs, result)):
+            if isinstance(value, torch.Tensor) and value.device.type != "cuda":
+                raise AssertionError(f"{function} has a tensor on the {value.device.type}")
+        return result
+
+
+def a_batch(pictures: bool) -> Batch:
+    def on_device(*shape: int, dtype: torch.dtype) -> torch.Tensor:
+        return torch.empty(shape, dtype=dtype, device=CUDA)
+
+    long = torch.long
+    return Batch(
+        ids=on_device(PAGES, dtype=long),
+        epochs=on_device(PAGES, dtype=long),
+        heights=on_device(PAGES, dtype=long),
+        size=(ROWS, WIDTH),
+        tops=on_device(PAGES, dtype=long),
+        canvas=on_device(PAGES, 2, dtype=torch.float32),
+        boxes=None if pictures else on_device(BOXES, 4, dtype=torch.float32),
+        owner=None if pictures else on_device(BOXES, dtype=long),
+        pixels=on_device(PAGES, 1, ROWS, WIDTH, dtype=torch.uint8) if pictures else None,
+    )
+
+
+def losses_of(batch: Batch, model: VAE, augment: Augment, mixup: Mixup, spoil=lambda x: x):
+    """A training step's forward path, as the trainer goes it."""
+    inputs, targets = augment(batch, 0)
+    keys = sample_keys(0, batch.epochs, batch.ids, "eps")
+    eps = normal(keys.unsqueeze(1), torch.arange(LATENT, device=keys.device))
+    shares = mixup.shares(0, batch.epochs, batch.ids)
+    output = model(spoil(inputs), batch.heights, eps, shares)
+    objective = Objective(LossConfig(), BetaConfig())
+    return objective(output, targets, batch.heights, 0.5, 2 * shares)
+
+
+def run(policy: str, *, pictures: bool = False, attention: str = "cbam", spoil=lambda x: x):
+    fake = FakeTensorMode()
+    with fake, torch.device(CUDA):
+        model = VAE(ModelConfig(latent_dim=LATENT, attention=attention), WIDTH, ROWS)
+        augment = Augment(load_policy(AugmentConfig(policy=policy)))
+        mixup = Mixup(0.4, CUDA)
+        batch = a_batch(pictures)
+    # Without a default device now: a tensor made without one is made on the CPU, and refused.
+    with fake, OnlyOnTheDevice():
+        return losses_of(batch, model, augment, mixup, spoil)
+
+
+@pytest.mark.parametrize("pictures", [False, True])
+@pytest.mark.parametrize("attention", ["none", "cbam"])
+@pytest.mark.parametrize("policy", ["none", "default", "strong", "randaugment", "trivialaugment"])
+def test_the_forward_path_stays_on_the_device(policy, attention, pictures):
+    total, parts = run(policy, pictures=pictures, attention=attention)
+    assert (total.shape, total.dtype, total.device) == ((PAGES,), torch.float32, CUDA)
+    assert total.requires_grad
+    assert all((part.shape, part.device) == ((PAGES,), CUDA) for part in parts.values())
+
+
+@pytest.mark.parametrize(
+    "spoil",
+    [
+        lambda images: images.cpu().to(CUDA),
+        lambda images: images * images.mean().item(),
+        lambda images: images + torch.zeros(images.shape),
+        lambda images: images * torch.tensor(1.0),
+        lambda images: images[images > 0].sum() + images,
+    ],
+    ids=["cpu", "item", "made-on-the-cpu", "scalar-made-on-the-cpu", "data-dependent-shape"],
+)
+def test_what_would_hurt_on_a_gpu_is_refused(spoil):
+    with pytest.raises((AssertionError, RuntimeError)):
+        run("none", spoil=spoil)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_a_gpu_is_never_waited_for():
+    torch.manual_seed(0)
+    model = VAE(ModelConfig(latent_dim=LATENT), WIDTH, ROWS).to(CUDA)
+    augment = Augment(load_policy(AugmentConfig(policy="strong")))
+    mixup = Mixup(0.4, CUDA)
+    batch = a_batch(pictures=False)
+    for name in ("ids", "epochs", "tops", "owner", "boxes"):
+        getattr(batch, name).zero_()
+    batch.heights.fill_(100)
+    batch.canvas.fill_(100)
+    losses_of(batch, model, augment, mixup)[0].sum().backward()
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        losses_of(batch, model, augment, mixup)[0].sum().backward()
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
