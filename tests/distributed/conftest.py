@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -24,6 +25,8 @@ QUICK = (
     "train.log_every_images=8",
     "train.validate_every_images=100000",
     "train.checkpoint_every_images=100000",
+    "optimizer.lr=2e-3",
+    "lr.warmup_epochs=0.5",
     "tracker=none",
 )
 
@@ -82,6 +85,15 @@ class Trainer:
         done = self.run(self.command(name, *settings, engine=engine))
         assert done.returncode == 0, done.stdout + done.stderr
         return done.stdout
+
+    def wait_for(self, name: str, process: subprocess.Popen[str]) -> None:
+        """Wait until a run that was started has logged its first line."""
+        metrics = self.folder / name / "metrics.jsonl"
+        deadline = time.monotonic() + 120
+        while not (metrics.exists() and metrics.stat().st_size):
+            assert process.poll() is None, process.communicate()
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
 
     def lines(self, name: str, split: str = "train") -> list[dict]:
         """The lines of a run's metrics."""

@@ -72,6 +72,6 @@ def test_the_start_from_components_is_the_same_on_two_ranks(trainer):
 def test_training_moves_the_weights(trainer, reference):
     """Or all the equalities above would hold for a trainer that does nothing."""
     losses = [line["loss"] for line in trainer.lines(reference)]
-    assert losses[-1] < 0.95 * losses[0]
+    assert sum(losses[-5:]) < 0.9 * sum(losses[:5])
     weights = trainer.weights(reference)
     assert not all(torch.equal(value, torch.zeros_like(value)) for value in weights.values())

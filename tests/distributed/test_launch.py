@@ -1,5 +1,7 @@
 """What people type starts the engine they asked for, or nothing."""
 
+import os
+import signal
 import subprocess
 
 import pytest
@@ -37,13 +39,19 @@ def test_single_and_plain_python_run_one(trainer, engine):
     assert first_line(out).startswith("engine=single backend=none world_size=1")
 
 
-def test_processes_that_were_not_told_of_each_other_are_not_two_trainings(trainer):
-    """Two processes without a rendezvous: the second finds the run directory taken."""
-    command = trainer.command("twice", engine=None)
+def test_a_second_training_in_a_run_directory_is_refused(trainer):
+    """Two processes that do not know of each other must not train twice into one record."""
+    command = trainer.command("twice", "train.max_images=1000000", engine=None)
     first = trainer.start(command)
-    second = trainer.run(command)
-    first.communicate(timeout=200)
-    assert {first.returncode, second.returncode} != {0} or "is finished" in second.stdout
+    try:
+        trainer.wait_for("twice", first)
+        second = trainer.run(command)
+        assert second.returncode == 2
+        assert "another training is running in this directory" in second.stderr
+        assert first.poll() is None
+    finally:
+        os.killpg(first.pid, signal.SIGKILL)
+        first.communicate()
 
 
 def test_another_engine_than_the_file_asks_for_is_refused(trainer, tmp_path):
