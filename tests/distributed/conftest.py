@@ -21,6 +21,7 @@ QUICK = (
     "model.latent_dim=16",
     "model.start=random",
     "train.global_batch_size=8",
+    "train.epochs=100000",
     "train.max_images=240",
     "train.log_every_images=8",
     "train.validate_every_images=100000",
