@@ -195,14 +195,18 @@ class Engine:
 
     def load_optimizer_state(self, tensors: dict[str, Tensor]) -> None:
         """Put back what `optimizer_state` returned, on any engine."""
-        parameters = dict(self.module.named_parameters())
-        states: dict[nn.Parameter, dict[str, Any]] = {}
+        by_name: dict[str, dict[str, Tensor]] = {}
         for key, value in tensors.items():
             kind, _, name = key.partition(".")
-            # AdamW keeps its step count on the host.
-            value = value if value.dim() == 0 else value.to(self.device)
-            states.setdefault(parameters[name], {})[kind] = value
-        self.optimizer.state.update(states)
+            by_name.setdefault(name, {})[kind] = value
+        names = {parameter: name for name, parameter in self.module.named_parameters()}
+        whole = self.optimizer.state_dict()
+        for ours, theirs in zip(self.optimizer.param_groups, whole["param_groups"], strict=True):
+            for parameter, number in zip(ours["params"], theirs["params"], strict=True):
+                if names[parameter] in by_name:
+                    whole["state"][number] = by_name[names[parameter]]
+        # The optimizer itself knows which of its tensors belong on the device.
+        self.optimizer.load_state_dict(whole)
 
     def leave(self, status: int) -> NoReturn:
         """End this process, cleanly and for certain, with an exit status.

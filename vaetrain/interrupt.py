@@ -15,7 +15,7 @@ ORPHAN_SECONDS = 60.0
 
 
 class StopRequest:
-    """SIGTERM or SIGUSR1 to any rank, or the launcher's death, as one decision of all ranks.
+    """SIGTERM, SIGUSR1, Ctrl-C or the launcher's death, as one decision of all ranks.
 
     The ranks ask each other after every step, on the host and without waiting: the answer to a
     step's question is read at the end of the next step.
@@ -25,7 +25,7 @@ class StopRequest:
         self._asked = False
         self._pending: tuple[torch.Tensor, dist.Work] | None = None
         self._group = dist.new_group(backend="gloo") if dist.is_initialized() else None
-        for number in (signal.SIGTERM, signal.SIGUSR1):
+        for number in (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT):
             signal.signal(number, self._on_signal)
         self._parent = os.getppid()
         die_with_parent(signal.SIGTERM)

@@ -29,6 +29,7 @@ RELAUNCHED = "VAETRAIN_RELAUNCHED"  # the engine file that was already applied: 
 _LAUNCHER_PREFIXES = ("ACCELERATE_", "TORCHELASTIC_", "FSDP_", "GROUP_", "ROLE_", "LOCAL_")
 _LAUNCHER_NAMES = {"RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT", "OMP_NUM_THREADS"}
 _ENGINES = {"NO": "single", "MULTI_GPU": "ddp"}
+_ENGINE_NAMES = " and ".join(_ENGINES.values())
 
 
 @dataclass(frozen=True)
@@ -59,6 +60,8 @@ def start(argv: list[str]) -> Command:
     try:
         experiment = load_experiment(_experiment_path(arguments.experiment), arguments.settings)
         running = running_launch(os.environ)
+        if running.engine not in _ENGINES.values():
+            raise ConfigError(f"launched for {running.engine}; engines are {_ENGINE_NAMES}")
         asked = running
         if arguments.config_file is not None:
             asked = read_engine_file(arguments.config_file)
@@ -112,8 +115,12 @@ def _experiment_path(name: str | None) -> Path:
 def running_launch(environment: dict[str, str] | os._Environ) -> Launch:
     """The engine that the launcher's environment variables of this process stand for."""
     world_size = int(environment.get("WORLD_SIZE", "1"))
+    engine = "single" if world_size == 1 else "ddp"
+    for name in ("DEEPSPEED", "FSDP"):
+        if environment.get(f"ACCELERATE_USE_{name}", "").lower() == "true":
+            engine = name.lower()
     return Launch(
-        engine="single" if world_size == 1 else "ddp",
+        engine=engine,
         world_size=world_size,
         precision=environment.get("ACCELERATE_MIXED_PRECISION", "no"),
     )
