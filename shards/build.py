@@ -34,7 +34,7 @@ from shards.sources import (
     read_inputs,
 )
 from shards.workers import start_workers
-from shards.writer import sync_folder
+from shards.writer import sync_path
 
 _GENERATED = 1000  # pages, where no count is given
 
@@ -80,7 +80,7 @@ def build(sources: Sequence[str | Path], out: str | Path, options: BuildOptions)
         with start_workers(options.workers or os.cpu_count() or 1) as workers:
             done = assemble(folder, found, inputs, options, workers)
         shutil.rmtree(folder / "spool")
-        sync_folder(folder)
+        sync_path(folder)
         _rename(folder, out)
     except BrokenProcessPool:
         raise UserError("a worker process was killed; too little memory for --workers?") from None
@@ -111,7 +111,7 @@ def _rename(folder: Path, out: Path) -> None:
         if out.exists():
             raise UserError(f"{out}: another process made it meanwhile") from None
         raise
-    sync_folder(out.parent)
+    sync_path(out.parent)
 
 
 def _parser() -> Parser:

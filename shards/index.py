@@ -93,6 +93,10 @@ class Index:
     def __len__(self) -> int:
         return len(self.table)
 
+    def __reduce__(self) -> tuple:
+        # To reader processes goes the folder's name: a memory map would be copied whole.
+        return Index.open, (self.folder,)
+
     def ids(self, split: str) -> range:
         """The sample ids of "train", "val" or "all"."""
         train = sum(shard.samples for shard in self.shards if shard.split == "train")

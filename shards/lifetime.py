@@ -1,7 +1,11 @@
-"""Processes that do not outlive the one that started them."""
+"""Helper processes: what they are forked from, and that they do not outlive their parent."""
 
 import ctypes
+import multiprocessing
+import os
 import sys
+from multiprocessing import forkserver
+from pathlib import Path
 
 _PR_SET_PDEATHSIG = 1  # from <sys/prctl.h>
 
@@ -13,3 +17,21 @@ def die_with_parent(signal_number: int) -> None:
     """
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal_number)
+
+
+def start_reader_server(*modules: str) -> None:
+    """Begin to start the process that reader processes are forked from; returns at once.
+
+    It has no threads. A fork of the trainer itself, with those of its process group, now and then
+    hung before its first line of Python. Started early, it imports while the trainer does.
+
+    Args:
+        modules: what the server imports, so that its forks need not.
+    """
+    # The server finds modules where a new interpreter would, not where this one does.
+    root = str(Path(__file__).resolve().parents[1])
+    paths = [path for path in os.environ.get("PYTHONPATH", "").split(os.pathsep) if path]
+    if root not in paths:
+        os.environ["PYTHONPATH"] = os.pathsep.join([root, *paths])
+    multiprocessing.set_forkserver_preload(list(modules))
+    forkserver.ensure_running()

@@ -9,8 +9,10 @@ once per epoch. Ranks, workers and accumulation only cut a step's samples; they 
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
-from functools import lru_cache
+from functools import lru_cache, partial
+from typing import Any
 
 import numpy as np
 import torch
@@ -55,6 +57,13 @@ class Selection:
     def __len__(self) -> int:
         return len(self.ids)
 
+    def __reduce__(self) -> tuple:
+        # To reader processes goes the table's file name: a memory map would be copied whole.
+        table = self.table
+        if isinstance(table, np.memmap):
+            table = partial(np.memmap, table.filename, table.dtype, "r")
+        return _selection, (table, self.ids, self.starts, self.width, self.max_height)
+
     def ids_at(self, places: np.ndarray) -> np.ndarray:
         """The sample ids, int64 (M,), at these places of the selection."""
         return places + self.ids.start if isinstance(self.ids, range) else self.ids[places]
@@ -72,6 +81,10 @@ class Selection:
         records = self.table[self.ids_at(places)]
         heights = scaled_height(records["width"], records["height"], self.width)
         return np.minimum(heights, self.max_height)
+
+
+def _selection(table: np.ndarray | Callable[[], np.ndarray], *rest: Any) -> Selection:
+    return Selection(table() if callable(table) else table, *rest)
 
 
 class SampleOrder:
@@ -96,6 +109,17 @@ class SampleOrder:
         # A step touches at most two windows of an epoch; neighbouring steps touch the same ones.
         self._window = lru_cache(maxsize=4)(self._draw_window)
         self._windows = lru_cache(maxsize=4)(self._draw_windows)
+
+    def __reduce__(self) -> tuple:
+        # The caches stay here: they are cheap to fill and cannot be sent.
+        make = partial(
+            SampleOrder,
+            seed=self.seed,
+            global_batch_size=self.global_batch_size,
+            window_shards=self.window_shards,
+            ladder=self.ladder,
+        )
+        return make, (self.selection,)
 
     def step(self, number: int) -> tuple[np.ndarray, np.ndarray]:
         """The samples of one optimizer step, in ascending order of height.

@@ -23,7 +23,7 @@ from torch.utils.data import DataLoader, Dataset
 from shards.draw import draw, place
 from shards.index import BLOCK, DamagedShards, Index, sha256_of
 from shards.layout import scaled_height
-from shards.lifetime import die_with_parent
+from shards.lifetime import die_with_parent, start_reader_server
 from shards.order import SampleOrder, Selection
 from shards.png import decode_png
 from shards.randomness import sample_keys, uniform
@@ -114,6 +114,9 @@ class ShardFiles:
         self.index = index
         self._open: OrderedDict[int, io.FileIO] = OrderedDict()
         self._checked: set[int] = set()
+
+    def __reduce__(self) -> tuple:
+        return ShardFiles, (self.index,)
 
     def members(self, sample_id: int) -> dict[str, bytes]:
         """The files of one sample by extension: `json`, `boxes.npy`, `png`.
@@ -290,6 +293,8 @@ def read_batches(
 
     Raises DamagedShards when a shard turns out not to be what the index says.
     """
+    if workers:
+        start_reader_server("shards.reader")  # unless it was started earlier
     loader = DataLoader(
         reader,
         sampler=numbers,
@@ -298,6 +303,7 @@ def read_batches(
         prefetch_factor=prefetch if workers else None,
         pin_memory=pin_memory,
         worker_init_fn=_settle_worker,
+        multiprocessing_context="forkserver" if workers else None,
     )
     for batch in loader:
         if isinstance(batch, DamagedShards):

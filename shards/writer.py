@@ -90,9 +90,9 @@ def write_rejects(folder: Path, rejects: Iterable[Reject]) -> None:
     _write(folder / REJECTS_NAME, "".join(lines).encode())
 
 
-def sync_folder(folder: Path) -> None:
-    """Have the disk hold a folder's own entries, the names of what is in it."""
-    descriptor = os.open(folder, os.O_RDONLY)
+def sync_path(path: Path) -> None:
+    """Have the disk hold a file, or a folder's own entries, the names of what is in it."""
+    descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
     finally:

@@ -14,7 +14,6 @@ Tensors are safetensors and the rest is JSON: nothing is ever unpickled.
 from __future__ import annotations
 
 import json
-import os
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,6 +24,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from shards.index import sha256_of
+from shards.writer import sync_path
 from vaetrain.config import ConfigError, Experiment, as_dict, flatten
 
 MANIFEST = "manifest.json"
@@ -85,12 +85,12 @@ def save(folder: Path, checkpoint: Checkpoint, keep: int) -> Path:
     digests = {file.name: sha256_of(file) for file in sorted(draft.iterdir())}
     (draft / MANIFEST).write_text(json.dumps(digests, indent=1))
     for file in draft.iterdir():
-        _flush_to_disk(file)
-    _flush_to_disk(draft)
+        sync_path(file)
+    sync_path(draft)
     if final.exists():
         shutil.rmtree(final)
     draft.rename(final)
-    _flush_to_disk(folder)
+    sync_path(folder)
     for old in saved(folder)[:-keep]:
         shutil.rmtree(old)
     return final
@@ -144,11 +144,3 @@ def check_same_experiment(saved_experiment: dict[str, Any], experiment: Experime
 def save_tensors(path: Path, tensors: dict[str, Tensor]) -> None:
     """Write tensors, from any device, to one safetensors file."""
     save_file({name: tensor.detach().contiguous().cpu() for name, tensor in tensors.items()}, path)
-
-
-def _flush_to_disk(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -192,7 +192,8 @@ def load_experiment(path: Path | None, overrides: list[str]) -> Experiment:
     """
     config = OmegaConf.structured(Experiment)
     if path is not None:
-        config = _merge(config, _read_yaml(path), f"{path}: ")
+        tree = OmegaConf.create(read_yaml(path, "experiment file"))
+        config = _merge(config, tree, f"{path}: ")
     for override in overrides:
         key, equals, _ = override.partition("=")
         if not equals or not key:
@@ -203,6 +204,27 @@ def load_experiment(path: Path | None, overrides: list[str]) -> Experiment:
             raise ConfigError(f"{key}: is not a YAML value ({_one_line(error)})") from error
         config = _merge(config, parsed, "")
     return _checked(config)
+
+
+def read_yaml(path: Path, what: str) -> dict[str, Any]:
+    """The mapping in a YAML file, nothing in it constructed or expanded.
+
+    Args:
+        what: what the file should be, for messages.
+
+    Raises ConfigError naming the file and what is wrong with it.
+    """
+    try:
+        tree = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise ConfigError(f"{path}: there is no such {what}") from error
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be read ({error.strerror})") from error
+    except (yaml.YAMLError, UnicodeDecodeError, RecursionError, ValueError) as error:
+        raise ConfigError(f"{path}: is not YAML ({_one_line(error)})") from error
+    if not isinstance(tree, dict):
+        raise ConfigError(f"{path}: is no {what}: not a mapping")
+    return tree
 
 
 def experiment_from(tree: dict[str, Any], where: str) -> Experiment:
@@ -236,20 +258,6 @@ def describe_settings() -> str:
         shown = "null" if default is None else default
         lines.append(f"  {name}={shown}\n      {field.metadata['meaning']}{suffix}")
     return "\n".join(lines)
-
-
-def _read_yaml(path: Path) -> Any:
-    try:
-        tree = OmegaConf.load(path)
-    except FileNotFoundError as error:
-        raise ConfigError(f"{path}: there is no such experiment file") from error
-    except OSError as error:
-        raise ConfigError(f"{path}: cannot be read ({error.strerror})") from error
-    except (yaml.YAMLError, OmegaConfBaseException, UnicodeDecodeError, RecursionError) as error:
-        raise ConfigError(f"{path}: is not YAML ({_one_line(error)})") from error
-    if not OmegaConf.is_dict(tree):
-        raise ConfigError(f"{path}: is not a mapping of settings")
-    return tree
 
 
 def _merge(config: Any, tree: Any, where: str) -> Any:

@@ -16,12 +16,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NoReturn
 
-import yaml
-
 from shards.lifetime import die_with_parent
 from vaetrain.augment.policy import load_policy
 from vaetrain.batching import cut_batch
-from vaetrain.config import ConfigError, Experiment, describe_settings, load_experiment
+from vaetrain.config import ConfigError, Experiment, describe_settings, load_experiment, read_yaml
 
 EXPERIMENTS = Path(__file__).resolve().parents[1] / "launch" / "experiments"
 RELAUNCHED = "VAETRAIN_RELAUNCHED"  # the engine file that was already applied: never twice
@@ -131,14 +129,7 @@ def read_engine_file(path: Path) -> Launch:
 
     Raises ConfigError for a file that cannot be read, or whose launch would not do what it says.
     """
-    try:
-        tree = yaml.safe_load(path.read_text())
-    except OSError as error:
-        raise ConfigError(f"{path}: cannot be read ({error.strerror})") from error
-    except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
-        raise ConfigError(f"{path}: is not YAML") from error
-    if not isinstance(tree, dict):
-        raise ConfigError(f"{path}: is not an Accelerate config")
+    tree = read_yaml(path, "engine file")
     kind, processes = tree.get("distributed_type"), tree.get("num_processes")
     if kind not in _ENGINES:
         raise ConfigError(

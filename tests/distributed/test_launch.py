@@ -87,7 +87,7 @@ def test_half_a_world_is_an_error(trainer):
         ("data.width=100", "data.width: 100 is not a multiple of the model's stride"),
         ("data.shards=nowhere", "nowhere"),
         ("--experiment=nothing.yaml", "nothing.yaml: there is no such experiment file"),
-        ("--config_file=nothing.yaml", "nothing.yaml: cannot be read"),
+        ("--config_file=nothing.yaml", "nothing.yaml: there is no such engine file"),
     ],
 )
 def test_mistakes_get_one_line(trainer, argument, says):

@@ -43,7 +43,7 @@ def test_saving_twice_at_one_count_replaces(tmp_path):
 def test_a_crash_while_saving_leaves_the_last_one_whole(tmp_path, monkeypatch):
     checkpoint.save(tmp_path, a_checkpoint(16), keep=1)
     with monkeypatch.context() as patch:
-        patch.setattr(checkpoint, "_flush_to_disk", lambda _: (_ for _ in ()).throw(OSError(28)))
+        patch.setattr(checkpoint, "sync_path", lambda _: (_ for _ in ()).throw(OSError(28)))
         with pytest.raises(OSError, match="28"):
             checkpoint.save(tmp_path, a_checkpoint(32), keep=1)
     assert [path.name for path in checkpoint.saved(tmp_path)] == [f"{16:012d}"]

@@ -60,7 +60,7 @@ def test_a_mistake_on_the_command_line_is_named(override, says):
         (None, "there is no such experiment file"),
         ("train: {epochz: 3}", "train.epochz: there is no such setting"),
         ("train: [1, 2]", "train: "),
-        ("- a\n- b\n", "is not a mapping"),
+        ("- a\n- b\n", "is no experiment file: not a mapping"),
         ("train: {epochs: !!python/object/apply:os.system ['true']}", "is not YAML"),
         ("a: [1", "is not YAML"),
         ("\x00\x01", "is not YAML"),

@@ -30,8 +30,8 @@ def test_a_bare_no_is_a_precision(tmp_path):
 @pytest.mark.parametrize(
     ("text", "says"),
     [
-        (None, "cannot be read"),
-        ("[1, 2]", "is not an Accelerate config"),
+        (None, "there is no such engine file"),
+        ("[1, 2]", "is no engine file: not a mapping"),
         ("a: [", "is not YAML"),
         ("distributed_type: MULTI_CPU\nnum_processes: 2", "distributed_type is 'MULTI_CPU'"),
         ("distributed_type: MULTI_GPU", "num_processes is None"),

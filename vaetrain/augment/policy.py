@@ -16,9 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
-
-from vaetrain.config import AugmentConfig, ConfigError
+from vaetrain.config import AugmentConfig, ConfigError, read_yaml
 
 
 @dataclass(frozen=True)
@@ -167,20 +165,12 @@ def load_policy(config: AugmentConfig) -> Policy:
 
 
 def _read_policy(path: Path) -> Policy:
-    try:
-        tree = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        allowed = " | ".join(NAMES)
+    if not path.exists():
         raise ConfigError(
-            f"augment.policy: {str(path)!r} is neither a policy nor a file; allowed: {allowed}, "
-            "or the path of a policy file"
-        ) from error
-    except OSError as error:
-        raise ConfigError(f"{path}: cannot be read ({error.strerror})") from error
-    except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
-        raise ConfigError(f"{path}: is not YAML ({str(error).splitlines()[0]})") from error
-    if not isinstance(tree, dict):
-        raise ConfigError(f"{path}: is not a mapping of operations")
+            f"augment.policy: {str(path)!r} is neither a policy nor a file; allowed: "
+            f"{' | '.join(NAMES)}, or the path of a policy file"
+        )
+    tree = read_yaml(path, "policy file")
     return Policy({str(name): _read_chance(f"{path}: {name}", name, tree[name]) for name in tree})
 
 

@@ -256,7 +256,7 @@ def test_a_policy_file_and_its_mistakes(tmp_path):
         ("spin: {probability: 1, magnitude: 1}", "spin: there is no such operation"),
         ("flip: {probability: 2, magnitude: 1}", "flip.probability: 2 is not allowed"),
         ("flip: 3", "flip: allowed is"),
-        ("[1, 2]", "is not a mapping"),
+        ("[1, 2]", "is no policy file: not a mapping"),
         ("flip: [", "is not YAML"),
     ):
         path.write_text(text)

@@ -1,0 +1,241 @@
+"""A run, top to bottom: what it is made of, its loop, a step, and what happens between steps."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+
+from shards.randomness import normal, sample_keys
+from shards.reader import Batch
+from vaetrain import checkpoint, pictures
+from vaetrain.augment.pipeline import Augment
+from vaetrain.augment.policy import load_policy
+from vaetrain.average import WeightAverage
+from vaetrain.batching import cut_batch
+from vaetrain.checkpoint import Checkpoint
+from vaetrain.components import start_from_components
+from vaetrain.config import ConfigError, as_dict
+from vaetrain.data import SAMPLE_SHARDS, TrainingData, build_sample, shards_folder
+from vaetrain.engine import Engine
+from vaetrain.handover import newest_checkpoint, write_final
+from vaetrain.interrupt import StopRequest
+from vaetrain.meter import Meter, ids_hash
+from vaetrain.mixup import Mixup
+from vaetrain.model import VAE
+from vaetrain.objective import Objective
+from vaetrain.optimizers import build_optimizer
+from vaetrain.rundir import RunDir
+from vaetrain.schedules import Clock, beta_at, lr_at
+from vaetrain.startup import Command
+from vaetrain.tracking import RunLog, Stopwatch, summary_lines
+from vaetrain.validation import encode_pages, summarise
+
+
+class Training:
+    """One run: all its parts, and its clock, the image count."""
+
+    def __init__(self, command: Command, engine: Engine) -> None:
+        self.experiment = experiment = command.experiment
+        self.settings = experiment.train
+        self.engine = engine
+        self.batching = cut_batch(
+            experiment.train, engine.world_size, pairs=experiment.augment.mixup_alpha > 0
+        )
+        self.announce()
+        self.run_dir = RunDir(command.run_dir)
+        engine.on_main(self.prepare_disk)
+
+        torch.manual_seed(experiment.train.seed)
+        model = VAE(experiment.model, experiment.data.width, experiment.data.max_height)
+        model.to(engine.device)
+        self.data = TrainingData(experiment, engine, model.stride)
+        self.clock = Clock.of(experiment, len(self.data.train))
+        if experiment.model.start == "components":
+            start_from_components(model, self.data, engine)
+        self.average = WeightAverage(model, experiment.train.ema_half_life_images)
+        engine.prepare(model, build_optimizer(model, experiment.optimizer))
+        alpha = experiment.augment.mixup_alpha
+        self.augment = Augment(load_policy(experiment.augment))
+        self.mixup = Mixup(alpha, engine.device) if alpha > 0 else None
+        self.objective = Objective(experiment.loss, experiment.beta)
+        self.meter = Meter(engine)
+        self.images = 0
+        self.best: dict[str, float] = {}
+        self.resume()
+        self.stop = StopRequest()
+        self.watch = Stopwatch()
+
+    def announce(self) -> None:
+        """The log's first line: what is running, in terms anyone can check."""
+        engine, batching = self.engine, self.batching
+        engine.say(
+            f"engine={engine.name} backend={engine.backend} world_size={engine.world_size} "
+            f"precision={engine.precision} global_batch={batching.global_batch} "
+            f"micro_batch={batching.micro_batch} accumulation={batching.accumulation}"
+        )
+
+    def prepare_disk(self) -> None:
+        """What one process does for all: hold the run directory, build the built-in sample."""
+        self.run_dir.claim()
+        if shards_folder(self.experiment) == SAMPLE_SHARDS:
+            build_sample()
+
+    def resume(self) -> None:
+        """Go on from the newest whole checkpoint, if there is one."""
+        saved = newest_checkpoint(self.run_dir.checkpoints, self.engine.say)
+        if saved is None:
+            return
+        checkpoint.check_same_experiment(saved.state["experiment"], self.experiment)
+        if saved.state["data"] != self.data.fingerprint:
+            raise ConfigError(f"{self.data.index.folder}: is not the data the run was started on")
+        self.engine.module.load_state_dict(saved.weights)
+        self.average.model.load_state_dict(saved.average)
+        self.engine.load_optimizer_state(saved.optimizer)
+        self.meter.load(saved.state["meter"])
+        self.best = saved.state["best"]
+        self.images = saved.images
+
+    def run(self) -> None:
+        """Train from the clock's reading to its horizon, or until asked to stop."""
+        if self.images >= self.clock.horizon and self.run_dir.is_finished:
+            self.engine.say(f"{self.run_dir.folder} is finished: {self.images} images")
+            return
+        if self.images:
+            self.engine.say(f"resuming at {self.images} of {self.clock.horizon} images")
+        if self.engine.is_main:
+            self.run_dir.write_experiment(self.experiment)
+        self.log = RunLog(
+            self.run_dir.folder,
+            self.experiment,
+            horizon=self.clock.horizon,
+            images=self.images,
+            enabled=self.engine.is_main,
+        )
+        steps = range(self.clock.steps(self.images), self.clock.steps(self.clock.horizon))
+        batches = self.data.training_batches(self.batching, steps)
+        self.watch.restart(self.images)
+        for _ in steps:
+            self.step(batches)
+            if self.end_of_step():
+                break
+        batches.close()
+        if self.images >= self.clock.horizon:
+            self.finish()
+        self.log.close()
+
+    def step(self, batches: Iterator[Batch]) -> None:
+        """One optimizer step: the gradient of the mean loss over a global batch."""
+        images = self.images + self.batching.global_batch
+        epoch = self.clock.epoch(images)
+        beta = beta_at(self.experiment.beta, epoch)
+        for turn in range(self.batching.accumulation):
+            with self.watch.waiting():
+                batch = next(batches).to(self.engine.device)
+            with self.engine.micro_batch(last=turn == self.batching.accumulation - 1):
+                self.forward_backward(batch, beta)
+        optimizer = self.experiment.optimizer
+        lr = lr_at(self.experiment.lr, optimizer.lr, epoch, self.clock.epochs)
+        norm = self.engine.step(lr, optimizer.clip_norm)
+        self.meter.add_step(norm, optimizer.clip_norm)
+        self.average.update(self.engine.module, images, self.batching.global_batch)
+        self.images = images
+        self.log.progress(images)
+
+    def forward_backward(self, batch: Batch, beta: float) -> None:
+        """Add one micro batch to the step's gradient."""
+        inputs, targets = self.augment(batch, self.settings.seed)
+        keys = sample_keys(self.settings.seed, batch.epochs, batch.ids, "eps")
+        dimensions = torch.arange(self.engine.module.latent_dim, device=keys.device)
+        eps = normal(keys.unsqueeze(1), dimensions)
+        shares = None
+        if self.mixup is not None:
+            shares = self.mixup.shares(self.settings.seed, batch.epochs, batch.ids)
+        output = self.engine.model(inputs, batch.heights, eps, shares)
+        weights = None if shares is None else 2 * shares
+        losses, parts = self.objective(output, targets, batch.heights, beta, weights)
+        self.engine.backward(losses, self.batching.global_batch)
+        rows = torch.full_like(batch.heights, batch.size[0])
+        self.meter.add_samples(parts | {"valid_rows": batch.heights, "rows": rows})
+
+    def end_of_step(self) -> bool:
+        """Log, validate and save where the clock says so; True when asked to leave."""
+        settings, at_end = self.settings, self.images >= self.clock.horizon
+        if self.clock.due(self.images, settings.log_every_images) or at_end:
+            self.log_line()
+        with self.watch.paused():
+            if self.clock.due(self.images, settings.validate_every_images) or at_end:
+                self.validate()
+            leaving = self.stop.agreed() and not at_end
+            if self.clock.due(self.images, settings.checkpoint_every_images) or at_end or leaving:
+                self.save()
+        if leaving:
+            self.log.say(
+                f"asked to stop: saved at {self.images} images in {self.run_dir.checkpoints}; "
+                "the same command goes on from there"
+            )
+        return leaving
+
+    def log_line(self) -> None:
+        """Write what was optimised since the last line."""
+        since, epoch = self.meter.since, self.clock.epoch(self.images)
+        steps = range(self.clock.steps(since), self.clock.steps(self.images))
+        values = self.meter.read(self.images, len(steps))
+        peak = self.experiment.optimizer.lr
+        values |= {
+            "epoch": epoch,
+            "beta": beta_at(self.experiment.beta, epoch),
+            "lr": lr_at(self.experiment.lr, peak, epoch, self.clock.epochs),
+            "images_per_second": (self.images - self.watch.images) / self.watch.elapsed,
+            "data_wait_share": self.watch.waited / self.watch.elapsed,
+        }
+        self.watch.restart(self.images)
+        if self.engine.is_main:
+            values["ids_hash"] = ids_hash(self.data.order, steps)
+        self.log.line("train", self.images, values)
+        self.log.show(values)
+
+    def validate(self) -> None:
+        """Evaluate the averaged model on every validation page."""
+        if len(self.data.val) == 0:
+            return
+        epoch = self.clock.epoch(self.images)
+        beta = beta_at(self.experiment.beta, epoch)
+        model = self.average.model
+        pages = encode_pages(
+            model, self.data.pages(self.data.val), self.engine, self.objective, beta
+        )
+        metrics = summarise(pages)
+        self.log.line("val", self.images, {"epoch": epoch, "beta": beta, **metrics})
+        if not self.best or metrics["l1"] < self.best["l1"]:
+            self.best = {"images": self.images, **metrics}
+        if self.log.wants_pictures:
+            self.log.pictures(self.images, pictures.panel(model, self.data.fixed_pages()))
+
+    def save(self) -> None:
+        """Write a checkpoint that any engine can resume from. Collective."""
+        state = {
+            "experiment": as_dict(self.experiment),
+            "data": self.data.fingerprint,
+            "meter": self.meter.state(),
+            "best": self.best,
+        }
+        tensors = {
+            "weights": self.engine.weights(),
+            "average": self.average.model.state_dict(),
+            "optimizer": self.engine.optimizer_state(),
+        }
+        if self.engine.is_main:
+            saved = Checkpoint(self.images, state=state, **tensors)
+            checkpoint.save(self.run_dir.checkpoints, saved, self.settings.keep_checkpoints)
+
+    def finish(self) -> None:
+        """Hand the averaged model over, and say in a few lines what was reached."""
+        baselines = self.data.baselines()
+        results = {"images": self.images, "best": self.best, "baselines": baselines}
+        if self.engine.is_main:
+            model = self.average.model
+            shown = pictures.panel(model, self.data.fixed_pages()) if len(self.data.val) else {}
+            write_final(self.run_dir.final, model, self.experiment, results, shown)
+        for line in summary_lines(self.run_dir.folder, results):
+            self.log.say(line)
