@@ -51,7 +51,8 @@ class Training:
         model.to(engine.device)
         self.data = TrainingData(experiment, engine, model.stride)
         self.clock = Clock.of(experiment, len(self.data.train))
-        if experiment.model.start == "components":
+        saved = newest_checkpoint(self.run_dir.checkpoints, engine.say)
+        if saved is None and experiment.model.start == "components":
             start_from_components(model, self.data, engine)
         self.average = WeightAverage(model, experiment.train.ema_half_life_images)
         engine.prepare(model, build_optimizer(model, experiment.optimizer))
@@ -62,7 +63,8 @@ class Training:
         self.meter = Meter(engine)
         self.images = 0
         self.best: dict[str, float] = {}
-        self.resume()
+        if saved is not None:
+            self.resume(saved)
         self.stop = StopRequest()
         self.watch = Stopwatch()
 
@@ -81,11 +83,8 @@ class Training:
         if shards_folder(self.experiment) == SAMPLE_SHARDS:
             build_sample()
 
-    def resume(self) -> None:
-        """Go on from the newest whole checkpoint, if there is one."""
-        saved = newest_checkpoint(self.run_dir.checkpoints, self.engine.say)
-        if saved is None:
-            return
+    def resume(self, saved: Checkpoint) -> None:
+        """Go on from a checkpoint; raises ConfigError where that would be another run."""
         checkpoint.check_same_experiment(saved.state["experiment"], self.experiment)
         if saved.state["data"] != self.data.fingerprint:
             raise ConfigError(f"{self.data.index.folder}: is not the data the run was started on")
