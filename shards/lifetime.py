@@ -3,9 +3,12 @@
 import ctypes
 import multiprocessing
 import os
+import signal
 import sys
 from multiprocessing import forkserver
 from pathlib import Path
+
+STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)  # they ask a rank to save
 
 _PR_SET_PDEATHSIG = 1  # from <sys/prctl.h>
 
@@ -34,4 +37,9 @@ def start_reader_server(*modules: str) -> None:
     if root not in paths:
         os.environ["PYTHONPATH"] = os.pathsep.join([root, *paths])
     multiprocessing.set_forkserver_preload(list(modules))
+    # What is ignored stays so in the server: a launcher signals the whole process group of a rank,
+    # which asks the rank to save, and for that it still needs its readers.
+    before = {number: signal.signal(number, signal.SIG_IGN) for number in STOP_SIGNALS}
     forkserver.ensure_running()
+    for number, handler in before.items():
+        signal.signal(number, handler)

@@ -23,7 +23,7 @@ from torch.utils.data import DataLoader, Dataset
 from shards.draw import draw, place
 from shards.index import BLOCK, DamagedShards, Index, sha256_of
 from shards.layout import scaled_height
-from shards.lifetime import die_with_parent, start_reader_server
+from shards.lifetime import STOP_SIGNALS, die_with_parent, start_reader_server
 from shards.order import SampleOrder, Selection
 from shards.png import decode_png
 from shards.randomness import sample_keys, uniform
@@ -312,7 +312,7 @@ def read_batches(
 
 
 def _settle_worker(_: int) -> None:
-    # A signal to the whole process group asks the rank to save; it still needs its readers then.
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1):
+    # torch has just set a handler of its own.
+    for number in STOP_SIGNALS:
         signal.signal(number, signal.SIG_IGN)
     die_with_parent(signal.SIGKILL)

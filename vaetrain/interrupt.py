@@ -9,7 +9,7 @@ import threading
 import torch
 import torch.distributed as dist
 
-from shards.lifetime import die_with_parent
+from shards.lifetime import STOP_SIGNALS, die_with_parent
 
 ORPHAN_SECONDS = 60.0
 
@@ -25,7 +25,7 @@ class StopRequest:
         self._asked = False
         self._pending: tuple[torch.Tensor, dist.Work] | None = None
         self._group = dist.new_group(backend="gloo") if dist.is_initialized() else None
-        for number in (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT):
+        for number in STOP_SIGNALS:
             signal.signal(number, self._on_signal)
         self._parent = os.getppid()
         die_with_parent(signal.SIGTERM)
