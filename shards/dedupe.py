@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import product
 
 import numpy as np
@@ -78,14 +78,14 @@ def find_duplicates(
     Kept pages lie in a grid over mean depth and proportions, where only the neighbouring cells can
     hold a near-duplicate, and of these a coarser raster rules out most: the time is about linear.
     """
-    seen: dict[tuple[str, bytes], int] = {}
+    seen: dict[tuple[str, bytes], Duplicate] = {}  # what another page of this picture will be
     grid: dict[tuple, list[int]] = defaultdict(list)
     coarse = np.empty((len(families), _BLOCKS[0] * _BLOCKS[2]), np.int32)
     structure = np.empty(len(families), np.int64)
     for page, family in enumerate(families):
-        first = seen.setdefault((family, digests[page]), page)
-        if first != page:
-            yield Duplicate(page, first, exact=True)
+        known = seen.get((family, digests[page]))
+        if known is not None:
+            yield replace(known, page=page)
             continue
         raster = signatures[page].astype(np.int32)
         coarse[page] = raster.reshape(_BLOCKS).sum(axis=(1, 3)).ravel()
@@ -100,8 +100,10 @@ def find_duplicates(
         found = _nearest(raster, page, np.array(near, np.int64), coarse, structure, signatures)
         if found is None:
             grid[family, column, row].append(page)
+            seen[family, digests[page]] = Duplicate(page, page, exact=True)
         else:
-            yield Duplicate(page, found, exact=False)
+            seen[family, digests[page]] = Duplicate(page, found, exact=False)
+            yield seen[family, digests[page]]
 
 
 def _nearest(

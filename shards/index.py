@@ -38,6 +38,7 @@ RECORD = np.dtype(
     ]
 )
 
+_HEADER_SHA256 = "header_sha256"
 _SHARD_NAME = re.compile(r"(train|val)-\d{6}\.tar")
 
 
@@ -163,6 +164,16 @@ def _map_table(path: Path, samples: int) -> np.ndarray:
         return np.memmap(path, RECORD, mode="r")
     except OSError as error:
         raise DamagedShards(f"{path}: {error.strerror}; shards.build writes it") from None
+
+
+def header_bytes(header: dict[str, Any]) -> bytes:
+    """The header as the bytes of its file, with the SHA-256 of all else in it as its last entry.
+
+    An entry of that name which `header` has already is replaced.
+    """
+    told = {key: value for key, value in header.items() if key != _HEADER_SHA256}
+    told[_HEADER_SHA256] = hashlib.sha256(json.dumps(told).encode()).hexdigest()
+    return json.dumps(told, indent=1).encode() + b"\n"
 
 
 def sha256_of(path: Path) -> str:

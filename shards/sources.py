@@ -22,7 +22,7 @@ FORMATS = ("auto", "layout", "rico", "png", "synthetic")
 JSON_SUFFIXES = (".jsonl", ".jsonl.gz", ".json")
 PNG_SUFFIXES = (".png",)
 
-_GIVE_UP = 1 << 30  # bytes of one line, after which the rest of a (compressed) file is left
+_GIVE_UP = 1 << 28  # bytes of one line, after which the rest of a (compressed) file is left
 _CHUNK_INPUTS = 64
 _CHUNK_BYTES = 1 << 20
 

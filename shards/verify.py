@@ -16,7 +16,17 @@ import numpy as np
 
 from shards import command
 from shards.command import UserError
-from shards.index import BLOCK, REJECTS_NAME, TABLE_NAME, DamagedShards, Index, Shard, sha256_of
+from shards.index import (
+    BLOCK,
+    HEADER_NAME,
+    REJECTS_NAME,
+    TABLE_NAME,
+    DamagedShards,
+    Index,
+    Shard,
+    header_bytes,
+    sha256_of,
+)
 from shards.layout import BadLayout
 from shards.png import decode_png
 from shards.tar import BOXES, JSON, PNG, read_boxes, read_members
@@ -53,6 +63,9 @@ def damages(folder: Path) -> Iterator[str]:
     except DamagedShards as error:
         yield str(error)
         return
+    path = folder / HEADER_NAME
+    if path.read_bytes() != header_bytes(index.header):
+        yield f"{path}: was changed; it is not what its own checksum says"
     if sha256_of(folder / TABLE_NAME) != index.header.get("table_sha256"):
         yield f"{folder / TABLE_NAME}: its SHA-256 is not the one in the header"
     expected = {shard.name for shard in index.shards}
@@ -102,7 +115,11 @@ def _check_sample(index: Index, record: np.void, data: bytes, path: Path) -> Non
     if contents.keys() != MEMBERS[index.header["store"]] or len({key for key, *_ in members}) != 1:
         raise ValueError(f"its members are {', '.join(sorted(contents))}")
     told = json.loads(contents[JSON])
+    if not isinstance(told, dict):
+        raise ValueError(f"{JSON} holds no object")
     facts = (told["w"], told["h"], told["label"], told.get("template", ""))
+    if record["label"] >= len(index.labels) or record["template"] >= len(index.templates):
+        raise ValueError("its row has a label or template that the header does not name")
     row = (
         int(record["width"]),
         int(record["height"]),

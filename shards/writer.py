@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from shards.index import BLOCK, HEADER_NAME, REJECTS_NAME, TABLE_NAME, sha256_of
+from shards.index import BLOCK, HEADER_NAME, REJECTS_NAME, TABLE_NAME, header_bytes, sha256_of
 from shards.sources import Reject
 from shards.spool import Place, Spools
 
@@ -74,11 +74,11 @@ def _members(entry: Entry, spools: Spools) -> dict[str, bytes]:
 
 
 def write_index(folder: Path, header: dict[str, Any], table: np.ndarray) -> None:
-    """Write the table, and the header with the table's checksum in it."""
+    """Write the table, and the header with the checksums of the table and of the header in it."""
     data = table.tobytes()
     header = {**header, "table_sha256": hashlib.sha256(data).hexdigest()}
     _write(folder / TABLE_NAME, data)
-    _write(folder / HEADER_NAME, json.dumps(header, indent=1).encode() + b"\n")
+    _write(folder / HEADER_NAME, header_bytes(header))
 
 
 def write_rejects(folder: Path, rejects: Iterable[Reject]) -> None:

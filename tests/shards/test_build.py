@@ -20,6 +20,7 @@ from shards.plan import val_groups
 from shards.png import decode_png, encode_png
 from shards.tar import read_boxes
 from shards.verify import damages
+from shards.writer import write_index
 
 REPO = Path(__file__).resolve().parents[2]
 SAMPLE = REPO / "shards" / "sample"
@@ -135,7 +136,7 @@ def test_duplicates_of_a_template_are_left_out_and_named(tmp_path):
     assert [(r["id"], r["line"], r["reason"]) for r in rejects] == [
         ("first", 1, "exact duplicate of again")  # the first by id is kept, in whatever order
     ]
-    keep = BuildOptions(keep_duplicates=True)
+    keep = BuildOptions(keep_duplicates=True, workers=1)
     assert build([tmp_path / "x.jsonl"], tmp_path / "kept", keep).counts["kept"] == 4
 
 
@@ -151,7 +152,7 @@ def test_doubled_and_odd_ids_get_keys_of_their_own(tmp_path):
 
 
 def test_pictures_are_drawn_or_taken_over(tmp_path):
-    build([SAMPLE], tmp_path / "both", BuildOptions(count=4, store="both", png_width=64))
+    build([SAMPLE], tmp_path / "both", BuildOptions(count=4, store="both", png_width=64, workers=1))
     for sample in webdataset.WebDataset(
         [str(path) for path in (tmp_path / "both").glob("*.tar")], shardshuffle=False
     ):
@@ -164,7 +165,7 @@ def test_pictures_are_drawn_or_taken_over(tmp_path):
     for number in range(3):
         gray = np.full((40, 30), 10 * number, np.uint8)
         (folder / f"p{number}.png").write_bytes(encode_png(gray))
-    build([folder.parent], tmp_path / "png", BuildOptions(keep_duplicates=True))
+    build([folder.parent], tmp_path / "png", BuildOptions(keep_duplicates=True, workers=1))
     index = Index.open(tmp_path / "png")
     assert (index.header["store"], index.labels) == ("png", ["login"])
 
@@ -275,10 +276,24 @@ def cut(path: Path) -> None:
     path.write_bytes(path.read_bytes()[:-700])
 
 
+def cut_last_byte(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:-1])
+
+
 def stale_table(folder: Path) -> None:
     table = np.fromfile(folder / "index.bin", RECORD)
     table["width"][3] += 1
     table.tofile(folder / "index.bin")
+
+
+def stale_labels(folder: Path) -> None:
+    """A row beyond the labels, in a table and a header that agree with each other."""
+    header = json.loads((folder / "index.json").read_text())
+    table = np.fromfile(folder / "index.bin", RECORD)
+    table["label"][3] = len(header["labels"])
+    for name in ("index.json", "index.bin"):
+        (folder / name).unlink()
+    write_index(folder, header, table)
 
 
 def stale_header(folder: Path) -> None:
@@ -298,7 +313,10 @@ def stale_header(folder: Path) -> None:
         (lambda f: (f / "index.bin").unlink(), "index.bin"),
         (lambda f: (f / "index.json").unlink(), "index.json"),
         (lambda f: (f / "index.json").write_text("{"), "index.json: damaged"),
+        (lambda f: flip(f / "index.json"), "index.json: "),
+        (lambda f: cut_last_byte(f / "index.json"), "index.json: was changed"),
         (stale_table, "index.bin: its SHA-256"),
+        (stale_labels, "sample 3 cannot be read: its row has a label"),
         (stale_header, "cannot be read: json says"),
     ],
 )
@@ -308,6 +326,21 @@ def test_verify_finds_the_damage(copied, harm, says):
     assert done.returncode == 1
     assert says in done.stdout
     assert "Traceback" not in done.stderr
+
+
+def test_verify_sees_any_changed_byte_and_never_breaks(tmp_path):
+    folder = tmp_path / "small"
+    build([SAMPLE], folder, BuildOptions(count=3, store="both", png_width=32, workers=1))
+    draw = np.random.default_rng(0)
+    for path in [*folder.glob("*.tar"), folder / "index.bin", folder / "index.json"]:
+        whole = path.read_bytes()
+        for at in draw.integers(len(whole), size=60):
+            changed = bytearray(whole)
+            changed[at] ^= 1 << draw.integers(8)
+            path.write_bytes(changed)
+            assert list(damages(folder)), f"{path.name}: byte {at}"
+        path.write_bytes(whole)
+    assert not list(damages(folder))
 
 
 def test_an_index_that_is_odd_is_refused_at_opening(copied):
