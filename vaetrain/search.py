@@ -1,0 +1,77 @@
+"""Find the pages of some shards that are most like a given one.
+
+    python -m vaetrain.search RUN --shards DIR --query LAYOUT_OR_PNG [--top K] [--sheet PNG]
+
+Prints a line for each page, nearest first: key, label, template and distance, separated by tabs.
+The distance is the Euclidean one between posterior means, `mu`. The query is a layout (.json, or
+the first of .jsonl) or a wireframe (.png); the sheet shows it first, then the pages in order.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from shards import command
+from shards.command import UserError
+from shards.index import DamagedShards
+from vaetrain.arguments import output_file, whole
+
+
+def main() -> int:
+    """Run the command; the exit status."""
+    parser = command.Parser(
+        prog="vaetrain.search",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("run", type=Path, metavar="RUN", help="run directory")
+    parser.add_argument("--shards", type=Path, required=True, help="folder of built shards")
+    parser.add_argument(
+        "--query", type=Path, required=True, metavar="LAYOUT_OR_PNG", help="what to look for"
+    )
+    parser.add_argument("--top", type=whole(1, 1000), default=10, metavar="K", help="default 10")
+    parser.add_argument("--sheet", type=output_file, metavar="PNG", help="draw the pages here")
+    arguments = parser.parse_args()
+    try:
+        search(arguments.run, arguments.shards, arguments.query, arguments.top, arguments.sheet)
+    except DamagedShards as error:
+        raise UserError(str(error)) from error
+    return 0
+
+
+def search(run: Path, shards: Path, query: Path, top: int, sheet: Path | None) -> None:
+    """Print the pages nearest to a file, at most `top`, and draw them if there is a `sheet`."""
+    # Imported only now: torch takes seconds, and `--help` must not wait for it.
+    import numpy as np
+
+    from shards.keys import read_keys
+    from vaetrain.sheet import cut_pages, write_sheet
+    from vaetrain.trained import TrainedModel
+
+    trained = TrainedModel(run)
+    page = trained.read_page(query)
+    data = trained.open_shards(shards)
+    ids, mu = trained.encode_all(data)
+    distances = (mu - trained.encode(page).cpu()).norm(dim=1)
+    nearest = distances.argsort(stable=True)[:top]
+    found, index = ids[nearest].numpy(), data.index
+    for number, key, distance in zip(
+        found, read_keys(index, found.tolist()), distances[nearest].tolist(), strict=True
+    ):
+        row = index.table[number]
+        label, template = index.labels[row["label"]], index.templates[row["template"]]
+        print(key, _plain(label), _plain(template), f"{distance:.6g}", sep="\t")
+    if sheet is not None:
+        batch = data.collator.batch(found, np.zeros_like(found), training=False)
+        pages = cut_pages(page.images(), page.heights)
+        write_sheet(sheet, pages + cut_pages(batch.images(), batch.heights))
+
+
+def _plain(text: str) -> str:
+    # A label may hold anything, also a tab or what a terminal takes for a command.
+    return "".join(letter if letter.isprintable() else " " for letter in text)
+
+
+if __name__ == "__main__":
+    command.run("vaetrain.search", main)

@@ -1,0 +1,76 @@
+"""A trained model in use: pages to latents, and back."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from shards import command
+from shards.reader import Batch
+from shards.single import read_page
+from vaetrain.data import EVALUATION_BATCH, PageReader
+from vaetrain.engine import Engine
+from vaetrain.handover import load_run
+from vaetrain.sheet import cut_pages
+from vaetrain.startup import running_launch
+from vaetrain.validation import for_each_page
+
+
+class TrainedModel:
+    """The averaged model of a run - finished, or stopped after a checkpoint - on its device.
+
+    Attributes:
+        model, experiment, engine: the model, the settings it was trained by, where it runs.
+    """
+
+    def __init__(self, run: Path) -> None:
+        """Load the model; raises ConfigError in one line."""
+        self.model, self.experiment = load_run(run)
+        self.engine = Engine(running_launch(os.environ), "no")
+        self.model.to(self.engine.device)
+
+    def read_page(self, path: Path) -> Batch:
+        """One layout or PNG file at the model's size; see `shards.single.read_page`."""
+        data = self.experiment.data
+        return read_page(
+            path, width=data.width, max_height=data.max_height, stride=self.model.stride
+        )
+
+    def open_shards(self, folder: Path) -> PageReader:
+        """The pages of some shards at the model's size; raises ConfigError in one line."""
+        return PageReader(folder, self.experiment, self.engine, self.model.stride)
+
+    @torch.no_grad()
+    def encode(self, batch: Batch) -> Tensor:
+        """The posterior's `mu`, (B, D) on the device, of a batch on any."""
+        batch = batch.to(self.engine.device)
+        return self.model.encode(batch.images(), batch.heights)[0]
+
+    def encode_all(self, data: PageReader) -> tuple[Tensor, Tensor]:
+        """Encode all pages of some shards.
+
+        Returns: ids Long (N,), ascending, and `mu` float32 (N, D), on the host.
+
+        Raises DamagedShards naming the shard that is.
+        """
+        pages = data.select("all")
+        total = -(-len(pages) // EVALUATION_BATCH)
+        batches = command.progress(data.pages(pages), total=total, desc="encoding", unit="batch")
+        ids, _, mu = for_each_page(self.encode, self.model.latent_dim, batches, self.engine)
+        return ids, mu.float()
+
+    @torch.no_grad()
+    def decode(self, z: Tensor, heights: Tensor) -> list[np.ndarray]:
+        """The pages of latents (N, D), `heights` (N,) rows each, as pictures to look at."""
+        stride = self.model.stride
+        size = (-(-int(heights.max()) // stride) * stride, self.experiment.data.width)
+        z, heights = z.to(self.engine.device), heights.to(self.engine.device)
+        pages = []
+        for first in range(0, len(z), EVALUATION_BATCH):
+            part = slice(first, first + EVALUATION_BATCH)
+            pages += cut_pages(self.model.decode(z[part], heights[part], size), heights[part])
+        return pages
