@@ -66,9 +66,9 @@ def corrupt(
         images.add_(noise.mul_(_wide(drawn["noise"].strength))).clamp_(0, 1)
     if "salt_pepper" in drawn:
         bits = pixel_bits(for_salt, height, width).unsqueeze(1).float()
-        images = add_salt_and_pepper(images, bits, drawn["salt_pepper"].strength)
+        add_salt_and_pepper_(images, bits, drawn["salt_pepper"].strength)
     if "erase" in drawn:
-        images = erase(images, *erased_rectangles(drawn["erase"], heights, width))
+        erase_(images, *erased_rectangles(drawn["erase"], heights, width))
     return images.mul_(is_page(heights, height))
 
 
@@ -77,18 +77,18 @@ def _normal(bits: Tensor) -> Tensor:
     return bits.float().add_(0.5).mul_(2.0**-15).erfinv_().mul_(math.sqrt(2.0))
 
 
-def add_salt_and_pepper(images: Tensor, bits: Tensor, share: Tensor) -> Tensor:
-    """`share` (B,) of the pixels set to 0 or 1, as many of the one as of the other.
+def add_salt_and_pepper_(images: Tensor, bits: Tensor, share: Tensor) -> Tensor:
+    """`share` (B,) of the pixels set to 0 or 1 in place, as many of the one as of the other.
 
     By minimum and maximum, not by masks: a fifth of the time on a CPU.
 
     Args:
         images: (B, 1, H, W).
-        bits: whole numbers in [-2^15, 2^15), uniform, of the same shape.
+        bits: whole numbers in [-2^15, 2^15), uniform, float of the same shape.
     """
     edge = 2.0**15 - (_wide(share) * 2.0**15).round()
-    kept = images.minimum((bits + 1 + edge).clamp_(0, 1))
-    return kept.maximum((bits + 1 - edge).clamp_(0, 1))
+    torch.minimum(images, (bits + (1 + edge)).clamp_(0, 1), out=images)
+    return torch.maximum(images, (bits + (1 - edge)).clamp_(0, 1), out=images)
 
 
 def erased_rectangles(erase: Drawn, heights: Tensor, width: int) -> tuple[Tensor, Tensor]:
@@ -110,15 +110,15 @@ def erased_rectangles(erase: Drawn, heights: Tensor, width: int) -> tuple[Tensor
     return corners.long(), sides.long()
 
 
-def erase(images: Tensor, corners: Tensor, sides: Tensor) -> Tensor:
-    """The images with a rectangle of 0 each; corners and sides as by `erased_rectangles`."""
+def erase_(images: Tensor, corners: Tensor, sides: Tensor) -> Tensor:
+    """A rectangle of each image set to 0, in place; corners and sides as `erased_rectangles`."""
     inside = []
     for axis, length in ((0, images.shape[3]), (1, images.shape[2])):
         place = torch.arange(length, device=images.device)
         first, count = corners[:, axis : axis + 1], sides[:, axis : axis + 1]
         inside.append(((place >= first) & (place < first + count)).float())
     columns, rows = inside
-    return images * (1 - rows[:, None, :, None] * columns[:, None, None, :])
+    return images.mul_(1 - rows[:, None, :, None] * columns[:, None, None, :])
 
 
 def _wide(values: Tensor) -> Tensor:

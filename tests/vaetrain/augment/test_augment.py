@@ -10,10 +10,10 @@ import torchvision.transforms.v2.functional as oracle
 from shards.reader import Batch
 from vaetrain.augment.pipeline import Augment
 from vaetrain.augment.pixels import (
-    add_salt_and_pepper,
+    add_salt_and_pepper_,
     adjust_tone,
     corrupt,
-    erase,
+    erase_,
     erased_rectangles,
 )
 from vaetrain.augment.policy import CHOICES, NAMES, OPS, Chance, Policy, load_policy
@@ -195,13 +195,13 @@ def test_erasing_is_torchvisions():
     (x, y), (w, h) = corners[0].tolist(), sides[0].tolist()
     assert 0.02 * 48 * WIDTH * 0.8 < w * h <= 0.33 * 48 * WIDTH * 1.1
     theirs = oracle.erase(picture, y, x, h, w, torch.zeros(1, 1, 1, 1))
-    assert torch.equal(erase(picture, corners, sides), theirs)
+    assert torch.equal(erase_(picture, corners, sides), theirs)
 
 
 def test_salt_and_pepper_take_their_share():
     bits = torch.arange(-(2**15), 2**15).view(1, 1, 256, 256).float()
     picture = torch.full((1, 1, 256, 256), 0.5)
-    spoilt = add_salt_and_pepper(picture, bits, torch.tensor([0.04]))
+    spoilt = add_salt_and_pepper_(picture, bits, torch.tensor([0.04]))
     assert (spoilt == 0).float().mean() == pytest.approx(0.02, abs=1e-4)
     assert (spoilt == 1).float().mean() == pytest.approx(0.02, abs=1e-4)
     assert (spoilt == 0.5).float().mean() == pytest.approx(0.96, abs=2e-4)
