@@ -8,6 +8,7 @@ import torch
 import torchvision.transforms.v2.functional as oracle
 
 from shards.reader import Batch
+from vaetrain.augment.added import add_boxes
 from vaetrain.augment.pipeline import Augment
 from vaetrain.augment.pixels import (
     add_salt_and_pepper_,
@@ -15,6 +16,7 @@ from vaetrain.augment.pixels import (
     corrupt,
     erase_,
     erased_rectangles,
+    page_means,
 )
 from vaetrain.augment.policy import CHOICES, NAMES, OPS, Chance, Policy, load_policy
 from vaetrain.augment.strengths import Drawn, draw_strengths
@@ -132,6 +134,18 @@ def test_a_page_is_augmented_the_same_in_any_batch(name, kind):
                     torch.testing.assert_close(ours[:, :, :ROWS], expected, rtol=0, atol=1e-6)
 
 
+@pytest.mark.parametrize("name", ["translate", "scale", "perspective"])
+def test_what_lies_outside_the_canvas_never_enters_it(name):
+    outside, nowhere = a_batch(), a_batch()
+    last_of_pages = slice(12, None, 13)
+    for number, height in enumerate(HEIGHTS):
+        below = torch.tensor([5.0, height + 0.5, WIDTH - 5.0, height + 60.0])
+        outside.boxes[last_of_pages][number] = below
+    nowhere.boxes[last_of_pages] = 0
+    augment = only(name, OPS[name].full)
+    assert torch.equal(augment(outside, seed=0)[1], augment(nowhere, seed=0)[1])
+
+
 @pytest.mark.parametrize("change", [{"seed": 4}, {"epoch": 1}])
 def test_other_seeds_and_epochs_give_other_pages(change):
     augment = named("default")
@@ -188,6 +202,17 @@ def test_brightness_and_contrast_are_torchvisions():
     torch.testing.assert_close(flatter, oracle.adjust_contrast(picture, 0.6), rtol=0, atol=1e-5)
 
 
+def test_the_mean_of_a_page_is_exact_in_any_order_and_padding():
+    picture, heights = a_picture() * 0.01, torch.tensor([48])
+    mean = page_means(picture, heights)
+    torch.testing.assert_close(mean, picture.mean((1, 2, 3)), rtol=0, atol=1e-6)
+    order = torch.randperm(picture.numel(), generator=torch.Generator().manual_seed(0))
+    shuffled = picture.flatten()[order].view_as(picture)
+    assert torch.equal(page_means(shuffled, heights), mean)
+    padded = torch.nn.functional.pad(picture, (0, 0, 0, 16))
+    assert torch.equal(page_means(padded, heights), mean)
+
+
 def test_erasing_is_torchvisions():
     picture, heights = a_picture(), torch.tensor([48])
     draws = drawn(0.33, [0.7, 0.6, 0.3, 0.8])
@@ -233,6 +258,22 @@ def test_randaugment_applies_as_many_as_asked():
     strengths = draw_strengths(policy, torch.arange(200) * 7919)
     applied = torch.stack([(strengths[name].strength > 0).long() for name in CHOICES]).sum(0)
     assert (applied == 3).all()
+
+
+@pytest.mark.parametrize(("name", "of_each"), [("lines", 1), ("boxes", 1), ("text", 7)])
+def test_added_boxes_are_as_many_as_asked_and_lie_on_the_page(name, of_each):
+    pages, strength = 2000, 1.5
+    heights = torch.arange(pages) % 90 + 6
+    draws = {name: drawn(strength, [], pages)}
+    boxes, owner = add_boxes(heights, WIDTH, draws, torch.arange(pages) * 7919)
+    has_area = (boxes[:, 2:] > boxes[:, :2]).all(1)
+    assert (boxes[~has_area] == 0).all()
+    filled = has_area.view(-1, of_each).any(1).sum() / pages
+    assert filled == pytest.approx(strength, abs=0.05)
+    assert (boxes >= 0).all()
+    if name != "text":  # of a text that is cut off by a low page, the rows run on below it
+        assert (boxes[:, 3] <= heights[owner]).all()
+    assert (boxes[:, 2] <= WIDTH).all()
 
 
 def test_dropout_leaves_out_its_share_but_never_the_page():
