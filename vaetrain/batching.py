@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from vaetrain.config import ConfigError, TrainConfig
+from vaetrain.config import TrainConfig
+from vaetrain.settings import ConfigError
 
 LARGEST_DEFAULT = 32  # of a micro batch that was not set; memory is the user's to try beyond it
 

@@ -25,7 +25,8 @@ from torch import Tensor
 
 from shards.index import sha256_of
 from shards.writer import sync_path
-from vaetrain.config import ConfigError, Experiment, as_dict, flatten
+from vaetrain.config import Experiment, as_dict
+from vaetrain.settings import ConfigError, flatten
 
 MANIFEST = "manifest.json"
 STATE = "state.json"

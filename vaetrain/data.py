@@ -22,8 +22,9 @@ from shards.reader import (
 )
 from vaetrain.baselines import mean_page, score_page
 from vaetrain.batching import Batching
-from vaetrain.config import ConfigError, Experiment
+from vaetrain.config import Experiment
 from vaetrain.engine import Engine
+from vaetrain.settings import ConfigError
 
 SAMPLE_LAYOUTS = Path(__file__).resolve().parents[1] / "shards" / "sample"
 SAMPLE_SHARDS = Path("data") / "sample"

@@ -24,7 +24,7 @@ from accelerate.utils import (
 from torch import Tensor, nn
 
 from shards.command import UserError
-from vaetrain.config import ConfigError
+from vaetrain.settings import ConfigError
 from vaetrain.startup import Launch
 
 TIMEOUT = datetime.timedelta(minutes=10)

@@ -14,8 +14,9 @@ from safetensors.torch import load_file
 
 from shards.png import encode_png
 from vaetrain import checkpoint
-from vaetrain.config import ConfigError, Experiment, as_dict, experiment_from
+from vaetrain.config import Experiment, as_dict, experiment_from
 from vaetrain.model import VAE
+from vaetrain.settings import ConfigError
 
 WEIGHTS, CONFIG = "model.safetensors", "config.json"
 

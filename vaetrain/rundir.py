@@ -10,7 +10,8 @@ from typing import Any
 
 from omegaconf import OmegaConf
 
-from vaetrain.config import ConfigError, Experiment, as_dict
+from vaetrain.config import Experiment, as_dict
+from vaetrain.settings import ConfigError
 
 LOCK_SECONDS = 20.0  # a killed run's ranks need a moment to save and leave
 

@@ -19,7 +19,8 @@ from typing import NoReturn
 from shards.lifetime import die_with_parent
 from vaetrain.augment.policy import load_policy
 from vaetrain.batching import cut_batch
-from vaetrain.config import ConfigError, Experiment, describe_settings, load_experiment, read_yaml
+from vaetrain.config import Experiment, describe_settings, load_experiment
+from vaetrain.settings import ConfigError, read_yaml
 
 EXPERIMENTS = Path(__file__).resolve().parents[1] / "launch" / "experiments"
 RELAUNCHED = "VAETRAIN_RELAUNCHED"  # the engine file that was already applied: never twice

@@ -15,7 +15,8 @@ import numpy as np
 from accelerate.tracking import TensorBoardTracker
 from tqdm import tqdm
 
-from vaetrain.config import Experiment, as_dict, flatten
+from vaetrain.config import Experiment, as_dict
+from vaetrain.settings import flatten
 
 METRICS_FILE = "metrics.jsonl"
 

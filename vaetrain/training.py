@@ -15,7 +15,7 @@ from vaetrain.average import WeightAverage
 from vaetrain.batching import cut_batch
 from vaetrain.checkpoint import Checkpoint
 from vaetrain.components import start_from_components
-from vaetrain.config import ConfigError, as_dict
+from vaetrain.config import as_dict
 from vaetrain.data import SAMPLE_SHARDS, TrainingData, build_sample, shards_folder
 from vaetrain.engine import Engine
 from vaetrain.handover import newest_checkpoint, write_final
@@ -27,6 +27,7 @@ from vaetrain.objective import Objective
 from vaetrain.optimizers import build_optimizer
 from vaetrain.rundir import RunDir
 from vaetrain.schedules import Clock, beta_at, lr_at
+from vaetrain.settings import ConfigError
 from vaetrain.startup import Command
 from vaetrain.tracking import RunLog, Stopwatch, summary_lines
 from vaetrain.validation import encode_pages, summarise

@@ -3,7 +3,8 @@
 import pytest
 
 from vaetrain.batching import Batching, cut_batch
-from vaetrain.config import ConfigError, TrainConfig
+from vaetrain.config import TrainConfig
+from vaetrain.settings import ConfigError
 
 
 @pytest.mark.parametrize(

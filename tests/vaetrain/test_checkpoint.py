@@ -7,7 +7,8 @@ import torch
 
 from vaetrain import checkpoint
 from vaetrain.checkpoint import Checkpoint, DamagedCheckpoint
-from vaetrain.config import ConfigError, Experiment, as_dict, load_experiment
+from vaetrain.config import Experiment, as_dict, load_experiment
+from vaetrain.settings import ConfigError
 
 
 def a_checkpoint(images: int) -> Checkpoint:

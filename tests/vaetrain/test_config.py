@@ -2,15 +2,8 @@
 
 import pytest
 
-from vaetrain.config import (
-    ConfigError,
-    Experiment,
-    as_dict,
-    describe_settings,
-    experiment_from,
-    flatten,
-    load_experiment,
-)
+from vaetrain.config import Experiment, as_dict, describe_settings, experiment_from, load_experiment
+from vaetrain.settings import ConfigError, flatten
 
 
 def test_without_a_file_the_defaults_hold():

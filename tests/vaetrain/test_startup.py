@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from vaetrain.config import ConfigError
+from vaetrain.settings import ConfigError
 from vaetrain.startup import Launch, read_engine_file, running_launch
 
 REPO = Path(__file__).resolve().parents[2]

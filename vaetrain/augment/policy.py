@@ -16,7 +16,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from vaetrain.config import AugmentConfig, ConfigError, read_yaml
+from vaetrain.config import AugmentConfig
+from vaetrain.settings import ConfigError, read_yaml
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,8 @@ from vaetrain.augment.pixels import (
 from vaetrain.augment.policy import CHOICES, NAMES, OPS, Chance, Policy, load_policy
 from vaetrain.augment.strengths import Drawn, draw_strengths
 from vaetrain.augment.warp import perspective, resample, rotation
-from vaetrain.config import AugmentConfig, ConfigError
+from vaetrain.config import AugmentConfig
+from vaetrain.settings import ConfigError
 
 WIDTH, ROWS = 64, 96
 HEIGHTS = [96, 40, 77, 64, 96, 13]

@@ -1,0 +1,195 @@
+"""Settings as dataclass fields: how they are declared, read from YAML, checked and described.
+
+A schema is a dataclass whose fields are either made by `setting` or sections, dataclasses too.
+Nothing heavy is imported here, so that a mistake is refused before a process group, a model or a
+shard is touched.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+from dataclasses import MISSING
+from pathlib import Path
+from typing import Any
+
+import yaml
+from omegaconf import OmegaConf
+from omegaconf.errors import ConfigKeyError, OmegaConfBaseException
+
+from shards.command import UserError
+
+
+class ConfigError(UserError):
+    """A setting that cannot be used; the message is one plain line naming the key."""
+
+
+def setting(
+    default: Any,
+    meaning: str,
+    *,
+    choices: tuple[str, ...] | None = None,
+    minimum: float | None = None,
+    above: float | None = None,
+    maximum: float | None = None,
+) -> Any:
+    """A dataclass field that knows what it means and which values are allowed."""
+    metadata = {
+        "meaning": meaning,
+        "choices": choices,
+        "minimum": minimum,
+        "above": above,
+        "maximum": maximum,
+    }
+    if isinstance(default, list):
+        return dataclasses.field(default_factory=lambda: list(default), metadata=metadata)
+    return dataclasses.field(default=default, metadata=metadata)
+
+
+def read_yaml(path: Path, what: str) -> dict[str, Any]:
+    """The mapping in a YAML file, nothing in it constructed or expanded.
+
+    Args:
+        what: what the file should be, for messages.
+
+    Raises ConfigError naming the file and what is wrong with it.
+    """
+    try:
+        tree = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise ConfigError(f"{path}: there is no such {what}") from error
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be read ({error.strerror})") from error
+    except (yaml.YAMLError, UnicodeDecodeError, RecursionError, ValueError) as error:
+        raise ConfigError(f"{path}: is not YAML ({_one_line(error)})") from error
+    if not isinstance(tree, dict):
+        raise ConfigError(f"{path}: is no {what}: not a mapping")
+    return tree
+
+
+def parse_override(override: str) -> Any:
+    """The tree that one `key=value` stands for; raises ConfigError."""
+    key, equals, _ = override.partition("=")
+    if not equals or not key:
+        raise ConfigError(f"{override!r}: settings are given as key=value")
+    try:
+        return OmegaConf.from_dotlist([override])
+    except (OmegaConfBaseException, yaml.YAMLError) as error:
+        raise ConfigError(f"{key}: is not a YAML value ({_one_line(error)})") from error
+
+
+def merge(schema: type, config: Any, tree: Any, where: str) -> Any:
+    """OmegaConf's `config` of a schema with a tree laid over it; raises ConfigError."""
+    plain = flatten(OmegaConf.to_container(tree, resolve=False))
+    rules = {name: field.metadata for name, field in _fields(schema, "")}
+    for key, value in plain.items():
+        # OmegaConf would read the environment, or call a resolver, for what a file says.
+        if "${" in str(value):
+            raise ConfigError(f"{where}{key}: ${{...}} is not expanded here; write the value")
+        # YAML reads a bare `no` as false.
+        if value is False and key in rules and "no" in (rules[key]["choices"] or ()):
+            OmegaConf.update(tree, key, "no")
+    try:
+        return OmegaConf.merge(config, tree)
+    except ConfigKeyError as error:
+        raise ConfigError(f"{where}{_unknown_key(schema, error.full_key)}") from error
+    except OmegaConfBaseException as error:
+        key = error.full_key or next(iter(tree))
+        raise ConfigError(f"{where}{key}: {_wrong_type(schema, key, plain.get(key))}") from error
+
+
+def checked(config: Any) -> Any:
+    """The dataclass that OmegaConf's `config` stands for; raises ConfigError outside the limits."""
+    settings = OmegaConf.to_object(config)
+    _check(settings, "")
+    return settings
+
+
+def flatten(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """`{"a": {"b": 1}}` as `{"a.b": 1}`: settings under the names the command line uses."""
+    flat: dict[str, Any] = {}
+    for key, value in tree.items():
+        if isinstance(value, dict):
+            flat |= flatten(value, f"{prefix}{key}.")
+        else:
+            flat[prefix + key] = value
+    return flat
+
+
+def describe(schema: type) -> str:
+    """One line per setting - name, default, meaning, what is allowed - for `--help`."""
+    lines = []
+    for name, field in _fields(schema, ""):
+        default = field.default if field.default is not MISSING else field.default_factory()
+        allowed = _allowed(field.metadata)
+        suffix = f" [{allowed}]" if allowed else ""
+        shown = "null" if default is None else default
+        lines.append(f"  {name}={shown}\n      {field.metadata['meaning']}{suffix}")
+    return "\n".join(lines)
+
+
+def _wrong_type(schema: type, key: str, value: Any) -> str:
+    kinds = {name: field.type for name, field in _fields(schema, "")}
+    if key not in kinds:
+        return "is a section of settings, or an item of a list, and cannot hold this value"
+    words = {"int": "a whole number", "float": "a number", "str": "text", "None": "null"}
+    words |= {"bool": "true or false", "list[Phase]": "a list of phases"}
+    allowed = " or ".join(words.get(part, f"a {part}") for part in kinds[key].split(" | "))
+    return f"{value!r} is not {allowed}"
+
+
+def _unknown_key(schema: type, key: str) -> str:
+    names = [name for name, _ in _fields(schema, "")]
+    section = key.rpartition(".")[0] + "."
+    siblings = [name for name in names if name.startswith(section)]
+    near = difflib.get_close_matches(key, siblings or names, n=3)
+    hint = near or siblings or sorted({name.partition(".")[0] for name in names})
+    return f"{key}: there is no such setting; allowed are {', '.join(hint)}"
+
+
+def _fields(kind: type, prefix: str) -> list[tuple[str, dataclasses.Field]]:
+    found: list[tuple[str, dataclasses.Field]] = []
+    for field in dataclasses.fields(kind):
+        if field.metadata:
+            found.append((prefix + field.name, field))
+        else:
+            found += _fields(field.default_factory, f"{prefix}{field.name}.")
+    return found
+
+
+def _check(section: Any, prefix: str) -> None:
+    for field in dataclasses.fields(section):
+        value = getattr(section, field.name)
+        if not field.metadata:
+            _check(value, f"{prefix}{field.name}.")
+        elif value is not None:
+            _check_value(f"{prefix}{field.name}", value, field.metadata)
+
+
+def _check_value(name: str, value: Any, rule: Any) -> None:
+    if isinstance(value, list):
+        for number, item in enumerate(value):
+            if dataclasses.is_dataclass(item):
+                _check(item, f"{name}[{number}].")
+    wrong = (rule["choices"] is not None and value not in rule["choices"]) or (
+        isinstance(value, int | float)
+        and not (
+            (rule["minimum"] is None or value >= rule["minimum"])
+            and (rule["above"] is None or value > rule["above"])
+            and (rule["maximum"] is None or value <= rule["maximum"])
+            and abs(value) != float("inf")
+        )
+    )
+    if wrong:
+        raise ConfigError(f"{name}: {value!r} is not allowed; allowed: {_allowed(rule)}")
+
+
+def _allowed(rule: Any) -> str:
+    if rule["choices"]:
+        return " | ".join(rule["choices"])
+    bounds = (("minimum", "at least"), ("above", "more than"), ("maximum", "at most"))
+    return ", ".join(f"{words} {rule[key]:g}" for key, words in bounds if rule[key] is not None)
+
+
+def _one_line(error: Exception) -> str:
+    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
