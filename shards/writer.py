@@ -90,6 +90,13 @@ def write_rejects(folder: Path, rejects: Iterable[Reject]) -> None:
     _write(folder / REJECTS_NAME, "".join(lines).encode())
 
 
+def write_whole(path: Path, text: str) -> None:
+    """Write a text file whole or not at all, in place of one that is there."""
+    draft = path.with_name(f".{path.name}.tmp")
+    draft.write_text(text, encoding="utf-8")
+    draft.replace(path)
+
+
 def sync_path(path: Path) -> None:
     """Have the disk hold a file, or a folder's own entries, the names of what is in it."""
     descriptor = os.open(path, os.O_RDONLY)

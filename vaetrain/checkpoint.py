@@ -5,7 +5,7 @@ One folder per checkpoint, named by its image count:
     weights.safetensors     parameters and buffers by name, fp32
     average.safetensors     their exponential moving average, by name
     optimizer.safetensors   the optimizer's tensors as <state>.<parameter name>
-    state.json              clock, controllers and resolved experiment
+    state.json              clock, controllers, resolved experiment and augmentation policy
     manifest.json           SHA-256 of each file above
 
 Tensors are safetensors and the rest is JSON: nothing is ever unpickled.
@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,7 @@ from torch import Tensor
 
 from shards.index import sha256_of
 from shards.writer import sync_path
+from vaetrain.augment.policy import Policy
 from vaetrain.config import Experiment, as_dict
 from vaetrain.settings import ConfigError, flatten
 
@@ -128,11 +129,10 @@ def check_same_experiment(saved_experiment: dict[str, Any], experiment: Experime
 
     Raises ConfigError naming every such key with both values.
     """
-    before, now = flatten(saved_experiment), flatten(as_dict(experiment))
     changed = [
-        f"{key} (was {before.get(key)!r}, now {now.get(key)!r})"
-        for key in sorted(before.keys() | now.keys())
-        if before.get(key) != now.get(key) and key not in FREE_TO_CHANGE
+        change
+        for key, change in _changes(saved_experiment, as_dict(experiment)).items()
+        if key not in FREE_TO_CHANGE
     ]
     if changed:
         raise ConfigError(
@@ -140,6 +140,29 @@ def check_same_experiment(saved_experiment: dict[str, Any], experiment: Experime
             + ", ".join(changed)
             + "; give another --run-dir, or the old settings"
         )
+
+
+def check_same_policy(saved_policy: dict[str, Any], policy: Policy) -> None:
+    """Refuse to resume where the augmentation is another, though its name is the same.
+
+    Raises ConfigError naming every chance that differs with both values.
+    """
+    changed = _changes(saved_policy, asdict(policy)).values()
+    if changed:
+        raise ConfigError(
+            "augment.policy: is not what it was when the run was started, which cannot be resumed "
+            f"with it: {', '.join(changed)}; give another --run-dir, or the old policy"
+        )
+
+
+def _changes(before: dict[str, Any], now: dict[str, Any]) -> dict[str, str]:
+    """What differs between two trees, by dotted name, with both values."""
+    before, now = flatten(before), flatten(now)
+    return {
+        key: f"{key} (was {before.get(key)!r}, now {now.get(key)!r})"
+        for key in sorted(before.keys() | now.keys())
+        if before.get(key) != now.get(key)
+    }
 
 
 def save_tensors(path: Path, tensors: dict[str, Tensor]) -> None:

@@ -15,6 +15,8 @@ from omegaconf import OmegaConf
 
 from vaetrain.settings import checked, describe, merge, parse_override, read_yaml, setting
 
+SAMPLE_SHARDS = Path("data") / "sample"
+
 
 @dataclass
 class DataConfig:
@@ -38,6 +40,11 @@ class DataConfig:
     workers: int = setting(1, "reader processes per rank; 0 reads in the trainer itself", minimum=0)
     prefetch: int = setting(4, "micro batches each reader process keeps ready", minimum=1)
 
+    @property
+    def folder(self) -> Path:
+        """The folder of the shards; the built-in sample's unless they name another."""
+        return SAMPLE_SHARDS if self.shards is None else Path(self.shards)
+
 
 @dataclass
 class ModelConfig:
@@ -60,7 +67,8 @@ class ModelConfig:
 class AugmentConfig:
     policy: str = setting(
         "none",
-        "none, default, strong, randaugment, trivialaugment, or the path of a policy file",
+        "none, default, strong, randaugment, trivialaugment, the path of a policy file, or auto: "
+        "the policy that vaetrain.augment.search left in the folder of the shards",
     )
     ops: int = setting(2, "operations per page of randaugment", minimum=1)
     level: float = setting(0.5, "strength of randaugment", minimum=0, maximum=1)

@@ -22,20 +22,14 @@ from shards.reader import (
 )
 from vaetrain.baselines import mean_page, score_page
 from vaetrain.batching import Batching
-from vaetrain.config import Experiment
+from vaetrain.config import SAMPLE_SHARDS, Experiment
 from vaetrain.engine import Engine
 from vaetrain.settings import ConfigError
 
 SAMPLE_LAYOUTS = Path(__file__).resolve().parents[1] / "shards" / "sample"
-SAMPLE_SHARDS = Path("data") / "sample"
 EVALUATION_BATCH = 16
 PICTURED_PAGES = 8
 BASELINE_PAGES = 4096  # training pages that the mean page is taken over, at most
-
-
-def shards_folder(experiment: Experiment) -> Path:
-    """Where the experiment's shards are; the built-in sample's unless it names others."""
-    return SAMPLE_SHARDS if experiment.data.shards is None else Path(experiment.data.shards)
 
 
 def build_sample() -> None:
@@ -117,7 +111,7 @@ class TrainingData(PageReader):
 
     def __init__(self, experiment: Experiment, engine: Engine, stride: int) -> None:
         """Open the experiment's shards; raises ConfigError in one line."""
-        super().__init__(shards_folder(experiment), experiment, engine, stride)
+        super().__init__(experiment.data.folder, experiment, engine, stride)
         self.train, self.val = self.select("train"), self.select("val")
         if len(self.train) == 0:
             raise ConfigError(f"{self.index.folder}: there are no pages to train on")

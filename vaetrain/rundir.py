@@ -10,9 +10,11 @@ from typing import Any
 
 from omegaconf import OmegaConf
 
+from shards.writer import write_whole
 from vaetrain.config import Experiment, as_dict
 from vaetrain.settings import ConfigError
 
+METRICS_FILE = "metrics.jsonl"
 LOCK_SECONDS = 20.0  # a killed run's ranks need a moment to save and leave
 
 
@@ -53,10 +55,17 @@ class RunDir:
 
     def write_experiment(self, experiment: Experiment) -> None:
         """Write the resolved experiment, whole or not at all."""
-        draft = self.experiment_file.with_suffix(".tmp")
-        draft.write_text(OmegaConf.to_yaml(OmegaConf.create(as_dict(experiment))))
-        draft.replace(self.experiment_file)
+        tree = OmegaConf.create(as_dict(experiment))
+        write_whole(self.experiment_file, OmegaConf.to_yaml(tree))
 
     def results(self) -> dict[str, Any]:
         """What a finished run achieved."""
         return json.loads((self.final / "config.json").read_text())["results"]
+
+
+def read_metrics(path: Path) -> list[dict[str, Any]]:
+    """The lines of a `metrics.jsonl`; a last line cut off by a crash is left out."""
+    if not path.exists():
+        return []
+    lines = path.read_text().split("\n")
+    return [json.loads(line) for line in lines[:-1] if line]

@@ -57,7 +57,7 @@ def start(argv: list[str]) -> Command:
     """
     arguments = _parse(argv)
     try:
-        experiment = load_experiment(_experiment_path(arguments.experiment), arguments.settings)
+        experiment = load_experiment(experiment_path(arguments.experiment), arguments.settings)
         running = running_launch(os.environ)
         if running.engine not in _ENGINES.values():
             raise ConfigError(f"launched for {running.engine}; engines are {_ENGINE_NAMES}")
@@ -65,7 +65,7 @@ def start(argv: list[str]) -> Command:
         if arguments.config_file is not None:
             asked = read_engine_file(arguments.config_file)
         cut_batch(experiment.train, asked.world_size, pairs=experiment.augment.mixup_alpha > 0)
-        load_policy(experiment.augment)
+        load_policy(experiment.augment, experiment.data.folder)
         if asked != running:
             _start_again(arguments.config_file, asked, running, argv)
     except ConfigError as error:
@@ -105,7 +105,8 @@ def _parse(argv: list[str]) -> argparse.Namespace:
     return parser.parse_intermixed_args(argv)
 
 
-def _experiment_path(name: str | None) -> Path:
+def experiment_path(name: str | None) -> Path:
+    """The file of an experiment given as a path, or by a name in `launch/experiments/`."""
     path = Path(name or "default")
     named = EXPERIMENTS / f"{path}.yaml"
     return named if not path.suffix and named.is_file() else path

@@ -15,10 +15,10 @@ import numpy as np
 from accelerate.tracking import TensorBoardTracker
 from tqdm import tqdm
 
+from shards.writer import write_whole
 from vaetrain.config import Experiment, as_dict
+from vaetrain.rundir import METRICS_FILE, read_metrics
 from vaetrain.settings import flatten
-
-METRICS_FILE = "metrics.jsonl"
 
 
 class RunLog:
@@ -95,20 +95,10 @@ class RunLog:
             tracker.finish()
 
 
-def read_metrics(path: Path) -> list[dict[str, Any]]:
-    """The lines of a `metrics.jsonl`; a last line cut off by a crash is left out."""
-    if not path.exists():
-        return []
-    lines = path.read_text().split("\n")
-    return [json.loads(line) for line in lines[:-1] if line]
-
-
 def keep_lines_until(path: Path, images: int) -> None:
     """Drop the lines of `metrics.jsonl` that lie beyond an image count."""
     kept = [line for line in read_metrics(path) if line["images"] <= images]
-    draft = path.with_suffix(".tmp")
-    draft.write_text("".join(json.dumps(line) + "\n" for line in kept))
-    draft.replace(path)
+    write_whole(path, "".join(json.dumps(line) + "\n" for line in kept))
 
 
 def summary_lines(run_dir: Path, results: dict[str, Any]) -> list[str]:

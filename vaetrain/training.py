@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import asdict
 
 import torch
 
@@ -15,8 +16,8 @@ from vaetrain.average import WeightAverage
 from vaetrain.batching import cut_batch
 from vaetrain.checkpoint import Checkpoint
 from vaetrain.components import start_from_components
-from vaetrain.config import as_dict
-from vaetrain.data import SAMPLE_SHARDS, TrainingData, build_sample, shards_folder
+from vaetrain.config import SAMPLE_SHARDS, as_dict
+from vaetrain.data import TrainingData, build_sample
 from vaetrain.engine import Engine
 from vaetrain.handover import newest_checkpoint, write_final
 from vaetrain.interrupt import StopRequest
@@ -58,7 +59,7 @@ class Training:
         self.average = WeightAverage(model, experiment.train.ema_half_life_images)
         engine.prepare(model, build_optimizer(model, experiment.optimizer))
         alpha = experiment.augment.mixup_alpha
-        self.augment = Augment(load_policy(experiment.augment))
+        self.augment = Augment(load_policy(experiment.augment, experiment.data.folder))
         self.mixup = Mixup(alpha, engine.device) if alpha > 0 else None
         self.objective = Objective(experiment.loss, experiment.beta)
         self.meter = Meter(engine)
@@ -81,12 +82,13 @@ class Training:
     def prepare_disk(self) -> None:
         """What one process does for all: hold the run directory, build the built-in sample."""
         self.run_dir.claim()
-        if shards_folder(self.experiment) == SAMPLE_SHARDS:
+        if self.experiment.data.folder == SAMPLE_SHARDS:
             build_sample()
 
     def resume(self, saved: Checkpoint) -> None:
         """Go on from a checkpoint; raises ConfigError where that would be another run."""
         checkpoint.check_same_experiment(saved.state["experiment"], self.experiment)
+        checkpoint.check_same_policy(saved.state["policy"], self.augment.policy)
         if saved.state["data"] != self.data.fingerprint:
             raise ConfigError(f"{self.data.index.folder}: is not the data the run was started on")
         self.engine.module.load_state_dict(saved.weights)
@@ -216,6 +218,7 @@ class Training:
         """Write a checkpoint that any engine can resume from. Collective."""
         state = {
             "experiment": as_dict(self.experiment),
+            "policy": asdict(self.augment.policy),
             "data": self.data.fingerprint,
             "meter": self.meter.state(),
             "best": self.best,

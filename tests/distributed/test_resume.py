@@ -136,6 +136,21 @@ def test_other_settings_are_refused_by_name(trainer, undisturbed):
     assert "train.seed (was 0, now 9)" in line
 
 
+def test_a_policy_file_that_was_changed_is_refused(trainer, tmp_path):
+    path = tmp_path / "mine.yaml"
+    settings = (f"augment.policy={path}", "train.max_images=16")
+    path.write_text("flip: {probability: 0.5, magnitude: 1}\n")
+    trainer.train("own-policy", *settings, engine=None)
+    path.write_text("flip: {probability: 0.25, magnitude: 1}\n")
+    done = trainer.run(trainer.command("own-policy", *settings, engine=None))
+    assert done.returncode == 2
+    (line,) = done.stderr.splitlines()
+    assert line.startswith("error: augment.policy: is not what it was")
+    assert "flip.probability (was 0.5, now 0.25)" in line
+    path.write_text("# the same, written otherwise\nflip:\n  magnitude: 1.0\n  probability: .5\n")
+    assert "is finished: 16 images" in trainer.train("own-policy", *settings, engine=None)
+
+
 def test_a_damaged_checkpoint_is_passed_over(trainer):
     trainer.train("damaged", *SETTINGS)
     last = checkpoints(trainer, "damaged")[-1]

@@ -1,13 +1,15 @@
 """A checkpoint is there whole or not at all, and what is read is what was written."""
 
 import dataclasses
+import json
 
 import pytest
 import torch
 
 from vaetrain import checkpoint
+from vaetrain.augment.policy import load_policy
 from vaetrain.checkpoint import Checkpoint, DamagedCheckpoint
-from vaetrain.config import Experiment, as_dict, load_experiment
+from vaetrain.config import AugmentConfig, Experiment, as_dict, load_experiment
 from vaetrain.settings import ConfigError
 
 
@@ -85,3 +87,13 @@ def test_what_changes_the_run_may_not_change_in_between():
     other = load_experiment(None, ["train.seed=5", "optimizer.lr=1"])
     with pytest.raises(ConfigError, match=r"optimizer\.lr .*train\.seed \(was 0, now 5\)"):
         checkpoint.check_same_experiment(before, other)
+
+
+@pytest.mark.parametrize("name", ["none", "default", "randaugment", "trivialaugment"])
+def test_a_policy_is_the_same_after_a_checkpoint(name):
+    policy = load_policy(AugmentConfig(policy=name))
+    saved = json.loads(json.dumps(dataclasses.asdict(policy)))
+    checkpoint.check_same_policy(saved, policy)
+    other = load_policy(AugmentConfig(policy="strong"))
+    with pytest.raises(ConfigError, match=r"augment\.policy: .*level \(was"):
+        checkpoint.check_same_policy(saved, dataclasses.replace(other, level=0.3))

@@ -3,7 +3,8 @@
 import json
 
 from vaetrain.config import load_experiment
-from vaetrain.tracking import METRICS_FILE, RunLog, Stopwatch, read_metrics, summary_lines
+from vaetrain.rundir import METRICS_FILE, read_metrics
+from vaetrain.tracking import RunLog, Stopwatch, summary_lines
 
 QUIET = load_experiment(None, ["tracker=none"])
 

@@ -5,6 +5,7 @@ A policy file is YAML, an operation a line:
     flip: {probability: 0.5, magnitude: 1}
     rotate: {probability: 1, magnitude: 5}
 
+`vaetrain.augment.search` writes one.
 Nothing heavy is imported here: a mistake is refused before anything starts.
 """
 
@@ -16,7 +17,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from vaetrain.config import AugmentConfig
+from shards.writer import write_whole
+from vaetrain.config import SAMPLE_SHARDS, AugmentConfig
 from vaetrain.settings import ConfigError, read_yaml
 
 
@@ -143,12 +145,20 @@ _STRONG = {
 
 NAMES = ("none", "default", "strong", "randaugment", "trivialaugment")
 
+AUTO = "auto"
+FOUND_NAME = "policy.yaml"
+"""The file in the folder of the shards that `auto` stands for."""
 
-def load_policy(config: AugmentConfig) -> Policy:
-    """The policy of a name of `NAMES`, or of a YAML file.
+
+def load_policy(config: AugmentConfig, shards: Path = SAMPLE_SHARDS) -> Policy:
+    """The policy of a name of `NAMES`, of `auto`, or of a YAML file.
 
     `randaugment` (Cubuk et al. 2020) applies `config.ops` operations of strength `config.level`,
-    `trivialaugment` (Müller and Hutter 2021) one of random strength.
+    `trivialaugment` (Müller and Hutter 2021) one of random strength. `auto` is what a search left
+    beside the shards.
+
+    Args:
+        shards: the folder of the shards that are trained on.
 
     Raises ConfigError naming the file or key and what is allowed.
     """
@@ -161,16 +171,42 @@ def load_policy(config: AugmentConfig) -> Policy:
         "randaugment": Policy(_CORRUPTION, choose=config.ops, level=config.level),
         "trivialaugment": Policy(_CORRUPTION, choose=1),
     }
-    policy = named[config.policy] if config.policy in named else _read_policy(Path(config.policy))
+    if config.policy in named:
+        policy = named[config.policy]
+    elif config.policy == AUTO:
+        policy = _read_found(shards)
+    elif Path(config.policy).exists():
+        policy = _read_policy(Path(config.policy))
+    else:
+        raise ConfigError(
+            f"augment.policy: {config.policy!r} is neither a policy nor a file; allowed: "
+            f"{' | '.join((*NAMES, AUTO))}, or the path of a policy file"
+        )
     return policy if config.denoise else policy.without_corruption()
 
 
-def _read_policy(path: Path) -> Policy:
+def write_policy(path: Path, policy: Policy, comment: str) -> None:
+    """Write the policy's chances as a policy file, whole or not at all, below a line of comment."""
+    lines = [f"# {comment}"]
+    for name, chance in policy.chances.items():
+        entry = f"{{probability: {chance.probability:g}, magnitude: {chance.magnitude:g}}}"
+        lines.append(f"{name}: {entry}")
+    if not policy.chances:
+        lines.append("{}")
+    write_whole(path, "\n".join(lines) + "\n")
+
+
+def _read_found(shards: Path) -> Policy:
+    path = shards / FOUND_NAME
     if not path.exists():
         raise ConfigError(
-            f"augment.policy: {str(path)!r} is neither a policy nor a file; allowed: "
-            f"{' | '.join(NAMES)}, or the path of a policy file"
+            f"augment.policy: auto is the policy in {path}, which is not there; a search writes "
+            f"it: python -m vaetrain.augment.search data.shards={shards}"
         )
+    return _read_policy(path)
+
+
+def _read_policy(path: Path) -> Policy:
     tree = read_yaml(path, "policy file")
     return Policy({str(name): _read_chance(f"{path}: {name}", name, tree[name]) for name in tree})
 
