@@ -61,6 +61,38 @@ class Meter:
         self.steps.copy_(torch.tensor(state["steps"], dtype=torch.float64))
 
 
+class StepMeans:
+    """Means over steps of values that are the same on every rank; none of steps that were not."""
+
+    def __init__(self, names: tuple[str, ...], device: torch.device) -> None:
+        self.names = names
+        self.sums = torch.zeros(len(names), dtype=torch.float64, device=device)
+        self.count = 0
+
+    def add(self, values: Tensor) -> None:
+        """Add a step's values, (len(names),)."""
+        self.sums += values
+        self.count += 1
+
+    def read(self) -> dict[str, float]:
+        """The means by name since the last reading, empty without a step. A device sync."""
+        if self.count == 0:
+            return {}
+        values = (self.sums / self.count).tolist()
+        self.sums.zero_()
+        self.count = 0
+        return dict(zip(self.names, values, strict=True))
+
+    def state(self) -> dict[str, object]:
+        """The sums, for a checkpoint."""
+        return {"sums": self.sums.tolist(), "count": self.count}
+
+    def load(self, state: dict[str, object]) -> None:
+        """Go on from a checkpoint."""
+        self.sums.copy_(torch.tensor(state["sums"], dtype=torch.float64))
+        self.count = state["count"]
+
+
 def ids_hash(order: SampleOrder, steps: range) -> str:
     """What the samples of these global steps are, in 16 hexadecimal digits.
 

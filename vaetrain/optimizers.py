@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from vaetrain.config import OptimizerConfig
 
@@ -22,3 +22,30 @@ def build_optimizer(model: nn.Module, config: OptimizerConfig) -> torch.optim.Ad
         eps=config.eps,
         fused=True,
     )
+
+
+def optimizer_tensors(module: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
+    """The optimizer's tensors for a module's parameters, as `<state>.<parameter name>`."""
+    return {
+        f"{key}.{name}": value
+        for name, parameter in module.named_parameters()
+        for key, value in optimizer.state.get(parameter, {}).items()
+    }
+
+
+def load_optimizer_tensors(
+    module: nn.Module, optimizer: torch.optim.Optimizer, tensors: dict[str, Tensor]
+) -> None:
+    """Put back what `optimizer_tensors` returned."""
+    by_name: dict[str, dict[str, Tensor]] = {}
+    for key, value in tensors.items():
+        kind, _, name = key.partition(".")
+        by_name.setdefault(name, {})[kind] = value
+    names = {parameter: name for name, parameter in module.named_parameters()}
+    whole = optimizer.state_dict()
+    for ours, theirs in zip(optimizer.param_groups, whole["param_groups"], strict=True):
+        for parameter, number in zip(ours["params"], theirs["params"], strict=True):
+            if names[parameter] in by_name:
+                whole["state"][number] = by_name[names[parameter]]
+    # The optimizer itself knows which of its tensors belong on the device.
+    optimizer.load_state_dict(whole)

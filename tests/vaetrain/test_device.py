@@ -15,24 +15,31 @@ from torch.utils._pytree import tree_leaves
 
 from shards.randomness import normal, sample_keys
 from shards.reader import Batch
+from vaetrain.adversary import Adversary
 from vaetrain.augment.pipeline import Augment
 from vaetrain.augment.policy import load_policy
-from vaetrain.config import AugmentConfig, BetaConfig, LossConfig, ModelConfig
+from vaetrain.config import AugmentConfig, BetaConfig, GanConfig, LossConfig, ModelConfig
+from vaetrain.discriminators import build_discriminator
 from vaetrain.mixup import Mixup
 from vaetrain.model import VAE
 from vaetrain.objective import Objective
+from vaetrain.schedules import Clock
 
 CUDA = torch.device("cuda", 0)
 PAGES, BOXES, ROWS, WIDTH, LATENT = 4, 50, 128, 64, 8
 
 
 class OnlyOnTheDevice(TorchDispatchMode):
-    """Refuses every operation that takes or makes a tensor anywhere but on the GPU."""
+    """Refuses every operation that takes or makes a tensor anywhere but on the device."""
+
+    def __init__(self, device: torch.device = CUDA) -> None:
+        super().__init__()
+        self.device = device
 
     def __torch_dispatch__(self, function, types, args=(), kwargs=None):
         result = function(*args, **(kwargs or {}))
         for value in tree_leaves((args, kwargs, result)):
-            if isinstance(value, torch.Tensor) and value.device.type != "cuda":
+            if isinstance(value, torch.Tensor) and value.device.type != self.device.type:
                 raise AssertionError(f"{function} has a tensor on the {value.device.type}")
         return result
 
@@ -86,6 +93,43 @@ def test_the_forward_path_stays_on_the_device(policy, attention, pictures):
     assert (total.shape, total.dtype, total.device) == ((PAGES,), torch.float32, CUDA)
     assert total.requires_grad
     assert all((part.shape, part.device) == ((PAGES,), CUDA) for part in parts.values())
+
+
+GAMES = {
+    "hinge": GanConfig(start_epoch=0.0),
+    "light-r1": GanConfig(start_epoch=0.0, discriminator="light", regularizer="r1"),
+    "lecam-features": GanConfig(start_epoch=0.0, regularizer="lecam", feature_matching=1.0),
+    "two-updates": GanConfig(start_epoch=0.0, loss="nonsaturating", updates=2.0),
+}
+
+
+@pytest.mark.parametrize("kind", GAMES)
+def test_the_adversary_stays_on_the_device(kind):
+    """Its whole step: terms, backward, its own updates and all controllers, twice.
+
+    Autograd looks for a GPU where it meets a fake CUDA tensor, so the device here is torch's own
+    one without values.
+    """
+    meta, config = torch.device("meta"), GAMES[kind]
+    with meta:
+        clock = Clock(epoch_images=10, global_batch_size=2 * PAGES, horizon=100)
+        game = Adversary(config, build_discriminator(config), clock, sum_over_ranks=torch.clone)
+        pages = torch.empty(PAGES, 1, ROWS, WIDTH)
+        reconstruction = torch.empty(PAGES, 1, ROWS, WIDTH, requires_grad=True)
+        heights = torch.empty(PAGES, dtype=torch.long)
+    game.optimizer = torch.optim.SGD(game.discriminator.parameters())  # Adam's kernels need values
+    with OnlyOnTheDevice(meta):
+        for step in (1, 2):
+            game.begin(step * 2 * PAGES)
+            for _ in range(2):
+                ours, theirs = game.fork(reconstruction)
+                losses = (ours - pages).square().mean(dim=(1, 2, 3))
+                losses = losses + game.terms(ours, theirs, pages, heights)
+                assert (losses.shape, losses.dtype) == ((PAGES,), torch.float32)
+                losses.sum().backward()
+            game.step()
+    assert reconstruction.grad.shape == pages.shape
+    assert all(value.device == meta for value in game.tensors().values())
 
 
 @pytest.mark.parametrize(
