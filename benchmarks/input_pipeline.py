@@ -1,0 +1,245 @@
+"""From shards on disk to batches of float images on the device: pages per second on one core.
+
+    python -m benchmarks.input_pipeline --out runs/benchmarks
+
+The built-in sample's pages, 128 and 256 px wide, from boxes and from PNGs, against what else could
+feed them; then augmentation alone, against kornia and torchvision. All give the same images of the
+same pages, padded alike. Writes input_pipeline.json and input_pipeline.png.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from benchmarks import augment_peers, harness, report
+from benchmarks.harness import Case
+from benchmarks.input_peers import PEERS, Pages
+from shards import command
+from shards.build import build
+from shards.index import Index
+from shards.keys import read_keys
+from shards.options import BuildOptions
+from shards.order import height_ladder
+from shards.png import encode_png
+from shards.reader import Batch, Collator, EvaluationReader, ShardFiles, read_batches, select
+
+SAMPLE = Path(__file__).resolve().parents[1] / "shards" / "sample"
+HEIGHTS = {128: 512, 256: 1024}  # the experiments' widths, and the rows they keep of a page, px
+BATCH, STRIDE = 16, 16
+BOXES, PNGS = "ours, boxes", "ours, PNGs"
+OVER_PIL = {128: 5.0, 256: 3.0}  # times as fast as WebDataset + PIL that boxes should be
+PACKAGES = ("torchvision", "pillow", "webdataset", "mosaicml-streaming", "litdata", "kornia")
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """How much is measured: pages, rounds that count and before, batches that are augmented."""
+
+    pages: int
+    rounds: int
+    warmup: int
+    augmented: int
+
+
+FULL = Sizes(pages=10_000, rounds=15, warmup=2, augmented=4)
+QUICK = Sizes(pages=48, rounds=3, warmup=1, augmented=1)
+
+
+class OurBatches(Dataset):
+    """Given batches of sample ids, read as the trainer reads them."""
+
+    def __init__(self, collator: Collator, ids: Sequence[np.ndarray]) -> None:
+        self.collator = collator
+        self.ids = ids
+
+    def __getitem__(self, number: int) -> Batch:
+        ids = self.ids[number]
+        return self.collator.batch(ids, np.zeros_like(ids), training=False)
+
+    def one_pass(self) -> Iterable[Batch]:
+        """All batches in order."""
+        return read_batches(self, range(len(self.ids)), workers=0, prefetch=0)
+
+
+@dataclass(frozen=True)
+class Stored:
+    """The same batches of one width as our boxes, as our PNGs and as pictures for the peers."""
+
+    boxes: OurBatches
+    pngs: OurBatches
+    pages: Pages
+
+
+@dataclass
+class Findings:
+    """What a record is made of, as it comes in."""
+
+    results: list[dict[str, Any]] = field(default_factory=list)
+    comparisons: list[dict[str, Any]] = field(default_factory=list)
+    missing: list[dict[str, str]] = field(default_factory=list)
+
+
+def main() -> int:
+    """Run the command; the exit status."""
+    arguments = harness.parser("input_pipeline", __doc__).parse_args()
+    told = measure(arguments.quick, arguments.device, arguments.seed)
+    report.publish(told, arguments.out)
+    return 0
+
+
+def measure(quick: bool, device: torch.device, seed: int) -> dict[str, Any]:
+    """Measure everything; the record."""
+    sizes = QUICK if quick else FULL
+    found = Findings()
+    with tempfile.TemporaryDirectory() as folder:
+        shards = Path(folder) / "boxes"
+        build([SAMPLE], shards, BuildOptions(workers=1))
+        core = harness.pin_to_one_core()
+        for width in HEIGHTS:
+            place = Path(folder) / str(width)
+            place.mkdir()
+            stored = store(Index.open(shards), width, place, sizes.pages)
+            timing = {"rounds": sizes.rounds, "warmup": sizes.warmup}
+            timing |= {"device": device, "seed": seed}
+            measure_input(f"{width} px, pages from disk", width, stored, place, found, timing)
+            batches = list(stored.boxes.one_pass())
+            some = batches[:: len(batches) // sizes.augmented]  # from low to tall
+            measure_augmentation(f"{width} px, augmentation alone", some, found, timing)
+    settings = {"seed": seed, "device": str(device), "core": core, "batch": BATCH}
+    settings |= {"heights": {str(width): rows for width, rows in HEIGHTS.items()}, **asdict(sizes)}
+    return report.record(
+        "input_pipeline", quick=quick, settings=settings, packages=PACKAGES, **vars(found)
+    )
+
+
+def store(index: Index, width: int, folder: Path, count: int) -> Stored:
+    """Write the pages of `index` as PNGs and as shards of PNGs.
+
+    In batches of like height, as training has them. Tall pages are cut before they are stored, so
+    that nobody decodes rows that nobody looks at; where a peer reads in stored order it gets these
+    batches for free, while ours are read from where the shards happen to have them.
+    """
+    ladder = height_ladder(HEIGHTS[width], STRIDE)
+    rows = HEIGHTS[width]
+    selection = select(index, "all", width=width, max_height=rows).thinned(count)
+    limits = {"width": width, "max_height": rows, "ladder": ladder, "seed": 0}
+    by_height = EvaluationReader(selection, Collator(ShardFiles(index), **limits)).ids
+    cuts = range(BATCH, len(by_height), BATCH)
+    boxes = OurBatches(Collator(ShardFiles(index), **limits), np.split(by_height, cuts))
+
+    pictures = folder / "pictures"
+    pictures.mkdir()
+    files = []
+    for batch in boxes.one_pass():
+        grey = batch.images().mul(255).round().byte().numpy()
+        for page, height in zip(grey[:, 0], batch.heights.tolist(), strict=True):
+            files.append(pictures / f"{len(files):06}.png")
+            files[-1].write_bytes(encode_png(page[:height]))
+
+    options = BuildOptions(format="png", png_width=width, keep_duplicates=True, workers=1)
+    build([pictures], folder / "pngs", options)
+    as_pngs = Index.open(folder / "pngs")
+    number_of = {key: number for number, key in enumerate(read_keys(as_pngs, range(len(as_pngs))))}
+    ids = np.array([number_of[file.stem] for file in files])
+    pngs = OurBatches(Collator(ShardFiles(as_pngs), **limits), np.split(ids, cuts))
+    return Stored(boxes, pngs, Pages(files, BATCH, ladder))
+
+
+def measure_input(
+    group: str, width: int, stored: Stored, folder: Path, found: Findings, timing: dict[str, Any]
+) -> None:
+    """Pages per second from disk to float images on the device, of ours and of every peer."""
+    device = timing["device"]
+    passes: dict[str, Callable[[], Iterable[Tensor]]] = {
+        BOXES: lambda: (batch.to(device).images() for batch in stored.boxes.one_pass()),
+        PNGS: lambda: (batch.to(device).images() for batch in stored.pngs.one_pass()),
+    }
+    for name, store_pages in PEERS.items():
+        place = folder / store_pages.__name__
+        place.mkdir()
+        try:
+            open_pass = store_pages(stored.pages, place)
+        except ImportError as error:
+            found.missing.append({"group": group, "name": name, "reason": str(error)})
+        else:
+            passes[name] = lambda start=open_pass: (as_floats(b, device) for b in start())
+    cases = [
+        Case(name, lambda start=start: sum(map(len, start()))) for name, start in passes.items()
+    ]
+    rates = harness.interleave(cases, **timing)
+    results = [report.result(group, name, "pages/s", rates[name]) for name in passes]
+    found.results += results
+    medians = {entry["name"]: entry["median"] for entry in results}
+    found.comparisons += [report.compare(results, group, *pair) for pair in wanted(width, medians)]
+
+
+def as_floats(batch: Tensor, device: torch.device) -> Tensor:
+    """What a peer's batch becomes on the device: float32 in [0, 1]."""
+    return batch.to(device, non_blocking=True).float().div_(255.0)
+
+
+def wanted(width: int, medians: dict[str, float]) -> list[tuple[str, str, float | None]]:
+    """What to compare, with what, and how many times as fast it should be."""
+    pil, raw = "WebDataset + PIL", "LitData, raw pixels"
+    peers = sorted((name for name in PEERS if name in medians), key=medians.get, reverse=True)
+    of_pngs = [name for name in peers if name != raw]
+    others = [name for name in of_pngs if name != pil]
+    return [
+        *[(BOXES, name, OVER_PIL[width]) for name in of_pngs if name == pil],
+        *[(BOXES, name, 2.0) for name in others[:1]],
+        *[(PNGS, name, 1.0) for name in of_pngs[:1]],
+        *[(BOXES, name, None) for name in peers if name == raw],
+        (BOXES, PNGS, None),
+    ]
+
+
+def measure_augmentation(
+    group: str, batches: Sequence[Batch], found: Findings, timing: dict[str, Any]
+) -> None:
+    """Pages per second from images on the device to augmented ones; from boxes, for comparison."""
+    device, seed = timing["device"], timing["seed"]
+    boxes = [batch.to(device) for batch in batches]
+    images = [batch.images() for batch in boxes]
+    pixels = [
+        replace(batch, boxes=None, owner=None, pixels=image.mul(255).round().byte())
+        for batch, image in zip(boxes, images, strict=True)
+    ]
+    augment = augment_peers.ours(seed)
+    cases = [
+        Case("ours, images", lambda: sum(len(augment(batch)[0]) for batch in pixels)),
+        Case("ours, boxes, with drawing", lambda: sum(len(augment(batch)[0]) for batch in boxes)),
+    ]
+    for name, make in augment_peers.PEERS.items():
+        try:
+            peer = make(seed)
+        except ImportError as error:
+            found.missing.append({"group": group, "name": name, "reason": str(error)})
+            continue
+
+        def run(peer: augment_peers.AugmentImages = peer) -> int:
+            pairs = zip(images, boxes, strict=True)
+            return sum(len(peer(image, batch.heights)[0]) for image, batch in pairs)
+
+        cases.append(Case(name, run))
+    rates = harness.interleave(cases, **timing)
+    results = [report.result(group, case.name, "pages/s", rates[case.name]) for case in cases]
+    found.results += results
+    targets = {"kornia AugmentationSequential": 2.0, "torchvision v2, page by page": None}
+    found.comparisons += [
+        report.compare(results, group, "ours, images", name, target)
+        for name, target in targets.items()
+        if name in rates
+    ]
+
+
+if __name__ == "__main__":
+    command.run("benchmarks.input_pipeline", main)
