@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import importlib.util
 import signal
 import sys
 from collections.abc import Callable, Iterable
@@ -41,6 +42,17 @@ def run(name: str, command: Callable[[], int]) -> NoReturn:
 def _say(name: str, message: str, status: int) -> int:
     print(f"{name}: {message}", file=sys.stderr)
     return status
+
+
+def require(module: str, extra: str, purpose: str) -> None:
+    """Raise UserError, naming the command that installs it, where a module is missing.
+
+    Args:
+        extra: the extra in setup.cfg that brings the module.
+        purpose: what needs it.
+    """
+    if importlib.util.find_spec(module) is None:
+        raise UserError(f"{purpose} needs {module}, type: pip install -e '.[{extra}]'")
 
 
 def progress(items: Iterable | None = None, **settings):

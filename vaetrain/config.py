@@ -211,7 +211,17 @@ class Experiment:
     lr: LrConfig = dataclasses.field(default_factory=LrConfig)
     gan: GanConfig = dataclasses.field(default_factory=GanConfig)
     train: TrainConfig = dataclasses.field(default_factory=TrainConfig)
-    tracker: str = setting("tensorboard", "who is shown the run", choices=("tensorboard", "none"))
+    tracker: str = setting(
+        "tensorboard",
+        "who is shown the run, beside metrics.jsonl",
+        choices=("tensorboard", "mlflow", "wandb", "none"),
+        several=True,
+    )
+
+    @property
+    def trackers(self) -> list[str]:
+        """The names in `tracker`; `none` is nobody's."""
+        return [name for name in self.tracker.split(",") if name != "none"]
 
 
 def load_experiment(path: Path | None, overrides: list[str]) -> Experiment:

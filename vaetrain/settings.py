@@ -29,14 +29,20 @@ def setting(
     meaning: str,
     *,
     choices: tuple[str, ...] | None = None,
+    several: bool = False,
     minimum: float | None = None,
     above: float | None = None,
     maximum: float | None = None,
 ) -> Any:
-    """A dataclass field that knows what it means and which values are allowed."""
+    """A dataclass field that knows what it means and which values are allowed.
+
+    Args:
+        several: the value may be several of the choices, with commas; `none` stands alone.
+    """
     metadata = {
         "meaning": meaning,
         "choices": choices,
+        "several": several,
         "minimum": minimum,
         "above": above,
         "maximum": maximum,
@@ -171,7 +177,7 @@ def _check_value(name: str, value: Any, rule: Any) -> None:
         for number, item in enumerate(value):
             if dataclasses.is_dataclass(item):
                 _check(item, f"{name}[{number}].")
-    wrong = (rule["choices"] is not None and value not in rule["choices"]) or (
+    wrong = (rule["choices"] is not None and not _is_choice(value, rule)) or (
         isinstance(value, int | float)
         and not (
             (rule["minimum"] is None or value >= rule["minimum"])
@@ -184,9 +190,18 @@ def _check_value(name: str, value: Any, rule: Any) -> None:
         raise ConfigError(f"{name}: {value!r} is not allowed; allowed: {_allowed(rule)}")
 
 
+def _is_choice(value: Any, rule: Any) -> bool:
+    if not rule["several"]:
+        return value in rule["choices"]
+    words = value.split(",")
+    alone = len(words) == 1 or "none" not in words
+    return alone and len(set(words)) == len(words) and set(words) <= set(rule["choices"])
+
+
 def _allowed(rule: Any) -> str:
     if rule["choices"]:
-        return " | ".join(rule["choices"])
+        suffix = ", or several with commas between" if rule["several"] else ""
+        return " | ".join(rule["choices"]) + suffix
     bounds = (("minimum", "at least"), ("above", "more than"), ("maximum", "at most"))
     return ", ".join(f"{words} {rule[key]:g}" for key, words in bounds if rule[key] is not None)
 

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NoReturn
 
+from shards.command import UserError, require
 from shards.lifetime import die_with_parent
 from vaetrain.augment.policy import load_policy
 from vaetrain.batching import cut_batch
@@ -66,9 +67,11 @@ def start(argv: list[str]) -> Command:
             asked = read_engine_file(arguments.config_file)
         cut_batch(experiment.train, asked.world_size, pairs=experiment.augment.mixup_alpha > 0)
         load_policy(experiment.augment, experiment.data.folder)
+        for name in set(experiment.trackers) - {"tensorboard"}:
+            require(name, "track", f"tracker={experiment.tracker}")
         if asked != running:
             _start_again(arguments.config_file, asked, running, argv)
-    except ConfigError as error:
+    except UserError as error:
         refuse(str(error))
     run_dir = arguments.run_dir or Path("runs") / experiment.name
     return Command(experiment, run_dir, running)

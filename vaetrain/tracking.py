@@ -1,4 +1,4 @@
-"""What a run tells: metrics.jsonl, TensorBoard, the log and the progress bar."""
+"""What a run tells: metrics.jsonl, the trackers, the log and the progress bar."""
 
 from __future__ import annotations
 
@@ -7,18 +7,18 @@ import json
 import os
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from accelerate.tracking import TensorBoardTracker
 from tqdm import tqdm
 
 from shards.writer import write_whole
 from vaetrain.config import Experiment, as_dict
 from vaetrain.rundir import METRICS_FILE, read_metrics
 from vaetrain.settings import flatten
+from vaetrain.trackers import start_trackers
 
 
 class RunLog:
@@ -31,18 +31,14 @@ class RunLog:
 
         With `enabled` false, on all but the main process, everything is written to nowhere.
         """
-        self.trackers = []
         if enabled:
             keep_lines_until(run_dir / METRICS_FILE, images)
         self.metrics = (run_dir / METRICS_FILE if enabled else Path(os.devnull)).open("a")
+        self.run_dir = run_dir
+        self.experiment = experiment
+        self.images = images
         self.enabled = enabled
-        if enabled and experiment.tracker == "tensorboard":
-            tracker = TensorBoardTracker("events", run_dir, purge_step=images + 1)
-            tracker.start()
-            tracker.store_init_configuration(
-                {key: str(value) for key, value in flatten(as_dict(experiment)).items()}
-            )
-            self.trackers.append(tracker)
+        self.trackers: list[Any] = []
         self.bar = tqdm(
             total=horizon,
             initial=images,
@@ -51,6 +47,22 @@ class RunLog:
             disable=not (enabled and sys.stderr.isatty()),
         )
 
+    def start_trackers(self) -> None:
+        """Show the run to those the experiment names; raises ConfigError if one is not there."""
+        self.trackers = start_trackers(self.experiment, self.run_dir, self.images)
+        settings = {key: str(value) for key, value in flatten(as_dict(self.experiment)).items()}
+        self._tell(lambda tracker: tracker.store_init_configuration(settings))
+
+    def _tell(self, action: Callable[[Any], None]) -> None:
+        """Tell every tracker; one whose service went away ends no run, it is told no more."""
+        for tracker in list(self.trackers):
+            try:
+                action(tracker)
+            except tracker.failures as error:
+                self.trackers.remove(tracker)
+                reason = " ".join(str(error).split())[:300]
+                self.say(f"{tracker.name} is told no more: {reason}; {METRICS_FILE} has it all")
+
     def line(self, split: str, images: int, values: dict[str, Any]) -> None:
         """Write one point of `metrics.jsonl` and of every tracker; None is left out."""
         values = {key: value for key, value in values.items() if value is not None}
@@ -58,14 +70,15 @@ class RunLog:
         self.metrics.write(json.dumps(record) + "\n")
         self.metrics.flush()
         numbers = {f"{split}/{k}": v for k, v in values.items() if isinstance(v, int | float)}
-        for tracker in self.trackers:
-            tracker.log(numbers, step=images)
+        self._tell(lambda tracker: tracker.log(numbers, step=images))
 
     def pictures(self, images: int, pictures: dict[str, np.ndarray]) -> None:
         """Show grey pictures, uint8 (H, W), by name."""
-        for tracker in self.trackers:
-            stacks = {name: picture[None, :, :, None] for name, picture in pictures.items()}
-            tracker.log_images(stacks, step=images, dataformats="NHWC")
+        self._tell(lambda tracker: tracker.log_pictures(pictures, images))
+
+    def hand_over(self, final: Path) -> None:
+        """Give the finished model, a run's `final/`, to the trackers that keep models."""
+        self._tell(lambda tracker: tracker.hand_over(final))
 
     @property
     def wants_pictures(self) -> bool:
@@ -91,8 +104,7 @@ class RunLog:
         """Flush everything to disk."""
         self.bar.close()
         self.metrics.close()
-        for tracker in self.trackers:
-            tracker.finish()
+        self._tell(lambda tracker: tracker.finish())
 
 
 def keep_lines_until(path: Path, images: int) -> None:

@@ -114,6 +114,7 @@ class Training:
             images=self.images,
             enabled=self.engine.is_main,
         )
+        self.engine.on_main(self.log.start_trackers)
         steps = range(self.clock.steps(self.images), self.clock.steps(self.clock.horizon))
         batches = self.data.training_batches(self.batching, steps)
         self.watch.restart(self.images)
@@ -240,5 +241,6 @@ class Training:
             model = self.average.model
             shown = pictures.panel(model, self.data.fixed_pages()) if len(self.data.val) else {}
             write_final(self.run_dir.final, model, self.experiment, results, shown)
+            self.log.hand_over(self.run_dir.final)
         for line in summary_lines(self.run_dir.folder, results):
             self.log.say(line)
