@@ -9,7 +9,10 @@ from torch import Tensor
 
 from shards.reader import Batch
 from vaetrain.engine import Engine
-from vaetrain.validation import PIXEL_METRICS, for_each_page, page_mean, pixel_metrics
+from vaetrain.metrics import pixel_metrics
+from vaetrain.validation import ENERGIES, PIXEL_METRICS, for_each_page, page_means
+
+SCORES = (*PIXEL_METRICS, *ENERGIES)
 
 
 def mean_page(batches: Iterable[Batch | None], engine: Engine, rows: int, width: int) -> Tensor:
@@ -35,10 +38,7 @@ def score_page(page: Tensor, batches: Iterable[Batch | None], engine: Engine) ->
         images = batch.images()
         guess = page[:, :, : batch.size[0]].expand_as(images)
         values = pixel_metrics(guess, images, batch.heights)
-        return torch.stack([values[name] for name in PIXEL_METRICS], 1)
+        return torch.stack([values[name] for name in SCORES], 1)
 
-    _, heights, table = for_each_page(measure, len(PIXEL_METRICS), batches, engine)
-    return {
-        name: page_mean(table[:, column], name, heights)
-        for column, name in enumerate(PIXEL_METRICS)
-    }
+    _, heights, table = for_each_page(measure, len(SCORES), batches, engine)
+    return page_means(table, SCORES, heights)

@@ -31,7 +31,7 @@ from vaetrain.schedules import Clock, beta_at, lr_at
 from vaetrain.settings import ConfigError
 from vaetrain.startup import Command
 from vaetrain.tracking import RunLog, Stopwatch, summary_lines
-from vaetrain.validation import encode_pages, summarise
+from vaetrain.validation import MOST_COMPARED, encode_pages, summarise
 
 
 class Training:
@@ -208,7 +208,8 @@ class Training:
         pages = encode_pages(
             model, self.data.pages(self.data.val), self.engine, self.objective, beta
         )
-        metrics = summarise(pages)
+        asks_labels = self.engine.is_main and len(pages.ids) <= MOST_COMPARED
+        metrics = summarise(pages, self.data.index if asks_labels else None)
         self.log.line("val", self.images, {"epoch": epoch, "beta": beta, **metrics})
         if not self.best or metrics["l1"] < self.best["l1"]:
             self.best = {"images": self.images, **metrics}

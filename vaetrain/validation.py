@@ -8,16 +8,20 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from shards.index import Index
 from shards.reader import Batch
-from vaetrain import losses
 from vaetrain.engine import Engine
+from vaetrain.latents import latent_metrics
+from vaetrain.metrics import pixel_metrics
 from vaetrain.model import VAEOutput
 from vaetrain.objective import Objective
+from vaetrain.retrieval import Names, label_metrics
 
-ACTIVE_VARIANCE = 0.01  # of mu over the data (Burda et al. 2016, section 5.3)
 SSIM_ROWS = 11  # a page with fewer has no room for SSIM's window
-PIXEL_METRICS = ("l1", "mse", "ssim")
-PER_PAGE = ("loss", "recon", "kl", *PIXEL_METRICS)
+MOST_COMPARED = 2048  # pages that are compared with one another while training waits
+PIXEL_METRICS = ("l1", "mse", "psnr", "ssim", "ms_ssim", "edge_f1")
+ENERGIES = ("gradient_energy", "page_gradient_energy")
+PER_PAGE = ("loss", "recon", "kl", *PIXEL_METRICS, *ENERGIES)
 
 
 @dataclass(frozen=True)
@@ -92,31 +96,37 @@ def for_each_page(
     return table[:, 0].long(), table[:, 1].long(), table[:, 2:]
 
 
-def pixel_metrics(reconstruction: Tensor, images: Tensor, heights: Tensor) -> dict[str, Tensor]:
-    """L1, MSE and SSIM per page, (B,), of reconstructions (B, 1, H, W) clipped to [0, 1]."""
-    clipped = reconstruction.clamp(0, 1)
-    return {
-        "l1": losses.l1(clipped, images, heights),
-        "mse": losses.mse(clipped, images, heights),
-        "ssim": losses.ssim(clipped, images, heights),
-    }
+def page_means(table: Tensor, names: tuple[str, ...], heights: Tensor) -> dict[str, float]:
+    """Means over pages of per-page values, by name; what cannot be measured is left out.
+
+    Args:
+        table: float64 (N, len(names)), a column for each name, `PIXEL_METRICS` and others; where
+            both `ENERGIES` are among them, the ratio of their means takes their place.
+        heights: Long (N,), rows; pages too low for SSIM's window are left out of SSIM and MS-SSIM.
+    """
+    columns = dict(zip(names, table.unbind(dim=1), strict=True))
+    for name in ("ssim", "ms_ssim"):
+        columns[name] = columns[name][heights >= SSIM_ROWS]
+    means = {name: values.mean().item() for name, values in columns.items()}
+    ours, theirs = (means.pop(name) for name in ENERGIES)
+    if theirs > 0:
+        means["gradient_energy_ratio"] = ours / theirs
+    return measured(means)
 
 
-def page_mean(values: Tensor, name: str, heights: Tensor) -> float:
-    """The mean over pages of a per-page value (N,); pages too low for SSIM are left out of it."""
-    return (values[heights >= SSIM_ROWS] if name == "ssim" else values).mean().item()
+def summarise(pages: Pages, index: Index | None = None) -> dict[str, float]:
+    """The metrics of a set of pages, by the names they are logged under.
+
+    Args:
+        index: of the shards the pages are from; None: what needs labels is not measured.
+    """
+    metrics = page_means(pages.values, PER_PAGE, pages.heights)
+    metrics |= latent_metrics(pages.ids, pages.mu, pages.logvar)
+    if index is not None:
+        metrics |= label_metrics(pages.mu, Names.of(index, pages.ids))
+    return measured(metrics)
 
 
-def summarise(pages: Pages) -> dict[str, float]:
-    """The metrics of a set of pages, by the names they are logged under."""
-    metrics = {
-        name: page_mean(pages.values[:, column], name, pages.heights)
-        for column, name in enumerate(PER_PAGE)
-    }
-    if len(pages.ids) > 1:
-        variance = pages.mu.double().var(dim=0)
-        metrics["active_units"] = int((variance > ACTIVE_VARIANCE).sum())
-        metrics["latent_std_mean"] = variance.sqrt().mean().item()
-    per_dimension = losses.gaussian_kl(pages.mu.double(), pages.logvar.double()).mean(dim=0)
-    metrics["kl_per_dim_max"] = per_dimension.max().item()
+def measured(metrics: dict[str, float]) -> dict[str, float]:
+    """Without those that are nan: what was not measured is left out, never written as 0."""
     return {name: value for name, value in metrics.items() if value == value}

@@ -7,7 +7,7 @@ import torch
 from vaetrain.config import BetaConfig, LossConfig
 from vaetrain.model import VAEOutput
 from vaetrain.objective import Objective
-from vaetrain.validation import PER_PAGE, Pages, summarise
+from vaetrain.validation import ENERGIES, PER_PAGE, Pages, summarise
 
 N, D = 40, 6
 
@@ -29,15 +29,19 @@ def test_the_summary_is_what_the_formulas_say(pages):
     assert metrics["latent_std_mean"] == pytest.approx(mu.std(0, ddof=1).mean())
     kl = 0.5 * (mu**2 + np.exp(logvar) - 1 - logvar)
     assert metrics["kl_per_dim_max"] == pytest.approx(kl.mean(0).max())
-    for column, name in enumerate(PER_PAGE):
-        rows = slice(3, None) if name == "ssim" else slice(None)
-        assert metrics[name] == pytest.approx(float(pages.values[rows, column].mean()))
+    means = dict(zip(PER_PAGE, pages.values.mean(dim=0).tolist(), strict=True))
+    tall = dict(zip(PER_PAGE, pages.values[3:].mean(dim=0).tolist(), strict=True))
+    for name in set(PER_PAGE) - set(ENERGIES):
+        expected = tall[name] if name in ("ssim", "ms_ssim") else means[name]
+        assert metrics[name] == pytest.approx(expected), name
+    ratio = means["gradient_energy"] / means["page_gradient_energy"]
+    assert metrics["gradient_energy_ratio"] == pytest.approx(ratio)
 
 
 def test_what_cannot_be_measured_is_left_out(pages):
     one = Pages(*(field[:1] for field in vars(pages).values()))
     metrics = summarise(one)
-    assert "ssim" not in metrics
+    assert not {"ssim", "ms_ssim"} & set(metrics)
     assert "active_units" not in metrics
 
 

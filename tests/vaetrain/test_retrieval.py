@@ -1,0 +1,181 @@
+"""Embedding metrics against loops and scikit-learn."""
+
+import itertools
+import math
+from collections import Counter
+
+import numpy as np
+import pytest
+import torch
+from sklearn.cluster import KMeans
+from sklearn.metrics import adjusted_mutual_info_score, adjusted_rand_score
+from sklearn.metrics import normalized_mutual_info_score as nmi
+
+from vaetrain import retrieval
+from vaetrain.retrieval import (
+    Names,
+    boxes_alike,
+    label_metrics,
+    layout_iou,
+    nearest_of_other_templates,
+    retrieval_precision,
+    vote_accuracy,
+)
+
+N, D = 90, 5
+
+
+@pytest.fixture
+def pages() -> tuple[torch.Tensor, Names]:
+    """Vectors that lie around their label's centre; 0 to 4, and -1 for none of it."""
+    draw = torch.Generator().manual_seed(0)
+    labels = torch.randint(-1, 5, (N,), generator=draw)
+    templates = torch.randint(-1, 12, (N,), generator=draw)
+    centres = torch.randn(6, D, generator=draw)
+    vectors = centres[labels] + 0.8 * torch.randn(N, D, generator=draw)
+    return vectors, Names(labels, templates)
+
+
+def neighbours_by_hand(vectors: np.ndarray, templates: list[int], page: int) -> list[int]:
+    others = [
+        (math.dist(vectors[page], vectors[other]), other)
+        for other in range(len(vectors))
+        if other != page and (templates[other] != templates[page] or templates[page] == -1)
+    ]
+    return [other for _, other in sorted(others)]
+
+
+def accuracy_by_hand(vectors: np.ndarray, labels: list[int], templates: list[int]) -> float:
+    right = 0
+    for page in range(len(vectors)):
+        found = neighbours_by_hand(vectors, templates, page)[:5]
+        votes = Counter(labels[other] for other in found)
+        best = [label for label in votes if votes[label] == max(votes.values())]
+        winner = next(labels[other] for other in found if labels[other] in best)
+        right += winner == labels[page]
+    return right / len(vectors)
+
+
+def known(vectors: torch.Tensor, names: Names) -> tuple[np.ndarray, list[int], list[int]]:
+    keep = names.labels >= 0
+    return (
+        vectors[keep].double().numpy(),
+        names.labels[keep].tolist(),
+        names.templates[keep].tolist(),
+    )
+
+
+@pytest.mark.parametrize("chunk", [512, 7])
+def test_label_metrics(pages, chunk, monkeypatch):
+    monkeypatch.setattr(retrieval, "CHUNK", chunk)
+    metrics = label_metrics(*pages)
+    vectors, labels, templates = known(*pages)
+    assert metrics["knn_label_accuracy"] == pytest.approx(
+        accuracy_by_hand(vectors, labels, templates)
+    )
+    shares = [
+        np.mean([labels[o] == labels[p] for o in neighbours_by_hand(vectors, templates, p)[:10]])
+        for p in range(len(labels))
+    ]
+    assert metrics["precision_at_10"] == pytest.approx(np.mean(shares))
+    means = KMeans(5, n_init=10, random_state=0).fit(vectors.astype(np.float32))
+    assert metrics["nmi"] == pytest.approx(nmi(labels, means.labels_))
+    assert metrics["ari"] == pytest.approx(adjusted_rand_score(labels, means.labels_))
+    assert metrics["ami"] == pytest.approx(adjusted_mutual_info_score(labels, means.labels_))
+    assert 0.3 < metrics["knn_label_accuracy"] < 1
+
+
+def test_nmi_is_the_information_over_the_mean_entropy(pages):
+    """The formula itself, for the clusters k-means finds."""
+    vectors, labels, _ = known(*pages)
+    clusters = KMeans(5, n_init=10, random_state=0).fit(vectors.astype(np.float32)).labels_
+    joint = np.histogram2d(labels, clusters, bins=5)[0] / len(labels)
+
+    def entropy(shares: np.ndarray) -> float:
+        return -sum(p * math.log(p) for p in shares.flatten() if p > 0)
+
+    ours, theirs = entropy(joint.sum(axis=1)), entropy(joint.sum(axis=0))
+    expected = (ours + theirs - entropy(joint)) / ((ours + theirs) / 2)
+    assert label_metrics(*pages)["nmi"] == pytest.approx(expected)
+
+
+def test_neighbours_are_of_other_templates(pages):
+    vectors, names = pages
+    found = nearest_of_other_templates(vectors, names.templates, 10)
+    for page, row in enumerate(found.tolist()):
+        expected = neighbours_by_hand(vectors.double().numpy(), names.templates.tolist(), page)
+        assert row == expected[:10]
+
+
+def test_the_same_page_at_two_widths_is_no_neighbour():
+    vectors = torch.tensor([[0.0], [0.0], [5.0], [6.0]])
+    found = nearest_of_other_templates(vectors, torch.tensor([3, 3, 4, 4]), 3)
+    assert found.tolist() == [[2, 3, -1], [2, 3, -1], [0, 1, -1], [0, 1, -1]]
+
+
+def test_a_page_without_a_template_is_one_of_its_own():
+    vectors = torch.tensor([[0.0], [1.0], [3.0]])
+    found = nearest_of_other_templates(vectors, torch.full((3,), -1), 2)
+    assert found.tolist() == [[1, 2], [0, 2], [1, 0]]
+
+
+def test_wide_vectors_have_the_same_neighbours(pages):
+    vectors, names = pages
+    wide = torch.zeros(N, 2000)
+    wide[:, ::400] = vectors
+    ours = nearest_of_other_templates(vectors, names.templates, 10)
+    assert torch.equal(nearest_of_other_templates(wide, names.templates, 10), ours)
+
+
+def test_ties_go_to_the_nearer():
+    labels = torch.tensor([1, 2, 1, 2, 3, 1])
+    # Votes 2, 1, 1, 2, 3: both have two, and label 2 the nearest neighbour.
+    tied = torch.tensor([[1, 0, 2, 3, 4]]).expand(6, 5)
+    assert vote_accuracy(tied, labels) == pytest.approx(2 / 6)
+    other_way = torch.tensor([[4, 0, 1, 3, 2]]).expand(6, 5)
+    assert vote_accuracy(other_way, labels) == pytest.approx(3 / 6)
+
+
+def test_pages_without_neighbours_are_not_asked():
+    labels = torch.tensor([0, 0, 1])
+    neighbours = torch.tensor([[1, 2], [0, -1], [-1, -1]])
+    assert vote_accuracy(neighbours, labels) == 1
+    assert retrieval_precision(neighbours, labels) == pytest.approx((0.5 + 1) / 2)
+
+
+def test_what_cannot_be_measured_is_left_out(pages):
+    vectors, names = pages
+    none = torch.full_like(names.labels, -1)
+    assert label_metrics(vectors, Names(none, names.templates)) == {}
+    one = Names(names.labels, torch.zeros_like(names.templates))
+    assert set(label_metrics(vectors, one)) == {"nmi", "ari", "ami"}
+
+
+def iou_by_hand(a: list[float], b: list[float]) -> float:
+    width = max(0, min(a[2], b[2]) - max(a[0], b[0]))
+    height = max(0, min(a[3], b[3]) - max(a[1], b[1]))
+    area = sum((box[2] - box[0]) * (box[3] - box[1]) for box in (a, b))
+    return width * height / (area - width * height)
+
+
+def test_layout_iou():
+    draw = np.random.default_rng(0)
+    layouts = []
+    for count in (4, 1, 7, 5):
+        corners = draw.uniform(0, 100, (count, 2, 2))
+        layouts.append(np.concatenate([corners.min(axis=1), corners.max(axis=1)], axis=1))
+    expected = {}
+    for a, b in itertools.product(range(4), repeat=2):
+        table = np.array([[iou_by_hand(p, q) for q in layouts[b]] for p in layouts[a]])
+        expected[a, b] = (table.max(axis=1).mean() + table.max(axis=0).mean()) / 2
+    boxes = [torch.from_numpy(layout) for layout in layouts]
+    for (a, b), value in expected.items():
+        assert boxes_alike(boxes[a], boxes[b]) == pytest.approx(value)
+    assert expected[2, 2] == pytest.approx(1)
+    neighbours = torch.tensor([[1, 2], [3, -1], [-1, -1], [0, 2]])
+    means = [
+        (expected[0, 1] + expected[0, 2]) / 2,
+        expected[1, 3],
+        (expected[3, 0] + expected[3, 2]) / 2,
+    ]
+    assert layout_iou(boxes, neighbours) == pytest.approx(np.mean(means))

@@ -1,0 +1,173 @@
+"""Whether pages that are alike lie together: neighbours, clusters and retrieved layouts.
+
+A page's neighbours are always pages of *other templates*: pages of one template are near-copies,
+and among them is the page itself at another width. A page that names none has one of its own.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+from torchvision import ops
+
+from shards.index import Index
+from shards.layout import NO_LABEL
+
+VOTERS = 5  # neighbours that vote on a page's label
+RETRIEVED = 10  # pages a search shows
+CHUNK = 512  # queries whose distances to all pages are held at once
+EXACT_DIMENSIONS = 1024  # beyond, distances come from a matrix product
+NO_TEMPLATE = ""
+KMEANS_STARTS, KMEANS_SEED = 10, 0
+
+
+@dataclass(frozen=True)
+class Names:
+    """What pages are: labels and templates as numbers, Long (N,) each; -1 where there is none."""
+
+    labels: Tensor
+    templates: Tensor
+
+    @classmethod
+    def of(cls, index: Index, ids: Tensor) -> Names:
+        """The names of these samples of an index."""
+        rows = index.table[ids.numpy()]
+        return cls(
+            _numbers(rows["label"], index.labels, NO_LABEL),
+            _numbers(rows["template"], index.templates, NO_TEMPLATE),
+        )
+
+
+def _numbers(column: np.ndarray, names: list[str], none: str) -> Tensor:
+    numbers = torch.from_numpy(column.astype(np.int64))
+    return numbers.masked_fill(numbers == names.index(none), -1) if none in names else numbers
+
+
+def label_metrics(vectors: Tensor, names: Names) -> dict[str, float]:
+    """The metrics that need labels, by name; pages without a label are left out.
+
+    Args:
+        vectors: (N, D), one vector per page, raw `mu` for instance.
+
+    Returns: `knn_label_accuracy`, `precision_at_10`, `nmi`, `ari` and `ami`, as far as the pages
+        allow: there must be two labels, and pages of two templates.
+    """
+    known = names.labels >= 0
+    vectors, labels, templates = vectors[known], names.labels[known], names.templates[known]
+    if len(labels.unique()) < 2:
+        return {}
+    neighbours = nearest_of_other_templates(vectors, templates, RETRIEVED)
+    metrics = clustering(vectors, labels)
+    if (neighbours >= 0).any():
+        metrics["knn_label_accuracy"] = vote_accuracy(neighbours[:, :VOTERS], labels)
+        metrics["precision_at_10"] = retrieval_precision(neighbours, labels)
+    return metrics
+
+
+def nearest_of_other_templates(vectors: Tensor, templates: Tensor, count: int) -> Tensor:
+    """Each page's nearest pages of other templates, by Euclidean distance, nearest first.
+
+    Args:
+        vectors: (N, D).
+        templates: Long (N,); -1: a template of the page's own.
+        count: how many are wanted.
+
+    Returns: Long (N, count), rows of `vectors`; the lower row first where distances are equal, and
+        -1 where there are no more pages.
+    """
+    vectors = vectors.double()
+    exact = vectors.shape[1] <= EXACT_DIMENSIONS
+    mode = "donot_use_mm_for_euclid_dist" if exact else "use_mm_for_euclid_dist"
+    row = torch.arange(len(vectors))
+    found = torch.full((len(vectors), count), -1)
+    for first in range(0, len(vectors), CHUNK):
+        part = slice(first, first + CHUNK)
+        distances = torch.cdist(vectors[part], vectors, compute_mode=mode)
+        same = (templates[part, None] == templates) & (templates[part, None] >= 0)
+        distances[same | (row[part, None] == row)] = torch.inf
+        nearest = distances.sort(dim=1, stable=True)
+        places = nearest.indices[:, :count].masked_fill(nearest.values[:, :count].isinf(), -1)
+        found[part, : places.shape[1]] = places
+    return found
+
+
+def vote_accuracy(neighbours: Tensor, labels: Tensor) -> float:
+    """Share of pages whose label their neighbours' majority tells (Cover and Hart 1967).
+
+    Args:
+        neighbours: Long (N, K), nearest first, -1 for none; pages without any are left out.
+        labels: Long (N,), at least 0.
+
+    Of labels with as many votes, the one with the nearer neighbour wins.
+    """
+    votes = torch.where(neighbours >= 0, labels[neighbours], -1)
+    counts = (votes[:, :, None] == votes[:, None, :]).sum(dim=2)
+    # Among the best counts argmax takes the first, which is the nearest.
+    winner = votes.gather(1, counts.masked_fill(votes < 0, 0).argmax(dim=1, keepdim=True))
+    asked = (neighbours >= 0).any(dim=1)
+    return (winner.squeeze(1) == labels)[asked].double().mean().item()
+
+
+def retrieval_precision(neighbours: Tensor, labels: Tensor) -> float:
+    """Precision at K: the share of retrieved pages with the page's own label, mean over pages.
+
+    Arguments as of `vote_accuracy`; a page with fewer neighbours is asked for those it has.
+    """
+    there = neighbours >= 0
+    hits = (labels[neighbours] == labels[:, None]) & there
+    asked = there.any(dim=1)
+    return (hits.sum(dim=1)[asked].double() / there.sum(dim=1)[asked]).mean().item()
+
+
+def clustering(vectors: Tensor, labels: Tensor) -> dict[str, float]:
+    """How k-means clusters, as many as there are labels, agree with the labels.
+
+    Returns: `nmi`, mutual information over the mean of the entropies (Strehl and Ghosh 2002, with
+        the arithmetic mean), and the two that are 0 for random clusters: `ari` (Hubert and Arabie
+        1985) and `ami` (Vinh et al. 2010).
+    """
+    # Imported only now: it takes a second, and training starts without it.
+    from sklearn import metrics
+    from sklearn.cluster import KMeans
+
+    means = KMeans(len(labels.unique()), n_init=KMEANS_STARTS, random_state=KMEANS_SEED)
+    clusters, labels = means.fit_predict(vectors.numpy()), labels.numpy()
+    return {
+        "nmi": float(metrics.normalized_mutual_info_score(labels, clusters)),
+        "ari": float(metrics.adjusted_rand_score(labels, clusters)),
+        "ami": float(metrics.adjusted_mutual_info_score(labels, clusters)),
+    }
+
+
+def layout_iou(boxes: list[Tensor], neighbours: Tensor) -> float:
+    """Mean box IoU between pages and those retrieved for them.
+
+    Args:
+        boxes: for each of N pages float (K, 4), corners x0, y0, x1, y1 at one common width.
+        neighbours: Long (N, K), -1 for none.
+
+    Returns: the mean over pages of the mean over their neighbours; nan where there are none.
+    """
+    pages = []
+    for page, found in zip(boxes, neighbours, strict=True):
+        scores = [boxes_alike(page, boxes[other]) for other in found[found >= 0].tolist()]
+        if scores:
+            pages.append(sum(scores) / len(scores))
+    return sum(pages) / len(pages) if pages else float("nan")
+
+
+def boxes_alike(ours: Tensor, theirs: Tensor) -> float:
+    """How well two sets of boxes cover one another: in [0, 1], 1 for equal sets, symmetric.
+
+    Every box looks for the box of the other page with the largest intersection over union; the mean
+    over the boxes of each page, and then over both pages, so that neither a page with few boxes nor
+    one with many is near to all.
+    """
+    if len(ours) == 0 or len(theirs) == 0:
+        return float(len(ours) == len(theirs))
+    overlap = ops.box_iou(ours, theirs)
+    best = overlap.amax(dim=1).mean() + overlap.amax(dim=0).mean()
+    return (best / 2).item()
