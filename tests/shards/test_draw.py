@@ -1,7 +1,9 @@
 """Drawing against a naive reference: exact areas, exact depths, the same on every road."""
 
+import functools
 import gzip
 import json
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +13,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 import shards
 from shards.draw import draw, place
-from shards.layout import parse_layout, scaled_height
+from shards.layout import Layout, parse_layout, scaled_height
 
 
 @pytest.fixture(params=["row by row", "running sums"], autouse=True)
@@ -57,31 +59,35 @@ def test_random_pages_equal_the_reference():
     np.testing.assert_allclose(images[:, 0].numpy(), expected, rtol=0, atol=1e-5)
 
 
-@pytest.mark.parametrize("scale", [0.1, 0.2, 0.37, 1.0])
-def test_a_scaled_layout_equals_the_reference(scale):
-    rng = np.random.default_rng(1)
-    canvas = torch.tensor([[200.0, 300.0], [400.0, 100.0]])
-    width = round(200 * scale)
-    pages = [random_boxes(rng, 50, w, h).round() for w, h in canvas.tolist()]
-    heights = (canvas[:, 1] * width / canvas[:, 0] + 0.5).long()
-    size = (int(heights.max()), width)
-    boxes, owner = batch_of(pages)
-    images = draw(place(boxes, owner, canvas, torch.zeros(2), width), owner, heights, size)
-    for image, page, w, h in zip(
-        images, pages, canvas[:, 0].tolist(), heights.tolist(), strict=True
-    ):
-        expected = naive(page * (width / w), h, size)
-        np.testing.assert_allclose(image[0].numpy(), expected, rtol=0, atol=1e-5)
+SCALES = (0.1, 0.2, 0.37, 1.0)
 
 
-@pytest.mark.parametrize("scale", [0.1, 0.2, 0.37, 1.0])
-def test_real_layouts_equal_the_reference(scale):
+@functools.cache
+def real_layouts() -> list[Layout]:
+    """Fifty real pages of either width, 1280 and 390 px."""
     sample = Path(shards.__file__).parent / "sample" / "npm-sample.jsonl.gz"
     with gzip.open(sample) as lines:
-        layouts = [
-            parse_layout(json.loads(line)) for line, _ in zip(lines, range(50), strict=False)
-        ]
-    for layout in layouts:
+        return [parse_layout(json.loads(line)) for line, _ in zip(lines, range(50), strict=False)]
+
+
+@pytest.mark.parametrize("scale", SCALES)
+def test_random_layouts_at_any_scale_equal_the_reference(scale):
+    rng = np.random.default_rng(1)
+    width = round(160 * scale)
+    canvas = np.stack([np.full(200, 160), rng.integers(20, 400, 200)], 1)
+    pages = [random_boxes(rng, rng.integers(1, 60), w, h).round() for w, h in canvas]
+    heights = np.array([scaled_height(160, int(h), width) for _, h in canvas])
+    size = (int(heights.max()), width)
+    boxes, owner = batch_of(pages)
+    placed = place(boxes, owner, torch.from_numpy(canvas), torch.zeros(200), width)
+    images = draw(placed, owner, torch.from_numpy(heights), size)
+    expected = [naive(p * (width / 160), h, size) for p, h in zip(pages, heights, strict=True)]
+    np.testing.assert_allclose(images[:, 0].numpy(), np.stack(expected), rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("scale", SCALES)
+def test_real_layouts_at_any_scale_equal_the_reference(scale):
+    for layout in real_layouts():
         width = round(layout.width * scale)
         height = min(700, scaled_height(layout.width, layout.height, width))
         boxes, owner = batch_of([layout.boxes])
@@ -150,31 +156,34 @@ def test_windows_are_rows_of_the_whole_page():
     torch.testing.assert_close(window, whole[:, :, 37:87], rtol=0, atol=1e-6)
 
 
-def test_the_total_does_not_depend_on_the_scale():
+def drawn_at(boxes: np.ndarray, width: int, height: int, parts: int) -> torch.Tensor:
+    """A page of so many pixels drawn at a whole part of its size, float64 (height, width)."""
+    page, owner = batch_of([boxes])
+    canvas, size = torch.tensor([[width, height]]), (height // parts, width // parts)
+    placed = place(page, owner, canvas, torch.zeros(1), size[1])
+    return draw(placed, owner, torch.tensor(size[:1]), size)[0, 0].double()
+
+
+def pages_with_sides_of_tens() -> Iterator[tuple[np.ndarray, int, int]]:
+    """Boxes, width and height of random and of real pages, the real ones cut at 700 rows."""
     rng = np.random.default_rng(5)
-    boxes, owner = batch_of([random_boxes(rng, 20, 300, 500).clip(0, 300)])
-    canvas, tops = torch.tensor([[300.0, 500.0]]), torch.tensor([0])
-    totals = [
-        draw(
-            place(boxes, owner, canvas, tops, width),
-            owner,
-            torch.tensor([500 * width // 300]),
-            (500 * width // 300, width),
-        )
-        .double()
-        .mean()
-        for width in (300, 60, 30)
-    ]
-    assert totals[0] > 0.01
-    torch.testing.assert_close(torch.stack(totals), totals[0].expand(3), rtol=1e-5, atol=0)
+    for _ in range(10):
+        yield random_boxes(rng, 40, 200, 300).round(), 200, 300
+    for layout in real_layouts()[::5]:
+        yield layout.boxes, layout.width, min(700, layout.height // 10 * 10)
+
+
+def test_the_total_does_not_depend_on_the_scale():
+    for page in pages_with_sides_of_tens():
+        totals = torch.stack([drawn_at(*page, parts).mean() for parts in (1, 5, 10)])
+        assert totals[0] > 0.01
+        torch.testing.assert_close(totals, totals[0].expand(3), rtol=1e-5, atol=0)
 
 
 def test_a_fifth_of_the_size_is_the_mean_over_five_by_five():
-    rng = np.random.default_rng(6)
-    boxes, owner = batch_of([random_boxes(rng, 40, 200, 300).round()])
-    full = draw(boxes, owner, torch.tensor([300]), (300, 200))
-    fifth = draw(boxes * 0.2, owner, torch.tensor([60]), (60, 40))
-    torch.testing.assert_close(fifth, torch.nn.functional.avg_pool2d(full, 5), rtol=0, atol=1e-6)
+    for page in pages_with_sides_of_tens():
+        means = torch.nn.functional.avg_pool2d(drawn_at(*page, 1)[None], 5)[0]
+        torch.testing.assert_close(drawn_at(*page, 5), means, rtol=0, atol=1e-5)
 
 
 def test_outlines_are_one_pixel_inside_each_border():

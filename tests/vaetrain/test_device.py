@@ -44,9 +44,9 @@ class OnlyOnTheDevice(TorchDispatchMode):
         return result
 
 
-def a_batch(pictures: bool) -> Batch:
+def a_batch(pictures: bool, device: torch.device = CUDA) -> Batch:
     def on_device(*shape: int, dtype: torch.dtype) -> torch.Tensor:
-        return torch.empty(shape, dtype=dtype, device=CUDA)
+        return torch.empty(shape, dtype=dtype, device=device)
 
     long = torch.long
     return Batch(
@@ -146,6 +146,19 @@ def test_the_adversary_stays_on_the_device(kind):
 def test_what_would_hurt_on_a_gpu_is_refused(spoil):
     with pytest.raises((AssertionError, RuntimeError)):
         run("none", spoil=spoil)
+
+
+def test_gradients_flow_back_to_every_weight_without_a_look_at_values():
+    """On fake tensors of the CPU: on those of a GPU autograd asks for a real CUDA context."""
+    cpu = torch.device("cpu")
+    with FakeTensorMode():
+        model = VAE(ModelConfig(latent_dim=LATENT), WIDTH, ROWS)
+        augment = Augment(load_policy(AugmentConfig(policy="strong")))
+        total, _ = losses_of(a_batch(False, cpu), model, augment, Mixup(0.4, cpu))
+        total.sum().backward()
+    for name, weight in model.named_parameters():
+        assert weight.grad is not None, name
+        assert weight.grad.shape == weight.shape
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")

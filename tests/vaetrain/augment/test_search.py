@@ -15,7 +15,6 @@ from shards.options import BuildOptions
 from vaetrain.augment.policy import CHOICES, OPS, load_policy
 from vaetrain.augment.search import Trainings, candidates, halve, random_policy, rungs
 from vaetrain.config import AugmentConfig
-from vaetrain.settings import ConfigError
 
 REPO = Path(__file__).resolve().parents[3]
 SMALL = (
@@ -195,11 +194,3 @@ def test_mistakes_get_one_line_and_leave_nothing(shards, tmp_path):
         assert line.startswith("vaetrain.augment.search: ")
         assert says in line
     assert [path.name for path in tmp_path.iterdir()] == ["odd.trials.jsonl"]
-
-
-def test_auto_without_a_search_says_which_to_make(tmp_path):
-    with pytest.raises(ConfigError) as refusal:
-        load_policy(AugmentConfig(policy="auto"), tmp_path)
-    assert f"{tmp_path / 'policy.yaml'}, which is not there" in str(refusal.value)
-    assert f"python -m vaetrain.augment.search data.shards={tmp_path}" in str(refusal.value)
-    assert "\n" not in str(refusal.value)
