@@ -107,6 +107,16 @@ def test_no_drift_at_depth_40_and_4000_rows():
     assert (images[:, :, 20:-20, 20:-20] == depths).all()
 
 
+def test_edges_thousands_of_rows_down_are_as_exact():
+    page = np.array([[10, 5001, 151, 5503]] * 39 + [[0, 0, 160, 6000]], dtype=np.float32)
+    width, height = 59, scaled_height(160, 6000, 59)
+    boxes, owner = batch_of([page])
+    placed = place(boxes, owner, torch.tensor([[160, 6000]]), torch.zeros(1), width)
+    image = draw(placed, owner, torch.tensor([height]), (height, width))[0, 0]
+    expected = naive(page.astype(np.float64) * (width / 160), height, (height, width))
+    np.testing.assert_allclose(image.numpy(), expected, rtol=0, atol=1e-5)
+
+
 def test_a_hundred_thousand_ragged_boxes_leave_no_trace_beside_them():
     rng = np.random.default_rng(2)
     page = random_boxes(rng, 100_000, 20, 20).clip(0, 20)
