@@ -1,16 +1,18 @@
-"""How the model is spread: one small interface over Accelerate's engines.
+"""How the model is spread over processes: one small interface, whatever the engine.
 
 The trainer says what a step is - micro batches, a backward pass each, one clipped optimizer step -
-and the engine sees to it that any number of ranks computes what one would.
+and the engine sees to it that any number of ranks computes what one would. The engines themselves
+are `engine_replicated.py` (single, DDP), `engine_zero.py` (ZeRO-1, 2 and 3) and `engine_fsdp.py`.
 """
 
 from __future__ import annotations
 
+import abc
 import contextlib
 import datetime
 import os
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, NoReturn
 
 import torch
@@ -20,14 +22,34 @@ from accelerate.utils import (
     DistributedDataParallelKwargs,
     InitProcessGroupKwargs,
     KwargsHandler,
+    convert_outputs_to_fp32,
 )
 from torch import Tensor, nn
 
 from shards.command import UserError
+from vaetrain.optimizers import MOMENTS, STEP, start_state
 from vaetrain.settings import ConfigError
-from vaetrain.startup import Launch
+from vaetrain.startup import Launch, hide_engine
 
 TIMEOUT = datetime.timedelta(minutes=10)
+WEIGHT, AVERAGE = "weight", "average"  # what a shard may be of, beside the optimizer's moments
+
+
+def start_engine(launch: Launch, precision: str | None = None) -> Engine:
+    """The engine this process was launched for, with its process group.
+
+    Args:
+        precision: `no`, `bf16` or `fp16`; None: what the launcher says.
+
+    Raises ConfigError or EngineError in one line.
+    """
+    if launch.engine.startswith("zero"):
+        from vaetrain.engine_zero import ZeroEngine as Kind
+    elif launch.engine == "fsdp2":
+        from vaetrain.engine_fsdp import FsdpEngine as Kind
+    else:
+        from vaetrain.engine_replicated import ReplicatedEngine as Kind
+    return Kind(launch, precision)
 
 
 def leave_after_a_crash(*crash: Any) -> NoReturn:
@@ -46,17 +68,27 @@ class EngineError(UserError):
     """The processes are not what was asked for; the message is one plain line."""
 
 
-class Engine:
+class Engine(abc.ABC):
     """The process group, the device, and a training step that means the same on all of them.
 
+    What a rank holds of the model it holds as *slices*: the fp32 tensors its optimizer steps, each
+    with AdamW's moments and the weights' average beside it, all cut alike. `slices` are the rank's
+    own; `gather` and `scatter` go to and from whole tensors by parameter name.
+
     Attributes:
-        accelerator: Accelerate's own object, for its trackers.
-        name: `single` or `ddp`.
+        accelerator: Accelerate's own object.
+        name: `single`, `ddp`, `zero1` ..., one of `startup.ENGINES`.
         backend: `gloo`, `nccl`, or `none` with one process.
         rank, world_size, is_main: this process among all.
         device: where this rank computes.
         precision: `no`, `bf16` or `fp16`.
+        model: once prepared, what forward passes go through.
+        module: the model itself, for its attributes only.
     """
+
+    model: nn.Module
+    module: nn.Module
+    adamw: torch.optim.AdamW  # what steps the slices
 
     def __init__(self, launch: Launch, precision: str | None) -> None:
         on_cpu = not torch.cuda.is_available()
@@ -65,10 +97,11 @@ class Engine:
             # Accelerate would say fp16 and train in fp32.
             raise ConfigError("train.precision: fp16 needs a GPU; allowed on a CPU are no and bf16")
         handlers: list[KwargsHandler] = []
-        if launch.world_size > 1:
+        if launch.engine != "single":
             backend = "gloo" if on_cpu else "nccl"
             handlers.append(InitProcessGroupKwargs(backend=backend, timeout=TIMEOUT))
             handlers.append(DistributedDataParallelKwargs(gradient_as_bucket_view=True))
+        hide_engine(os.environ)
         self.accelerator = Accelerator(
             cpu=on_cpu, mixed_precision=self.precision, kwargs_handlers=handlers
         )
@@ -77,7 +110,7 @@ class Engine:
         self.world_size = self.accelerator.num_processes
         self.is_main = self.accelerator.is_main_process
         self.device = self.accelerator.device
-        self.name = "ddp" if dist.is_initialized() else "single"
+        self.name = launch.engine
         self.backend = dist.get_backend() if dist.is_initialized() else "none"
         self._check(launch)
         if on_cpu:
@@ -86,7 +119,8 @@ class Engine:
             torch.set_num_threads(max(1, cores))
 
     def _check(self, launch: Launch) -> None:
-        found = Launch(self.name, self.world_size, self.accelerator.mixed_precision)
+        engine = launch.engine if dist.is_initialized() else "single"
+        found = Launch(engine, self.world_size, self.accelerator.mixed_precision)
         asked = Launch(launch.engine, launch.world_size, self.precision)
         if found != asked:
             raise EngineError(f"asked for {asked}, but running is {found}")
@@ -94,19 +128,36 @@ class Engine:
         if met != self.world_size:
             raise EngineError(f"{self.world_size} processes were started, {met} found each other")
 
-    def prepare(self, model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
-        """Spread a model, already on the device, and its optimizer over the ranks."""
-        self.module = model
-        self.model, self.optimizer = self.accelerator.prepare(model, optimizer)
+    # The model: what each engine does in its own way.
 
-    @contextlib.contextmanager
-    def micro_batch(self, *, last: bool) -> Iterator[None]:
-        """The forward and backward of one micro batch; only a step's last one communicates."""
-        if last:
-            yield
-        else:
-            with self.accelerator.no_sync(self.model):
-                yield
+    def prepare(
+        self,
+        model: nn.Module,
+        optimizer: torch.optim.AdamW,
+        *,
+        micro_batch: int,
+        accumulation: int,
+        clip_norm: float,
+    ) -> None:
+        """Spread a model, already on the device, and its fresh optimizer over the ranks.
+
+        Args:
+            micro_batch: samples a rank feeds the model at once.
+            accumulation: micro batches of an optimizer step.
+            clip_norm: global norm that gradients are clipped to; 0: they are not.
+        """
+        self.accumulation, self.clip_norm = accumulation, clip_norm
+        self.module = model
+        self._spread(model, optimizer, micro_batch)
+        start_state(self.adamw, self._masters())
+
+    @abc.abstractmethod
+    def _spread(self, model: nn.Module, optimizer: torch.optim.AdamW, micro_batch: int) -> None:
+        """Set `model` and `adamw`."""
+
+    @abc.abstractmethod
+    def micro_batch(self, *, last: bool) -> contextlib.AbstractContextManager[None]:
+        """Around a micro batch's forward and backward; `last` of a step or not."""
 
     def backward(self, losses: Tensor, global_batch_size: int) -> None:
         """Add a micro batch's share of the gradient of the mean over the global batch.
@@ -114,21 +165,103 @@ class Engine:
         Args:
             losses: (B,), one loss per sample of this micro batch.
         """
-        # DDP divides by the number of ranks what it has summed over them.
-        self.accelerator.backward(losses.sum() * (self.world_size / global_batch_size))
+        # Every engine divides by the number of ranks what it has summed over them.
+        self._backward(losses.sum() * (self.world_size / global_batch_size))
 
-    def step(self, lr: float, clip_norm: float) -> Tensor:
-        """Clip the gradients to a global norm (0: don't) and step the optimizer.
+    @abc.abstractmethod
+    def _backward(self, loss: Tensor) -> None: ...
+
+    def step(self, lr: float) -> Tensor:
+        """Clip the gradients, step the optimizer, and forget the gradients.
 
         Returns: the global norm before clipping, a scalar on the device.
         """
-        for group in self.optimizer.param_groups:
+        for group in self.adamw.param_groups:
             group["lr"] = lr
-        limit = clip_norm if clip_norm > 0 else float("inf")
-        norm = self.accelerator.clip_grad_norm_(self.module.parameters(), limit)
-        self.optimizer.step()
-        self.optimizer.zero_grad()
-        return norm
+        return self._step()
+
+    @abc.abstractmethod
+    def _step(self) -> Tensor: ...
+
+    @property
+    def loss_scale(self) -> Tensor | float:
+        """What gradients are multiplied by on their way back: 1 but for fp16."""
+        return 1.0
+
+    @abc.abstractmethod
+    def _masters(self) -> list[Tensor]:
+        """This rank's slices of the weights, as the optimizer knows them."""
+
+    @abc.abstractmethod
+    def _whole(self, parameter: nn.Parameter, kind: str) -> Tensor:
+        """The whole tensor whose slices belong to a parameter. Collective."""
+
+    @abc.abstractmethod
+    def _cut(self, parameter: nn.Parameter, kind: str, whole: Tensor) -> None:
+        """Overwrite this rank's slice of a state of the optimizer."""
+
+    # The model: what follows for all of them.
+
+    def slices(self, kind: str) -> list[Tensor]:
+        """This rank's own tensors of a kind - `WEIGHT`, `AVERAGE`, a moment - in a fixed order."""
+        masters = self._masters()
+        return masters if kind == WEIGHT else [self.adamw.state[m][kind] for m in masters]
+
+    def keep_average(self) -> None:
+        """Hold an average of the weights beside them, which starts as the weights are now."""
+        for master in self._masters():
+            self.adamw.state[master][AVERAGE] = master.detach().clone()
+
+    def gather(self, kind: str) -> Iterator[tuple[str, Tensor]]:
+        """Whole tensors of a kind on the device by parameter name, one after the other. Collective.
+
+        Every rank has to exhaust it, and holds one tensor at a time if it keeps none.
+        """
+        for name, parameter in self.module.named_parameters():
+            yield name, self._whole(parameter, kind)
+
+    def scatter(self, kind: str, tensors: Mapping[str, Tensor]) -> None:
+        """Put whole tensors, from any device, into this rank's slices."""
+        for name, parameter in self.module.named_parameters():
+            self._cut(parameter, kind, tensors[name])
+
+    def buffers(self) -> Iterator[tuple[str, Tensor]]:
+        """The model's state that is no parameter; every rank has all of it."""
+        parameters = {name for name, _ in self.module.named_parameters()}
+        for name, value in self.module.state_dict().items():
+            if name not in parameters:
+                yield name, value
+
+    def weights(self) -> Iterator[tuple[str, Tensor]]:
+        """Every parameter and buffer, whole, by name. Collective."""
+        yield from self.gather(WEIGHT)
+        yield from self.buffers()
+
+    def optimizer_state(self) -> Iterator[tuple[str, Tensor]]:
+        """The optimizer's step count and its moments, `<moment>.<parameter name>`. Collective."""
+        yield STEP, self.slices(STEP)[0]
+        for moment in MOMENTS:
+            for name, tensor in self.gather(moment):
+                yield f"{moment}.{name}", tensor
+
+    def load_optimizer_state(self, tensors: Mapping[str, Tensor]) -> None:
+        """Put back what `optimizer_state` gave, on any engine."""
+        for count in self.slices(STEP):
+            count.copy_(tensors[STEP])
+        for moment in MOMENTS:
+            prefix = f"{moment}."
+            mine = {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
+            self.scatter(moment, mine)
+
+    def collect(self, tensors: Iterable[tuple[str, Tensor]]) -> dict[str, Tensor]:
+        """Gathered tensors in the main process' memory; the other ranks keep none of them."""
+        kept = {}
+        for name, tensor in tensors:
+            if self.is_main:
+                kept[name] = tensor.detach().cpu()
+        return kept
+
+    # The process group.
 
     def say(self, message: str) -> None:
         """One line of the log, from the main process."""
@@ -180,34 +313,6 @@ class Engine:
         """Return when every rank has come here."""
         self.accelerator.wait_for_everyone()
 
-    def weights(self) -> dict[str, Tensor]:
-        """Every parameter and buffer, whole, on this rank's device, by name."""
-        return dict(self.module.state_dict())
-
-    def optimizer_state(self) -> dict[str, Tensor]:
-        """The optimizer's tensors, whole, as `<state>.<parameter name>`."""
-        state = self.optimizer.state
-        return {
-            f"{key}.{name}": value
-            for name, parameter in self.module.named_parameters()
-            for key, value in state.get(parameter, {}).items()
-        }
-
-    def load_optimizer_state(self, tensors: dict[str, Tensor]) -> None:
-        """Put back what `optimizer_state` returned, on any engine."""
-        by_name: dict[str, dict[str, Tensor]] = {}
-        for key, value in tensors.items():
-            kind, _, name = key.partition(".")
-            by_name.setdefault(name, {})[kind] = value
-        names = {parameter: name for name, parameter in self.module.named_parameters()}
-        whole = self.optimizer.state_dict()
-        for ours, theirs in zip(self.optimizer.param_groups, whole["param_groups"], strict=True):
-            for parameter, number in zip(ours["params"], theirs["params"], strict=True):
-                if names[parameter] in by_name:
-                    whole["state"][number] = by_name[names[parameter]]
-        # The optimizer itself knows which of its tensors belong on the device.
-        self.optimizer.load_state_dict(whole)
-
     def leave(self, status: int) -> NoReturn:
         """End this process, cleanly and for certain, with an exit status.
 
@@ -220,3 +325,15 @@ class Engine:
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(status)
+
+
+def compute_in(model: nn.Module, device: torch.device, precision: str) -> None:
+    """Let a model's forward pass run in `bf16` or `fp16` where that is safe, and return fp32.
+
+    Its parameters stay fp32, and so do gradients and all that ranks send each other: this is what
+    Accelerate does under DDP, so that every engine computes the same.
+    """
+    dtypes = {"bf16": torch.bfloat16, "fp16": torch.float16}
+    if precision in dtypes:
+        autocast = torch.autocast(device.type, dtypes[precision])
+        model.forward = convert_outputs_to_fp32(autocast(model.forward))

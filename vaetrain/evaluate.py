@@ -36,14 +36,14 @@ def evaluate(run: Path, shards: Path, split: str) -> dict[str, float]:
     """The metrics of a run's model on a split of some shards, by the names of metrics.jsonl."""
     # Imported only now: torch takes seconds, and `--help` must not wait for it.
     from vaetrain.data import PageReader
-    from vaetrain.engine import Engine
+    from vaetrain.engine import start_engine
     from vaetrain.handover import load_run
     from vaetrain.objective import Objective
     from vaetrain.startup import running_launch
     from vaetrain.validation import encode_pages, summarise
 
     model, experiment = load_run(run)
-    engine = Engine(running_launch(os.environ), "no")
+    engine = start_engine(running_launch(os.environ), "no")
     model.to(engine.device)
     data = PageReader(shards, experiment, engine, model.stride)
     pages = encode_pages(

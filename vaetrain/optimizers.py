@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import torch
 from torch import Tensor, nn
 
 from vaetrain.config import OptimizerConfig
+
+STEP, MOMENTS = "step", ("exp_avg", "exp_avg_sq")  # as torch calls AdamW's state
 
 
 def build_optimizer(model: nn.Module, config: OptimizerConfig) -> torch.optim.AdamW:
@@ -49,3 +53,13 @@ def load_optimizer_tensors(
                 whole["state"][number] = by_name[names[parameter]]
     # The optimizer itself knows which of its tensors belong on the device.
     optimizer.load_state_dict(whole)
+
+
+def start_state(adamw: torch.optim.AdamW, parameters: Iterable[Tensor]) -> None:
+    """Make the state that AdamW would make at its first step, so that it can be loaded before."""
+    for parameter in parameters:
+        state = adamw.state[parameter]
+        # On the parameter's device, as the fused kernel wants it.
+        state[STEP] = torch.zeros((), dtype=torch.float32, device=parameter.device)
+        for moment in MOMENTS:
+            state[moment] = torch.zeros_like(parameter, memory_format=torch.preserve_format)

@@ -12,9 +12,10 @@ import argparse
 import os
 import signal
 import sys
+from collections.abc import Mapping, MutableMapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from shards.command import UserError, require
 from shards.lifetime import die_with_parent
@@ -28,8 +29,21 @@ RELAUNCHED = "VAETRAIN_RELAUNCHED"  # the engine file that was already applied: 
 
 _LAUNCHER_PREFIXES = ("ACCELERATE_", "TORCHELASTIC_", "FSDP_", "GROUP_", "ROLE_", "LOCAL_")
 _LAUNCHER_NAMES = {"RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT", "OMP_NUM_THREADS"}
-_ENGINES = {"NO": "single", "MULTI_GPU": "ddp"}
-_ENGINE_NAMES = " and ".join(_ENGINES.values())
+ENGINES = (
+    "single",
+    "ddp",
+    *("zero1", "zero2", "zero3", "zero1_offload", "zero2_offload", "zero3_offload"),
+    "fsdp2",
+)
+_KINDS = ("'NO'", "MULTI_GPU", "DEEPSPEED", "FSDP")  # Accelerate's words for them
+# What an engine file may tell DeepSpeed or FSDP, but is not done here or decided elsewhere.
+_NOT_HERE = {
+    "deepspeed_config_file": "is not read; give zero_stage",
+    "gradient_accumulation_steps": "follows from train.global_batch_size",
+    "gradient_clipping": "is the experiment's optimizer.clip_norm",
+    "fsdp_offload_params": "is not done by fsdp2; zero3_offload does",
+    "fsdp_activation_checkpointing": "is not done",
+}
 
 
 @dataclass(frozen=True)
@@ -60,8 +74,6 @@ def start(argv: list[str]) -> Command:
     try:
         experiment = load_experiment(experiment_path(arguments.experiment), arguments.settings)
         running = running_launch(os.environ)
-        if running.engine not in _ENGINES.values():
-            raise ConfigError(f"launched for {running.engine}; engines are {_ENGINE_NAMES}")
         asked = running
         if arguments.config_file is not None:
             asked = read_engine_file(arguments.config_file)
@@ -115,18 +127,38 @@ def experiment_path(name: str | None) -> Path:
     return named if not path.suffix and named.is_file() else path
 
 
-def running_launch(environment: dict[str, str] | os._Environ) -> Launch:
-    """The engine that the launcher's environment variables of this process stand for."""
+def running_launch(environment: Mapping[str, str]) -> Launch:
+    """The engine that the launcher's environment variables of this process stand for.
+
+    Raises ConfigError where that is none of `ENGINES`.
+    """
     world_size = int(environment.get("WORLD_SIZE", "1"))
-    engine = "single" if world_size == 1 else "ddp"
-    for name in ("DEEPSPEED", "FSDP"):
-        if environment.get(f"ACCELERATE_USE_{name}", "").lower() == "true":
-            engine = name.lower()
-    return Launch(
-        engine=engine,
-        world_size=world_size,
-        precision=environment.get("ACCELERATE_MIXED_PRECISION", "no"),
-    )
+    if _is_true(environment.get("ACCELERATE_USE_DEEPSPEED")):
+        prefix = "ACCELERATE_DEEPSPEED_"
+        engine = _zero_name(
+            environment.get(prefix + "ZERO_STAGE"),
+            environment.get(prefix + "OFFLOAD_OPTIMIZER_DEVICE"),
+            environment.get(prefix + "OFFLOAD_PARAM_DEVICE"),
+        )
+    elif _is_true(environment.get("ACCELERATE_USE_FSDP")):
+        engine = f"fsdp{environment.get('FSDP_VERSION', '1')}"
+    else:
+        engine = "single" if world_size == 1 else "ddp"
+    if engine not in ENGINES:
+        raise ConfigError(f"launched for {engine}; engines are {', '.join(ENGINES)}")
+    told = {
+        key: environment.get(key.upper() if key.startswith("fsdp") else f"ACCELERATE_{key.upper()}")
+        for key in _NOT_HERE
+    }
+    _refuse_what_is_not_here(told, "launched for more than the engine does")
+    precision = environment.get("ACCELERATE_MIXED_PRECISION", "no")
+    return Launch(engine, world_size, precision)
+
+
+def hide_engine(environment: MutableMapping[str, str]) -> None:
+    """Take from Accelerate what would make it run DeepSpeed or FSDP itself."""
+    for name in ("ACCELERATE_USE_DEEPSPEED", "ACCELERATE_USE_FSDP"):
+        environment.pop(name, None)
 
 
 def read_engine_file(path: Path) -> Launch:
@@ -135,15 +167,56 @@ def read_engine_file(path: Path) -> Launch:
     Raises ConfigError for a file that cannot be read, or whose launch would not do what it says.
     """
     tree = read_yaml(path, "engine file")
-    kind, processes = tree.get("distributed_type"), tree.get("num_processes")
-    if kind not in _ENGINES:
-        raise ConfigError(
-            f"{path}: distributed_type is {kind!r}; allowed are {', '.join(_ENGINES)}"
-        )
-    if not isinstance(processes, int) or processes < 1 or (kind == "NO") != (processes == 1):
-        raise ConfigError(f"{path}: num_processes is {processes!r}, which is no {_ENGINES[kind]}")
+    engine = _engine_of(tree, path)
+    for section in ("deepspeed_config", "fsdp_config"):
+        _refuse_what_is_not_here(tree.get(section) or {}, str(path))
+    processes = tree.get("num_processes")
+    fits = isinstance(processes, int) and {
+        "single": processes == 1,
+        "ddp": processes > 1,
+    }.get(engine, processes > 0)
+    if not fits:
+        raise ConfigError(f"{path}: num_processes is {processes!r}, which is no {engine}")
     precision = tree.get("mixed_precision") or "no"  # an unquoted `no` is YAML's false
-    return Launch(_ENGINES[kind], processes, precision)
+    return Launch(engine, processes, precision)
+
+
+def _engine_of(tree: dict[str, Any], path: Path) -> str:
+    kind = tree.get("distributed_type")
+    if kind == "NO":
+        return "single"
+    if kind == "MULTI_GPU":
+        return "ddp"
+    if kind == "DEEPSPEED":
+        zero = tree.get("deepspeed_config") or {}
+        devices = (zero.get("offload_optimizer_device"), zero.get("offload_param_device"))
+        engine = _zero_name(zero.get("zero_stage"), *devices)
+    elif kind == "FSDP":
+        engine = f"fsdp{(tree.get('fsdp_config') or {}).get('fsdp_version', 1)}"
+    else:
+        raise ConfigError(f"{path}: distributed_type is {kind!r}; allowed are {', '.join(_KINDS)}")
+    if engine not in ENGINES:
+        raise ConfigError(f"{path}: asks for {engine}; engines are {', '.join(ENGINES)}")
+    return engine
+
+
+def _zero_name(stage: object, optimizer_device: object, weight_device: object) -> str:
+    devices = (optimizer_device or "none", weight_device or "none")
+    if devices == ("none", "none"):
+        return f"zero{stage}"
+    if devices == (("cpu", "cpu") if str(stage) == "3" else ("cpu", "none")):
+        return f"zero{stage}_offload"
+    return f"zero{stage} with optimizer offload {devices[0]} and parameter offload {devices[1]}"
+
+
+def _refuse_what_is_not_here(told: Mapping[str, Any], where: str) -> None:
+    for key, why in _NOT_HERE.items():
+        if str(told.get(key)).lower() not in ("none", "false"):
+            raise ConfigError(f"{where}: {key} {why}")
+
+
+def _is_true(value: str | None) -> bool:
+    return (value or "").lower() == "true"
 
 
 def _start_again(path: Path, asked: Launch, running: Launch, argv: list[str]) -> NoReturn:

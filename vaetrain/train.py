@@ -28,11 +28,11 @@ def main() -> None:
     command = startup.start(sys.argv[1:])
     start_reader_server("shards.reader", "vaetrain.startup")
 
-    from vaetrain.engine import Engine
+    from vaetrain.engine import start_engine
     from vaetrain.training import Training
 
     try:
-        engine = Engine(command.launch, command.experiment.train.precision)
+        engine = start_engine(command.launch, command.experiment.train.precision)
         Training(command, engine).run()
     except UserError as error:
         startup.refuse(str(error))

@@ -13,7 +13,7 @@ from shards import command
 from shards.reader import Batch
 from shards.single import read_page
 from vaetrain.data import EVALUATION_BATCH, PageReader
-from vaetrain.engine import Engine
+from vaetrain.engine import start_engine
 from vaetrain.handover import load_run
 from vaetrain.sheet import cut_pages
 from vaetrain.startup import running_launch
@@ -30,7 +30,7 @@ class TrainedModel:
     def __init__(self, run: Path) -> None:
         """Load the model; raises ConfigError in one line."""
         self.model, self.experiment = load_run(run)
-        self.engine = Engine(running_launch(os.environ), "no")
+        self.engine = start_engine(running_launch(os.environ), "no")
         self.model.to(self.engine.device)
 
     def read_page(self, path: Path) -> Batch:

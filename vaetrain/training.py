@@ -18,7 +18,7 @@ from vaetrain.checkpoint import Checkpoint
 from vaetrain.components import start_from_components
 from vaetrain.config import SAMPLE_SHARDS, as_dict
 from vaetrain.data import TrainingData, build_sample
-from vaetrain.engine import Engine
+from vaetrain.engine import AVERAGE, Engine
 from vaetrain.handover import newest_checkpoint, write_final
 from vaetrain.interrupt import StopRequest
 from vaetrain.meter import Meter, ids_hash
@@ -48,18 +48,29 @@ class Training:
         self.run_dir = RunDir(command.run_dir)
         engine.on_main(self.prepare_disk)
 
+        shape = (experiment.model, experiment.data.width, experiment.data.max_height)
         torch.manual_seed(experiment.train.seed)
-        model = VAE(experiment.model, experiment.data.width, experiment.data.max_height)
-        model.to(engine.device)
+        model = VAE(*shape).to(engine.device)
         self.data = TrainingData(experiment, engine, model.stride)
         self.clock = Clock.of(experiment, len(self.data.train))
-        saved = newest_checkpoint(self.run_dir.checkpoints, engine.say)
-        if saved is None and experiment.model.start == "components":
-            start_from_components(model, self.data, engine)
-        self.average = WeightAverage(model, experiment.train.ema_half_life_images)
-        engine.prepare(model, build_optimizer(model, experiment.optimizer))
-        alpha = experiment.augment.mixup_alpha
         self.augment = Augment(load_policy(experiment.augment, experiment.data.folder))
+        saved = newest_checkpoint(self.run_dir.checkpoints, engine.say)
+        if saved is not None:
+            self.check_same_run(saved)
+            model.load_state_dict(saved.weights)
+        elif experiment.model.start == "components":
+            start_from_components(model, self.data, engine)
+        engine.prepare(
+            model,
+            build_optimizer(model, experiment.optimizer),
+            micro_batch=self.batching.micro_batch,
+            accumulation=self.batching.accumulation,
+            clip_norm=experiment.optimizer.clip_norm,
+        )
+        with torch.device("meta"):
+            skeleton = VAE(*shape)
+        self.average = WeightAverage(engine, skeleton, experiment.train.ema_half_life_images)
+        alpha = experiment.augment.mixup_alpha
         self.mixup = Mixup(alpha, engine.device) if alpha > 0 else None
         self.objective = Objective(experiment.loss, experiment.beta)
         self.meter = Meter(engine)
@@ -85,14 +96,16 @@ class Training:
         if self.experiment.data.folder == SAMPLE_SHARDS:
             build_sample()
 
-    def resume(self, saved: Checkpoint) -> None:
-        """Go on from a checkpoint; raises ConfigError where that would be another run."""
+    def check_same_run(self, saved: Checkpoint) -> None:
+        """Raises ConfigError where going on from a checkpoint would be another run."""
         checkpoint.check_same_experiment(saved.state["experiment"], self.experiment)
         checkpoint.check_same_policy(saved.state["policy"], self.augment.policy)
         if saved.state["data"] != self.data.fingerprint:
             raise ConfigError(f"{self.data.index.folder}: is not the data the run was started on")
-        self.engine.module.load_state_dict(saved.weights)
-        self.average.model.load_state_dict(saved.average)
+
+    def resume(self, saved: Checkpoint) -> None:
+        """Go on from a checkpoint, whose weights the model was made of."""
+        self.engine.scatter(AVERAGE, saved.average)
         self.engine.load_optimizer_state(saved.optimizer)
         self.meter.load(saved.state["meter"])
         self.best = saved.state["best"]
@@ -139,9 +152,9 @@ class Training:
                 self.forward_backward(batch, beta)
         optimizer = self.experiment.optimizer
         lr = lr_at(self.experiment.lr, optimizer.lr, epoch, self.clock.epochs)
-        norm = self.engine.step(lr, optimizer.clip_norm)
+        norm = self.engine.step(lr)
         self.meter.add_step(norm, optimizer.clip_norm)
-        self.average.update(self.engine.module, images, self.batching.global_batch)
+        self.average.update(images, self.batching.global_batch)
         self.images = images
         self.log.progress(images)
 
@@ -204,7 +217,7 @@ class Training:
             return
         epoch = self.clock.epoch(self.images)
         beta = beta_at(self.experiment.beta, epoch)
-        model = self.average.model
+        model = self.average.model()
         pages = encode_pages(
             model, self.data.pages(self.data.val), self.engine, self.objective, beta
         )
@@ -226,9 +239,9 @@ class Training:
             "best": self.best,
         }
         tensors = {
-            "weights": self.engine.weights(),
-            "average": self.average.model.state_dict(),
-            "optimizer": self.engine.optimizer_state(),
+            "weights": self.engine.collect(self.engine.weights()),
+            "average": self.engine.collect(self.average.tensors()),
+            "optimizer": self.engine.collect(self.engine.optimizer_state()),
         }
         if self.engine.is_main:
             saved = Checkpoint(self.images, state=state, **tensors)
@@ -238,8 +251,8 @@ class Training:
         """Hand the averaged model over, and say in a few lines what was reached."""
         baselines = self.data.baselines()
         results = {"images": self.images, "best": self.best, "baselines": baselines}
+        model = self.average.model()
         if self.engine.is_main:
-            model = self.average.model
             shown = pictures.panel(model, self.data.fixed_pages()) if len(self.data.val) else {}
             write_final(self.run_dir.final, model, self.experiment, results, shown)
             self.log.hand_over(self.run_dir.final)

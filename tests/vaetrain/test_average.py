@@ -1,21 +1,36 @@
 """The average of the weights forgets by its half-life, in images."""
 
+import copy
+
 import pytest
 import torch
 from torch import nn
 
 from vaetrain.average import WeightAverage
+from vaetrain.config import OptimizerConfig
+from vaetrain.engine import AVERAGE, start_engine
+from vaetrain.optimizers import build_optimizer
+from vaetrain.startup import Launch
+
+
+def averaged(model: nn.Module, half_life: float) -> WeightAverage:
+    """A model's average, in one process."""
+    engine = start_engine(Launch("single", 1, "no"))
+    skeleton = copy.deepcopy(model).to("meta")
+    optimizer = build_optimizer(model, OptimizerConfig())
+    engine.prepare(model, optimizer, micro_batch=1, accumulation=1, clip_norm=0.0)
+    return WeightAverage(engine, skeleton, half_life)
 
 
 def after(half_life: float, images: int, step: int, start: int = 10**9) -> float:
     """What is left of a weight of 1 when the model's is 0 for `images` images."""
     model = nn.Linear(1, 1, bias=False)
     nn.init.ones_(model.weight)
-    average = WeightAverage(model, half_life)
+    average = averaged(model, half_life)
     nn.init.zeros_(model.weight)
     for seen in range(step, images + 1, step):
-        average.update(model, start + seen, step)
-    return float(average.model.weight)
+        average.update(start + seen, step)
+    return float(average.model().weight)
 
 
 @pytest.mark.parametrize("step", [1, 10, 50])
@@ -33,8 +48,18 @@ def test_without_a_half_life_it_follows_at_once():
 
 
 def test_the_average_is_for_evaluation():
-    model = nn.Sequential(nn.Linear(2, 2), nn.Dropout())
-    average = WeightAverage(model, 10)
-    assert not average.model.training
-    assert not any(p.requires_grad for p in average.model.parameters())
-    torch.testing.assert_close(average.model[0].weight, model[0].weight)
+    model = nn.Sequential(nn.Linear(2, 2), nn.BatchNorm1d(2), nn.Dropout())
+    model[1].running_mean.fill_(7)
+    evaluated = averaged(model, 10).model()
+    assert not evaluated.training
+    assert not any(p.requires_grad for p in evaluated.parameters())
+    for name, value in model.state_dict().items():
+        torch.testing.assert_close(evaluated.state_dict()[name], value)
+
+
+def test_the_average_is_put_back():
+    average = averaged(nn.Linear(2, 3), 10)
+    tensors = {"weight": torch.rand(3, 2), "bias": torch.rand(3)}
+    average.engine.scatter(AVERAGE, tensors)
+    for name, value in average.tensors():
+        torch.testing.assert_close(value, tensors[name])

@@ -1,0 +1,53 @@
+"""Every rank holds the whole model: one process, or DDP through Accelerate."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor, nn
+
+from vaetrain.engine import WEIGHT, Engine
+
+
+class ReplicatedEngine(Engine):
+    """`single` and `ddp`: a slice is a whole parameter."""
+
+    def _spread(self, model: nn.Module, optimizer: torch.optim.AdamW, micro_batch: int) -> None:
+        self.adamw = optimizer
+        self.model, self.optimizer = self.accelerator.prepare(model, optimizer)
+
+    @contextlib.contextmanager
+    def micro_batch(self, *, last: bool) -> Iterator[None]:
+        """Only a step's last micro batch communicates."""
+        if last:
+            yield
+        else:
+            with self.accelerator.no_sync(self.model):
+                yield
+
+    def _backward(self, loss: Tensor) -> None:
+        self.accelerator.backward(loss)
+
+    def _step(self) -> Tensor:
+        limit = self.clip_norm if self.clip_norm > 0 else float("inf")
+        norm = self.accelerator.clip_grad_norm_(self.module.parameters(), limit)
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+        return norm
+
+    @property
+    def loss_scale(self) -> Tensor | float:
+        """See `Engine.loss_scale`."""
+        scaler = self.accelerator.scaler
+        return 1.0 if scaler is None else scaler.scale(torch.ones((), device=self.device))
+
+    def _masters(self) -> list[Tensor]:
+        return list(self.module.parameters())
+
+    def _whole(self, parameter: nn.Parameter, kind: str) -> Tensor:
+        return parameter.detach() if kind == WEIGHT else self.adamw.state[parameter][kind]
+
+    def _cut(self, parameter: nn.Parameter, kind: str, whole: Tensor) -> None:
+        self.adamw.state[parameter][kind].copy_(whole)
