@@ -1,4 +1,7 @@
-"""Helper processes: what they are forked from, and that they do not outlive their parent."""
+"""Helper processes: what they are forked from, and that they do not outlive their parent.
+
+    python -m shards.lifetime COMMAND...       runs it, and ends it by SIGTERM when its parent dies
+"""
 
 import ctypes
 import multiprocessing
@@ -43,3 +46,8 @@ def start_reader_server(*modules: str) -> None:
     forkserver.ensure_running()
     for number, handler in before.items():
         signal.signal(number, handler)
+
+
+if __name__ == "__main__":
+    die_with_parent(signal.SIGTERM)
+    os.execvp(sys.argv[1], sys.argv[1:])

@@ -1,0 +1,279 @@
+"""Write a study's report again, at any time: runs/NAME/report.html and report.md.
+
+    python -m launch.report launch/experiments/beta_sweep.yaml
+
+The HTML file holds everything it shows and opens offline. Takes the settings that the sweep was
+given; means are over seeds, with 95% confidence intervals (Student's t).
+"""
+
+from __future__ import annotations
+
+import argparse
+import base64
+import html
+import math
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+from urllib.parse import quote
+
+from launch.compare import Comparison, Interval, compare, mean_interval
+from launch.study import Study, load_study
+from shards import command
+from shards.writer import write_whole
+from vaetrain.settings import ConfigError
+
+if TYPE_CHECKING:
+    from launch.trials import Outcome
+
+SHOWN = 8  # settings in a chart with a legend, and with pictures; more cannot be told apart
+IN_ORDER = 12  # settings up to which the table keeps the study's order
+TEMPLATES = Path(__file__).parent / "templates"
+PICTURE = Path("final") / "reconstructions.png"
+
+
+def main() -> int:
+    """Run the command; the exit status."""
+    parser = command.Parser(
+        prog="launch.report",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        description=__doc__,
+    )
+    parser.add_argument("study", type=Path, metavar="STUDY", help="YAML file of the study")
+    parser.add_argument("--run-dir", type=Path, help="the study's folder, if it was given")
+    parser.add_argument("settings", nargs="*", metavar="key=value", help="those of the sweep")
+    arguments = parser.parse_intermixed_args()
+    command.require("optuna", "sweep", "a report")
+    study = load_study(arguments.study, arguments.settings)
+    folder = arguments.run_dir or Path("runs") / study.name
+    if study.sweep.storage is None and not (folder / "study.db").exists():
+        raise ConfigError(f"{folder}: holds no study; start it with launch.sweep")
+    from launch.trials import Trials
+
+    for path in write_report(study, Trials(study, folder).outcomes(), folder):
+        print(path)
+    return 0
+
+
+@dataclass(frozen=True)
+class Row:
+    """A setting in the table.
+
+    Attributes:
+        scores: intervals of the study's metric and of those further shown, by name.
+        images, minutes: the cost of one seed, in the mean; None before any has finished.
+        picture: a PNG of reconstructions, of the first seed that has one.
+    """
+
+    label: str
+    state: str
+    is_baseline: bool
+    seeds: int
+    scores: dict[str, Interval]
+    comparison: Comparison | None
+    images: float | None
+    minutes: float | None
+    picture: Path | None
+    failure: str | None
+
+
+def write_report(study: Study, outcomes: Sequence[Outcome], folder: Path) -> list[Path]:
+    """Write both reports; their paths."""
+    command.require("matplotlib", "sweep", "a report")
+    command.require("jinja2", "sweep", "a report")
+    from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+    rows = table(study, outcomes)
+    charts = draw(study, outcomes, rows)
+    environment = Environment(
+        loader=FileSystemLoader(TEMPLATES),
+        autoescape=lambda name: name.endswith(".html"),
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= {
+        "interval": interval_text,
+        "plain": plain_markdown,
+        "data_url": data_url,
+        "address": lambda path: quote(str(path.relative_to(folder))),
+    }
+    (folder / "report").mkdir(exist_ok=True)
+    for name, chart in charts.items():
+        write_whole(folder / "report" / f"{name}.svg", chart.svg)
+    pictured = [row for row in best_first(study, rows) if row.picture][:SHOWN]
+    facts = {
+        "study": study,
+        "rows": rows,
+        "pictured": sorted(pictured, key=rows.index),
+        "charts": charts,
+        "metrics": metric_names(study),
+        "counts": {row.state: sum(r.state == row.state for r in rows) for row in rows},
+        "minutes": sum(r.seconds for o in outcomes for r in o.records.values()) / 60,
+        "images": sum(r.images for o in outcomes for r in o.records.values()),
+        "in_order": len(rows) <= IN_ORDER,
+    }
+    paths = [folder / "report.html", folder / "report.md"]
+    for path in paths:
+        write_whole(path, environment.get_template(path.name).render(facts))
+    return paths
+
+
+def metric_names(study: Study) -> list[str]:
+    """The metrics of the table, the one that judges first."""
+    return list(dict.fromkeys([study.sweep.metric, *study.sweep.show]))
+
+
+def table(study: Study, outcomes: Sequence[Outcome]) -> list[Row]:
+    """A row for each setting: in the study's order if there are few, else the best first."""
+    baseline = find_baseline(study, outcomes)
+    judged = [o for o in outcomes if o.records and o is not baseline]
+    rows = []
+    for outcome in outcomes:
+        records = list(outcome.records.values())
+        scores = {}
+        for name in metric_names(study):
+            values = [r.metrics[name] for r in records if name in r.metrics]
+            if values:
+                scores[name] = mean_interval(values)
+        comparison = None
+        if baseline is not None and outcome in judged:
+            comparison = compare(
+                scores_by_seed(study, outcome),
+                scores_by_seed(study, baseline),
+                higher_is_better=study.sweep.direction == "maximize",
+                comparisons=len(judged),
+            )
+        pictures = (outcome.folder / f"seed-{seed}" / PICTURE for seed in outcome.records)
+        rows.append(
+            Row(
+                label=outcome.label,
+                state=outcome.state,
+                is_baseline=outcome is baseline,
+                seeds=len(records),
+                scores=scores,
+                comparison=comparison,
+                images=sum(r.images for r in records) / len(records) if records else None,
+                minutes=sum(r.seconds for r in records) / 60 / len(records) if records else None,
+                picture=next((path for path in pictures if path.is_file()), None),
+                failure=outcome.failure if outcome.state == "failed" else None,
+            )
+        )
+    return rows if len(rows) <= IN_ORDER else best_first(study, rows)
+
+
+def find_baseline(study: Study, outcomes: Sequence[Outcome]) -> Outcome | None:
+    """The setting that the others are compared with, where it has any results."""
+    wanted = study.sweep.baseline
+    for outcome in outcomes:
+        if wanted in (None, outcome.label):
+            return outcome if outcome.records else None
+    return None
+
+
+def scores_by_seed(study: Study, outcome: Outcome) -> dict[int, float]:
+    """The study's metric of a setting by seed."""
+    metric = study.sweep.metric
+    return {seed: r.metrics[metric] for seed, r in outcome.records.items() if metric in r.metrics}
+
+
+def best_first(study: Study, rows: Sequence[Row]) -> list[Row]:
+    """Rows by the study's metric; those without it last."""
+    metric, sign = study.sweep.metric, -1 if study.sweep.direction == "maximize" else 1
+    return sorted(
+        rows,
+        key=lambda row: sign * row.scores[metric].mean if metric in row.scores else float("inf"),
+    )
+
+
+@dataclass(frozen=True)
+class Chart:
+    """A chart with the words below it."""
+
+    svg: str
+    title: str
+    text: str
+
+
+def draw(study: Study, outcomes: Sequence[Outcome], rows: Sequence[Row]) -> dict[str, Chart]:
+    """The report's charts by name; those there is nothing to draw for are left out."""
+    from launch import charts
+
+    metric = study.sweep.metric
+    scored = [row for row in rows if metric in row.scores]
+    if not scored:
+        return {}
+    base = next((row.scores[metric].mean for row in scored if row.is_baseline), None)
+    few = best_first(study, scored)[: SHOWN - 1]
+    kept = {row.label for row in few} | {row.label for row in scored if row.is_baseline}
+    shown = [outcome for outcome in outcomes if outcome.label in kept]
+    note = "" if len(scored) == len(shown) else f" The best {len(few)} settings and the baseline."
+    drawn = {
+        "settings": Chart(
+            charts.dots([charts.Dot(r.label, r.scores[metric]) for r in scored], metric, base),
+            f"{metric} of every setting",
+            "Mean over seeds with its 95% confidence interval; dashed: the baseline.",
+        ),
+        "curves": Chart(
+            charts.curves(_series(shown, "curve"), f"validation {metric}"),
+            f"Learning curves: {metric} in validation",
+            f"Mean over seeds; shaded: from the lowest seed to the highest.{note}",
+        ),
+        "loss": Chart(
+            charts.curves(_series(shown, "loss"), "training loss"),
+            "Learning curves: training loss",
+            "What each setting optimises: with other weights, losses cannot be compared." + note,
+        ),
+    }
+    varies_beta = any(name.startswith("beta.") for name in study.space)
+    beside = [r for r in few if {"kl", "l1"} <= r.scores.keys()]
+    if varies_beta and beside:
+        points = [charts.Dot(r.label, r.scores["l1"], r.scores["kl"]) for r in rows if r in beside]
+        drawn["rate_distortion"] = Chart(
+            charts.rate_distortion(points),
+            "Rate and distortion",
+            "What a page costs to describe, and how far its reconstruction is from it; both with "
+            "95% confidence intervals. Nearer to the lower left corner is better." + note,
+        )
+    return drawn
+
+
+def _series(outcomes: Sequence[Outcome], attribute: str):
+    from launch.charts import Series
+
+    return [
+        Series(o.label, [getattr(record, attribute) for record in o.records.values()])
+        for o in outcomes
+    ]
+
+
+def interval_text(interval: Interval, *, signed: bool = False) -> str:
+    """A mean and its interval, for people, to two digits of the latter; one seed has none."""
+    sign, half_width = "+" if signed else "", interval.half_width
+    if interval.count == 1:
+        return f"{interval.mean:{sign}.4g}"
+    if not 0 < half_width < math.inf:
+        return f"{interval.mean:{sign}.4g} ± {half_width:g}"
+    decimals = max(0, 1 - math.floor(math.log10(half_width)))
+    return f"{interval.mean:{sign}.{decimals}f} ± {half_width:.{decimals}f}"
+
+
+def plain_markdown(text: object) -> str:
+    """Text that Markdown and HTML take for nothing but text, on one line."""
+    line = html.escape(" ".join(str(text).split()), quote=False)
+    return re.sub(r"([\\`*_{}\[\]()#+!|~$-])", r"\\\1", line)
+
+
+def data_url(content: str | Path) -> str:
+    """A chart (SVG) or picture (the path of a PNG) as an address that holds it."""
+    if isinstance(content, Path):
+        kind, data = "png", content.read_bytes()
+    else:
+        kind, data = "svg+xml", content.encode()
+    return f"data:image/{kind};base64,{base64.b64encode(data).decode()}"
+
+
+if __name__ == "__main__":
+    command.run("launch.report", main)

@@ -1,0 +1,189 @@
+"""A training of a study, in processes of its own, and what came of it."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+from itertools import pairwise
+from pathlib import Path
+from statistics import fmean, pstdev
+from typing import Any
+
+from omegaconf import OmegaConf
+
+from shards.writer import write_whole
+from vaetrain.config import Experiment, as_dict
+from vaetrain.rundir import METRICS_FILE, read_metrics
+
+TRAINER = Path(__file__).resolve().parents[1] / "vaetrain" / "train.py"
+POLL_SECONDS = 0.5
+SAVE_SECONDS = 60.0  # a run that is asked to stop finishes its step and saves
+CURVE_POINTS = 200
+
+
+class TrialFailed(Exception):
+    """A training that did not come to its end; the message is one plain line."""
+
+
+@dataclass(frozen=True)
+class Record:
+    """What a finished run came to: small enough to lie in the study's database.
+
+    Attributes:
+        metrics: the last validation's by name, and `loss_roughness`.
+        loss: points (images, training loss).
+        curve: points (images, the study's metric in validation).
+        images: images trained on.
+        seconds: time spent training, over all interruptions; validation is left out.
+    """
+
+    metrics: dict[str, float]
+    loss: list[list[float]] = field(default_factory=list)
+    curve: list[list[float]] = field(default_factory=list)
+    images: int = 0
+    seconds: float = 0.0
+
+    def as_dict(self) -> dict[str, Any]:
+        """The record as plain dicts and lists."""
+        return asdict(self)
+
+
+def train(
+    experiment: Experiment,
+    seed: int,
+    folder: Path,
+    engine: Path,
+    on_validation: Callable[[dict[str, Any]], None],
+) -> Path:
+    """Train one seed of a setting, or go on with it, in `folder/seed-N` beside its log.
+
+    Args:
+        on_validation: called with every validation line, also those of before an interruption;
+            whatever it raises stops the training, which is asked to save first.
+
+    Returns: the run directory.
+
+    Raises TrialFailed with the reason that the training gave.
+    """
+    run_dir = folder / f"seed-{seed}"
+    log_file = folder / f"seed-{seed}.log"
+    folder.mkdir(parents=True, exist_ok=True)
+    settings = folder / "experiment.yaml"
+    write_whole(settings, OmegaConf.to_yaml(OmegaConf.create(as_dict(experiment))))
+    # The launcher dies with this process, however that ends, and the ranks with their launcher.
+    command = [sys.executable, "-m", "shards.lifetime", sys.executable]
+    command += ["-m", "accelerate.commands.accelerate_cli", "launch"]
+    command += ["--config_file", str(engine), str(TRAINER), "--experiment", str(settings)]
+    command += ["--run-dir", str(run_dir), f"train.seed={seed}"]
+    path = os.pathsep.join(filter(None, [str(TRAINER.parents[1]), os.environ.get("PYTHONPATH")]))
+    with log_file.open("a") as log:
+        process = subprocess.Popen(
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+            env=os.environ | {"PYTHONPATH": path},
+        )
+    try:
+        _follow(process, run_dir / METRICS_FILE, on_validation)
+    except BaseException:
+        _stop(process)
+        raise
+    if process.returncode:
+        raise TrialFailed(f"seed {seed}: {_reason(log_file, process.returncode)}")
+    return run_dir
+
+
+def _follow(
+    process: subprocess.Popen, metrics: Path, on_validation: Callable[[dict[str, Any]], None]
+) -> None:
+    seen = -1
+    while True:
+        ended = process.poll() is not None
+        for line in read_metrics(metrics):
+            if line["split"] == "val" and line["images"] > seen:
+                seen = line["images"]
+                on_validation(line)
+        if ended:
+            return
+        try:
+            process.wait(POLL_SECONDS)
+        except subprocess.TimeoutExpired:
+            continue
+
+
+def _stop(process: subprocess.Popen) -> None:
+    process.send_signal(signal.SIGTERM)
+    try:
+        process.wait(SAVE_SECONDS)
+    except subprocess.TimeoutExpired:
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+
+
+def _reason(log_file: Path, status: int) -> str:
+    """The line in which a training that failed says why."""
+    lines = [line for line in log_file.read_text(errors="replace").splitlines() if line.strip()]
+    told = [line for line in lines if line.startswith("error: ")] or lines[-1:]
+    why = told[-1].removeprefix("error: ").strip()[:300] if told else "it said nothing"
+    return f"{why} (exit status {status}; {log_file})"
+
+
+def read_record(run_dir: Path, metric: str) -> Record:
+    """What the run in a directory came to.
+
+    Raises TrialFailed when it has not validated, or not measured this metric.
+    """
+    lines = read_metrics(run_dir / METRICS_FILE)
+    training = [line for line in lines if line["split"] == "train"]
+    validated = [line for line in lines if line["split"] == "val"]
+    if not validated:
+        raise TrialFailed(f"{run_dir}: there are no validation pages to judge it by")
+    metrics = {
+        key: value
+        for key, value in validated[-1].items()
+        if isinstance(value, int | float) and key not in ("images", "epoch", "beta")
+    }
+    loss = [[line["images"], line["loss"]] for line in training]
+    metrics["loss_roughness"] = roughness([value for _, value in loss])
+    if metric not in metrics:
+        raise TrialFailed(f"validation measures no {metric!r}, but {', '.join(sorted(metrics))}")
+    return Record(
+        metrics=metrics,
+        loss=_thin(loss),
+        curve=_thin([[line["images"], line[metric]] for line in validated if metric in line]),
+        images=validated[-1]["images"],
+        seconds=training_seconds(training),
+    )
+
+
+def roughness(losses: list[float]) -> float:
+    """How unsteady training is: the spread of the loss's changes, as a share of the loss.
+
+    The standard deviation of the differences between neighbouring logged losses, each a mean over
+    the same number of images at any batch size, over the second half of training, divided by the
+    mean loss there. 0 where there are fewer than two differences.
+    """
+    half = losses[len(losses) // 2 :]
+    changes = [after - before for before, after in pairwise(half)]
+    return pstdev(changes) / abs(fmean(half)) if len(changes) > 1 and fmean(half) else 0.0
+
+
+def training_seconds(lines: list[dict[str, Any]]) -> float:
+    """Seconds that the steps behind these training lines took."""
+    before = [0, *(line["images"] for line in lines)]
+    return sum(
+        (line["images"] - start) / line["images_per_second"]
+        for line, start in zip(lines, before, strict=False)
+    )
+
+
+def _thin(points: list[list[float]]) -> list[list[float]]:
+    """At most `CURVE_POINTS` of some points, the last among them."""
+    step = -(-len(points) // CURVE_POINTS) or 1
+    return points[::-1][::step][::-1]

@@ -1,0 +1,309 @@
+"""The trials of a study in Optuna's storage: queued once, shared by all who work on it.
+
+A trial is a setting with all its seeds. They are queued before the first is run, those of a grid
+with their values, those of other samplers to be filled in, so that any number of processes together
+run exactly as many as were asked for. A trial whose process died is queued again; its trainings go
+on from their checkpoints.
+"""
+
+from __future__ import annotations
+
+import time
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+import optuna
+from optuna.exceptions import ExperimentalWarning
+from optuna.trial import FrozenTrial, TrialState
+from sqlalchemy.exc import SQLAlchemyError
+
+from launch.study import Setting, Study, folder_name, label
+from launch.trial import Record, TrialFailed, read_record, train
+from vaetrain.settings import ConfigError
+
+# User attributes of trials, and of the study.
+QUEUED, SKIPPED, FAILURE, SEED = "queued", "skipped", "failure", "seed "
+DEFINITION = "definition"
+POLL_SECONDS = 2.0
+
+warnings.filterwarnings("ignore", category=ExperimentalWarning, message=".*(heartbeat|stale).*")
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What is known of a setting.
+
+    Attributes:
+        state: `finished`, `pruned`, `failed`, `running` or `waiting`.
+        records: by seed.
+        folder: where its runs lie, perhaps on another machine.
+        failure: why it failed.
+    """
+
+    setting: Setting
+    state: str
+    records: dict[int, Record]
+    folder: Path
+    failure: str | None = None
+
+    @property
+    def label(self) -> str:
+        return label(self.setting)
+
+
+class Trials:
+    """The queue of a study, and the work on it."""
+
+    def __init__(self, study: Study, folder: Path, *, stale_seconds: int = 60) -> None:
+        """Open the storage, made if absent; raises ConfigError when it holds another study."""
+        self.study = study
+        self.folder = folder
+        url = study.sweep.storage or f"sqlite:///{folder.resolve() / 'study.db'}"
+        optuna.logging.set_verbosity(optuna.logging.ERROR)
+        try:
+            # SQLite lets one process write at a time; the others wait, rather than give up.
+            waiting = {"connect_args": {"timeout": 60}} if url.startswith("sqlite") else {}
+            storage = optuna.storages.RDBStorage(
+                url,
+                engine_kwargs=waiting,
+                heartbeat_interval=max(1, stale_seconds // 4),
+                grace_period=stale_seconds,
+                heartbeat_stale_trial_callback=_queue_again,
+            )
+            self.optuna = optuna.create_study(
+                storage=storage,
+                sampler=_sampler(study),
+                pruner=_pruner(study),
+                study_name=study.name,
+                direction=study.sweep.direction,
+                load_if_exists=True,
+            )
+        except (SQLAlchemyError, ImportError) as error:
+            reason = " ".join(str(error).split())[:300]
+            raise ConfigError(f"sweep.storage: {reason}") from error
+        self._check_definition()
+
+    def _check_definition(self) -> None:
+        ours = self.study.definition()
+        theirs = self.optuna.user_attrs.get(DEFINITION)
+        if theirs is None:
+            self.optuna.set_user_attr(DEFINITION, ours)
+            return
+        changed = [
+            f"{key} (was {theirs.get(key)}, now {ours.get(key)})"
+            for key in sorted(ours.keys() | theirs.keys())
+            if ours.get(key) != theirs.get(key)
+        ]
+        if changed:
+            raise ConfigError(
+                f"the study {self.study.name} was started with other settings: "
+                f"{', '.join(changed)}; give the new one another name=..."
+            )
+
+    def queue(self, *, retry_failed: bool = False) -> None:
+        """Queue what is wanted and not there yet; not to be called by two processes at once."""
+        there = [
+            trial
+            for trial in self._own_trials()
+            if trial.state != TrialState.FAIL or (FAILURE in trial.user_attrs and not retry_failed)
+        ]
+        done = [self._values(trial) for trial in there if self._covers(trial)]
+        if self.study.sweep.sampler == "grid":
+            missing = [chosen for chosen in self.study.grid() if chosen not in done]
+        else:
+            lacking = [self._values(trial) for trial in there if not self._covers(trial)]
+            new = self.study.sweep.trials - len(there)
+            missing = [*(chosen for chosen in lacking if chosen not in done), *[{}] * new]
+        for chosen in missing:
+            self.optuna.enqueue_trial(chosen, user_attrs={QUEUED: chosen})
+
+    def _own_trials(self) -> list[FrozenTrial]:
+        """The queue's trials in order; not those that a worker found it had no need of."""
+        return [
+            trial
+            for trial in self.optuna.get_trials(deepcopy=False)
+            if QUEUED in trial.user_attrs and SKIPPED not in trial.user_attrs
+        ]
+
+    def _covers(self, trial: FrozenTrial) -> bool:
+        """Whether a trial leaves nothing to do for its setting: not if seeds were added since."""
+        is_done = trial.state == TrialState.COMPLETE
+        return not is_done or set(self.study.sweep.seeds) <= _records(trial).keys()
+
+    def _values(self, trial: FrozenTrial) -> Setting:
+        """A trial's setting, in the order of the space; empty where it is still to be chosen."""
+        values = trial.params or trial.user_attrs[QUEUED]
+        return {name: values[name] for name in self.study.space if name in values}
+
+    def work(self, tell: Callable[[str], None], limit: int | None = None) -> None:
+        """Run trials until none is left, here or with another process, or `limit` were run.
+
+        Args:
+            tell: is given a line for every trial.
+        """
+        self._ran = 0
+        is_waiting = False
+        while limit is None or self._ran < limit:
+            optuna.storages.fail_stale_trials(self.optuna)
+            states = [trial.state for trial in self._own_trials()]
+            if TrialState.WAITING in states:
+                is_waiting = False
+                self._run_next(tell)
+            elif TrialState.RUNNING in states:
+                if not is_waiting:
+                    tell(f"waiting for {states.count(TrialState.RUNNING)} that run elsewhere")
+                is_waiting = True
+                time.sleep(POLL_SECONDS)
+            else:
+                return
+
+    def _run_next(self, tell: Callable[[str], None]) -> None:
+        self._current: int | None = None
+        try:
+            self.optuna.optimize(
+                lambda trial: self._run(trial, tell), n_trials=1, catch=(TrialFailed,)
+            )
+        except KeyboardInterrupt:
+            # Only now that it is over: nobody takes up what is still running here.
+            if self._current is not None:
+                _queue_again(self.optuna, self.optuna.trials[self._current])
+            raise
+
+    def _run(self, trial: optuna.Trial, tell: Callable[[str], None]) -> float:
+        """The objective: the mean of the metric over the seeds."""
+        chosen = self._choose(trial)
+        if QUEUED not in trial.user_attrs or self._is_done_by_another(trial):
+            # Another process took the last of the queue first, or had queued the same.
+            trial.set_user_attr(SKIPPED, True)
+            raise optuna.TrialPruned
+        self._current = trial.number
+        self._ran += 1
+        name, seeds = label(chosen), self.study.sweep.seeds
+        tell(f"{name}: training, seeds {', '.join(map(str, seeds))}")
+        try:
+            value = fmean(self._train(trial, chosen, seed) for seed in seeds)
+        except (TrialFailed, ConfigError) as error:
+            trial.set_user_attr(FAILURE, str(error))
+            tell(f"{name}: failed: {error}")
+            raise TrialFailed(str(error)) from error
+        except optuna.TrialPruned:
+            tell(f"{name}: given up, worse than the median of the others")
+            raise
+        tell(f"{name}: {self.study.sweep.metric} {value:.5g}")
+        return value
+
+    def _choose(self, trial: optuna.Trial) -> Setting:
+        chosen = {}
+        for name, choices in self.study.space.items():
+            if isinstance(choices, list):
+                chosen[name] = trial.suggest_categorical(name, choices)
+            else:
+                whole = isinstance(choices["low"], int) and isinstance(choices["high"], int)
+                suggest = trial.suggest_int if whole else trial.suggest_float
+                log = choices.get("log", False)
+                chosen[name] = suggest(name, choices["low"], choices["high"], log=log)
+        return chosen
+
+    def _is_done_by_another(self, trial: optuna.Trial) -> bool:
+        others = (TrialState.RUNNING, TrialState.COMPLETE, TrialState.PRUNED)
+        return any(
+            other.number < trial.number
+            and other.state in others
+            and other.params == trial.params
+            and self._covers(other)
+            for other in self._own_trials()
+        )
+
+    def _train(self, trial: optuna.Trial, chosen: Setting, seed: int) -> float:
+        metric, is_first = self.study.sweep.metric, seed == self.study.sweep.seeds[0]
+
+        def on_validation(line: dict[str, Any]) -> None:
+            if is_first and metric in line:
+                trial.report(line[metric], step=line["images"])
+                if trial.should_prune():
+                    raise optuna.TrialPruned
+
+        experiment = self.study.experiment_of(chosen)
+        folder = self.folder / folder_name(chosen)
+        run_dir = train(experiment, seed, folder, self.study.engine, on_validation)
+        record = read_record(run_dir, metric)
+        trial.set_user_attr(f"{SEED}{seed}", record.as_dict())
+        return record.metrics[metric]
+
+    def total(self) -> int:
+        """How many settings the study has."""
+        return len(self._newest())
+
+    def left(self) -> int:
+        """How many settings wait or are running."""
+        return sum(not trial.state.is_finished() for trial in self._newest())
+
+    def failures(self) -> dict[str, str]:
+        """Why settings failed, by their labels."""
+        return {o.label: o.failure for o in self.outcomes() if o.failure is not None}
+
+    def outcomes(self) -> list[Outcome]:
+        """What is known of every setting whose values are chosen, in the order of the queue."""
+        return [
+            Outcome(
+                setting=values,
+                state=_STATES[trial.state],
+                records=_records(trial),
+                folder=self.folder / folder_name(values),
+                failure=trial.user_attrs.get(FAILURE),
+            )
+            for trial in self._newest()
+            if (values := self._values(trial))
+        ]
+
+    def _newest(self) -> list[FrozenTrial]:
+        """One trial for each setting: of several, the one that was queued last."""
+        newest: dict[str, FrozenTrial] = {}
+        for trial in self._own_trials():
+            is_abandoned = trial.state == TrialState.FAIL and FAILURE not in trial.user_attrs
+            if not is_abandoned:
+                values = self._values(trial)
+                newest[label(values) if values else f"trial {trial.number}"] = trial
+        return list(newest.values())
+
+
+_STATES = {
+    TrialState.COMPLETE: "finished",
+    TrialState.PRUNED: "pruned",
+    TrialState.FAIL: "failed",
+    TrialState.RUNNING: "running",
+    TrialState.WAITING: "waiting",
+}
+
+
+def _records(trial: FrozenTrial) -> dict[int, Record]:
+    """What a trial's seeds came to."""
+    return {
+        int(key.removeprefix(SEED)): Record(**value)
+        for key, value in trial.user_attrs.items()
+        if key.startswith(SEED)
+    }
+
+
+def _queue_again(study: optuna.Study, trial: FrozenTrial) -> None:
+    """Queue a trial that did not come to its end, with the values it had."""
+    chosen = trial.params or trial.user_attrs.get(QUEUED)
+    if chosen is not None:
+        study.enqueue_trial(chosen, user_attrs={QUEUED: chosen})
+
+
+def _sampler(study: Study) -> optuna.samplers.BaseSampler:
+    if study.sweep.sampler == "tpe":
+        # Settings that run elsewhere count as bad ones, so that not all try the same.
+        return optuna.samplers.TPESampler(constant_liar=True)
+    return optuna.samplers.RandomSampler()
+
+
+def _pruner(study: Study) -> optuna.pruners.BasePruner:
+    if study.sweep.pruner == "median":
+        return optuna.pruners.MedianPruner(n_warmup_steps=study.sweep.prune_after_images)
+    return optuna.pruners.NopPruner()

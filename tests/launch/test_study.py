@@ -1,0 +1,135 @@
+"""A study file is checked as an experiment is: every setting tried, every mistake one line."""
+
+from pathlib import Path
+
+import pytest
+
+from launch.study import folder_name, label, load_study
+from vaetrain.config import load_experiment
+from vaetrain.settings import ConfigError
+
+REPO = Path(__file__).resolve().parents[2]
+EXPERIMENTS = sorted((REPO / "launch" / "experiments").glob("*.yaml"))
+STUDIES = [path for path in EXPERIMENTS if "\nsweep:" in path.read_text()]
+
+
+def study_of(tmp_path: Path, text: str, *overrides: str):
+    path = tmp_path / "mine.yaml"
+    path.write_text(text)
+    return load_study(path, list(overrides))
+
+
+def test_a_setting_is_the_base_then_the_file_then_the_variant_then_the_value(tmp_path):
+    (tmp_path / "base.yaml").write_text("train: {epochs: 3, seed: 4}\nbeta: {max: 7}\n")
+    text = f"""
+name: mine
+sweep:
+  base: {tmp_path}/base.yaml
+  variants:
+    plain: {{beta.schedule: constant, beta: {{max: 2}}}}
+    other: {{}}
+  space: {{optimizer.lr: [1.0e-3, 1.0e-4]}}
+train: {{epochs: 5}}
+"""
+    study = study_of(tmp_path, text, "train.log_every_images=64", "beta.warmup_epochs=2")
+    settings = list(study.grid())
+    assert [label(chosen) for chosen in settings] == [
+        "plain,optimizer.lr=0.001",
+        "plain,optimizer.lr=0.0001",
+        "other,optimizer.lr=0.001",
+        "other,optimizer.lr=0.0001",
+    ]
+    first, last = study.experiment_of(settings[0]), study.experiment_of(settings[-1])
+    assert (first.train.epochs, first.train.seed, first.train.log_every_images) == (5, 4, 64)
+    assert (first.beta.schedule, first.beta.max, first.optimizer.lr) == ("constant", 2, 1e-3)
+    assert (last.beta.schedule, last.beta.max, last.optimizer.lr) == ("linear", 7, 1e-4)
+    assert last.beta.warmup_epochs == 2
+
+
+def test_the_space_may_be_nested_and_overridden(tmp_path):
+    text = "sweep: {space: {beta: {max: [1.0, 2.0]}}}"
+    assert study_of(tmp_path, text).space == {"beta.max": [1.0, 2.0]}
+    assert study_of(tmp_path, text, "sweep.space.beta.max=[3.0]").space == {"beta.max": [3.0]}
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("name: x", "is no study file: it has no section sweep"),
+        ("sweep: {}", "sweep.space: is empty"),
+        (
+            "sweep: {sampleur: grid}",
+            "sweep.sampleur: there is no such setting; allowed are sweep.s",
+        ),
+        (
+            "sweep: {sampler: bayes}",
+            "sweep.sampler: 'bayes' is not allowed; allowed: grid | random",
+        ),
+        ("sweep: {seeds: [1, 1], space: {beta.max: [1]}}", "sweep.seeds: [1, 1] are not different"),
+        ("sweep: {space: {beta.maxx: [1]}}", "beta.maxx=1: beta.maxx: there is no such setting"),
+        ("sweep: {space: {beta.max: [1, -1]}}", "beta.max=-1: beta.max: -1.0 is not allowed"),
+        ("sweep: {space: {beta.max: 1}}", "sweep.space.beta.max: 1 is not a list"),
+        ("sweep: {space: {beta.max: [1, 1]}}", "sweep.space.beta.max: names a value twice"),
+        ("sweep: {space: {model.pyramid: [[1], [2]]}}", "sweep.space.model.pyramid: is not a list"),
+        ("sweep: {space: {train.seed: [1, 2]}}", "sweep.space.train.seed: seeds are named by"),
+        ("sweep: {space: {beta.max: {low: 1, high: 2}}}", "sweep.space.beta.max: is a range, and"),
+        ("sweep: {sampler: tpe, space: {beta.max: [1]}}", "sweep.trials: must be given with"),
+        (
+            "sweep: {sampler: tpe, trials: 2, space: {beta.max: {low: 2, high: 1}}}",
+            "sweep.space.beta.max: {'low': 2, 'high': 1} is not low, high and log",
+        ),
+        (
+            "sweep: {sampler: tpe, trials: 2, space: {beta.max: {low: 0, high: 1, log: true}}}",
+            "sweep.space.beta.max: low is 0, must be more than 0",
+        ),
+        (
+            "sweep: {sampler: random, trials: 2, space: {model.latent_dim: {low: 0, high: 9}}}",
+            "model.latent_dim=0: model.latent_dim: 0 is not allowed; allowed: at least 1",
+        ),
+        (
+            "sweep: {baseline: x, space: {beta.max: [1]}}",
+            "sweep.baseline: there is no 'x'; settings",
+        ),
+        ("sweep: {variants: {plain: 3}}", "sweep.variants.plain: 3 is not a mapping"),
+        ("sweep: {engine: warp, space: {beta.max: [1]}}", "there is no such engine file"),
+        ("sweep: {base: nothing.yaml, space: {beta.max: [1]}}", "there is no such experiment file"),
+        (
+            "sweep: {engine: ddp, space: {train.global_batch_size: [16, 7]}}",
+            "train.global_batch_size=7: train.global_batch_size: 7",
+        ),
+        ("sweep: {space: {beta.max: [1]}}\ntrain: {epochz: 1}", "train.epochz: there is no such"),
+    ],
+)
+def test_a_mistake_is_one_line(tmp_path, text, says):
+    with pytest.raises(ConfigError) as refusal:
+        study_of(tmp_path, text)
+    assert says in str(refusal.value)
+    assert "\n" not in str(refusal.value)
+
+
+def test_folders_are_named_so_that_a_disk_can_hold_them():
+    assert folder_name({"beta.max": 0.1}) == "beta.max=0.1"
+    awkward = [{"variant": v} for v in ("../../etc", ".hidden", "a/b", "a b", "x" * 300, "ü", "")]
+    names = [folder_name(chosen) for chosen in awkward]
+    assert len(set(names)) == len(names)
+    assert all(len(name) < 100 and "/" not in name and name[0] != "." for name in names)
+
+
+def test_what_may_change_between_two_calls(tmp_path):
+    text = "sweep: {space: {beta.max: [1]}}"
+    before = study_of(tmp_path, text).definition()
+    assert study_of(tmp_path, text, "sweep.seeds=[0,1,2,3]", "tracker=none").definition() == before
+    assert study_of(tmp_path, text, "train.epochs=3").definition() != before
+    assert study_of(tmp_path, text, "sweep.metric=l1").definition() != before
+
+
+@pytest.mark.parametrize("path", STUDIES, ids=lambda path: path.stem)
+def test_every_setting_of_every_study_could_start(path):
+    study = load_study(path, [])
+    assert study.name == path.stem
+    assert len(list(study.grid())) >= 2
+
+
+@pytest.mark.parametrize("path", set(EXPERIMENTS) - set(STUDIES), ids=lambda path: path.stem)
+def test_every_experiment_is_named_as_its_file(path):
+    assert load_experiment(path, []).name == path.stem

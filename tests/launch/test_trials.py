@@ -1,0 +1,255 @@
+"""The queue of a study: nothing is run twice or forgotten, whoever works on it and however it ends.
+
+Trainings are faked here, they write the lines that a real one would; test_sweep.py has real ones.
+"""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import os
+import signal
+import sqlite3
+import time
+from pathlib import Path
+
+import optuna
+import pytest
+
+from launch import trials as trials_module
+from launch.study import Study, label, load_study
+from launch.sweep import alone
+from launch.trial import TrialFailed
+from launch.trials import Trials
+from vaetrain.settings import ConfigError
+
+GRID = "sweep: {seeds: [0, 1], space: {beta.max: [1.0, 2.0, 3.0]}, baseline: beta.max=1.0}"
+
+
+def study_of(folder: Path, text: str = GRID, *overrides: str) -> Study:
+    path = folder / "mine.yaml"
+    path.write_text(f"name: mine\n{text}")
+    return load_study(path, list(overrides))
+
+
+class FakeTrainer:
+    """Stands for `launch.trial.train`: SSIM is beta.max plus a tenth of the seed.
+
+    Attributes:
+        fails: the values of beta.max whose training fails.
+        asked: (beta.max, seed) of every training in order.
+    """
+
+    def __init__(self, fails=()) -> None:
+        self.fails = set(fails)
+        self.asked: list[tuple[float, int]] = []
+
+    def __call__(self, experiment, seed, folder, engine, on_validation) -> Path:
+        self.asked.append((experiment.beta.max, seed))
+        if experiment.beta.max in self.fails:
+            raise TrialFailed("out of memory")
+        run_dir = folder / f"seed-{seed}"
+        run_dir.mkdir(parents=True, exist_ok=True)
+        lines = []
+        for images in (8, 16):
+            value = experiment.beta.max + seed / 10
+            lines.append({"split": "train", "images": images, "loss": 1.0, "images_per_second": 4})
+            lines.append({"split": "val", "images": images, "ssim": value, "l1": 0.5})
+        (run_dir / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+        for line in lines:
+            if line["split"] == "val":
+                on_validation(line)
+        return run_dir
+
+
+@pytest.fixture
+def trainer(monkeypatch) -> FakeTrainer:
+    fake = FakeTrainer()
+    monkeypatch.setattr(trials_module, "train", fake)
+    return fake
+
+
+def work(folder: Path, study: Study, limit: int | None = None, **queueing) -> Trials:
+    """What one call of the command does."""
+    trials = Trials(study, folder, stale_seconds=2)
+    trials.queue(**queueing)
+    trials.work(lambda line: None, limit=limit)
+    return trials
+
+
+def states(trials: Trials) -> dict[str, str]:
+    return {outcome.label: outcome.state for outcome in trials.outcomes()}
+
+
+def test_every_setting_and_seed_once(tmp_path, trainer):
+    trials = work(tmp_path, study_of(tmp_path))
+    assert trainer.asked == [(beta, seed) for beta in (1.0, 2.0, 3.0) for seed in (0, 1)]
+    assert [trial.value for trial in trials.optuna.trials] == pytest.approx([1.05, 2.05, 3.05])
+    outcome = trials.outcomes()[1]
+    assert (outcome.label, outcome.state) == ("beta.max=2.0", "finished")
+    assert outcome.records[1].metrics["ssim"] == 2.1
+    assert outcome.records[1].curve == [[8, 2.1], [16, 2.1]]
+    assert (outcome.records[1].images, outcome.records[1].seconds) == (16, 4)
+    assert (trials.total(), trials.left(), trials.failures()) == (3, 0, {})
+
+
+def test_called_again_it_runs_what_is_left(tmp_path, trainer):
+    assert work(tmp_path, study_of(tmp_path), limit=1).left() == 2
+    assert len(trainer.asked) == 2
+    assert work(tmp_path, study_of(tmp_path)).left() == 0
+    assert len(trainer.asked) == 6
+    work(tmp_path, study_of(tmp_path))
+    assert len(trainer.asked) == 6
+
+
+def test_a_failure_is_recorded_and_the_study_goes_on(tmp_path, trainer):
+    trainer.fails = {2.0}
+    trials = work(tmp_path, study_of(tmp_path))
+    assert states(trials) == {
+        "beta.max=1.0": "finished",
+        "beta.max=2.0": "failed",
+        "beta.max=3.0": "finished",
+    }
+    assert trials.failures() == {"beta.max=2.0": "out of memory"}
+    trainer.fails = set()
+    assert work(tmp_path, study_of(tmp_path)).failures() == {"beta.max=2.0": "out of memory"}
+    trials = work(tmp_path, study_of(tmp_path), retry_failed=True)
+    assert set(states(trials).values()) == {"finished"}
+    assert trainer.asked.count((2.0, 1)) == 1
+    assert trainer.asked.count((1.0, 0)) == 1
+
+
+def test_a_metric_that_is_not_measured_fails_the_setting_by_name(tmp_path, trainer):
+    trials = work(tmp_path, study_of(tmp_path, GRID, "sweep.metric=fid"))
+    assert set(states(trials).values()) == {"failed"}
+    assert "no 'fid', but l1, loss_roughness, ssim" in trials.failures()["beta.max=1.0"]
+
+
+def test_seeds_can_be_added(tmp_path, trainer):
+    work(tmp_path, study_of(tmp_path))
+    trials = work(tmp_path, study_of(tmp_path, GRID, "sweep.seeds=[0,1,2]"))
+    assert [sorted(outcome.records) for outcome in trials.outcomes()] == [[0, 1, 2]] * 3
+    assert trials.total() == 3
+
+
+def test_another_study_under_the_same_name_is_refused(tmp_path, trainer):
+    work(tmp_path, study_of(tmp_path))
+    with pytest.raises(ConfigError, match=r"other settings: train\.epochs \(was 30.*, now 2") as no:
+        Trials(study_of(tmp_path, GRID, "train.epochs=2"), tmp_path)
+    assert "\n" not in str(no.value)
+
+
+def test_a_database_that_is_not_there_is_one_line(tmp_path):
+    study = study_of(tmp_path, GRID, "sweep.storage=sqlite:////nowhere/at/all.db")
+    with pytest.raises(ConfigError, match=r"^sweep\.storage: .*unable to open") as refusal:
+        Trials(study, tmp_path)
+    assert "\n" not in str(refusal.value)
+
+
+@pytest.mark.parametrize("sampler", ["random", "tpe"])
+def test_other_samplers_try_as_many_as_asked(tmp_path, trainer, sampler):
+    text = f"""sweep:
+  {{seeds: [0], sampler: {sampler}, trials: 7, metric: l1, direction: minimize,
+   space: {{beta.max: {{low: 0.1, high: 10.0, log: true}}, model.latent_dim: {{low: 2, high: 9}},
+            beta.schedule: [constant, linear]}}}}"""
+    work(tmp_path, study_of(tmp_path, text), limit=3)
+    trials = work(tmp_path, study_of(tmp_path, text))
+    assert len(trainer.asked) == len(trials.outcomes()) == trials.total() == 7
+    for outcome in trials.outcomes():
+        assert 0.1 <= outcome.setting["beta.max"] <= 10
+        assert outcome.setting["model.latent_dim"] in range(2, 10)
+        assert outcome.setting["beta.schedule"] in ("constant", "linear")
+
+
+def test_a_setting_worse_than_the_median_is_given_up(tmp_path, trainer):
+    betas = [10.0, 11.0, 12.0, 13.0, 14.0, 1.0, 15.0]
+    text = f"sweep: {{seeds: [0, 1], pruner: median, space: {{beta.max: {betas}}}}}"
+    trials = work(tmp_path, study_of(tmp_path, text))
+    assert [name for name, state in states(trials).items() if state == "pruned"] == ["beta.max=1.0"]
+    assert (1.0, 1) not in trainer.asked  # its other seeds are not tried
+
+
+def test_interrupted_it_is_queued_again(tmp_path, trainer, monkeypatch):
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(trials_module, "train", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        work(tmp_path, study_of(tmp_path))
+    monkeypatch.setattr(trials_module, "train", trainer)
+    trials = work(tmp_path, study_of(tmp_path))
+    assert set(states(trials).values()) == {"finished"}
+    assert sorted(trainer.asked) == [(beta, seed) for beta in (1.0, 2.0, 3.0) for seed in (0, 1)]
+
+
+def hang(folder: Path) -> None:
+    """A process whose training does not end."""
+    trials_module.train = lambda *_: time.sleep(600)
+    work(folder, study_of(folder))
+
+
+def test_what_a_killed_process_was_running_is_taken_over(tmp_path, trainer):
+    process = multiprocessing.get_context("spawn").Process(target=hang, args=(tmp_path,))
+    process.start()
+    deadline = time.monotonic() + 100
+    while not running(tmp_path):
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+    os.kill(process.pid, signal.SIGKILL)
+    process.join()
+    (taken,) = running(tmp_path)
+    trials = work(tmp_path, study_of(tmp_path))
+    assert set(states(trials).values()) == {"finished"}
+    assert sorted(trainer.asked) == [(beta, seed) for beta in (1.0, 2.0, 3.0) for seed in (0, 1)]
+    assert trials.optuna.trials[taken].state == optuna.trial.TrialState.FAIL
+
+
+def running(folder: Path) -> list[int]:
+    """The trials of a study that are running and have given a sign of life."""
+    try:
+        with sqlite3.connect(folder / "study.db") as database:
+            query = "select number from trials join trial_heartbeats using (trial_id) "
+            return [n for (n,) in database.execute(query + "where state = 'RUNNING'")]
+    except sqlite3.OperationalError:
+        return []
+
+
+def share(folder: Path) -> None:
+    """A process that takes its part, and writes down which it was."""
+
+    def train(experiment, seed, run_folder, engine, on_validation) -> Path:
+        with (folder / f"asked-{os.getpid()}").open("a") as file:
+            file.write(f"{experiment.beta.max} {seed}\n")
+        time.sleep(0.3)
+        return FakeTrainer()(experiment, seed, run_folder, engine, on_validation)
+
+    trials_module.train = train
+    study = study_of(folder, GRID.replace("3.0]", "3.0, 4.0, 5.0, 6.0]"))
+    with alone(folder):
+        trials = Trials(study, folder)
+        trials.queue()
+    trials.work(lambda line: None)
+
+
+def test_two_processes_share_the_work(tmp_path):
+    context = multiprocessing.get_context("spawn")
+    processes = [context.Process(target=share, args=(tmp_path,)) for _ in range(2)]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join(120)
+        assert process.exitcode == 0
+    shares = [path.read_text() for path in tmp_path.glob("asked-*")]
+    assert len(shares) == 2
+    assert sorted("".join(shares).splitlines()) == [
+        f"{beta}.0 {seed}" for beta in range(1, 7) for seed in (0, 1)
+    ]
+
+
+def test_who_comes_too_late_for_the_queue_runs_nothing(tmp_path, trainer):
+    """Another process took the last trial between a look at the queue and the taking."""
+    trials = work(tmp_path, study_of(tmp_path))
+    trials._run_next(lambda line: None)
+    assert len(trainer.asked) == 6
+    assert trials.total() == 3
+    assert [label(o.setting) for o in trials.outcomes()] == [f"beta.max={n}.0" for n in (1, 2, 3)]
