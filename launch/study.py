@@ -122,11 +122,19 @@ class Study:
         variants = {VARIANT: list(self.sweep.variants)} if self.sweep.variants else {}
         return variants | self.sweep.space
 
-    def grid(self) -> Iterator[Setting]:
-        """All settings, or the first `trials`; the last entry of the space varies fastest."""
+    def grid(self) -> list[Setting]:
+        """All settings, or `trials` of them; the last entry of the space varies fastest.
+
+        The baseline is always among them, or nothing could be said of the others.
+        """
+        chosen = self._whole_grid()
+        kept = chosen[: self.sweep.trials]
+        missing = [one for one in chosen[len(kept) :] if label(one) == self.sweep.baseline]
+        return [*missing, *kept][: len(kept)]
+
+    def _whole_grid(self) -> list[Setting]:
         choices = itertools.product(*self.space.values())
-        for values in itertools.islice(choices, self.sweep.trials):
-            yield dict(zip(self.space, values, strict=True))
+        return [dict(zip(self.space, values, strict=True)) for values in choices]
 
     def experiment_of(self, chosen: Setting) -> Experiment:
         """The experiment of a setting; raises ConfigError naming the setting and the key."""
@@ -257,13 +265,15 @@ def _check(study: Study) -> None:
             raise ConfigError(f"sweep.space.{name}: names a value twice")
     if sweep.sampler != "grid" and sweep.trials is None:
         raise ConfigError(f"sweep.trials: must be given with sweep.sampler={sweep.sampler}")
-    labels = []
     for chosen in study.grid() if sweep.sampler == "grid" else _corners(study):
         study.experiment_of(chosen)
-        labels.append(label(chosen))
-    if sweep.sampler == "grid" and sweep.baseline not in (None, *labels):
-        shown = ", ".join(labels[:8]) + (", ..." if len(labels) > 8 else "")
-        raise ConfigError(f"sweep.baseline: there is no {sweep.baseline!r}; settings are {shown}")
+    if sweep.sampler == "grid" and sweep.baseline is not None:
+        labels = [label(chosen) for chosen in study.grid()]
+        if sweep.baseline not in labels:
+            shown = ", ".join(labels[:8]) + (", ..." if len(labels) > 8 else "")
+            raise ConfigError(
+                f"sweep.baseline: there is no {sweep.baseline!r}; settings are {shown}"
+            )
 
 
 def _check_range(name: str, choices: dict[str, Any], sampler: str) -> None:

@@ -63,13 +63,23 @@ class TensorBoard(TensorBoardTracker):
     run_id = None
     failures: tuple[type[Exception], ...] = ()
 
+    def store_init_configuration(self, values: dict[str, Any]) -> None:
+        """Keep the settings until there are metrics to set them beside."""
+        self.settings = values
+
     def log_pictures(self, pictures: dict[str, np.ndarray], step: int) -> None:
         """Show grey pictures, uint8 (H, W), by name."""
         stacks = {name: picture[None, :, :, None] for name, picture in pictures.items()}
         self.log_images(stacks, step=step, dataformats="NHWC")
 
-    def hand_over(self, final: Path) -> None:
-        """Models do not go into event files."""
+    def hand_over(self, final: Path, metrics: dict[str, float], step: int) -> None:
+        """Write the settings with the final metrics, for TensorBoard's table of runs.
+
+        Models do not go into event files.
+        """
+        named = {f"final/{name}": value for name, value in metrics.items()}
+        # In the run's own folder: by default it would become a run of its own.
+        self.writer.add_hparams(self.settings, named, run_name=".", global_step=step)
 
 
 class MLflow(MLflowTracker):
@@ -148,7 +158,7 @@ class MLflow(MLflowTracker):
         for name, picture in pictures.items():
             mlflow.log_image(picture, key=name, step=step)
 
-    def hand_over(self, final: Path) -> None:
+    def hand_over(self, final: Path, metrics: dict[str, float], step: int) -> None:
         """Keep the finished model and its pictures as artifacts, under `final/`."""
         self.log_artifacts(str(final), artifact_path="final")
         self.handed_over = True
@@ -184,7 +194,7 @@ class WandB(WandBTracker):
         """Show grey pictures, uint8 (H, W), by name."""
         self.log_images({name: [picture] for name, picture in pictures.items()}, step=step)
 
-    def hand_over(self, final: Path) -> None:
+    def hand_over(self, final: Path, metrics: dict[str, float], step: int) -> None:
         """Keep the finished model and its pictures as an artifact."""
         import wandb
 

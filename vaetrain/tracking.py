@@ -77,8 +77,14 @@ class RunLog:
         self._tell(lambda tracker: tracker.log_pictures(pictures, images))
 
     def hand_over(self, final: Path) -> None:
-        """Give the finished model, a run's `final/`, to the trackers that keep models."""
-        self._tell(lambda tracker: tracker.hand_over(final))
+        """Give the finished model, a run's `final/`, to the trackers, and what it came to."""
+        lines = [
+            line for line in read_metrics(self.run_dir / METRICS_FILE) if line["split"] == "val"
+        ]
+        last = lines[-1] if lines else {"images": self.images}
+        metrics = {key: value for key, value in last.items() if isinstance(value, int | float)}
+        step = metrics.pop("images")
+        self._tell(lambda tracker: tracker.hand_over(final, metrics, step))
 
     @property
     def wants_pictures(self) -> bool:

@@ -32,7 +32,7 @@ sweep:
 train: {{epochs: 5}}
 """
     study = study_of(tmp_path, text, "train.log_every_images=64", "beta.warmup_epochs=2")
-    settings = list(study.grid())
+    settings = study.grid()
     assert [label(chosen) for chosen in settings] == [
         "plain,optimizer.lr=0.001",
         "plain,optimizer.lr=0.0001",
@@ -107,6 +107,14 @@ def test_a_mistake_is_one_line(tmp_path, text, says):
     assert "\n" not in str(refusal.value)
 
 
+def test_of_a_part_of_the_grid_the_baseline_is_always_one(tmp_path):
+    text = "sweep: {trials: 2, baseline: beta.max=4, space: {beta.max: [1, 2, 3, 4]}}"
+    study = study_of(tmp_path, text)
+    assert [chosen["beta.max"] for chosen in study.grid()] == [4, 1]
+    study = study_of(tmp_path, text, "sweep.baseline=beta.max=2")
+    assert [chosen["beta.max"] for chosen in study.grid()] == [1, 2]
+
+
 def test_folders_are_named_so_that_a_disk_can_hold_them():
     assert folder_name({"beta.max": 0.1}) == "beta.max=0.1"
     awkward = [{"variant": v} for v in ("../../etc", ".hidden", "a/b", "a b", "x" * 300, "ü", "")]
@@ -127,7 +135,7 @@ def test_what_may_change_between_two_calls(tmp_path):
 def test_every_setting_of_every_study_could_start(path):
     study = load_study(path, [])
     assert study.name == path.stem
-    assert len(list(study.grid())) >= 2
+    assert len(study.grid()) >= 2
 
 
 @pytest.mark.parametrize("path", set(EXPERIMENTS) - set(STUDIES), ids=lambda path: path.stem)

@@ -2,6 +2,7 @@
 
 import importlib.util
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -16,6 +17,7 @@ import mlflow
 import numpy as np
 import pytest
 import torch
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from shards.build import build
 from shards.options import BuildOptions
@@ -150,6 +152,24 @@ def test_a_server_that_is_not_there_is_refused_in_one_line(local_store, monkeypa
     assert "\n" not in str(refusal.value)
 
 
+def test_tensorboard_has_the_settings_beside_the_final_metrics_in_one_run(tmp_path):
+    experiment = load_experiment(None, ["tracker=tensorboard"])
+    log = RunLog(tmp_path, experiment, horizon=64, images=0, enabled=True)
+    log.start_trackers()
+    log.line("train", 8, {"loss": 3.0})
+    log.line("val", 8, {"ssim": 0.25})
+    log.line("val", 16, {"ssim": 0.5})
+    log.hand_over(tmp_path / "final")
+    log.close()
+    events = tmp_path / "events"
+    assert all(path.parent == events for path in events.rglob("events.out.*"))
+    read = EventAccumulator(str(events)).Reload()
+    assert [(point.step, point.value) for point in read.Scalars("final/ssim")] == [(16, 0.5)]
+    assert [point.value for point in read.Scalars("val/ssim")] == [0.25, 0.5]
+    session = read.summary_metadata["_hparams_/session_start_info"].plugin_data.content
+    assert b"beta.max" in session
+
+
 @pytest.fixture(scope="module")
 def shards(tmp_path_factory) -> Path:
     """A few real pages."""
@@ -170,7 +190,7 @@ def server(tmp_path) -> Iterator[str]:
     process = subprocess.Popen(command, start_new_session=True, env=environment)
     address = f"http://127.0.0.1:{port}"
     try:
-        wait_until_healthy(address, process)
+        wait_until_healthy(f"{address}/health", process)
         yield address
     finally:
         os.killpg(process.pid, signal.SIGKILL)
@@ -189,7 +209,7 @@ def wait_until_healthy(address: str, process: subprocess.Popen) -> None:
         assert process.poll() is None
         assert time.monotonic() < deadline
         try:
-            if urllib.request.urlopen(f"{address}/health", timeout=5).status == 200:
+            if urllib.request.urlopen(address, timeout=5).status == 200:
                 return
         except OSError:
             time.sleep(0.5)
@@ -244,3 +264,32 @@ def test_weights_and_biases_works_offline(tmp_path, shards):
     assert b"train/loss" in content
     assert b"model.latent_dim" in content
     assert b"model.safetensors" in content
+
+
+@pytest.mark.slow
+def test_tensorboard_opens_in_a_browser_without_an_error(tmp_path, shards):
+    browser = shutil.which("chromium") or shutil.which("google-chrome")
+    if browser is None:
+        pytest.skip("there is no Chromium on this machine")
+    train(tmp_path / "run", f"data.shards={shards}", "train.max_images=16")
+    port = free_port()
+    command = [sys.executable, "-m", "tensorboard.main", "--logdir", str(tmp_path / "run")]
+    process = subprocess.Popen([*command, "--host", "127.0.0.1", "--port", str(port)])
+    try:
+        address = f"http://127.0.0.1:{port}"
+        wait_until_healthy(f"{address}/data/environment", process)
+        options = ["--headless", "--no-sandbox", "--disable-gpu", "--enable-logging=stderr"]
+        options += [f"--user-data-dir={tmp_path}/profile", "--virtual-time-budget=30000"]
+        done = subprocess.run(
+            [browser, *options, "--dump-dom", f"{address}/#timeseries"],
+            capture_output=True,
+            text=True,
+            timeout=300,
+            check=True,
+        )
+    finally:
+        process.kill()
+        process.wait()
+    assert "reconstructions" in done.stdout
+    console = [line for line in done.stderr.splitlines() if "CONSOLE" in line]
+    assert not [line for line in console if "Uncaught" in line or "Failed to load" in line]
