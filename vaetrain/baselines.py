@@ -41,4 +41,4 @@ def score_page(page: Tensor, batches: Iterable[Batch | None], engine: Engine) ->
         return torch.stack([values[name] for name in SCORES], 1)
 
     _, heights, table = for_each_page(measure, len(SCORES), batches, engine)
-    return page_means(table, SCORES, heights)
+    return page_means(dict(zip(SCORES, table.unbind(dim=1), strict=True)), heights)

@@ -5,8 +5,14 @@ from __future__ import annotations
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
+from vaetrain.config import ModelConfig
 from vaetrain.masked import MaskedCBAM, MaskedGroupNorm, Rows, keep
+from vaetrain.sizes import SIZES
+
+GROWTH = 32  # channels that a layer of a dense block adds (Huang et al. 2017, section 4)
+DENSE_LAYERS = 2  # of a dense block, for each residual block of the size
 
 
 class ResBlock(nn.Module):
@@ -38,22 +44,88 @@ class ResBlock(nn.Module):
         return F.silu(y + self.shortcut(x))
 
 
-class Stage(nn.Module):
-    """Blocks at one resolution, the first of them changing it."""
+class DenseBlock(nn.Module):
+    """Layers that each see all maps before them and add `GROWTH` (Huang et al. 2017).
+
+    A 3x3 convolution enters at the new resolution; layers are norm, SiLU and a 3x3 convolution,
+    without bottlenecks; a norm, SiLU and a 1x1 convolution leave with `outputs` channels.
+    """
 
     def __init__(
-        self, inputs: int, outputs: int, *, blocks: int, stride: int, attention: str
+        self, inputs: int, outputs: int, *, layers: int, stride: int, attention: str
     ) -> None:
         super().__init__()
-        first = ResBlock(inputs, outputs, stride=stride, attention=attention)
-        rest = [ResBlock(outputs, outputs, attention=attention) for _ in range(blocks - 1)]
-        self.blocks = nn.ModuleList([first, *rest])
+        self.enter = nn.Conv2d(inputs, outputs, 3, stride, 1, bias=False)
+        widths = [outputs + GROWTH * number for number in range(layers + 1)]
+        self.norms = nn.ModuleList(MaskedGroupNorm(width) for width in widths)
+        self.layers = nn.ModuleList(
+            nn.Conv2d(width, GROWTH, 3, padding=1, bias=False) for width in widths[:-1]
+        )
+        self.leave = nn.Conv2d(widths[-1], outputs, 1, bias=False)
+        self.attend = MaskedCBAM(outputs) if attention == "cbam" else None
+
+    def forward(self, x: Tensor, rows: Rows) -> Tensor:
+        """(B, inputs, H, W) to (B, outputs, H / stride, W / stride)."""
+        x = self.enter(x)
+        for norm, layer in zip(self.norms, self.layers, strict=False):
+            x = torch.cat([x, layer(F.silu(norm(x, rows), inplace=True))], dim=1)
+        x = self.leave(F.silu(self.norms[-1](x, rows), inplace=True))
+        return x if self.attend is None else self.attend(x, rows)
+
+
+class Stage(nn.Module):
+    """Blocks at one resolution, the first of them changing it.
+
+    Attributes:
+        checkpoint_activations: compute each block anew in the backward pass (Chen et al. 2016).
+    """
+
+    def __init__(self, config: ModelConfig, inputs: int, outputs: int, *, stride: int) -> None:
+        super().__init__()
+        count, attention = SIZES[config.size].blocks, config.attention
+        if config.blocks == "densenet":
+            layers = DENSE_LAYERS * count
+            first: nn.Module = DenseBlock(
+                inputs, outputs, layers=layers, stride=stride, attention=attention
+            )
+            self.blocks = nn.ModuleList([first])
+        else:
+            first = ResBlock(inputs, outputs, stride=stride, attention=attention)
+            rest = [ResBlock(outputs, outputs, attention=attention) for _ in range(count - 1)]
+            self.blocks = nn.ModuleList([first, *rest])
+        self.checkpoint_activations = False
 
     def forward(self, x: Tensor, rows: Rows) -> Tensor:
         """(B, inputs, H, W) to (B, outputs, H / stride, W / stride)."""
         for block in self.blocks:
-            x = block(x, rows)
+            if self.checkpoint_activations and torch.is_grad_enabled():
+                # Nothing in a block is random.
+                x = checkpoint(block, x, rows, use_reentrant=False, preserve_rng_state=False)
+            else:
+                x = block(x, rows)
         return x
+
+
+class EqualLinear(nn.Linear):
+    """A linear layer whose outputs are scaled by 1 / sqrt(inputs), its parameters by the inverse.
+
+    The learning rate is equalised (Karras et al. 2018, section 4.1): Adam moves every weight by
+    its rate, so what it does to the sum over thousands of inputs would grow with their number.
+    """
+
+    def reset_parameters(self) -> None:
+        """Start where `nn.Linear` does."""
+        nn.init.uniform_(self.weight, -1, 1)
+        nn.init.uniform_(self.bias, -1, 1)
+
+    @property
+    def scale(self) -> float:
+        """What the parameters are multiplied by."""
+        return self.in_features**-0.5
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(..., inputs) to (..., outputs)."""
+        return self.scale * super().forward(x)
 
 
 def enlarge(x: Tensor, rows: Rows, factor: int) -> Tensor:

@@ -11,7 +11,7 @@ from vaetrain.engine import Engine
 from vaetrain.model import VAE
 from vaetrain.validation import for_each_page
 
-PAGES = 2048  # that components are computed from, at most
+PAGES = 4096  # that components are computed from, at most
 NEGLIGIBLE = 1e-6  # of the largest variance: rounding, or fewer pages than dimensions
 
 
@@ -19,10 +19,10 @@ def start_from_components(model: VAE, data: TrainingData, engine: Engine) -> Non
     """Set the model's linear path to the components of evenly chosen training pages. Collective."""
 
     def measure(batch: Batch) -> Tensor:
-        return model.coarse(batch.images()).flatten(1)
+        return model.linear.coarse(batch.images())
 
     pages = data.pages(data.train.thinned(PAGES))
-    _, _, table = for_each_page(measure, model.to_mu.in_features, pages, engine)
+    _, _, table = for_each_page(measure, model.linear.to_mu.in_features, pages, engine)
     found = principal_components(table, model.latent_dim)
     # One rank's result for all: on another kind of machine the last digits may differ.
     model.start_from_components(*(engine.from_main(x.float().to(engine.device)) for x in found))

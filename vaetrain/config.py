@@ -13,7 +13,15 @@ from typing import Any
 
 from omegaconf import OmegaConf
 
-from vaetrain.settings import checked, describe, merge, parse_override, read_yaml, setting
+from vaetrain.settings import (
+    ConfigError,
+    checked,
+    describe,
+    merge,
+    parse_override,
+    read_yaml,
+    setting,
+)
 
 SAMPLE_SHARDS = Path("data") / "sample"
 
@@ -48,19 +56,48 @@ class DataConfig:
 
 @dataclass
 class ModelConfig:
-    size: str = setting("tiny", "width and depth", choices=("tiny", "small", "base"))
-    blocks: str = setting("resnet", "encoder and decoder blocks", choices=("resnet",))
+    size: str = setting("tiny", "width and depth", choices=("tiny", "small", "base", "large"))
+    blocks: str = setting("resnet", "encoder and decoder blocks", choices=("resnet", "densenet"))
     attention: str = setting("cbam", "attention in every block", choices=("none", "cbam"))
-    skips: str = setting("none", "encoder-to-decoder skips", choices=("none",))
-    latent: str = setting("vector", "shape of the latent", choices=("vector",))
-    latent_dim: int = setting(128, "dimensions of the latent", minimum=1)
+    skips: str = setting(
+        "none",
+        "what the decoder gets beside the latent: nothing, the encoder's features behind a gate "
+        "(section skips), or a ladder of latents with a learned prior",
+        choices=("none", "gated", "hierarchical"),
+    )
+    latent: str = setting(
+        "vector",
+        "shape of the latent: one vector a page, or one every 16 x 16 pixels",
+        choices=("vector", "spatial"),
+    )
+    latent_dim: int = setting(128, "dimensions of the vector, or of each of them", minimum=1)
     start: str = setting(
         "components",
-        "the linear path from page to latent and back: the training pages' principal components, "
-        "or random weights",
+        "the linear path from page to a vector latent and back: the training pages' principal "
+        "components, or random weights",
         choices=("components", "random"),
     )
+    start_logvar: float = setting(
+        -3.0,
+        "log variance of the posterior at a start from components, whose variance is 1",
+        minimum=-10,
+        maximum=0,
+    )
     pyramid: list[int] = setting([1, 2, 4], "bins per side of each pyramid-pooling level")
+    output: str = setting(
+        "linear",
+        "what the decoder gives: the page itself, or its logits, as loss.pixel=bce needs",
+        choices=("linear", "sigmoid"),
+    )
+
+
+@dataclass
+class SkipConfig:
+    start_epoch: float = setting(5.0, "epochs in which gated skips stay shut", minimum=0)
+    ramp_epochs: float = setting(5.0, "epochs from shut to open", minimum=0)
+    dropout: float = setting(
+        0.5, "share of pages decoded from the latent alone in training", minimum=0, maximum=1
+    )
 
 
 @dataclass
@@ -82,16 +119,83 @@ class AugmentConfig:
 
 @dataclass
 class LossConfig:
-    pixel: str = setting("l1", "reconstruction loss, mean over pixels", choices=("l1", "mse"))
+    pixel: str = setting(
+        "l1",
+        "reconstruction loss, mean over pixels",
+        choices=("l1", "mse", "charbonnier", "bce"),
+    )
     recon: float = setting(1.0, "weight of the reconstruction loss", minimum=0)
     ssim: float = setting(0.1, "weight of 1 - SSIM, mean over a page's windows", minimum=0)
+    ms_ssim: float = setting(0.0, "weight of 1 - MS-SSIM", minimum=0)
+    gradient: float = setting(
+        0.0,
+        "weight of the L1 between neighbouring pixels' differences, mean along x plus y",
+        minimum=0,
+    )
+    perceptual: float = setting(
+        0.0, "weight of the distance between a frozen network's features", minimum=0
+    )
+    perceptual_net: str = setting(
+        "features",
+        "that network: a page encoder, or the backbone of LPIPS",
+        choices=("features", "alex", "vgg", "squeeze"),
+    )
+    perceptual_weights: str | None = setting(
+        None,
+        "where its weights are; features: a run directory, null: random weights; LPIPS: the "
+        "backbone's file, null: torch's cache",
+    )
+    combine: str = setting(
+        "fixed",
+        "the weights of all but the KL as they are set, or each also divided by a learned variance",
+        choices=("fixed", "learned"),
+    )
+
+
+@dataclass
+class Phase:
+    epoch: float = setting(0.0, "epoch from which the phase holds", minimum=0)
+    recon: float | None = setting(None, "loss.recon from here on", minimum=0)
+    ssim: float | None = setting(None, "loss.ssim from here on", minimum=0)
+    ms_ssim: float | None = setting(None, "loss.ms_ssim from here on", minimum=0)
+    gradient: float | None = setting(None, "loss.gradient from here on", minimum=0)
+    perceptual: float | None = setting(None, "loss.perceptual from here on", minimum=0)
+    beta: float | None = setting(None, "beta.max from here on", minimum=0)
+
+
+@dataclass
+class CurriculumConfig:
+    phases: list[Phase] = setting(
+        [],
+        "weights that change by epoch: a list of {epoch, and any of recon, ssim, ms_ssim, "
+        "gradient, perceptual, beta}; what a phase leaves out stays as it was",
+    )
+    blend_epochs: float = setting(
+        0.0,
+        "epochs from one phase's weights to the next's, in a straight line; 0: at once",
+        minimum=0,
+    )
 
 
 @dataclass
 class BetaConfig:
-    schedule: str = setting("linear", "how beta rises", choices=("constant", "linear"))
-    max: float = setting(1.0, "beta after warm-up", minimum=0)
-    warmup_epochs: float = setting(10.0, "epochs from beta 0 to beta.max", minimum=0)
+    schedule: str = setting(
+        "linear",
+        "how beta goes: constant; linear from 0; two_stage, to half in a line and on towards the "
+        "whole exponentially; cyclical; controller, holding the KL at target_kl",
+        choices=("constant", "linear", "two_stage", "cyclical", "controller"),
+    )
+    max: float = setting(1.0, "highest beta", minimum=0)
+    warmup_epochs: float = setting(
+        10.0, "linear: epochs from beta 0 to beta.max; two_stage: to its half", minimum=0
+    )
+    cycles: int = setting(4, "cyclical: cycles in the training", minimum=1)
+    cycle_ramp: float = setting(
+        0.5, "cyclical: share of a cycle in which beta rises", above=0, maximum=1
+    )
+    target_kl: float = setting(100.0, "controller: the KL to hold, in nats a page", minimum=0)
+    proportional: float = setting(0.01, "controller: gain on the last step's KL", minimum=0)
+    integral: float = setting(0.0001, "controller: gain on the sum over all steps", minimum=0)
     reduction: str = setting(
         "pixel",
         "what beta multiplies, for each page: its KL in nats over the latent's dimensions, as "
@@ -99,22 +203,37 @@ class BetaConfig:
         "bound itself, per pixel)",
         choices=("sum", "mean", "pixel"),
     )
+    free_bits: float = setting(
+        0.0, "nats of each page and latent dimension that cost nothing", minimum=0
+    )
+    capacity: float | None = setting(
+        None, "nats a page that the KL is drawn towards, from either side; null: off", minimum=0
+    )
+    capacity_epochs: float = setting(10.0, "epochs in which the capacity rises from 0", minimum=0)
 
 
 @dataclass
 class OptimizerConfig:
-    lr: float = setting(1e-3, "highest learning rate of AdamW", above=0)
+    name: str = setting("adamw", "adamw, or any other that timm's create_optimizer_v2 knows")
+    lr: float = setting(1e-3, "highest learning rate", above=0)
     weight_decay: float = setting(0.01, "decoupled decay; none on norms and biases", minimum=0)
-    beta1: float = setting(0.9, "decay of the first moment", minimum=0, maximum=0.9999)
-    beta2: float = setting(0.99, "decay of the second moment", minimum=0, maximum=0.999999)
-    eps: float = setting(1e-8, "term that keeps the step finite", above=0)
+    beta1: float = setting(0.9, "AdamW: decay of the first moment", minimum=0, maximum=0.9999)
+    beta2: float = setting(0.99, "AdamW: decay of the second moment", minimum=0, maximum=0.999999)
+    eps: float = setting(1e-8, "AdamW: term that keeps the step finite", above=0)
     clip_norm: float = setting(1.0, "global norm gradients are clipped to; 0: off", minimum=0)
 
 
 @dataclass
 class LrConfig:
-    schedule: str = setting("cosine", "shape after warm-up", choices=("constant", "cosine"))
-    warmup_epochs: float = setting(1.0, "epochs of linear warm-up from 0", minimum=0)
+    schedule: str = setting(
+        "cosine", "shape after warm-up", choices=("constant", "cosine", "onecycle")
+    )
+    warmup: str = setting(
+        "linear", "warm-up from 0, or from a thousandth", choices=("linear", "exponential")
+    )
+    warmup_epochs: float = setting(
+        1.0, "epochs of warm-up; onecycle has its own instead", minimum=0
+    )
     cycle_epochs: float | None = setting(
         None, "epochs of the first cosine cycle; null: one cycle to the end of training", above=0
     )
@@ -188,6 +307,11 @@ class TrainConfig:
         "arithmetic of the forward pass; null: what the engine file says",
         choices=("no", "bf16", "fp16"),
     )
+    channels_last: bool = setting(False, "lay feature maps out channels last: faster on GPUs")
+    checkpoint_activations: bool = setting(
+        False, "compute activations again in the backward pass instead of keeping them"
+    )
+    compile: bool = setting(False, "compile the model; its first steps take minutes")
     ema_half_life_images: float = setting(
         2000.0,
         "images after which a weight's share in the average has halved; 0: no average",
@@ -204,8 +328,10 @@ class Experiment:
     name: str = setting("default", "run directory is runs/<name> unless --run-dir is given")
     data: DataConfig = dataclasses.field(default_factory=DataConfig)
     model: ModelConfig = dataclasses.field(default_factory=ModelConfig)
+    skips: SkipConfig = dataclasses.field(default_factory=SkipConfig)
     augment: AugmentConfig = dataclasses.field(default_factory=AugmentConfig)
     loss: LossConfig = dataclasses.field(default_factory=LossConfig)
+    curriculum: CurriculumConfig = dataclasses.field(default_factory=CurriculumConfig)
     beta: BetaConfig = dataclasses.field(default_factory=BetaConfig)
     optimizer: OptimizerConfig = dataclasses.field(default_factory=OptimizerConfig)
     lr: LrConfig = dataclasses.field(default_factory=LrConfig)
@@ -236,13 +362,26 @@ def load_experiment(path: Path | None, overrides: list[str]) -> Experiment:
     for override in overrides:
         tree = parse_override(override)
         config = merge(Experiment, config, tree, "")
-    return checked(config)
+    return _checked_together(checked(config))
 
 
 def experiment_from(tree: dict[str, Any], where: str) -> Experiment:
     """The experiment that `as_dict` turned into `tree`; raises ConfigError naming `where`."""
     config = OmegaConf.structured(Experiment)
     return checked(merge(Experiment, config, OmegaConf.create(tree), f"{where}: "))
+
+
+def _checked_together(experiment: Experiment) -> Experiment:
+    """The experiment, where its settings go with one another; raises ConfigError."""
+    if (experiment.loss.pixel == "bce") != (experiment.model.output == "sigmoid"):
+        raise ConfigError(
+            "loss.pixel: bce and model.output=sigmoid need one another; here they are "
+            f"loss.pixel={experiment.loss.pixel} and model.output={experiment.model.output}"
+        )
+    starts = [phase.epoch for phase in experiment.curriculum.phases]
+    if starts != sorted(set(starts)):
+        raise ConfigError(f"curriculum.phases: their epochs must rise, and are {starts}")
+    return experiment
 
 
 def as_dict(experiment: Experiment) -> dict[str, Any]:

@@ -263,6 +263,15 @@ class Engine(abc.ABC):
 
     # The process group.
 
+    def average_gradients(self, parameters: Iterable[nn.Parameter]) -> None:
+        """Make the gradients of a replicated module's parameters those of the global batch.
+
+        For what is no part of the model that `prepare` spreads. Collective.
+        """
+        for parameter in parameters:
+            # `backward` has multiplied by the world size what it divides here.
+            parameter.grad = self.sum(parameter.grad) / self.world_size
+
     def say(self, message: str) -> None:
         """One line of the log, from the main process."""
         if self.is_main:

@@ -94,8 +94,9 @@ def units(model: nn.Module, least: int) -> list[nn.Module]:
         for child in module.children():
             visit(child)
         mine = set(module.parameters()) - taken
-        # A list of modules has no forward pass that could ask for its weights.
-        is_called = not isinstance(module, nn.ModuleList | nn.ModuleDict)
+        # A list of modules, or one that is only asked for its parts, has no forward pass that
+        # could ask for its weights.
+        is_called = type(module).forward is not nn.Module.forward
         if is_called and sum(parameter.numel() for parameter in mine) >= least:
             found.append(module)
             taken.update(mine)

@@ -10,6 +10,7 @@ run's `data.val_templates` where the shards hold any, else the shards' own split
 from __future__ import annotations
 
 import json
+import math
 import os
 from pathlib import Path
 
@@ -39,6 +40,7 @@ def evaluate(run: Path, shards: Path, split: str) -> dict[str, float]:
     from vaetrain.engine import start_engine
     from vaetrain.handover import load_run
     from vaetrain.objective import Objective
+    from vaetrain.schedules import weights_at
     from vaetrain.startup import running_launch
     from vaetrain.validation import encode_pages, summarise
 
@@ -50,8 +52,8 @@ def evaluate(run: Path, shards: Path, split: str) -> dict[str, float]:
         model,
         data.pages(data.select(split)),
         engine,
-        Objective(experiment.loss, experiment.beta),
-        experiment.beta.max,
+        Objective(experiment).to(engine.device),
+        weights_at(experiment, math.inf, math.inf),
     )
     return {"pages": len(pages.ids), **summarise(pages)}
 

@@ -45,7 +45,8 @@ def interpolate(run: Path, start: Path, end: Path, out: Path, steps: int) -> Non
 
     trained = TrainedModel(run)
     a, b = trained.read_page(start), trained.read_page(end)
-    way = slerp(trained.encode(a)[0], trained.encode(b)[0], steps)
+    ends = trained.latents([a, b])
+    way = slerp(ends[0].flatten(), ends[1].flatten(), steps).view(steps, *ends.shape[1:])
     heights = torch.linspace(a.heights.item(), b.heights.item(), steps).round().long()
     pages = cut_pages(a.images(), a.heights)
     pages += trained.decode(way, heights)

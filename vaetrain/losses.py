@@ -115,7 +115,8 @@ def ms_ssim(prediction: Tensor, target: Tensor, heights: Tensor) -> Tensor:
     used = torch.stack(fits).to(similarity.dtype)
     last = used * (1 - F.pad(used[1:], (0, 0, 0, 1)))  # the one level that also counts luminance
     values = torch.where(last > 0, torch.stack(similarities), torch.stack(contrasts))
-    weights = used * used.new_tensor(MS_SSIM_WEIGHTS[:levels])[:, None]
+    # Not one tensor of the weights: it would be copied from the host at every step.
+    weights = torch.stack([w * row for w, row in zip(MS_SSIM_WEIGHTS, used, strict=False)])
     weights = weights / weights.sum(dim=0).clamp(min=MS_SSIM_WEIGHTS[0])
     powers = values.clamp(min=MS_SSIM_FLOOR).pow(weights) * (values / MS_SSIM_FLOOR).clamp(0, 1)
     return torch.where(used > 0, powers, 1).prod(dim=0)

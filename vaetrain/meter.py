@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 
 import numpy as np
 import torch
@@ -11,7 +12,6 @@ from torch import Tensor
 from shards.order import SampleOrder
 from vaetrain.engine import Engine
 
-PER_SAMPLE = ("loss", "recon", "ssim", "kl", "valid_rows", "rows")
 PER_STEP = ("grad_norm", "clipped_share")
 
 
@@ -22,15 +22,17 @@ class Meter:
         since: the image count the sums start at.
     """
 
-    def __init__(self, engine: Engine) -> None:
+    def __init__(self, engine: Engine, parts: Sequence[str]) -> None:
+        """Start at 0; `parts` are the names of what each sample brings."""
         self.engine = engine
+        self.names = (*parts, "valid_rows", "rows")
         self.since = 0
-        self.samples = torch.zeros(len(PER_SAMPLE), dtype=torch.float64, device=engine.device)
+        self.samples = torch.zeros(len(self.names), dtype=torch.float64, device=engine.device)
         self.steps = torch.zeros(len(PER_STEP), dtype=torch.float64, device=engine.device)
 
     def add_samples(self, parts: dict[str, Tensor]) -> None:
         """Add this rank's micro batch: each part (B,)."""
-        self.samples += torch.stack([parts[name].double().sum() for name in PER_SAMPLE])
+        self.samples += torch.stack([parts[name].double().sum() for name in self.names])
 
     def add_step(self, grad_norm: Tensor, clip_norm: float) -> None:
         """Add an optimizer step, the same on every rank."""
@@ -40,7 +42,7 @@ class Meter:
     def read(self, images: int, steps: int) -> dict[str, float]:
         """The means since the last reading, over all ranks. Collective; a device sync."""
         samples = (self.engine.sum(self.samples) / (images - self.since)).tolist()
-        values = dict(zip(PER_SAMPLE, samples, strict=True))
+        values = dict(zip(self.names, samples, strict=True))
         values["padding_waste"] = 1 - values.pop("valid_rows") / values.pop("rows")
         values |= dict(zip(PER_STEP, (self.steps / steps).tolist(), strict=True))
         self.samples.zero_()

@@ -9,40 +9,37 @@ start at the principal components of the training pages; the convolutions add to
 
 from __future__ import annotations
 
-import math
-from dataclasses import dataclass
-from itertools import pairwise
 from typing import NamedTuple
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
-from vaetrain.blocks import Stage, enlarge, fit_rows, zero_
+from shards.randomness import grid_positions, normal, random_bits, uniform
+from vaetrain.blocks import Stage
 from vaetrain.config import ModelConfig
-from vaetrain.masked import PyramidPool, Rows, keep, rows_at
+from vaetrain.decoder import Decoder, SpatialSeed, VectorSeed
+from vaetrain.encoder import Encoder, Level, SpatialHead, VectorHead
+from vaetrain.linear_path import PatchPath, VectorPath
+from vaetrain.masked import keep, rows_at
 from vaetrain.mixup import mix_pairs
+from vaetrain.sizes import STRIDES
+from vaetrain.skips import LADDER_CHANNELS, bounded
 
-STRIDES = (2, 4, 8, 16)  # of the encoder's stages; the decoder goes the same way back
-LOGVAR_BOUND = 12.0
-COARSE_WIDTH = 32  # cells that the linear path sees of a page's width, up to twice as many
-START_LOGVAR = -3.0  # of a start from components: noise well below their unit variance
-
-
-@dataclass(frozen=True)
-class Size:
-    """Channels and blocks of the stages, and channels of the coarse grids."""
-
-    channels: tuple[int, int, int, int]
-    blocks: int
-    grid: int
+LOGIT_EPS = 1 / 255  # the coarse page's values are kept so far from 0 and 1 before their logits
 
 
-SIZES = {
-    "tiny": Size((16, 32, 64, 96), blocks=1, grid=8),
-    "small": Size((32, 64, 128, 192), blocks=2, grid=16),
-    "base": Size((64, 128, 256, 512), blocks=3, grid=32),
-}
+class Draws(NamedTuple):
+    """The randomness of a forward pass.
+
+    Attributes:
+        eps: standard normal, of the latent's shape, (B, D) or (B, D, H / 16, W / 16).
+        ladder: standard normal for each level of a ladder, (B, 4, h, w); empty without one.
+        gate: (B,) in [0, 1], how far gated skips are open for each page.
+    """
+
+    eps: Tensor
+    ladder: tuple[Tensor, ...]
+    gate: Tensor
 
 
 class VAEOutput(NamedTuple):
@@ -50,12 +47,29 @@ class VAEOutput(NamedTuple):
 
     Attributes:
         reconstruction: (B, 1, H, W), not clipped, 0 below the pages.
-        mu, logvar: (B, D), the posterior.
+        mu, logvar: the posterior, of the latent's shape; 0 below the pages.
+        ladder: float32 (B, levels), the KL of a ladder's levels in nats; no columns without one.
+        logits: of the reconstruction, where the model's output is a sigmoid's; else the page.
     """
 
     reconstruction: Tensor
     mu: Tensor
     logvar: Tensor
+    ladder: Tensor
+    logits: Tensor
+
+
+class Posterior(NamedTuple):
+    """What the encoder says of some pages.
+
+    Attributes:
+        mu, logvar: of the latent's shape; 0 below the pages.
+        levels: the encoder's maps, which skips hand to the decoder.
+    """
+
+    mu: Tensor
+    logvar: Tensor
+    levels: list[Level]
 
 
 class VAE(nn.Module):
@@ -64,6 +78,8 @@ class VAE(nn.Module):
     Attributes:
         stride: widths and padded heights are multiples of it.
         latent_dim: D.
+        is_spatial: whether the latent is (B, D, H / 16, W / 16) rather than (B, D).
+        skip_gate: scalar buffer, how far gated skips are open where no draws say so.
     """
 
     stride = STRIDES[-1]
@@ -71,141 +87,189 @@ class VAE(nn.Module):
     def __init__(self, config: ModelConfig, width: int, max_height: int) -> None:
         """Build the model for images `width` wide; grids reach down to `max_height` rows."""
         super().__init__()
+        self.config = config
         self.latent_dim = config.latent_dim
-        self.cell = coarse_cell(width)
+        self.is_spatial = config.latent == "spatial"
         rows = -(-max_height // self.stride)
-        coarse = (rows * self.stride // self.cell, width // self.cell)
-        self.encoder = Encoder(config, (rows, width // self.stride))
-        self.decoder = Decoder(config, (rows, width // self.stride), self.cell)
-        self.coarse_size = coarse
-        self.to_mu = nn.Linear(math.prod(coarse), config.latent_dim)
-        self.to_page = nn.Linear(config.latent_dim, math.prod(coarse))
+        grid = (rows, width // self.stride)
+        self.encoder = Encoder(config)
+        if self.is_spatial:
+            self.linear: nn.Module = PatchPath(config.latent_dim, width)
+            self.head, seed = SpatialHead(config), SpatialSeed(config)
+        else:
+            self.linear = VectorPath(config.latent_dim, width, rows * self.stride)
+            self.head, seed = VectorHead(config, grid), VectorSeed(config, grid)
+        self.decoder = Decoder(config, seed, self.linear.cell)
+        self.register_buffer("skip_gate", torch.ones(()))
 
     def forward(
-        self, images: Tensor, heights: Tensor, eps: Tensor, shares: Tensor | None = None
+        self, images: Tensor, heights: Tensor, draws: Draws, shares: Tensor | None = None
     ) -> VAEOutput:
         """Encode, draw `z = mu + exp(logvar / 2) * eps`, decode.
 
         Args:
             images: (B, 1, H, W) in [0, 1], 0 below the pages; H and W are multiples of `stride`.
             heights: Long (B,), rows of each page.
-            eps: (B, D), standard normal.
+            draws: what `draw` returned.
             shares: (B,), each page's share of its pair's latent (`mixup`); None: nothing is mixed.
         """
-        mu, logvar = self.encode(images, heights)
-        z = mu + torch.exp(0.5 * logvar) * eps
+        mu, logvar, levels = self.posterior(images, heights)
+        z = mu + torch.exp(0.5 * logvar) * draws.eps
         if shares is not None:
             z = mix_pairs(z, shares)
-        return VAEOutput(self.decode(z, heights, tuple(images.shape[2:])), mu, logvar)
+        size = tuple(images.shape[2:])
+        page, logits, ladder = self._decoded(
+            z, heights, size, levels, gate=draws.gate, eps=draws.ladder
+        )
+        return VAEOutput(page, mu, logvar, ladder, logits)
 
     def encode(self, images: Tensor, heights: Tensor) -> tuple[Tensor, Tensor]:
-        """The posterior's `mu` and `logvar`, (B, D) each, of images (B, 1, H, W)."""
-        mu, logvar = self.encoder(images, heights).chunk(2, dim=1)
-        mu = mu + self.to_mu(self.coarse(images).flatten(1))
-        # A smooth bound: exp(logvar) stays finite whatever a bad step does to the head.
-        return mu, LOGVAR_BOUND * torch.tanh(logvar / LOGVAR_BOUND)
+        """The posterior's `mu` and `logvar` of images (B, 1, H, W)."""
+        mu, logvar, _ = self.posterior(images, heights)
+        return mu, logvar
 
-    def coarse(self, images: Tensor) -> Tensor:
-        """What the linear path sees of images (B, 1, H, W): (B, 1, *coarse_size)."""
-        return fit_rows(F.avg_pool2d(images, self.cell), self.coarse_size[0])
+    def posterior(self, images: Tensor, heights: Tensor) -> Posterior:
+        """What `reconstruct` needs of images (B, 1, H, W)."""
+        levels = self.encoder(images, heights)
+        x, rows = levels[-1]
+        mu, logvar = self.head(x, rows).chunk(2, dim=1)
+        return Posterior(mu + self.linear.mu(images, rows), bounded(logvar), levels)
 
-    def decode(self, z: Tensor, heights: Tensor, size: tuple[int, int]) -> Tensor:
-        """The pages (B, 1, H, W) of latents (B, D), 0 below their heights, not clipped."""
-        coarse = self.to_page(z).view(-1, 1, *self.coarse_size)
-        coarse = fit_rows(coarse, size[0] // self.cell)
-        return self.decoder(z, coarse, heights, size)
+    def decode(
+        self,
+        z: Tensor,
+        heights: Tensor,
+        size: tuple[int, int],
+        ladder: tuple[Tensor, ...] = (),
+    ) -> Tensor:
+        """The pages (B, 1, H, W) of latents alone, 0 below their heights, not clipped.
+
+        Args:
+            ladder: noise for a ladder's prior, see `Draws`; empty: its means.
+        """
+        page, _, _ = self._decoded(z, heights, size, None, gate=None, eps=ladder)
+        return page
+
+    def reconstruct(
+        self,
+        posterior: Posterior,
+        heights: Tensor,
+        size: tuple[int, int],
+        *,
+        skips: bool = True,
+        shuffle: bool = False,
+        eps: Tensor | None = None,
+    ) -> VAEOutput:
+        """Pages decoded from `mu`, with what skips add in an evaluation.
+
+        Args:
+            skips: False: from the latent alone; a ladder's levels come from their prior's means.
+            shuffle: decode from the next page's latent, with a page's own skips: a probe of what
+                the decoder makes of its latent.
+            eps: standard normal noise; a latent is then drawn from the posterior instead.
+        """
+        mu, logvar, levels = posterior
+        z = mu if eps is None else mu + torch.exp(0.5 * logvar) * eps
+        z = self.keep_latent(z.roll(1, 0), heights) if shuffle else z
+        gate = self.skip_gate.expand(len(mu))
+        page, logits, ladder = self._decoded(z, heights, size, levels if skips else None, gate=gate)
+        return VAEOutput(page, mu, logvar, ladder, logits)
+
+    @property
+    def starts_from_components(self) -> bool:
+        """Whether the linear path is to start at the data's principal components."""
+        return self.config.start == "components" and not self.is_spatial
+
+    @property
+    def ladder_levels(self) -> int:
+        """Levels of latents below the first; 0 without a ladder."""
+        return len(self.decoder.skips) if self.decoder.is_ladder else 0
+
+    def latent_shape(self, size: tuple[int, int]) -> tuple[int, ...]:
+        """The shape of one page's latent for pages padded to (H, W)."""
+        if not self.is_spatial:
+            return (self.latent_dim,)
+        return (self.latent_dim, size[0] // self.stride, size[1] // self.stride)
+
+    def keep_latent(self, z: Tensor, heights: Tensor) -> Tensor:
+        """A latent with zeros where the page of a spatial one has ended."""
+        if not self.is_spatial:
+            return z
+        return keep(z, rows_at(heights, z.shape[2], self.stride))
+
+    def embed(self, latent: Tensor, heights: Tensor) -> Tensor:
+        """One vector a page, (B, D): the latent, or the mean of a spatial one over its places."""
+        if not self.is_spatial:
+            return latent
+        places = rows_at(heights, latent.shape[2], self.stride).count * latent.shape[3]
+        return latent.sum(dim=(2, 3)) / places.clamp(min=1)[:, None]
+
+    def use(self, *, channels_last: bool, checkpoint_activations: bool) -> None:
+        """Choose how the same is computed: memory layout, and memory against time."""
+        if channels_last:
+            self.to(memory_format=torch.channels_last)
+        for stage in self.modules():
+            if isinstance(stage, Stage):
+                stage.checkpoint_activations = checkpoint_activations
 
     @torch.no_grad()
     def start_from_components(self, mean: Tensor, components: Tensor, deviations: Tensor) -> None:
-        """Let the linear path be a principal component analysis, scaled to unit variance.
+        """Let the linear path be a principal component analysis; see `VectorPath.start_from`."""
+        self.linear.start_from(mean, components, deviations)
+        self.head.start_logvar(self.config.start_logvar)
 
-        Args:
-            mean: (cells,), of the coarse training pages, `coarse_size` flattened.
-            components: (K, cells), orthonormal rows, K at most D; further dimensions start at 0.
-            deviations: (K,), standard deviation of the pages along each component.
-        """
-        count = len(components)
-        self.to_mu.weight.zero_()
-        self.to_mu.weight[:count] = components / deviations[:, None]
-        self.to_mu.bias.copy_(-self.to_mu.weight @ mean)
-        self.to_page.weight.zero_()
-        self.to_page.weight[:, :count] = (components * deviations[:, None]).T
-        self.to_page.bias.copy_(mean)
-        self.encoder.head.bias[self.latent_dim :] = START_LOGVAR
+    def _decoded(
+        self,
+        z: Tensor,
+        heights: Tensor,
+        size: tuple[int, int],
+        levels: list[Level] | None,
+        gate: Tensor | None,
+        eps: tuple[Tensor, ...] = (),
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        z = self.keep_latent(z, heights)
+        coarse = self.linear.page(z, size[0])
+        base, added, ladder = self.decoder(z, coarse, heights, size, levels, gate, eps)
+        if self.config.output == "linear":
+            page = base + added
+            return page, page, ladder
+        logits = torch.logit(base.float().clamp(LOGIT_EPS, 1 - LOGIT_EPS)) + added
+        return keep(torch.sigmoid(logits), rows_at(heights, size[0])), logits, ladder
 
 
-def coarse_cell(width: int) -> int:
-    """Image pixels per cell of the linear path's coarse page: a power of two, at most `stride`."""
-    return min(VAE.stride, 2 ** max(0, int(math.log2(width / COARSE_WIDTH))))
+def draw(model: VAE, keys: Tensor, size: tuple[int, int], gate: float, dropout: float) -> Draws:
+    """The draws of a training step: functions of each sample's key and the position within it.
+
+    Args:
+        keys: Long (B,), of `shards.randomness.sample_keys`.
+        size: (H, W) that the pages are padded to.
+        gate: how far gated skips are open now.
+        dropout: share of pages whose gate is shut.
+    """
+    eps = _noise(keys, model.latent_shape(size))
+    ladder: tuple[Tensor, ...] = ()
+    # A purpose of its own for each: the latent's positions would come again in the levels.
+    if model.config.skips == "hierarchical":
+        ladder = ladder_noise(model, random_bits(keys, torch.full_like(keys, -2)), size)
+    kept = uniform(random_bits(keys, torch.full_like(keys, -1)), torch.zeros_like(keys)) >= dropout
+    return Draws(eps, ladder, kept * gate)
 
 
-class Encoder(nn.Module):
-    """Residual stages, then pyramid pooling and a top-anchored grid, to (B, 2 D)."""
-
-    def __init__(self, config: ModelConfig, grid: tuple[int, int]) -> None:
-        super().__init__()
-        size = SIZES[config.size]
-        inputs = (1, *size.channels[:-1])
-        self.stages = nn.ModuleList(
-            Stage(i, o, blocks=size.blocks, stride=2, attention=config.attention)
-            for i, o in zip(inputs, size.channels, strict=True)
+def ladder_noise(model: VAE, keys: Tensor, size: tuple[int, int]) -> tuple[Tensor, ...]:
+    """Standard normal noise for each level of a ladder, from keys Long (B,)."""
+    return tuple(
+        _noise(
+            random_bits(keys, torch.full_like(keys, stride)),
+            (LADDER_CHANNELS, size[0] // stride, size[1] // stride),
         )
-        self.pyramid = PyramidPool(config.pyramid)
-        self.rows = grid[0]
-        self.to_grid = nn.Conv2d(size.channels[-1], size.grid, 1, bias=False)
-        features = size.channels[-1] * self.pyramid.bins + size.grid * math.prod(grid)
-        # Zero: the posterior starts at the linear path, with logvar 0.
-        self.head = zero_(nn.Linear(features, 2 * config.latent_dim))
-
-    def forward(self, images: Tensor, heights: Tensor) -> Tensor:
-        """(B, 1, H, W) to (B, 2 D)."""
-        x = images
-        for stride, stage in zip(STRIDES, self.stages, strict=True):
-            rows = rows_at(heights, images.shape[2] // stride, stride)
-            x = stage(x, rows)
-        anchored = fit_rows(self.to_grid(x), self.rows).flatten(1)
-        return self.head(torch.cat([self.pyramid(x, rows), anchored], dim=1))
+        for stride in STRIDES[-2::-1]
+    )
 
 
-class Decoder(nn.Module):
-    """A top-anchored grid of features, residual stages back to pixels, on top of a coarse page."""
-
-    def __init__(self, config: ModelConfig, grid: tuple[int, int], cell: int) -> None:
-        super().__init__()
-        size = SIZES[config.size]
-        self.grid, self.cell = grid, cell
-        channels = size.channels[::-1]
-        self.anchored = nn.Linear(config.latent_dim, size.grid * math.prod(grid))
-        self.everywhere = nn.Linear(config.latent_dim, channels[0])
-        self.from_grid = nn.Conv2d(size.grid, channels[0], 1, bias=False)
-        # Every stage sees the coarse page that it has to add to.
-        self.stages = nn.ModuleList(
-            Stage(i + 1, o, blocks=size.blocks, stride=1, attention=config.attention)
-            for i, o in pairwise(channels)
-        )
-        # Four pixels from one place (Shi et al. 2016): a stage at full resolution would cost more
-        # than all the others together.
-        self.add = zero_(nn.Conv2d(channels[-1], 4, 3, padding=1))
-
-    def forward(self, z: Tensor, coarse: Tensor, heights: Tensor, size: tuple[int, int]) -> Tensor:
-        """Latents (B, D) and the coarse page (B, 1, H / cell, W / cell) to pages (B, 1, H, W)."""
-        stride = STRIDES[-1]
-        rows = rows_at(heights, size[0] // stride, stride)
-        x = self.anchored(z).view(len(z), -1, *self.grid)
-        x = self.from_grid(fit_rows(x, size[0] // stride))
-        x = keep(F.silu(x + self.everywhere(z)[:, :, None, None]), rows)
-        for stage in self.stages:
-            stride //= 2
-            rows = rows_at(heights, size[0] // stride, stride)
-            x = enlarge(x, rows, 2)
-            x = stage(torch.cat([x, at_stride(coarse, self.cell, stride, rows)], dim=1), rows)
-        added = F.pixel_shuffle(self.add(x), 2)
-        rows = rows_at(heights, size[0])
-        return at_stride(coarse, self.cell, 1, rows) + keep(added, rows)
-
-
-def at_stride(coarse: Tensor, cell: int, stride: int, rows: Rows) -> Tensor:
-    """A coarse page, `cell` pixels per cell, as a map at `stride`; zero below the pages."""
-    if stride > cell:
-        return keep(F.avg_pool2d(coarse, stride // cell), rows)
-    return enlarge(coarse, rows, cell // stride)
+def _noise(keys: Tensor, shape: tuple[int, ...]) -> Tensor:
+    """Standard normal (B, *shape), at positions that do not depend on how far a page is padded."""
+    if len(shape) == 1:
+        return normal(keys[:, None], torch.arange(shape[0], device=keys.device))
+    channels = torch.arange(shape[0], device=keys.device)
+    of_channels = random_bits(keys[:, None], channels)[:, :, None, None]
+    return normal(of_channels, grid_positions(shape[1], shape[2], keys.device))

@@ -1,4 +1,4 @@
-"""The optimizer: AdamW that leaves norms and biases undecayed."""
+"""The optimizer, which leaves norms and biases undecayed."""
 
 from __future__ import annotations
 
@@ -8,24 +8,47 @@ import torch
 from torch import Tensor, nn
 
 from vaetrain.config import OptimizerConfig
+from vaetrain.settings import ConfigError
 
 STEP, MOMENTS = "step", ("exp_avg", "exp_avg_sq")  # as torch calls AdamW's state
 
 
-def build_optimizer(model: nn.Module, config: OptimizerConfig) -> torch.optim.AdamW:
-    """AdamW (Loshchilov and Hutter 2019) with weight decay on matrices and kernels only."""
+def build_optimizer(model: nn.Module, config: OptimizerConfig) -> torch.optim.Optimizer:
+    """AdamW (Loshchilov and Hutter 2019), or what timm has by a name.
+
+    Weights decay in matrices and kernels only. Raises ConfigError for a name nobody knows.
+    """
     decayed = [p for p in model.parameters() if p.requires_grad and p.dim() > 1]
     undecayed = [p for p in model.parameters() if p.requires_grad and p.dim() <= 1]
-    return torch.optim.AdamW(
-        [
-            {"params": decayed, "weight_decay": config.weight_decay},
-            {"params": undecayed, "weight_decay": 0.0},
-        ],
-        lr=config.lr,
-        betas=(config.beta1, config.beta2),
-        eps=config.eps,
-        fused=True,
-    )
+    groups = [
+        {"params": decayed, "weight_decay": config.weight_decay},
+        {"params": undecayed, "weight_decay": 0.0},
+    ]
+    if config.name == "adamw":
+        return torch.optim.AdamW(
+            groups,
+            lr=config.lr,
+            betas=(config.beta1, config.beta2),
+            eps=config.eps,
+            fused=True,
+        )
+    return _from_timm(groups, config)
+
+
+def _from_timm(groups: list[dict], config: OptimizerConfig) -> torch.optim.Optimizer:
+    try:
+        from timm.optim import create_optimizer_v2, list_optimizers
+    except ImportError as error:
+        raise ConfigError(
+            f"optimizer.name: {config.name} comes from timm, which is not installed; "
+            "pip install timm, or take adamw"
+        ) from error
+    if config.name not in list_optimizers():
+        raise ConfigError(
+            f"optimizer.name: {config.name!r} is not allowed; allowed: "
+            + " | ".join(list_optimizers())
+        )
+    return create_optimizer_v2(groups, opt=config.name, lr=config.lr)
 
 
 def optimizer_tensors(module: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:

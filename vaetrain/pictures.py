@@ -68,15 +68,17 @@ def panel(model: nn.Module, batch: Batch) -> dict[str, np.ndarray]:
     device = next(model.parameters()).device
     batch = batch.to(device)
     images, heights = batch.images(), batch.heights
-    mu, _ = model.encode(images, heights)
-    decoded = model.decode(mu, heights, batch.size)
-    rows = [as_grey(images), as_grey(decoded)]
+    output = model.reconstruct(model.posterior(images, heights), heights, batch.size)
+    mu = output.mu
+    rows = [as_grey(images), as_grey(output.reconstruction)]
     count = len(batch)
-    noise = torch.randn(count, mu.shape[1], generator=torch.Generator().manual_seed(0))
+    noise = torch.randn(mu.shape, generator=torch.Generator().manual_seed(0))
     return {
         "reconstructions": rows_of_pages(rows, heights.cpu().numpy()),
         "prior_samples": decode_row(model, noise.to(device), batch.size),
-        "interpolation": decode_row(model, slerp(mu[-1], mu[-2], count), batch.size),
+        "interpolation": decode_row(
+            model, slerp(mu[-1].flatten(), mu[-2].flatten(), count).view_as(mu), batch.size
+        ),
     }
 
 

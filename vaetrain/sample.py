@@ -40,7 +40,7 @@ def sample(run: Path, out: Path, count: int, height: int | None, seed: int) -> N
     # Imported only now: torch takes seconds, and `--help` must not wait for it.
     import torch
 
-    from shards.randomness import normal, sample_keys
+    from shards.randomness import sample_keys
     from vaetrain.sheet import write_sheet
     from vaetrain.trained import TrainedModel
 
@@ -51,8 +51,7 @@ def sample(run: Path, out: Path, count: int, height: int | None, seed: int) -> N
         raise UserError(f"--height: is {height}, the run's model knows pages of 1..{tallest} rows")
     pages = torch.arange(count)
     keys = sample_keys(seed, torch.zeros_like(pages), pages, "prior")
-    z = normal(keys.unsqueeze(1), torch.arange(trained.model.latent_dim))
-    write_sheet(out, trained.decode(z, torch.full_like(pages, height)))
+    write_sheet(out, trained.sample(keys, height))
 
 
 if __name__ == "__main__":

@@ -5,7 +5,9 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from vaetrain.config import BetaConfig, Experiment, LrConfig
+from torch import Tensor
+
+from vaetrain.config import BetaConfig, CurriculumConfig, Experiment, LrConfig, SkipConfig
 
 
 @dataclass(frozen=True)
@@ -55,30 +57,130 @@ def ramp(epoch: float, length: float) -> float:
     return 1.0 if epoch >= length else epoch / length
 
 
-def beta_at(config: BetaConfig, epoch: float) -> float:
-    """The weight of the KL at an epoch."""
-    if config.schedule == "constant":
-        return config.max
-    return config.max * ramp(epoch, config.warmup_epochs)
+@dataclass(frozen=True)
+class Weights:
+    """What multiplies each loss now.
+
+    Attributes:
+        recon, ssim, ms_ssim, gradient, perceptual: weights of these losses.
+        beta: weight of the KL, a number, or a scalar on the device where a controller holds it.
+        capacity: nats the KL is drawn towards; None: it is drawn to 0.
+    """
+
+    recon: float = 1.0
+    ssim: float = 0.0
+    ms_ssim: float = 0.0
+    gradient: float = 0.0
+    perceptual: float = 0.0
+    beta: float | Tensor = 0.0
+    capacity: float | None = None
+
+
+PICTURE_TERMS = ("recon", "ssim", "ms_ssim", "gradient", "perceptual")
+
+
+def weights_at(experiment: Experiment, epoch: float, epochs: float) -> Weights:
+    """The weights at an epoch of a training that lasts `epochs`: curriculum, beta and capacity."""
+    beta = experiment.beta
+    settings = {term: getattr(experiment.loss, term) for term in PICTURE_TERMS}
+    settings = phase_at(experiment.curriculum, settings | {"beta": beta.max}, epoch)
+    settings["beta"] *= beta_share(beta, epoch, epochs)
+    if beta.capacity is not None:
+        settings["capacity"] = beta.capacity * ramp(epoch, beta.capacity_epochs)
+    return Weights(**settings)
+
+
+def terms_in_use(experiment: Experiment) -> list[str]:
+    """The picture losses that weigh something at any time of the training."""
+    used = [
+        {term: getattr(part, term) for term in PICTURE_TERMS}
+        for part in (experiment.loss, *experiment.curriculum.phases)
+    ]
+    return [term for term in PICTURE_TERMS if any(part[term] for part in used)]
+
+
+def phase_at(
+    curriculum: CurriculumConfig, start: dict[str, float], epoch: float
+) -> dict[str, float]:
+    """The weights `start` after all phases that have begun by an epoch.
+
+    A phase moves from what held before it to its own weights in a straight line over
+    `blend_epochs`; one that begins while another is still moving goes on from there, and one
+    that begins with the training has nothing to move from.
+    """
+    now = dict(start)
+    starts = [*(phase.epoch for phase in curriculum.phases), math.inf]
+    for phase, until in zip(curriculum.phases, starts[1:], strict=True):
+        if epoch < phase.epoch:
+            break
+        blend = curriculum.blend_epochs if phase.epoch > 0 else 0.0
+        share = ramp(min(epoch, until) - phase.epoch, blend)
+        for term, before in now.items():
+            wanted = getattr(phase, term)
+            if wanted is not None:
+                now[term] = before + share * (wanted - before)
+    return now
+
+
+def beta_share(config: BetaConfig, epoch: float, epochs: float) -> float:
+    """The share of its maximum that beta has at an epoch of a training that lasts `epochs`.
+
+    two_stage: 0.5 e / w up to the epoch w, then 1 - 0.5 exp(-3 p), p the share of the remaining
+    epochs: 0.975 at the end. cyclical: Fu et al. 2019, eq. 6-7, the last cycle's end for ever
+    after. controller: all of it; see `controller.KLController`.
+    """
+    if config.schedule == "linear":
+        return ramp(epoch, config.warmup_epochs)
+    if config.schedule == "two_stage":
+        if epoch < config.warmup_epochs:
+            return 0.5 * epoch / config.warmup_epochs
+        rest = max(epochs - config.warmup_epochs, 0.0)
+        return 1.0 - 0.5 * math.exp(-3.0 * ramp(epoch - config.warmup_epochs, rest))
+    if config.schedule == "cyclical" and epoch < epochs:
+        return min(1.0, (epoch * config.cycles / epochs % 1.0) / config.cycle_ramp)
+    return 1.0
+
+
+def skip_gate_at(config: SkipConfig, epoch: float) -> float:
+    """How far gated skips are open at an epoch: 0 to `start_epoch`, then in a line to 1."""
+    return (
+        0.0 if epoch < config.start_epoch else ramp(epoch - config.start_epoch, config.ramp_epochs)
+    )
+
+
+ONE_CYCLE_RISE = 0.3  # of the training
+ONE_CYCLE_START, ONE_CYCLE_END = 1 / 25, 1 / 25e4  # of the peak
+EXPONENTIAL_START = 1e-3  # of the peak
 
 
 def lr_at(config: LrConfig, peak: float, epoch: float, epochs: float) -> float:
     """The learning rate at an epoch of a training that lasts `epochs`.
 
-    Linear warm-up, then a constant, or cosine with warm restarts (Loshchilov and Hutter 2017,
-    section 3, eq. 5) whose cycles grow by a factor that may be a fraction. The cosine's own time
-    starts at epoch 0, below the warm-up, so that cycles end where the setting says. Past its end
-    a single cycle stays at its floor.
+    A linear or exponential warm-up, then a constant, or cosine with warm restarts (Loshchilov and
+    Hutter 2017, section 3, eq. 5) whose cycles grow by a factor that may be a fraction. The
+    cosine's own time starts at epoch 0, below the warm-up, so that cycles end where the setting
+    says. Past its end a single cycle stays at its floor. onecycle (Smith and Topin 2018, with
+    PyTorch's cosines): from a 25th of the peak up to it in the first 0.3 of the training, then
+    down to a 250,000th, where it stays.
     """
+    share = min(1.0, epoch / epochs)
+    if config.schedule == "onecycle":
+        if share < ONE_CYCLE_RISE:
+            return peak * _cosine(ONE_CYCLE_START, 1.0, share / ONE_CYCLE_RISE)
+        return peak * _cosine(1.0, ONE_CYCLE_END, (share - ONE_CYCLE_RISE) / (1 - ONE_CYCLE_RISE))
     warmup = ramp(epoch, config.warmup_epochs)
+    if config.warmup == "exponential":
+        warmup = EXPONENTIAL_START ** (1.0 - warmup)
     if config.schedule == "constant":
         return peak * warmup
-    if config.cycle_epochs is None:
-        share = min(1.0, epoch / epochs)
-    else:
+    if config.cycle_epochs is not None:
         share = _share_of_cycle(epoch, config.cycle_epochs, config.cycle_factor)
-    floor = min(config.floor, peak)
-    return warmup * (floor + (peak - floor) * 0.5 * (1.0 + math.cos(math.pi * share)))
+    return warmup * _cosine(peak, min(config.floor, peak), share)
+
+
+def _cosine(start: float, end: float, share: float) -> float:
+    """Half a cosine from one value to another."""
+    return end + (start - end) * 0.5 * (1.0 + math.cos(math.pi * share))
 
 
 def _share_of_cycle(epoch: float, length: float, factor: float) -> float:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -12,9 +13,11 @@ from torch import Tensor
 from shards import command
 from shards.reader import Batch
 from shards.single import read_page
+from vaetrain.blocks import fit_rows
 from vaetrain.data import EVALUATION_BATCH, PageReader
 from vaetrain.engine import start_engine
 from vaetrain.handover import load_run
+from vaetrain.model import draw
 from vaetrain.sheet import cut_pages
 from vaetrain.startup import running_launch
 from vaetrain.validation import for_each_page
@@ -46,9 +49,10 @@ class TrainedModel:
 
     @torch.no_grad()
     def encode(self, batch: Batch) -> Tensor:
-        """The posterior's `mu`, (B, D) on the device, of a batch on any."""
+        """One vector a page, (B, D) on the device, of a batch on any: `mu`, see `VAE.embed`."""
         batch = batch.to(self.engine.device)
-        return self.model.encode(batch.images(), batch.heights)[0]
+        mu, _ = self.model.encode(batch.images(), batch.heights)
+        return self.model.embed(mu, batch.heights)
 
     def encode_all(self, data: PageReader) -> tuple[Tensor, Tensor]:
         """Encode all pages of some shards.
@@ -64,13 +68,38 @@ class TrainedModel:
         return ids, mu.float()
 
     @torch.no_grad()
+    def latents(self, batches: Sequence[Batch]) -> Tensor:
+        """The `mu` of single pages, one below another; spatial ones as tall as the tallest."""
+        batches = [batch.to(self.engine.device) for batch in batches]
+        found = [self.model.encode(batch.images(), batch.heights)[0] for batch in batches]
+        if self.model.is_spatial:
+            tallest = max(mu.shape[2] for mu in found)
+            found = [fit_rows(mu, tallest) for mu in found]
+        return torch.cat(found)
+
+    @torch.no_grad()
+    def sample(self, keys: Tensor, height: int) -> list[np.ndarray]:
+        """Pages of `height` rows from the prior, one for each of the keys Long (N,)."""
+        size = self._padded(height)
+        pages = []
+        for part in keys.to(self.engine.device).split(EVALUATION_BATCH):
+            draws = draw(self.model, part, size, gate=0.0, dropout=0.0)
+            heights = torch.full_like(part, height)
+            z = self.model.keep_latent(draws.eps, heights)
+            pages += cut_pages(self.model.decode(z, heights, size, draws.ladder), heights)
+        return pages
+
+    @torch.no_grad()
     def decode(self, z: Tensor, heights: Tensor) -> list[np.ndarray]:
-        """The pages of latents (N, D), `heights` (N,) rows each, as pictures to look at."""
-        stride = self.model.stride
-        size = (-(-int(heights.max()) // stride) * stride, self.experiment.data.width)
+        """The pages of latents (N, ...), `heights` (N,) rows each, as pictures to look at."""
+        size = self._padded(int(heights.max()))
         z, heights = z.to(self.engine.device), heights.to(self.engine.device)
         pages = []
         for first in range(0, len(z), EVALUATION_BATCH):
             part = slice(first, first + EVALUATION_BATCH)
             pages += cut_pages(self.model.decode(z[part], heights[part], size), heights[part])
         return pages
+
+    def _padded(self, height: int) -> tuple[int, int]:
+        stride = self.model.stride
+        return -(-height // stride) * stride, self.experiment.data.width

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterator
 from dataclasses import asdict
 
 import torch
+from torch import Tensor
 
-from shards.randomness import normal, sample_keys
+from shards.randomness import sample_keys
 from shards.reader import Batch
 from vaetrain import checkpoint, pictures
 from vaetrain.augment.pipeline import Augment
@@ -17,17 +19,18 @@ from vaetrain.batching import cut_batch
 from vaetrain.checkpoint import Checkpoint
 from vaetrain.components import start_from_components
 from vaetrain.config import SAMPLE_SHARDS, as_dict
+from vaetrain.controller import KLController, LearnedWeights
 from vaetrain.data import TrainingData, build_sample
 from vaetrain.engine import AVERAGE, Engine
 from vaetrain.handover import newest_checkpoint, write_final
 from vaetrain.interrupt import StopRequest
 from vaetrain.meter import Meter, ids_hash
 from vaetrain.mixup import Mixup
-from vaetrain.model import VAE
+from vaetrain.model import VAE, draw
 from vaetrain.objective import Objective
 from vaetrain.optimizers import build_optimizer
 from vaetrain.rundir import RunDir
-from vaetrain.schedules import Clock, beta_at, lr_at
+from vaetrain.schedules import Clock, Weights, lr_at, skip_gate_at, weights_at
 from vaetrain.settings import ConfigError
 from vaetrain.startup import Command
 from vaetrain.tracking import RunLog, Stopwatch, summary_lines
@@ -51,6 +54,10 @@ class Training:
         shape = (experiment.model, experiment.data.width, experiment.data.max_height)
         torch.manual_seed(experiment.train.seed)
         model = VAE(*shape).to(engine.device)
+        model.use(
+            channels_last=self.settings.channels_last,
+            checkpoint_activations=self.settings.checkpoint_activations,
+        )
         self.data = TrainingData(experiment, engine, model.stride)
         self.clock = Clock.of(experiment, len(self.data.train))
         self.augment = Augment(load_policy(experiment.augment, experiment.data.folder))
@@ -58,8 +65,10 @@ class Training:
         if saved is not None:
             self.check_same_run(saved)
             model.load_state_dict(saved.weights)
-        elif experiment.model.start == "components":
+        elif model.starts_from_components:
             start_from_components(model, self.data, engine)
+        if self.settings.compile:
+            model.compile(dynamic=True)
         engine.prepare(
             model,
             build_optimizer(model, experiment.optimizer),
@@ -72,8 +81,13 @@ class Training:
         self.average = WeightAverage(engine, skeleton, experiment.train.ema_half_life_images)
         alpha = experiment.augment.mixup_alpha
         self.mixup = Mixup(alpha, engine.device) if alpha > 0 else None
-        self.objective = Objective(experiment.loss, experiment.beta)
-        self.meter = Meter(engine)
+        self.objective = Objective(experiment).to(engine.device)
+        self.controllers: dict[str, KLController | LearnedWeights] = {}
+        if experiment.beta.schedule == "controller":
+            self.controllers["beta"] = KLController(experiment.beta, engine.device)
+        if self.objective.log_variances is not None:
+            self.controllers["weights"] = LearnedWeights(self.objective.log_variances)
+        self.meter = Meter(engine, self.objective.parts)
         self.images = 0
         self.best: dict[str, float] = {}
         if saved is not None:
@@ -107,6 +121,8 @@ class Training:
         """Go on from a checkpoint, whose weights the model was made of."""
         self.engine.scatter(AVERAGE, saved.average)
         self.engine.load_optimizer_state(saved.optimizer)
+        for name, controller in self.controllers.items():
+            controller.load(saved.state["controllers"][name])
         self.meter.load(saved.state["meter"])
         self.best = saved.state["best"]
         self.images = saved.images
@@ -144,35 +160,48 @@ class Training:
         """One optimizer step: the gradient of the mean loss over a global batch."""
         images = self.images + self.batching.global_batch
         epoch = self.clock.epoch(images)
-        beta = beta_at(self.experiment.beta, epoch)
+        weights, gate = self.weights_at(epoch), skip_gate_at(self.experiment.skips, epoch)
+        self.engine.module.skip_gate.fill_(gate)  # where an evaluation finds it
+        nats = torch.zeros((), device=self.engine.device)
         for turn in range(self.batching.accumulation):
             with self.watch.waiting():
                 batch = next(batches).to(self.engine.device)
             with self.engine.micro_batch(last=turn == self.batching.accumulation - 1):
-                self.forward_backward(batch, beta)
+                nats += self.forward_backward(batch, weights, gate)["kl"].sum()
         optimizer = self.experiment.optimizer
         lr = lr_at(self.experiment.lr, optimizer.lr, epoch, self.clock.epochs)
         norm = self.engine.step(lr)
         self.meter.add_step(norm, optimizer.clip_norm)
+        if "beta" in self.controllers:
+            self.controllers["beta"].update(self.engine.sum(nats) / self.batching.global_batch)
+        if "weights" in self.controllers:
+            self.controllers["weights"].step(self.engine)
         self.average.update(images, self.batching.global_batch)
         self.images = images
         self.log.progress(images)
 
-    def forward_backward(self, batch: Batch, beta: float) -> None:
-        """Add one micro batch to the step's gradient."""
+    def weights_at(self, epoch: float) -> Weights:
+        """What multiplies each loss at an epoch."""
+        weights = weights_at(self.experiment, epoch, self.clock.epochs)
+        if "beta" in self.controllers:
+            weights = dataclasses.replace(weights, beta=self.controllers["beta"].beta)
+        return weights
+
+    def forward_backward(self, batch: Batch, weights: Weights, gate: float) -> dict[str, Tensor]:
+        """Add one micro batch to the step's gradient; the parts of its loss."""
         inputs, targets = self.augment(batch, self.settings.seed)
         keys = sample_keys(self.settings.seed, batch.epochs, batch.ids, "eps")
-        dimensions = torch.arange(self.engine.module.latent_dim, device=keys.device)
-        eps = normal(keys.unsqueeze(1), dimensions)
+        draws = draw(self.engine.module, keys, batch.size, gate, self.experiment.skips.dropout)
         shares = None
         if self.mixup is not None:
             shares = self.mixup.shares(self.settings.seed, batch.epochs, batch.ids)
-        output = self.engine.model(inputs, batch.heights, eps, shares)
-        weights = None if shares is None else 2 * shares
-        losses, parts = self.objective(output, targets, batch.heights, beta, weights)
+        output = self.engine.model(inputs, batch.heights, draws, shares)
+        shares = None if shares is None else 2 * shares
+        losses, parts = self.objective(output, targets, batch.heights, weights, shares)
         self.engine.backward(losses, self.batching.global_batch)
         rows = torch.full_like(batch.heights, batch.size[0])
         self.meter.add_samples(parts | {"valid_rows": batch.heights, "rows": rows})
+        return parts
 
     def end_of_step(self) -> bool:
         """Log, validate and save where the clock says so; True when asked to leave."""
@@ -200,10 +229,11 @@ class Training:
         peak = self.experiment.optimizer.lr
         values |= {
             "epoch": epoch,
-            "beta": beta_at(self.experiment.beta, epoch),
+            "beta": float(self.weights_at(epoch).beta),
             "lr": lr_at(self.experiment.lr, peak, epoch, self.clock.epochs),
             "images_per_second": (self.images - self.watch.images) / self.watch.elapsed,
             "data_wait_share": self.watch.waited / self.watch.elapsed,
+            **self.objective.learned_weights(),
         }
         self.watch.restart(self.images)
         if self.engine.is_main:
@@ -216,14 +246,14 @@ class Training:
         if len(self.data.val) == 0:
             return
         epoch = self.clock.epoch(self.images)
-        beta = beta_at(self.experiment.beta, epoch)
-        model = self.average.model()
+        weights, model = self.weights_at(epoch), self.average.model()
         pages = encode_pages(
-            model, self.data.pages(self.data.val), self.engine, self.objective, beta
+            model, self.data.pages(self.data.val), self.engine, self.objective, weights
         )
         asks_labels = self.engine.is_main and len(pages.ids) <= MOST_COMPARED
         metrics = summarise(pages, self.data.index if asks_labels else None)
-        self.log.line("val", self.images, {"epoch": epoch, "beta": beta, **metrics})
+        found = {"epoch": epoch, "beta": float(weights.beta), **metrics}
+        self.log.line("val", self.images, found)
         if not self.best or metrics["l1"] < self.best["l1"]:
             self.best = {"images": self.images, **metrics}
         if self.log.wants_pictures:
@@ -236,6 +266,7 @@ class Training:
             "policy": asdict(self.augment.policy),
             "data": self.data.fingerprint,
             "meter": self.meter.state(),
+            "controllers": {name: part.state() for name, part in self.controllers.items()},
             "best": self.best,
         }
         tensors = {

@@ -9,19 +9,22 @@ import torch
 from torch import Tensor, nn
 
 from shards.index import Index
+from shards.randomness import sample_keys
 from shards.reader import Batch
+from vaetrain import losses
 from vaetrain.engine import Engine
 from vaetrain.latents import latent_metrics
 from vaetrain.metrics import pixel_metrics
-from vaetrain.model import VAEOutput
-from vaetrain.objective import Objective
+from vaetrain.model import draw
+from vaetrain.objective import Objective, kl_per_dimension
 from vaetrain.retrieval import Names, label_metrics
+from vaetrain.schedules import Weights
 
 SSIM_ROWS = 11  # a page with fewer has no room for SSIM's window
 MOST_COMPARED = 2048  # pages that are compared with one another while training waits
 PIXEL_METRICS = ("l1", "mse", "psnr", "ssim", "ms_ssim", "edge_f1")
 ENERGIES = ("gradient_energy", "page_gradient_energy")
-PER_PAGE = ("loss", "recon", "kl", *PIXEL_METRICS, *ENERGIES)
+PROBED = ("l1", "ssim")  # the pixel metrics of what probes reconstruct
 
 
 @dataclass(frozen=True)
@@ -31,15 +34,18 @@ class Pages:
     Attributes:
         ids: Long (N,).
         heights: Long (N,), rows.
-        values: float64 (N, len(PER_PAGE)).
-        mu, logvar: float32 (N, D).
+        values: float64 (N,) each, by name: the objective's parts, pixel metrics, and these under
+            `<metric>_<probe>` for every probe.
+        mu, logvar: float32 (N, D), of a spatial latent the mean over its places.
+        kl: float64 (N, K), nats of each latent dimension, and of each level of a ladder.
     """
 
     ids: Tensor
     heights: Tensor
-    values: Tensor
+    values: dict[str, Tensor]
     mu: Tensor
     logvar: Tensor
+    kl: Tensor
 
 
 @torch.no_grad()
@@ -48,25 +54,55 @@ def encode_pages(
     batches: Iterable[Batch | None],
     engine: Engine,
     objective: Objective,
-    beta: float,
+    weights: Weights,
 ) -> Pages:
     """Run the model over this rank's batches and bring the results of all ranks together.
 
-    Reconstructions are decoded from `mu`. Collective.
+    Reconstructions are decoded from `mu`, with the skips that the model has. Probes: `sampled`
+    decodes from a latent drawn from the posterior; of a model with skips, `without_skips` from
+    `mu` alone, and `shuffled` from another page's `mu` with the page's own skips. Collective.
     """
+    names = list(dict.fromkeys([*objective.parts, *PIXEL_METRICS, *ENERGIES]))
+    names += [f"{metric}_{probe}" for probe in probes(model) for metric in PROBED]
 
     def measure(batch: Batch) -> Tensor:
         images, heights = batch.images(), batch.heights
-        mu, logvar = model.encode(images, heights)
-        reconstruction = model.decode(mu, heights, batch.size)
-        _, parts = objective(VAEOutput(reconstruction, mu, logvar), images, heights, beta)
-        values = parts | pixel_metrics(reconstruction, images, heights)
-        return torch.cat([torch.stack([values[name] for name in PER_PAGE], 1), mu, logvar], 1)
+        posterior = model.posterior(images, heights)
+        output = model.reconstruct(posterior, heights, batch.size)
+        _, values = objective(output, images, heights, weights)
+        values |= pixel_metrics(output.reconstruction, images, heights)
+        for probe, settings in probes(model).items():
+            if probe == "sampled":
+                settings = {"eps": evaluation_noise(model, batch)}
+            probed = model.reconstruct(posterior, heights, batch.size, **settings)
+            page = probed.reconstruction.clamp(0, 1)
+            for metric in PROBED:
+                values[f"{metric}_{probe}"] = getattr(losses, metric)(page, images, heights)
+        columns = torch.stack([values[name] for name in names], 1)
+        latents = [model.embed(x, heights) for x in (output.mu, output.logvar)]
+        return torch.cat([columns, *latents, kl_per_dimension(output)], 1)
 
-    columns = len(PER_PAGE) + 2 * model.latent_dim
+    dimensions = model.latent_dim
+    columns = len(names) + 3 * dimensions + model.ladder_levels
     ids, heights, table = for_each_page(measure, columns, batches, engine)
-    values, mu, logvar = table.split([len(PER_PAGE), model.latent_dim, model.latent_dim], dim=1)
-    return Pages(ids, heights, values, mu.float(), logvar.float())
+    sizes = [len(names), dimensions, dimensions, dimensions + model.ladder_levels]
+    values, mu, logvar, kl = table.split(sizes, dim=1)
+    by_name = dict(zip(names, values.unbind(1), strict=True))
+    return Pages(ids, heights, by_name, mu.float(), logvar.float(), kl)
+
+
+def probes(model: nn.Module) -> dict[str, dict[str, bool]]:
+    """What else is reconstructed beside the page from its `mu`, as settings of `reconstruct`."""
+    found: dict[str, dict[str, bool]] = {"sampled": {}}
+    if model.config.skips != "none":
+        found |= {"without_skips": {"skips": False}, "shuffled": {"shuffle": True}}
+    return found
+
+
+def evaluation_noise(model: nn.Module, batch: Batch) -> Tensor:
+    """The noise of the posterior's draws: the same for a page in every evaluation."""
+    keys = sample_keys(0, torch.zeros_like(batch.ids), batch.ids, "evaluation")
+    return draw(model, keys, batch.size, gate=1.0, dropout=0.0).eps
 
 
 def for_each_page(
@@ -96,18 +132,17 @@ def for_each_page(
     return table[:, 0].long(), table[:, 1].long(), table[:, 2:]
 
 
-def page_means(table: Tensor, names: tuple[str, ...], heights: Tensor) -> dict[str, float]:
+def page_means(values: dict[str, Tensor], heights: Tensor) -> dict[str, float]:
     """Means over pages of per-page values, by name; what cannot be measured is left out.
 
     Args:
-        table: float64 (N, len(names)), a column for each name, `PIXEL_METRICS` and others; where
-            both `ENERGIES` are among them, the ratio of their means takes their place.
+        values: float64 (N,) each, both `ENERGIES` among them, whose means' ratio takes their place.
         heights: Long (N,), rows; pages too low for SSIM's window are left out of SSIM and MS-SSIM.
     """
-    columns = dict(zip(names, table.unbind(dim=1), strict=True))
-    for name in ("ssim", "ms_ssim"):
-        columns[name] = columns[name][heights >= SSIM_ROWS]
-    means = {name: values.mean().item() for name, values in columns.items()}
+    means = {
+        name: (column[heights >= SSIM_ROWS] if "ssim" in name else column).mean().item()
+        for name, column in values.items()
+    }
     ours, theirs = (means.pop(name) for name in ENERGIES)
     if theirs > 0:
         means["gradient_energy_ratio"] = ours / theirs
@@ -120,8 +155,9 @@ def summarise(pages: Pages, index: Index | None = None) -> dict[str, float]:
     Args:
         index: of the shards the pages are from; None: what needs labels is not measured.
     """
-    metrics = page_means(pages.values, PER_PAGE, pages.heights)
+    metrics = page_means(pages.values, pages.heights)
     metrics |= latent_metrics(pages.ids, pages.mu, pages.logvar)
+    metrics["kl_per_dim_max"] = pages.kl.mean(dim=0).max().item()
     if index is not None:
         metrics |= label_metrics(pages.mu, Names.of(index, pages.ids))
     return measured(metrics)

@@ -39,7 +39,7 @@ def test_a_model_that_starts_from_them_projects_on_them():
     model = VAE(ModelConfig(latent_dim=12), 64, 128)
     images = torch.rand(30, 1, 128, 64)
     heights = torch.full((30,), 128)
-    table = model.coarse(images).flatten(1).double()
+    table = model.linear.coarse(images).double()
     mean, components, deviations = principal_components(table, 12)
     model.start_from_components(mean.float(), components.float(), deviations.float())
     mu, logvar = model.encode(images, heights)
@@ -49,5 +49,5 @@ def test_a_model_that_starts_from_them_projects_on_them():
     projected = mean + (table - mean) @ components.T @ components
     decoded = model.decode(mu, heights, (128, 64))
     torch.testing.assert_close(
-        model.coarse(decoded).flatten(1).double(), projected, rtol=1e-3, atol=1e-3
+        model.linear.coarse(decoded).double(), projected, rtol=1e-3, atol=1e-3
     )

@@ -13,17 +13,18 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from shards.randomness import normal, sample_keys
+from shards.randomness import sample_keys
 from shards.reader import Batch
 from vaetrain.adversary import Adversary
 from vaetrain.augment.pipeline import Augment
 from vaetrain.augment.policy import load_policy
-from vaetrain.config import AugmentConfig, BetaConfig, GanConfig, LossConfig, ModelConfig
+from vaetrain.config import GanConfig, load_experiment
+from vaetrain.controller import KLController
 from vaetrain.discriminators import build_discriminator
 from vaetrain.mixup import Mixup
-from vaetrain.model import VAE
+from vaetrain.model import VAE, draw
 from vaetrain.objective import Objective
-from vaetrain.schedules import Clock
+from vaetrain.schedules import Clock, Weights
 
 CUDA = torch.device("cuda", 0)
 PAGES, BOXES, ROWS, WIDTH, LATENT = 4, 50, 128, 64, 8
@@ -62,34 +63,49 @@ def a_batch(pictures: bool, device: torch.device = CUDA) -> Batch:
     )
 
 
-def losses_of(batch: Batch, model: VAE, augment: Augment, mixup: Mixup, spoil=lambda x: x):
+class Step:
     """A training step's forward path, as the trainer goes it."""
-    inputs, targets = augment(batch, 0)
-    keys = sample_keys(0, batch.epochs, batch.ids, "eps")
-    eps = normal(keys.unsqueeze(1), torch.arange(LATENT, device=keys.device))
-    shares = mixup.shares(0, batch.epochs, batch.ids)
-    output = model(spoil(inputs), batch.heights, eps, shares)
-    objective = Objective(LossConfig(), BetaConfig())
-    return objective(output, targets, batch.heights, 0.5, 2 * shares)
+
+    def __init__(self, policy: str, *settings: str, device: torch.device = CUDA) -> None:
+        """Make its parts on the default device."""
+        experiment = load_experiment(
+            None, [f"augment.policy={policy}", f"model.latent_dim={LATENT}", *settings]
+        )
+        self.model = VAE(experiment.model, WIDTH, ROWS)
+        self.augment = Augment(load_policy(experiment.augment))
+        self.mixup = Mixup(0.4, device)
+        self.objective = Objective(experiment)
+        # Where the trainer says `.to(device)`, which fake parameters do not allow: LPIPS makes
+        # its buffers on the CPU.
+        for module in self.objective.modules():
+            for name, buffer in module.named_buffers(recurse=False):
+                setattr(module, name, buffer.to(device))
+        self.controller = KLController(experiment.beta, device)
+        self.terms = dict.fromkeys(self.objective.terms, 0.5)
+
+    def losses(self, batch: Batch, spoil=lambda images: images):
+        inputs, targets = self.augment(batch, 0)
+        keys = sample_keys(0, batch.epochs, batch.ids, "eps")
+        draws = draw(self.model, keys, batch.size, gate=0.5, dropout=0.3)
+        shares = self.mixup.shares(0, batch.epochs, batch.ids)
+        output = self.model(spoil(inputs), batch.heights, draws, shares)
+        weights = Weights(**self.terms, beta=self.controller.beta, capacity=3.0)
+        losses, parts = self.objective(output, targets, batch.heights, weights, 2 * shares)
+        self.controller.update(parts["kl"].mean())
+        return losses, parts
 
 
-def run(policy: str, *, pictures: bool = False, attention: str = "cbam", spoil=lambda x: x):
+def run(policy: str, *settings: str, pictures: bool = False, spoil=lambda images: images):
     fake = FakeTensorMode()
     with fake, torch.device(CUDA):
-        model = VAE(ModelConfig(latent_dim=LATENT, attention=attention), WIDTH, ROWS)
-        augment = Augment(load_policy(AugmentConfig(policy=policy)))
-        mixup = Mixup(0.4, CUDA)
+        step = Step(policy, *settings)
         batch = a_batch(pictures)
     # Without a default device now: a tensor made without one is made on the CPU, and refused.
     with fake, OnlyOnTheDevice():
-        return losses_of(batch, model, augment, mixup, spoil)
+        return step.losses(batch, spoil)
 
 
-@pytest.mark.parametrize("pictures", [False, True])
-@pytest.mark.parametrize("attention", ["none", "cbam"])
-@pytest.mark.parametrize("policy", ["none", "default", "strong", "randaugment", "trivialaugment"])
-def test_the_forward_path_stays_on_the_device(policy, attention, pictures):
-    total, parts = run(policy, pictures=pictures, attention=attention)
+def check(total: torch.Tensor, parts: dict[str, torch.Tensor]) -> None:
     assert (total.shape, total.dtype, total.device) == ((PAGES,), torch.float32, CUDA)
     assert total.requires_grad
     assert all((part.shape, part.device) == ((PAGES,), CUDA) for part in parts.values())
@@ -132,6 +148,33 @@ def test_the_adversary_stays_on_the_device(kind):
     assert all(value.device == meta for value in game.tensors().values())
 
 
+@pytest.mark.parametrize("pictures", [False, True])
+@pytest.mark.parametrize("policy", ["none", "default", "strong", "randaugment", "trivialaugment"])
+def test_the_forward_path_stays_on_the_device(policy, pictures):
+    check(*run(policy, pictures=pictures))
+
+
+@pytest.mark.parametrize("latent", ["vector", "spatial"])
+@pytest.mark.parametrize("skips", ["none", "gated", "hierarchical"])
+@pytest.mark.parametrize("attention", ["none", "cbam"])
+@pytest.mark.parametrize("blocks", ["resnet", "densenet"])
+def test_every_architecture_stays_on_the_device(blocks, attention, skips, latent):
+    settings = {"blocks": blocks, "attention": attention, "skips": skips, "latent": latent}
+    check(*run("none", *(f"model.{name}={value}" for name, value in settings.items())))
+
+
+@pytest.mark.parametrize("net", ["features", "alex", "vgg", "squeeze"])
+def test_every_loss_stays_on_the_device(net):
+    weights = "null" if net == "features" else "random"
+    settings = (f"loss.perceptual_net={net}", f"loss.perceptual_weights={weights}")
+    terms = ("loss.perceptual=1", "loss.ms_ssim=1", "loss.gradient=1", "loss.combine=learned")
+    total, parts = run(
+        "none", *settings, *terms, "beta.free_bits=0.1", "model.output=sigmoid", "loss.pixel=bce"
+    )
+    check(total, parts)
+    assert {"perceptual", "ms_ssim", "gradient"} <= set(parts)
+
+
 @pytest.mark.parametrize(
     "spoil",
     [
@@ -152,11 +195,10 @@ def test_gradients_flow_back_to_every_weight_without_a_look_at_values():
     """On fake tensors of the CPU: on those of a GPU autograd asks for a real CUDA context."""
     cpu = torch.device("cpu")
     with FakeTensorMode():
-        model = VAE(ModelConfig(latent_dim=LATENT), WIDTH, ROWS)
-        augment = Augment(load_policy(AugmentConfig(policy="strong")))
-        total, _ = losses_of(a_batch(False, cpu), model, augment, Mixup(0.4, cpu))
+        step = Step("strong", device=cpu)
+        total, _ = step.losses(a_batch(False, cpu))
         total.sum().backward()
-    for name, weight in model.named_parameters():
+    for name, weight in step.model.named_parameters():
         assert weight.grad is not None, name
         assert weight.grad.shape == weight.shape
 
@@ -164,17 +206,16 @@ def test_gradients_flow_back_to_every_weight_without_a_look_at_values():
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 def test_a_gpu_is_never_waited_for():
     torch.manual_seed(0)
-    model = VAE(ModelConfig(latent_dim=LATENT), WIDTH, ROWS).to(CUDA)
-    augment = Augment(load_policy(AugmentConfig(policy="strong")))
-    mixup = Mixup(0.4, CUDA)
+    with torch.device(CUDA):
+        step = Step("strong")
     batch = a_batch(pictures=False)
     for name in ("ids", "epochs", "tops", "owner", "boxes"):
         getattr(batch, name).zero_()
     batch.heights.fill_(100)
     batch.canvas.fill_(100)
-    losses_of(batch, model, augment, mixup)[0].sum().backward()
+    step.losses(batch)[0].sum().backward()
     torch.cuda.set_sync_debug_mode("error")
     try:
-        losses_of(batch, model, augment, mixup)[0].sum().backward()
+        step.losses(batch)[0].sum().backward()
     finally:
         torch.cuda.set_sync_debug_mode("default")

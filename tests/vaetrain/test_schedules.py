@@ -1,9 +1,10 @@
 """Schedules at their corner points, by values worked out by hand."""
 
 import pytest
+import torch
 
-from vaetrain.config import BetaConfig, LrConfig, load_experiment
-from vaetrain.schedules import Clock, beta_at, lr_at
+from vaetrain.config import LrConfig, SkipConfig, load_experiment
+from vaetrain.schedules import Clock, lr_at, skip_gate_at, terms_in_use, weights_at
 
 
 def clock_of(pages: int, *overrides: str) -> Clock:
@@ -24,11 +25,95 @@ def test_events_are_due_when_a_multiple_is_crossed():
     assert all(clock.due(images, 5) for images in range(16, 400, 16))
 
 
+def betas(*settings: str, epochs: float, of: float = 20.0) -> float:
+    experiment = load_experiment(None, [f"beta.{setting}" for setting in settings])
+    return weights_at(experiment, epochs, of).beta
+
+
 def test_beta_rises_linearly_and_stays():
-    beta = BetaConfig(schedule="linear", max=0.8, warmup_epochs=4)
-    assert [beta_at(beta, epoch) for epoch in (0, 1, 4, 400)] == [0, 0.2, 0.8, 0.8]
-    assert beta_at(BetaConfig(schedule="constant", max=0.8), 0) == 0.8
-    assert beta_at(BetaConfig(schedule="linear", max=0.8, warmup_epochs=0), 0) == 0.8
+    rise = ("schedule=linear", "max=0.8", "warmup_epochs=4")
+    assert [betas(*rise, epochs=epoch) for epoch in (0, 1, 4, 400)] == [0, 0.2, 0.8, 0.8]
+    assert betas("schedule=constant", "max=0.8", epochs=0) == 0.8
+    assert betas("schedule=linear", "max=0.8", "warmup_epochs=0", epochs=0) == 0.8
+
+
+def test_two_stages_meet_at_half_and_end_near_the_whole():
+    stages = ("schedule=two_stage", "max=2", "warmup_epochs=5")
+    assert betas(*stages, epochs=0) == 0
+    assert betas(*stages, epochs=2.5) == pytest.approx(0.5)
+    assert betas(*stages, epochs=5 - 1e-9) == pytest.approx(1.0)
+    assert betas(*stages, epochs=5) == pytest.approx(1.0)
+    # Half-way through the rest: 1 - 0.5 exp(-1.5) = 0.888435.
+    assert betas(*stages, epochs=12.5) == pytest.approx(2 * 0.888435, abs=1e-5)
+    assert betas(*stages, epochs=20) == pytest.approx(2 * 0.975, abs=1e-3)
+    assert betas(*stages, epochs=2000) == pytest.approx(2 * 0.975, abs=1e-3)
+    # A training that is all warm-up, or shorter.
+    assert betas(*stages, epochs=5, of=5) == pytest.approx(2 * 0.975, abs=1e-3)
+    assert betas(*stages, epochs=3, of=3) == pytest.approx(0.6)
+
+
+def test_cycles_rise_hold_and_begin_again():
+    cycles = ("schedule=cyclical", "cycles=4", "cycle_ramp=0.5")
+    values = [betas(*cycles, epochs=epoch) for epoch in (0, 1.25, 2.5, 4.9, 5, 6.25, 19.9, 20, 99)]
+    assert values == pytest.approx([0, 0.5, 1, 1, 0, 0.5, 1, 1, 1])
+
+
+def test_the_capacity_rises_from_nothing():
+    rise = ("beta.capacity=50", "beta.capacity_epochs=10")
+    experiment = load_experiment(None, list(rise))
+    assert [weights_at(experiment, epoch, 20).capacity for epoch in (0, 5, 10, 99)] == [
+        0,
+        25,
+        50,
+        50,
+    ]
+    assert weights_at(load_experiment(None, []), 5, 20).capacity is None
+
+
+PHASES = (
+    "curriculum.phases=[{epoch: 0, beta: 0, ssim: 0}, {epoch: 10, beta: 0.5, perceptual: 0.05}, "
+    "{epoch: 20, beta: 1.0, perceptual: 0.1}]"
+)
+
+
+def phase_weights(epoch: float, *settings: str) -> tuple[float, ...]:
+    experiment = load_experiment(None, [PHASES, "beta.schedule=constant", *settings])
+    now = weights_at(experiment, epoch, 30)
+    return now.recon, now.ssim, now.perceptual, now.beta
+
+
+def test_phases_step():
+    assert phase_weights(0) == (1, 0, 0, 0)
+    assert phase_weights(10 - 1e-9) == (1, 0, 0, 0)
+    assert phase_weights(10) == (1, 0, 0.05, 0.5)
+    assert phase_weights(20) == phase_weights(1000) == (1, 0, 0.1, 1.0)
+    assert phase_weights(10, "loss.recon=3") == (3, 0, 0.05, 0.5)
+
+
+def test_phases_blend():
+    assert phase_weights(10, "curriculum.blend_epochs=4") == (1, 0, 0, 0)
+    assert phase_weights(11, "curriculum.blend_epochs=4") == pytest.approx((1, 0, 0.0125, 0.125))
+    assert phase_weights(14, "curriculum.blend_epochs=4") == pytest.approx((1, 0, 0.05, 0.5))
+    # Longer than a phase: at 20 it has come half of the way, and goes on from there.
+    assert phase_weights(20, "curriculum.blend_epochs=20") == pytest.approx((1, 0, 0.025, 0.25))
+    assert phase_weights(30, "curriculum.blend_epochs=20") == pytest.approx((1, 0, 0.0625, 0.625))
+
+
+def test_a_phase_says_how_high_a_schedule_of_beta_rises():
+    settings = ["curriculum.phases=[{epoch: 4, beta: 3}]", "beta.warmup_epochs=8"]
+    experiment = load_experiment(None, settings)
+    assert [weights_at(experiment, epoch, 20).beta for epoch in (2, 4, 8)] == [0.25, 1.5, 3]
+
+
+def test_a_loss_is_in_use_if_it_ever_weighs_something():
+    assert terms_in_use(load_experiment(None, [])) == ["recon", "ssim"]
+    assert terms_in_use(load_experiment(None, [PHASES, "loss.recon=0"])) == ["ssim", "perceptual"]
+
+
+def test_gated_skips_stay_shut_and_then_open():
+    skips = SkipConfig(start_epoch=5, ramp_epochs=4)
+    assert [skip_gate_at(skips, e) for e in (0, 5 - 1e-9, 5, 7, 9, 99)] == [0, 0, 0, 0.5, 1, 1]
+    assert skip_gate_at(SkipConfig(start_epoch=0, ramp_epochs=0), 0) == 1
 
 
 def test_warm_up_then_one_cosine_to_the_end_and_beyond():
@@ -55,3 +140,27 @@ def test_equal_cycles_and_a_constant():
     assert lr_at(lr, 1.0, 12.5, 20) == pytest.approx(0.5)
     constant = LrConfig(schedule="constant", warmup_epochs=4)
     assert [lr_at(constant, 2.0, epoch, 20) for epoch in (0, 1, 4, 99)] == [0, 0.5, 2, 2]
+
+
+def test_an_exponential_warm_up_multiplies():
+    lr = LrConfig(schedule="constant", warmup="exponential", warmup_epochs=3)
+    values = [lr_at(lr, 2.0, epoch, 20) for epoch in (0, 1, 2, 3, 9)]
+    assert values == pytest.approx([0.002, 0.02, 0.2, 2, 2])
+
+
+def test_one_cycle_is_pytorchs():
+    weight = torch.nn.Parameter(torch.zeros(1))
+    optimizer = torch.optim.SGD([weight], lr=1.0)
+    # PyTorch counts its rise to step 0.3 * total - 1, and its end at total - 1.
+    total = 1001
+    theirs = torch.optim.lr_scheduler.OneCycleLR(
+        optimizer, max_lr=3.0, total_steps=total, pct_start=301 / total
+    )
+    lr = LrConfig(schedule="onecycle")
+    for step in range(total):
+        ours = lr_at(lr, 3.0, step, total - 1)
+        assert ours == pytest.approx(theirs.get_last_lr()[0], rel=1e-6), step
+        if step < total - 1:
+            optimizer.step()
+            theirs.step()
+    assert lr_at(lr, 3.0, 10 * total, total - 1) == pytest.approx(3.0 / 25 / 1e4)
