@@ -261,6 +261,42 @@ class Engine(abc.ABC):
                 kept[name] = tensor.detach().cpu()
         return kept
 
+    # Small modules beside the model, such as learned loss weights: whole on every rank, called raw.
+
+    def average_gradients(self, parameters: Iterable[nn.Parameter]) -> None:
+        """Make gradients that came through `backward` those of the mean over the global batch.
+
+        For parameters outside the model, by one explicit all-reduce. Collective.
+        """
+        parameters = list(parameters)
+        gradients = [torch.zeros_like(p) if p.grad is None else p.grad for p in parameters]
+        total = self.sum(nn.utils.parameters_to_vector(gradients))
+        nn.utils.vector_to_parameters(total / (self.world_size * self.loss_scale), gradients)
+        for parameter, gradient in zip(parameters, gradients, strict=True):
+            parameter.grad = gradient
+
+    def step_beside(
+        self, optimizer: torch.optim.Optimizer, lr: float, clip_norm: float = 0.0
+    ) -> Tensor:
+        """A step, before the model's own, of an optimizer of parameters outside the model.
+
+        A gradient that is not finite counts as 0, as fp16 now and then leaves a step out.
+
+        Returns: the global norm before clipping, a scalar on the device. Collective.
+        """
+        parameters = [p for group in optimizer.param_groups for p in group["params"]]
+        self.average_gradients(parameters)
+        norm = nn.utils.get_total_norm([parameter.grad for parameter in parameters])
+        for parameter in parameters:
+            parameter.grad.nan_to_num_(nan=0.0, posinf=0.0, neginf=0.0)
+        if clip_norm > 0:
+            nn.utils.clip_grads_with_norm_(parameters, clip_norm, norm)
+        for group in optimizer.param_groups:
+            group["lr"] = lr
+        optimizer.step()
+        optimizer.zero_grad()
+        return norm
+
     # The process group.
 
     def average_gradients(self, parameters: Iterable[nn.Parameter]) -> None:

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 from safetensors.torch import load_file
@@ -42,6 +43,13 @@ def shards(tmp_path_factory) -> Path:
     return folder
 
 
+def launcher(engine: str | Path, processes: int | None = None) -> list[str]:
+    """How a script is launched under an engine, by name or engine file."""
+    config = engine if isinstance(engine, Path) else f"accelerate_configs/{engine}.yaml"
+    many = [] if processes is None else ["--num_processes", str(processes)]
+    return [ACCELERATE, "launch", "--config_file", str(config), *many]
+
+
 class Trainer:
     """Starts trainings on the test shards and reads what they leave behind."""
 
@@ -49,14 +57,22 @@ class Trainer:
         self.shards = shards
         self.folder = folder
 
-    def command(self, name: str, *settings: str, engine: str | None = "single") -> list[str]:
-        """The command line of a run called `name`; engine None is plain python."""
-        if engine is None:
-            start = [sys.executable, "vaetrain/train.py"]
-        else:
-            config = f"accelerate_configs/{engine}.yaml"
-            start = [ACCELERATE, "launch", "--config_file", config, "vaetrain/train.py"]
-        return [*start, *self.arguments(name, *settings)]
+    def command(
+        self,
+        name: str,
+        *settings: str,
+        engine: str | Path | None = "single",
+        processes: int | None = None,
+        script: str = "vaetrain/train.py",
+    ) -> list[str]:
+        """The command line of a run called `name`.
+
+        Args:
+            engine: a name in accelerate_configs/, an engine file, or None for plain python.
+            processes: instead of as many as the engine file says.
+        """
+        start = [sys.executable] if engine is None else launcher(engine, processes)
+        return [*start, script, *self.arguments(name, *settings)]
 
     def arguments(self, name: str, *settings: str) -> list[str]:
         """What follows the script's name."""
@@ -81,9 +97,9 @@ class Trainer:
         out, err = process.communicate(timeout=300)
         return subprocess.CompletedProcess(command, process.returncode, out, err)
 
-    def train(self, name: str, *settings: str, engine: str | None = "single") -> str:
-        """Run a training that must succeed; its standard output."""
-        done = self.run(self.command(name, *settings, engine=engine))
+    def train(self, name: str, *settings: str, **how: Any) -> str:
+        """Run a training that must succeed, started as `command` says; its standard output."""
+        done = self.run(self.command(name, *settings, **how))
         assert done.returncode == 0, done.stdout + done.stderr
         return done.stdout
 
@@ -102,13 +118,30 @@ class Trainer:
         lines = [json.loads(line) for line in path.read_text().splitlines()]
         return [line for line in lines if line["split"] == split]
 
-    def weights(self, name: str) -> dict:
-        """The newest checkpoint's weights, not averaged."""
+    def weights(self, name: str, part: str = "weights") -> dict:
+        """The newest checkpoint's weights, `average` or `optimizer`."""
         newest = max((self.folder / name / "checkpoints").iterdir())
-        return load_file(newest / "weights.safetensors")
+        return load_file(newest / f"{part}.safetensors")
 
 
 @pytest.fixture(scope="session")
 def trainer(shards, tmp_path_factory) -> Trainer:
     """One for the session, so that tests can share runs."""
     return Trainer(shards, tmp_path_factory.mktemp("runs"))
+
+
+TABLES: dict[str, list[str]] = {}  # what tests measured, by title
+
+
+@pytest.fixture(scope="session")
+def tables() -> dict[str, list[str]]:
+    """Tables in Markdown that are printed after the tests, rows by title."""
+    return TABLES
+
+
+def pytest_terminal_summary(terminalreporter: Any) -> None:
+    """Print what was measured, ready for the documentation."""
+    for title, rows in TABLES.items():
+        terminalreporter.section(title)
+        for row in rows:
+            terminalreporter.write_line(row)

@@ -1,0 +1,88 @@
+"""A small model trained through the engine alone; what came of it, as JSON, from the main process.
+
+    accelerate launch --config_file ENGINE probe.py PRECISION
+
+Its layers have sizes that no world size but one divides.
+"""
+
+import json
+import os
+import sys
+from pathlib import Path
+
+import torch
+from torch import nn
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+
+from vaetrain.average import WeightAverage
+from vaetrain.config import OptimizerConfig
+from vaetrain.engine import AVERAGE, WEIGHT, start_engine
+from vaetrain.optimizers import MOMENTS, STEP, build_optimizer
+from vaetrain.startup import running_launch
+
+GLOBAL, STEPS, CLIP = 12, 6, 0.5
+
+
+def a_model() -> nn.Module:
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Linear(7, 13), nn.LayerNorm(13), nn.SiLU(), nn.Linear(13, 1))
+
+
+def main() -> None:
+    engine = start_engine(running_launch(os.environ), sys.argv[1])
+    share = GLOBAL // engine.world_size
+    accumulation = 3 if share % 3 == 0 else 1
+    micro = share // accumulation
+    model, skeleton = a_model(), a_model().to("meta")
+    config = OptimizerConfig(lr=0.05)
+    engine.prepare(
+        model,
+        build_optimizer(model, config),
+        micro_batch=micro,
+        accumulation=accumulation,
+        clip_norm=CLIP,
+    )
+    average = WeightAverage(engine, skeleton, 10.0)
+    beside = nn.Parameter(torch.ones(2))  # learned loss weights
+    beside_optimizer = torch.optim.SGD([beside], lr=1.0)
+    found = {"norms": [], "beside_norms": []}
+    for step in range(STEPS):
+        generator = torch.Generator().manual_seed(step)
+        pages = torch.randn(GLOBAL, 7, generator=generator)
+        targets = torch.randn(GLOBAL, 1, generator=generator)
+        for turn in range(accumulation):
+            first = (engine.rank * accumulation + turn) * micro
+            part = slice(first, first + micro)
+            with engine.micro_batch(last=turn == accumulation - 1):
+                error = engine.model(pages[part]) - targets[part]
+                losses = beside[0] * error.abs().mean(1) + beside[1] * error.square().mean(1)
+                engine.backward(losses, GLOBAL)
+        found["beside_norms"].append(float(engine.step_beside(beside_optimizer, 0.01, CLIP)))
+        found["norms"].append(float(engine.step(0.05 / (1 + step))))
+        average.update((step + 1) * GLOBAL, GLOBAL)
+    found["beside"] = beside.tolist()
+    for kind in (WEIGHT, AVERAGE, *MOMENTS):
+        assert {piece.dtype for piece in engine.slices(kind)} == {torch.float32}
+        whole = {name: tensor.clone() for name, tensor in engine.gather(kind)}
+        assert whole.keys() == dict(skeleton.named_parameters()).keys()
+        assert {tensor.dtype for tensor in whole.values()} == {torch.float32}
+        found[kind] = torch.cat([tensor.flatten() for tensor in whole.values()]).tolist()
+        if kind != WEIGHT:
+            doubled = {name: 2 * tensor for name, tensor in whole.items()}
+            engine.scatter(kind, doubled)
+            for name, tensor in engine.gather(kind):
+                torch.testing.assert_close(tensor, doubled[name], rtol=0, atol=0)
+            engine.scatter(kind, whole)
+    found[STEP] = float(engine.slices(STEP)[0])
+    found["held"] = sum(piece.numel() for piece in engine.slices(AVERAGE))
+    evaluated = average.model()(torch.ones(1, 7))
+    found["evaluated"] = evaluated.tolist()
+    kept = engine.collect(engine.weights())
+    assert bool(kept) == engine.is_main
+    engine.say("found " + json.dumps(found))
+    engine.leave(0)
+
+
+if __name__ == "__main__":
+    main()
