@@ -55,10 +55,8 @@ class LearnedWeights:
         self.optimizer = torch.optim.Adam([log_variances], lr=LEARNED_LR)
 
     def step(self, engine: Engine) -> None:
-        """Take a step by the gradient over the global batch. Collective."""
-        engine.average_gradients([self.log_variances])
-        self.optimizer.step()
-        self.optimizer.zero_grad()
+        """Take a step, before the model's, by the gradient over the global batch. Collective."""
+        engine.step_beside(self.optimizer, LEARNED_LR)
 
     def state(self) -> dict[str, list[float]]:
         """What a checkpoint needs; a device sync."""

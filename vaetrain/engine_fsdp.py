@@ -29,6 +29,9 @@ class FsdpEngine(Engine):
     def _spread(self, model: nn.Module, optimizer: torch.optim.AdamW, micro_batch: int) -> None:
         compute_in(model, self.device, self.precision)
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=self.precision == "fp16")
+        for parameter in model.parameters():
+            # It refuses weights that lie channels_last; activations may still do.
+            parameter.data = parameter.data.contiguous()
         names = {parameter: name for name, parameter in model.named_parameters()}
         self.mesh = init_device_mesh(self.device.type, (self.world_size,))
         # The launcher's words for what the engine file says.

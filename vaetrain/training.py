@@ -168,14 +168,14 @@ class Training:
                 batch = next(batches).to(self.engine.device)
             with self.engine.micro_batch(last=turn == self.batching.accumulation - 1):
                 nats += self.forward_backward(batch, weights, gate)["kl"].sum()
+        if "weights" in self.controllers:
+            self.controllers["weights"].step(self.engine)
         optimizer = self.experiment.optimizer
         lr = lr_at(self.experiment.lr, optimizer.lr, epoch, self.clock.epochs)
         norm = self.engine.step(lr)
         self.meter.add_step(norm, optimizer.clip_norm)
         if "beta" in self.controllers:
             self.controllers["beta"].update(self.engine.sum(nats) / self.batching.global_batch)
-        if "weights" in self.controllers:
-            self.controllers["weights"].step(self.engine)
         self.average.update(images, self.batching.global_batch)
         self.images = images
         self.log.progress(images)
