@@ -10,14 +10,15 @@ from __future__ import annotations
 
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
 from typing import Any
 
 import optuna
-from optuna.exceptions import ExperimentalWarning
+from optuna.exceptions import ExperimentalWarning, StorageInternalError
 from optuna.trial import FrozenTrial, TrialState
 from sqlalchemy.exc import SQLAlchemyError
 
@@ -31,6 +32,16 @@ DEFINITION = "definition"
 POLL_SECONDS = 2.0
 
 warnings.filterwarnings("ignore", category=ExperimentalWarning, message=".*(heartbeat|stale).*")
+
+
+@contextmanager
+def _storage_failures() -> Iterator[None]:
+    """Around work with the database: what it raises becomes one plain line."""
+    try:
+        yield
+    except (SQLAlchemyError, StorageInternalError, ImportError) as error:
+        reason = " ".join(str(error).split())[:300]
+        raise ConfigError(f"sweep.storage: {reason}") from error
 
 
 @dataclass(frozen=True)
@@ -64,7 +75,7 @@ class Trials:
         self.folder = folder
         url = study.sweep.storage or f"sqlite:///{folder.resolve() / 'study.db'}"
         optuna.logging.set_verbosity(optuna.logging.ERROR)
-        try:
+        with _storage_failures():
             # SQLite lets one process write at a time; the others wait, rather than give up.
             waiting = {"connect_args": {"timeout": 60}} if url.startswith("sqlite") else {}
             storage = optuna.storages.RDBStorage(
@@ -82,10 +93,7 @@ class Trials:
                 direction=study.sweep.direction,
                 load_if_exists=True,
             )
-        except (SQLAlchemyError, ImportError) as error:
-            reason = " ".join(str(error).split())[:300]
-            raise ConfigError(f"sweep.storage: {reason}") from error
-        self._check_definition()
+            self._check_definition()
 
     def _check_definition(self) -> None:
         ours = self.study.definition()
@@ -106,20 +114,21 @@ class Trials:
 
     def queue(self, *, retry_failed: bool = False) -> None:
         """Queue what is wanted and not there yet; not to be called by two processes at once."""
-        there = [
-            trial
-            for trial in self._own_trials()
-            if trial.state != TrialState.FAIL or (FAILURE in trial.user_attrs and not retry_failed)
-        ]
-        done = [self._values(trial) for trial in there if self._covers(trial)]
-        if self.study.sweep.sampler == "grid":
-            missing = [chosen for chosen in self.study.grid() if chosen not in done]
-        else:
-            lacking = [self._values(trial) for trial in there if not self._covers(trial)]
-            new = self.study.sweep.trials - len(there)
-            missing = [*(chosen for chosen in lacking if chosen not in done), *[{}] * new]
-        for chosen in missing:
-            self.optuna.enqueue_trial(chosen, user_attrs={QUEUED: chosen})
+        with _storage_failures():
+            known = self._newest()
+            done = [
+                self._values(trial)
+                for trial in known
+                if self._covers(trial) and not (retry_failed and trial.state == TrialState.FAIL)
+            ]
+            if self.study.sweep.sampler == "grid":
+                wanted, new = self.study.grid(), 0
+            else:
+                wanted = [values for trial in known if (values := self._values(trial))]
+                new = self.study.sweep.trials - len(known)
+            missing = [chosen for chosen in wanted if chosen not in done]
+            for chosen in [*missing, *[{}] * new]:
+                self.optuna.enqueue_trial(chosen, user_attrs={QUEUED: chosen})
 
     def _own_trials(self) -> list[FrozenTrial]:
         """The queue's trials in order; not those that a worker found it had no need of."""
@@ -145,21 +154,26 @@ class Trials:
         Args:
             tell: is given a line for every trial.
         """
-        self._ran = 0
-        is_waiting = False
-        while limit is None or self._ran < limit:
-            optuna.storages.fail_stale_trials(self.optuna)
-            states = [trial.state for trial in self._own_trials()]
-            if TrialState.WAITING in states:
-                is_waiting = False
-                self._run_next(tell)
-            elif TrialState.RUNNING in states:
-                if not is_waiting:
-                    tell(f"waiting for {states.count(TrialState.RUNNING)} that run elsewhere")
-                is_waiting = True
-                time.sleep(POLL_SECONDS)
-            else:
-                return
+        self._ran, self._is_waiting = 0, False
+        with _storage_failures():
+            while (limit is None or self._ran < limit) and self._run_or_wait(tell):
+                pass
+
+    def _run_or_wait(self, tell: Callable[[str], None]) -> bool:
+        """Run a trial, or wait a moment for those that run elsewhere; False if there are none."""
+        optuna.storages.fail_stale_trials(self.optuna)
+        states = [trial.state for trial in self._own_trials()]
+        if TrialState.WAITING in states:
+            self._is_waiting = False
+            self._run_next(tell)
+        elif TrialState.RUNNING in states:
+            if not self._is_waiting:
+                tell(f"waiting for {states.count(TrialState.RUNNING)} that run elsewhere")
+            self._is_waiting = True
+            time.sleep(POLL_SECONDS)
+        else:
+            return False
+        return True
 
     def _run_next(self, tell: Callable[[str], None]) -> None:
         self._current: int | None = None

@@ -155,10 +155,27 @@ def test_other_samplers_try_as_many_as_asked(tmp_path, trainer, sampler):
     work(tmp_path, study_of(tmp_path, text), limit=3)
     trials = work(tmp_path, study_of(tmp_path, text))
     assert len(trainer.asked) == len(trials.outcomes()) == trials.total() == 7
+    trainer.asked.clear()
+    more = work(tmp_path, study_of(tmp_path, text, "sweep.seeds=[0,1]", "sweep.trials=8"))
+    assert len(trainer.asked) == 2 * 8
+    assert more.total() == 8
     for outcome in trials.outcomes():
         assert 0.1 <= outcome.setting["beta.max"] <= 10
         assert outcome.setting["model.latent_dim"] in range(2, 10)
         assert outcome.setting["beta.schedule"] in ("constant", "linear")
+
+
+def test_of_a_drawn_setting_that_failed_the_same_is_tried_again(tmp_path, trainer, monkeypatch):
+    def fails(*_):
+        raise TrialFailed("out of memory")
+
+    text = """sweep: {seeds: [0], sampler: random, trials: 2,
+      space: {beta.max: {low: 0.1, high: 10.0}}}"""
+    monkeypatch.setattr(trials_module, "train", fails)
+    failed = work(tmp_path, study_of(tmp_path, text)).failures()
+    monkeypatch.setattr(trials_module, "train", trainer)
+    trials = work(tmp_path, study_of(tmp_path, text), retry_failed=True)
+    assert states(trials) == dict.fromkeys(failed, "finished")
 
 
 def test_a_setting_worse_than_the_median_is_given_up(tmp_path, trainer):
