@@ -34,7 +34,7 @@ from omegaconf import OmegaConf
 
 from vaetrain.augment.policy import load_policy
 from vaetrain.batching import cut_batch
-from vaetrain.config import Experiment, as_dict
+from vaetrain.config import Experiment, as_dict, checked_together
 from vaetrain.settings import (
     ConfigError,
     checked,
@@ -149,7 +149,7 @@ class Study:
                 for part in reversed(key.split(".")):
                     tree = {part: tree}
                 config = merge(Experiment, config, OmegaConf.create(tree), "")
-            experiment = checked(config)
+            experiment = checked_together(checked(config))
             world_size = read_engine_file(self.engine).world_size
             cut_batch(experiment.train, world_size, pairs=experiment.augment.mixup_alpha > 0)
             load_policy(experiment.augment, experiment.data.folder)

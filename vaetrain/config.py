@@ -362,7 +362,7 @@ def load_experiment(path: Path | None, overrides: list[str]) -> Experiment:
     for override in overrides:
         tree = parse_override(override)
         config = merge(Experiment, config, tree, "")
-    return _checked_together(checked(config))
+    return checked_together(checked(config))
 
 
 def experiment_from(tree: dict[str, Any], where: str) -> Experiment:
@@ -371,7 +371,7 @@ def experiment_from(tree: dict[str, Any], where: str) -> Experiment:
     return checked(merge(Experiment, config, OmegaConf.create(tree), f"{where}: "))
 
 
-def _checked_together(experiment: Experiment) -> Experiment:
+def checked_together(experiment: Experiment) -> Experiment:
     """The experiment, where its settings go with one another; raises ConfigError."""
     if (experiment.loss.pixel == "bce") != (experiment.model.output == "sigmoid"):
         raise ConfigError(

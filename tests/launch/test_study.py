@@ -97,6 +97,10 @@ def test_the_space_may_be_nested_and_overridden(tmp_path):
             "sweep: {engine: ddp, space: {train.global_batch_size: [16, 7]}}",
             "train.global_batch_size=7: train.global_batch_size: 7",
         ),
+        (
+            "sweep: {variants: {x: {loss.pixel: bce}}}",
+            "x: loss.pixel: bce and model.output=sigmoid",
+        ),
         ("sweep: {space: {beta.max: [1]}}\ntrain: {epochz: 1}", "train.epochz: there is no such"),
     ],
 )
