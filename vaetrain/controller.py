@@ -56,7 +56,9 @@ class LearnedWeights:
 
     def step(self, engine: Engine) -> None:
         """Take a step, before the model's, by the gradient over the global batch. Collective."""
-        engine.step_beside(self.optimizer, LEARNED_LR)
+        engine.average_gradients([self.log_variances])
+        self.optimizer.step()
+        self.optimizer.zero_grad()
 
     def state(self) -> dict[str, list[float]]:
         """What a checkpoint needs; a device sync."""

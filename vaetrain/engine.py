@@ -266,31 +266,25 @@ class Engine(abc.ABC):
     def average_gradients(self, parameters: Iterable[nn.Parameter]) -> None:
         """Make gradients that came through `backward` those of the mean over the global batch.
 
-        For parameters outside the model, by one explicit all-reduce. Collective.
+        For parameters outside the model, by one explicit all-reduce, before the model's own step.
+        Where any is not finite, as fp16 now and then leaves a step out, all are 0. Collective.
         """
         parameters = list(parameters)
         gradients = [torch.zeros_like(p) if p.grad is None else p.grad for p in parameters]
         total = self.sum(nn.utils.parameters_to_vector(gradients))
-        nn.utils.vector_to_parameters(total / (self.world_size * self.loss_scale), gradients)
+        mean = total / (self.world_size * self.loss_scale)
+        nn.utils.vector_to_parameters(torch.where(mean.isfinite().all(), mean, 0.0), gradients)
         for parameter, gradient in zip(parameters, gradients, strict=True):
             parameter.grad = gradient
 
-    def step_beside(
-        self, optimizer: torch.optim.Optimizer, lr: float, clip_norm: float = 0.0
-    ) -> Tensor:
+    def step_beside(self, optimizer: torch.optim.Optimizer, lr: float, clip_norm: float) -> Tensor:
         """A step, before the model's own, of an optimizer of parameters outside the model.
-
-        A gradient that is not finite counts as 0, as fp16 now and then leaves a step out.
 
         Returns: the global norm before clipping, a scalar on the device. Collective.
         """
         parameters = [p for group in optimizer.param_groups for p in group["params"]]
         self.average_gradients(parameters)
-        norm = nn.utils.get_total_norm([parameter.grad for parameter in parameters])
-        for parameter in parameters:
-            parameter.grad.nan_to_num_(nan=0.0, posinf=0.0, neginf=0.0)
-        if clip_norm > 0:
-            nn.utils.clip_grads_with_norm_(parameters, clip_norm, norm)
+        norm = nn.utils.clip_grad_norm_(parameters, clip_norm if clip_norm > 0 else float("inf"))
         for group in optimizer.param_groups:
             group["lr"] = lr
         optimizer.step()
@@ -298,15 +292,6 @@ class Engine(abc.ABC):
         return norm
 
     # The process group.
-
-    def average_gradients(self, parameters: Iterable[nn.Parameter]) -> None:
-        """Make the gradients of a replicated module's parameters those of the global batch.
-
-        For what is no part of the model that `prepare` spreads. Collective.
-        """
-        for parameter in parameters:
-            # `backward` has multiplied by the world size what it divides here.
-            parameter.grad = self.sum(parameter.grad) / self.world_size
 
     def say(self, message: str) -> None:
         """One line of the log, from the main process."""
