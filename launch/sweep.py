@@ -20,6 +20,7 @@ from pathlib import Path
 from launch.study import describe_sweep, load_study
 from shards import command
 from vaetrain.arguments import whole
+from vaetrain.config import SAMPLE_SHARDS
 
 SMOKE = ("train.max_images=1", "sweep.seeds=[0]", "sweep.pruner=none")
 
@@ -36,9 +37,12 @@ def main() -> int:
     # Imported only now: they take seconds, and `--help` must not wait for them.
     from launch.report import write_report
     from launch.trials import Trials
+    from vaetrain.data import build_sample
 
     folder.mkdir(parents=True, exist_ok=True)
     with alone(folder):
+        if study.experiment.data.folder == SAMPLE_SHARDS:
+            build_sample()  # once, before several trainings would at the same time
         trials = Trials(study, folder, stale_seconds=arguments.stale_after)
         trials.queue(retry_failed=arguments.retry_failed)
     with command.progress(total=trials.total(), unit="setting", desc=study.name) as bar:
