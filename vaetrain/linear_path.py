@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from vaetrain.blocks import EqualLinear, fit_rows
+from vaetrain.blocks import EqualLinear, fit_rows, zero_
 from vaetrain.masked import Rows, keep
 from vaetrain.sizes import STRIDES
 
@@ -39,7 +39,8 @@ class VectorPath(nn.Module):
         self.cell = coarse_cell(width)
         self.size = (rows // self.cell, width // self.cell)
         self.to_mu = EqualLinear(math.prod(self.size), latent_dim)
-        self.to_page = EqualLinear(latent_dim, math.prod(self.size))
+        # Zero: a start that is not at components is a blank page, nearer to any than noise is.
+        self.to_page = zero_(EqualLinear(latent_dim, math.prod(self.size)))
 
     def coarse(self, images: Tensor) -> Tensor:
         """What the path sees of images (B, 1, H, W): (B, cells)."""

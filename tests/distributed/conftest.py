@@ -27,7 +27,7 @@ QUICK = (
     "train.log_every_images=8",
     "train.validate_every_images=100000",
     "train.checkpoint_every_images=100000",
-    "optimizer.lr=2e-3",
+    "optimizer.lr=1e-3",
     "lr.warmup_epochs=0.5",
     "tracker=none",
 )
