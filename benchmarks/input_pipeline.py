@@ -26,7 +26,6 @@ from benchmarks.input_peers import PEERS, Pages
 from shards import command
 from shards.build import build
 from shards.index import Index
-from shards.keys import read_keys
 from shards.options import BuildOptions
 from shards.order import height_ladder
 from shards.png import encode_png
@@ -147,10 +146,10 @@ def store(index: Index, width: int, folder: Path, count: int) -> Stored:
 
     options = BuildOptions(format="png", png_width=width, keep_duplicates=True, workers=1)
     build([pictures], folder / "pngs", options)
-    as_pngs = Index.open(folder / "pngs")
-    number_of = {key: number for number, key in enumerate(read_keys(as_pngs, range(len(as_pngs))))}
+    as_pngs = ShardFiles(Index.open(folder / "pngs"))
+    number_of = {as_pngs.key(number): number for number in range(len(as_pngs.index))}
     ids = np.array([number_of[file.stem] for file in files])
-    pngs = OurBatches(Collator(ShardFiles(as_pngs), **limits), np.split(ids, cuts))
+    pngs = OurBatches(Collator(as_pngs, **limits), np.split(ids, cuts))
     return Stored(boxes, pngs, Pages(files, BATCH, ladder))
 
 

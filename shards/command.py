@@ -9,6 +9,8 @@ import sys
 from collections.abc import Callable, Iterable
 from typing import NoReturn
 
+from shards.index import DamagedShards
+
 
 class UserError(ValueError):
     """Something the user asked for cannot be done; the message is one plain line."""
@@ -33,6 +35,8 @@ def run(name: str, command: Callable[[], int]) -> NoReturn:
         sys.exit(command())
     except UserError as error:
         sys.exit(_say(name, str(error), 2))
+    except DamagedShards as error:
+        sys.exit(_say(name, str(error), 1))
     except OSError as error:
         sys.exit(_say(name, f"{error.filename or 'files'}: {error.strerror or error}", 1))
     except KeyboardInterrupt:

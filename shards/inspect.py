@@ -13,7 +13,7 @@ import numpy as np
 
 from shards import command
 from shards.command import UserError
-from shards.index import DamagedShards, Index
+from shards.index import Index
 from shards.layout import scaled_height
 
 THUMB = (160, 240)  # width and most rows of a picture on the sheet, px
@@ -32,14 +32,11 @@ def main() -> int:
     parser.add_argument("folder", type=Path, metavar="DIR", help="folder of built shards")
     parser.add_argument("--sheet", type=Path, metavar="PNG", help="draw some of the pages here")
     arguments = parser.parse_args()
-    try:
-        index = Index.open(arguments.folder)
-        for line in describe(index):
-            print(line)
-        if arguments.sheet is not None:
-            draw_sheet(index, arguments.sheet)
-    except DamagedShards as error:
-        raise UserError(str(error)) from error
+    index = Index.open(arguments.folder)
+    for line in describe(index):
+        print(line)
+    if arguments.sheet is not None:
+        draw_sheet(index, arguments.sheet)
     return 0
 
 

@@ -1,6 +1,6 @@
 """Helper processes: what they are forked from, and that they do not outlive their parent.
 
-    python -m shards.lifetime COMMAND...       runs it, and ends it by SIGTERM when its parent dies
+python -m shards.lifetime COMMAND...       runs it, and ends it by SIGTERM when its parent dies
 """
 
 import ctypes

@@ -110,7 +110,7 @@ class PageReader:
 
     def _record(self, item: Input) -> object:
         if item.number is not None:
-            from shards.synthetic import generate
+            from shards.synthetic.archetypes import generate
 
             return generate(self.seed, item.number)
         return decode_json(_bytes_of(item) if item.line_bytes is None else item.line_bytes)

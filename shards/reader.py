@@ -123,6 +123,13 @@ class ShardFiles:
 
         Raises DamagedShards naming the shard and what is wrong with it.
         """
+        return {extension: content for _, extension, content in self._read(sample_id)}
+
+    def key(self, sample_id: int) -> str:
+        """What the names of a sample's files begin with; raises as `members` does."""
+        return self._read(sample_id)[0][0]
+
+    def _read(self, sample_id: int) -> list[tuple[str, str, bytes]]:
         record = self.index.table[sample_id]
         shard = int(record["shard"])
         start, length = int(record["offset"]) * BLOCK, int(record["blocks"]) * BLOCK
@@ -130,7 +137,10 @@ class ShardFiles:
         path = self.index.folder / self.index.shards[shard].name
         if len(data) < length:
             raise DamagedShards(f"{path}: ends before sample {sample_id} does")
-        return {extension: content for _, extension, content in read_members(data, path)}
+        members = list(read_members(data, path))
+        if not members:
+            raise DamagedShards(f"{path}: holds nothing of sample {sample_id}")
+        return members
 
     def _file(self, shard: int) -> io.FileIO:
         if shard in self._open:

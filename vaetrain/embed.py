@@ -14,8 +14,6 @@ import argparse
 from pathlib import Path
 
 from shards import command
-from shards.command import UserError
-from shards.index import DamagedShards
 from vaetrain.arguments import output_file
 
 
@@ -30,10 +28,7 @@ def main() -> int:
     parser.add_argument("--shards", type=Path, required=True, help="folder of built shards")
     parser.add_argument("--out", type=output_file, required=True, help="NPZ file to write")
     arguments = parser.parse_args()
-    try:
-        pages, dimensions = embed(arguments.run, arguments.shards, arguments.out)
-    except DamagedShards as error:
-        raise UserError(str(error)) from error
+    pages, dimensions = embed(arguments.run, arguments.shards, arguments.out)
     print(f"{arguments.out}: {pages} pages, {dimensions} dimensions")
     return 0
 
@@ -43,7 +38,6 @@ def embed(run: Path, shards: Path, out: Path) -> tuple[int, int]:
     # Imported only now: torch takes seconds, and `--help` must not wait for it.
     import numpy as np
 
-    from shards.keys import read_keys
     from vaetrain.trained import TrainedModel
 
     trained = TrainedModel(run)
@@ -55,7 +49,7 @@ def embed(run: Path, shards: Path, out: Path) -> tuple[int, int]:
             stream,
             mu=mu,
             ids=ids,
-            keys=np.array(read_keys(index, ids.tolist())),
+            keys=np.array([data.collator.files.key(number) for number in ids]),
             labels=np.array(index.labels)[rows["label"]],
             templates=np.array(index.templates)[rows["template"]],
         )

@@ -11,10 +11,10 @@ from __future__ import annotations
 
 import json
 import math
-import os
 from pathlib import Path
 
 from shards import command
+from vaetrain.arguments import output_file
 
 
 def main() -> int:
@@ -23,7 +23,9 @@ def main() -> int:
     parser.add_argument("run", type=Path, metavar="RUN", help="run directory")
     parser.add_argument("--shards", type=Path, required=True, help="folder of built shards")
     parser.add_argument("--split", choices=("val", "train", "all"), default="all")
-    parser.add_argument("--json", type=Path, help="write the metrics to this file")
+    parser.add_argument(
+        "--json", type=output_file, metavar="FILE", help="write the metrics to this file"
+    )
     arguments = parser.parse_args()
     metrics = evaluate(arguments.run, arguments.shards, arguments.split)
     if arguments.json is not None:
@@ -36,23 +38,18 @@ def main() -> int:
 def evaluate(run: Path, shards: Path, split: str) -> dict[str, float]:
     """The metrics of a run's model on a split of some shards, by the names of metrics.jsonl."""
     # Imported only now: torch takes seconds, and `--help` must not wait for it.
-    from vaetrain.data import PageReader
-    from vaetrain.engine import start_engine
-    from vaetrain.handover import load_run
     from vaetrain.objective import Objective
     from vaetrain.schedules import weights_at
-    from vaetrain.startup import running_launch
+    from vaetrain.trained import TrainedModel
     from vaetrain.validation import encode_pages, summarise
 
-    model, experiment = load_run(run)
-    engine = start_engine(running_launch(os.environ), "no")
-    model.to(engine.device)
-    data = PageReader(shards, experiment, engine, model.stride)
+    trained = TrainedModel(run)
+    experiment = trained.experiment
     pages = encode_pages(
-        model,
-        data.pages(data.select(split)),
-        engine,
-        Objective(experiment).to(engine.device),
+        trained.model,
+        trained.batches(trained.open_shards(shards), split, "evaluating"),
+        trained.engine,
+        Objective(experiment).to(trained.engine.device),
         weights_at(experiment, math.inf, math.inf),
     )
     return {"pages": len(pages.ids), **summarise(pages)}

@@ -13,8 +13,6 @@ import argparse
 from pathlib import Path
 
 from shards import command
-from shards.command import UserError
-from shards.index import DamagedShards
 from vaetrain.arguments import output_file, whole
 
 
@@ -33,10 +31,7 @@ def main() -> int:
     parser.add_argument("--top", type=whole(1, 1000), default=10, metavar="K", help="default 10")
     parser.add_argument("--sheet", type=output_file, metavar="PNG", help="draw the pages here")
     arguments = parser.parse_args()
-    try:
-        search(arguments.run, arguments.shards, arguments.query, arguments.top, arguments.sheet)
-    except DamagedShards as error:
-        raise UserError(str(error)) from error
+    search(arguments.run, arguments.shards, arguments.query, arguments.top, arguments.sheet)
     return 0
 
 
@@ -45,7 +40,6 @@ def search(run: Path, shards: Path, query: Path, top: int, sheet: Path | None) -
     # Imported only now: torch takes seconds, and `--help` must not wait for it.
     import numpy as np
 
-    from shards.keys import read_keys
     from vaetrain.sheet import cut_pages, write_sheet
     from vaetrain.trained import TrainedModel
 
@@ -56,10 +50,8 @@ def search(run: Path, shards: Path, query: Path, top: int, sheet: Path | None) -
     distances = (mu - trained.encode(page).cpu()).norm(dim=1)
     nearest = distances.argsort(stable=True)[:top]
     found, index = ids[nearest].numpy(), data.index
-    for number, key, distance in zip(
-        found, read_keys(index, found.tolist()), distances[nearest].tolist(), strict=True
-    ):
-        row = index.table[number]
+    for number, distance in zip(found, distances[nearest].tolist(), strict=True):
+        key, row = data.collator.files.key(number), index.table[number]
         label, template = index.labels[row["label"]], index.templates[row["template"]]
         print(key, _plain(label), _plain(template), f"{distance:.6g}", sep="\t")
     if sheet is not None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -47,6 +47,12 @@ class TrainedModel:
         """The pages of some shards at the model's size; raises ConfigError in one line."""
         return PageReader(folder, self.experiment, self.engine, self.model.stride)
 
+    def batches(self, data: PageReader, split: str, doing: str) -> Iterable[Batch | None]:
+        """The pages of `train`, `val` or `all`, with a progress bar that says what is done."""
+        pages = data.select(split)
+        total = -(-len(pages) // EVALUATION_BATCH)
+        return command.progress(data.pages(pages), total=total, desc=doing, unit="batch")
+
     @torch.no_grad()
     def encode(self, batch: Batch) -> Tensor:
         """One vector a page, (B, D) on the device, of a batch on any: `mu`, see `VAE.embed`."""
@@ -61,9 +67,7 @@ class TrainedModel:
 
         Raises DamagedShards naming the shard that is.
         """
-        pages = data.select("all")
-        total = -(-len(pages) // EVALUATION_BATCH)
-        batches = command.progress(data.pages(pages), total=total, desc="encoding", unit="batch")
+        batches = self.batches(data, "all", "encoding")
         ids, _, mu = for_each_page(self.encode, self.model.latent_dim, batches, self.engine)
         return ids, mu.float()
 

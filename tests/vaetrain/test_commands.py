@@ -271,6 +271,7 @@ class TestReadPage:
         ("interpolate", ["run", "a", "b", "--out", "."], "is a folder"),
         ("search", ["run", "--shards", "s", "--query", "q", "--top", "few"], "whole number"),
         ("embed", ["run", "--out", "o.npz"], "--shards"),
+        ("evaluate", ["run", "--shards", "s", "--json", "none/m.json"], "no folder"),
     ],
 )
 def test_bad_arguments_are_refused_before_any_work(monkeypatch, capsys, name, arguments, says):
@@ -290,24 +291,34 @@ def test_what_the_model_cannot_do_is_refused(folder, tmp_path, monkeypatch):
     assert not out.exists()
 
 
-@pytest.mark.parametrize("name", ["embed", "search"])
+@pytest.mark.parametrize("name", ["embed", "search", "evaluate"])
 def test_a_damaged_shard_gets_one_line_naming_it(folder, tmp_path, name):
     shutil.copytree(folder / "shards", tmp_path / "shards")
     shard = tmp_path / "shards" / "train-000001.tar"
     data = bytearray(shard.read_bytes())
     data[600] ^= 1
     shard.write_bytes(data)
-    rest = {"embed": ["--out", tmp_path / "o.npz"], "search": ["--query", SAMPLE]}[name]
+    out = tmp_path / "out"
+    rest = {"embed": ["--out", out], "search": ["--query", SAMPLE], "evaluate": ["--json", out]}
     done = subprocess.run(
-        [sys.executable, "-m", f"vaetrain.{name}", folder / "run", "--shards", shard.parent, *rest],
+        [
+            sys.executable,
+            "-m",
+            f"vaetrain.{name}",
+            folder / "run",
+            "--shards",
+            shard.parent,
+            *rest[name],
+        ],
         cwd=REPO,
         capture_output=True,
         text=True,
         timeout=120,
     )
-    assert done.returncode == 2
+    assert done.returncode == 1
     (line,) = done.stderr.splitlines()
     assert line.startswith(f"vaetrain.{name}: {shard}")
+    assert not out.exists()
 
 
 @pytest.mark.parametrize("name", ["embed", "search", "interpolate", "sample"])

@@ -34,26 +34,23 @@ def main() -> int:
 
 
 def draw_sheet(shards: Path, page: int, path: Path) -> None:
-    """Draw one page under every operation alone; raises UserError in one line."""
+    """Draw one page under every operation alone; raises UserError or DamagedShards in one line."""
     # Imported only now: torch takes seconds, and `--help` must not wait for it.
     import numpy as np
     from PIL import Image, ImageDraw
 
-    from shards.index import DamagedShards, Index
+    from shards.index import Index
     from shards.reader import Collator, ShardFiles
     from vaetrain.augment.pipeline import Augment
     from vaetrain.pictures import as_grey
 
-    try:
-        index = Index.open(shards)
-        if not 0 <= page < len(index):
-            raise UserError(f"--page: {page} is not a sample id; allowed: 0 to {len(index) - 1}")
-        collator = Collator(
-            ShardFiles(index), width=WIDTH, max_height=ROWS, ladder=np.array([ROWS]), seed=0
-        )
-        batch = collator.batch(np.array([page]), np.array([0]), training=False)
-    except DamagedShards as error:
-        raise UserError(str(error)) from error
+    index = Index.open(shards)
+    if not 0 <= page < len(index):
+        raise UserError(f"--page: {page} is not a sample id; allowed: 0 to {len(index) - 1}")
+    collator = Collator(
+        ShardFiles(index), width=WIDTH, max_height=ROWS, ladder=np.array([ROWS]), seed=0
+    )
+    batch = collator.batch(np.array([page]), np.array([0]), training=False)
     height = int(batch.heights)
     step = (len(LEVELS) * (WIDTH + GAP) + 2 * GAP, height + CAPTION + GAP)
     lines = -(-(len(OPS) + 1) // COLUMNS)

@@ -29,7 +29,7 @@ from typing import Any
 
 from shards import command
 from shards.command import UserError
-from shards.index import DamagedShards, Index
+from shards.index import Index
 from shards.lifetime import die_with_parent
 from shards.writer import write_whole
 from vaetrain.arguments import output_file, whole
@@ -64,10 +64,7 @@ def main() -> int:
     experiment = load_experiment(
         experiment_path(arguments.experiment), [*arguments.settings, *BRIEF, "augment.policy=none"]
     )
-    try:
-        index = Index.open(experiment.data.folder)
-    except DamagedShards as error:
-        raise UserError(str(error)) from error
+    index = Index.open(experiment.data.folder)
     out = arguments.out or index.folder / FOUND_NAME
     trainer = [sys.executable, str(TRAINER), *arguments.settings, *BRIEF]
     for option in ("config_file", "experiment"):

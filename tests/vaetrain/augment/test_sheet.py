@@ -33,11 +33,11 @@ def test_it_is_drawn(shards, tmp_path):
 
 
 def test_mistakes_get_one_line(shards, tmp_path):
-    for arguments, says in (
-        ((shards, "--page", 99), "--page: 99 is not a sample id"),
-        ((tmp_path / "nothing",), "index.json"),
+    for arguments, says, status in (
+        ((shards, "--page", 99), "--page: 99 is not a sample id", 2),
+        ((tmp_path / "nothing",), "index.json", 1),
     ):
         done = sheet(*arguments, "--sheet", tmp_path / "sheet.png")
-        assert done.returncode == 2
+        assert done.returncode == status
         (line,) = done.stderr.splitlines()
         assert says in line

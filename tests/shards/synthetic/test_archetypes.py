@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from shards.layout import parse_layout
-from shards.synthetic import ARCHETYPES, generate
+from shards.synthetic.archetypes import ARCHETYPES, generate
 
 
 @pytest.fixture(scope="module")

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from shards.blocks import Block, cut, leaf, picture, stack, tree
-from shards.components import DESKTOP, MOBILE, Dice, Kit, Style
-from shards.sections import (
+from shards.synthetic.blocks import Block, cut, leaf, picture, stack, tree
+from shards.synthetic.components import DESKTOP, MOBILE, Dice, Kit, Style
+from shards.synthetic.sections import (
     article,
     card,
     cards,

@@ -1,6 +1,6 @@
 """What synthetic pages are made of: the style of a design family, and its components.
 
-Components are blocks (see `shards.blocks`). All chance comes from a `Dice`.
+Components are blocks (see `shards.synthetic.blocks`). All chance comes from a `Dice`.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
-from shards.blocks import Block, flow, grid, leaf, paragraph, row, stack
+from shards.synthetic.blocks import Block, flow, grid, leaf, paragraph, row, stack
 
 DESKTOP, MOBILE = 1280, 390  # px, the widths of a page
 
