@@ -4,7 +4,8 @@ import json
 import subprocess
 
 import pytest
-from conftest import REPO, launcher
+
+from tests.distributed.conftest import REPO, launcher
 
 KINDS = ("weight", "average", "exp_avg", "exp_avg_sq")
 # Of three ranks the last has less than the others, or nothing at all.

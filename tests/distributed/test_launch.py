@@ -7,7 +7,8 @@ import subprocess
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
-from conftest import ACCELERATE, REPO
+
+from tests.distributed.conftest import ACCELERATE, REPO
 
 TWO_STEPS = "train.max_images=16"
 DDP = "accelerate_configs/ddp.yaml"

@@ -2,8 +2,8 @@
 
 import pytest
 import torch
-from sample_batches import HEIGHTS, WIDTH, a_batch, drawn, only
 
+from tests.vaetrain.augment.sample_batches import HEIGHTS, WIDTH, a_batch, drawn, only
 from vaetrain.augment.added import add_boxes
 from vaetrain.augment.boxes import disturb
 

@@ -4,8 +4,17 @@ import random
 
 import pytest
 import torch
-from sample_batches import HEIGHTS, KINDS, ROWS, WIDTH, a_batch, named, only, part_of
 
+from tests.vaetrain.augment.sample_batches import (
+    HEIGHTS,
+    KINDS,
+    ROWS,
+    WIDTH,
+    a_batch,
+    named,
+    only,
+    part_of,
+)
 from vaetrain.augment.pipeline import Augment
 from vaetrain.augment.policy import NAMES, OPS, load_policy
 from vaetrain.config import AugmentConfig

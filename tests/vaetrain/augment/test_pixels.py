@@ -8,9 +8,9 @@ import pytest
 import torch
 import torchvision.transforms.v2 as transforms
 import torchvision.transforms.v2.functional as torchvision
-from sample_batches import WIDTH, a_batch, a_picture, drawn, only
 from scipy import stats
 
+from tests.vaetrain.augment.sample_batches import WIDTH, a_batch, a_picture, drawn, only
 from vaetrain.augment.pixels import (
     add_salt_and_pepper_,
     adjust_tone,

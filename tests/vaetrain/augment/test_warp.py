@@ -5,7 +5,9 @@ import numpy as np
 import pytest
 import torch
 import torchvision.transforms.v2.functional as torchvision
-from sample_batches import (
+from torch import Tensor
+
+from tests.vaetrain.augment.sample_batches import (
     HEIGHTS,
     WIDTH,
     a_batch,
@@ -14,8 +16,6 @@ from sample_batches import (
     drawn,
     only,
 )
-from torch import Tensor
-
 from vaetrain.augment.boxes import transform
 from vaetrain.augment.warp import free, perspective, resample, rotation, upright
 
