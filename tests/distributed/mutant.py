@@ -1,0 +1,50 @@
+"""The trainer with one thing broken on purpose: `mutant.py MUTATION ARGUMENT...`."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+REPO = Path(__file__).resolve().parents[2]
+sys.path[0] = str(REPO)
+
+
+def forward_unwrapped() -> None:
+    """Forward passes go to the model itself, so that nobody reduces its gradients."""
+    from vaetrain.engine import Engine
+
+    prepare = Engine.prepare
+
+    def broken(self, model, optimizer, **settings):
+        prepare(self, model, optimizer, **settings)
+        self.model = self.module
+
+    Engine.prepare = broken
+
+
+def accumulation_not_averaged() -> None:
+    """Each micro batch counts as if it were the whole step."""
+    from vaetrain.engine import Engine
+
+    def broken(self, losses, global_batch_size):
+        self._backward(losses.mean())
+
+    Engine.backward = broken
+
+
+def ranks_not_averaged() -> None:
+    """A loss scaled as for one process, where the engine divides by the number of ranks."""
+    from vaetrain.engine import Engine
+
+    def broken(self, losses, global_batch_size):
+        self._backward(losses.sum() / global_batch_size)
+
+    Engine.backward = broken
+
+
+if __name__ == "__main__":
+    mutation = globals()[sys.argv.pop(1)]
+    from vaetrain import train
+
+    mutation()
+    train.main()
