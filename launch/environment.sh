@@ -1,3 +1,4 @@
+# shellcheck shell=bash
 # Sourced by the scripts beside it: a virtual environment with this project in it.
 #
 #   use_environment [EXTRA...]
@@ -5,7 +6,7 @@
 # Made in $VENV, or .venv; installed into only when setup.cfg or the extras have changed.
 
 use_environment() {
-    local venv=${VENV:-.venv} extras stamp wanted
+    local venv=${VENV:-.venv} extras stamp wanted bin
     extras=$(IFS=,; echo "$*")
     stamp="$venv/installed-for"
     wanted="$PWD [$extras] $(cksum < setup.cfg)"
@@ -17,7 +18,8 @@ use_environment() {
         python3 -m venv "$venv"
     fi
     # The launcher and its ranks are found by name.
-    export VIRTUAL_ENV=$venv PATH="$(cd "$venv/bin" && pwd):$PATH"
+    bin=$(cd "$venv/bin" && pwd)
+    export VIRTUAL_ENV=$venv PATH="$bin:$PATH"
     if ! grep -qxF -- "$wanted" "$stamp" 2>/dev/null; then
         echo "installing into $venv (minutes the first time)"
         python -m pip install -qq --editable ".${extras:+[$extras]}"

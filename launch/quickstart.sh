@@ -4,6 +4,7 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 source launch/environment.sh
+# shellcheck disable=SC2119 # no extras
 use_environment
 [ -e data/sample ] || python -m shards.build shards/sample --out data/sample
 exec accelerate launch --config_file accelerate_configs/ddp.yaml vaetrain/train.py "$@"

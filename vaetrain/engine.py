@@ -32,6 +32,8 @@ from vaetrain.settings import ConfigError
 from vaetrain.startup import Launch, hide_engine
 
 TIMEOUT = datetime.timedelta(minutes=10)
+# What gloo and NCCL say of a rank that died, in the exceptions of those that waited for it.
+LOST = ("gloo", "NCCL", "Connection closed by peer", "Connection reset by peer")
 WEIGHT, AVERAGE = "weight", "average"  # what a shard may be of, beside the optimizer's moments
 
 
@@ -59,6 +61,13 @@ def leave_after_a_crash(*crash: Any) -> NoReturn:
     ranks wait for this one in a collective. The kernel ends the readers with their rank.
     """
     sys.__excepthook__(*crash)
+    if isinstance(crash[1], RuntimeError) and any(sign in str(crash[1]) for sign in LOST):
+        rank = os.environ.get("RANK", "0")
+        print(
+            f"error: rank {rank}: another rank is gone, on this machine or another; its own log "
+            "says why. The same command goes on from the last checkpoint",
+            file=sys.stderr,
+        )
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(1)
@@ -317,6 +326,12 @@ class Engine(abc.ABC):
             values = values.clone()
             dist.all_reduce(values)
         return values
+
+    def must_agree(self, number: int, refusal: str) -> None:
+        """Raise ConfigError with `refusal` on all ranks where a number differs between them."""
+        mine = torch.tensor(number, device=self.device)
+        if int(self.sum((mine != self.from_main(mine.clone())).long())):
+            raise ConfigError(refusal)
 
     def from_main(self, values: Tensor) -> Tensor:
         """The main process' values, of the same shape on all ranks."""

@@ -62,6 +62,11 @@ class Training:
         self.clock = Clock.of(experiment, len(self.data.train))
         self.augment = Augment(load_policy(experiment.augment, experiment.data.folder))
         saved = newest_checkpoint(self.run_dir.checkpoints, engine.say)
+        engine.must_agree(
+            -1 if saved is None else saved.images,
+            f"{self.run_dir.folder}: not all ranks find the same checkpoint; "
+            "the run directory must lie on a disk that all machines share",
+        )
         if saved is not None:
             self.check_same_run(saved)
             model.load_state_dict(saved.weights)

@@ -1,0 +1,74 @@
+"""Scripts that start a training on several machines: what they would run, and what they refuse."""
+
+import os
+import subprocess
+from pathlib import Path
+
+import pytest
+
+REPO = Path(__file__).resolve().parents[2]
+SCRIPTS = sorted(REPO.glob("launch/*.sh")) + sorted(REPO.glob("launch/*.sbatch"))
+
+
+def run(*command: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    clean = {name: value for name, value in os.environ.items() if not name.startswith("SLURM_")}
+    return subprocess.run(
+        command, cwd=REPO, env=clean | environment, capture_output=True, text=True, timeout=60
+    )
+
+
+def launched(rank: int, address: str, port: int, processes: int, arguments: str) -> str:
+    """The command of one of two machines."""
+    return (
+        "accelerate launch --config_file accelerate_configs/ddp.yaml --num_machines 2 "
+        f"--num_processes {processes} --machine_rank {rank} --main_process_ip {address} "
+        f"--main_process_port {port} vaetrain/train.py {arguments}"
+    )
+
+
+def test_shellcheck_finds_nothing():
+    done = run("shellcheck", *map(str, SCRIPTS))
+    assert done.returncode == 0, done.stdout
+
+
+def test_each_machine_starts_its_share():
+    arguments = ("--machines", "2", "--rank", "1", "--main-address", "10.0.0.1", "--processes", "4")
+    done = run("launch/multinode.sh", *arguments, "--dry-run", "--experiment", "base", "name=a b")
+    expected = launched(1, "10.0.0.1", 29500, 8, "--experiment base name=a\\ b")
+    assert done.stdout.strip() == expected
+
+
+def test_the_environment_says_the_same_as_options():
+    settings = {"MACHINES": "2", "MACHINE_RANK": "0", "MAIN_ADDRESS": "a", "MAIN_PORT": "7"}
+    done = run("launch/multinode.sh", "--dry-run", **settings, PROCESSES="1", INTERFACE="ib0")
+    start = "env GLOO_SOCKET_IFNAME=ib0 NCCL_SOCKET_IFNAME=ib0 "
+    assert done.stdout.strip() == start + launched(0, "a", 7, 2, "").strip()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        ((), "--machines: '' is not a whole number"),
+        (("--machines", "2", "--rank", "2"), "--rank: 2 of 2 machines; they are counted from 0"),
+        (("--machines", "2", "--rank", "0"), "--main-address: say where machine 0 is"),
+        (("--machines", "2", "--rank"), "--rank: its value is missing"),
+        (
+            ("--machines", "2", "--rank", "0", "--main-address", "a", "--engine", "warp"),
+            "--engine: there is no accelerate_configs/warp.yaml",
+        ),
+    ],
+)
+def test_a_machine_that_cannot_take_part_says_why(arguments, says):
+    done = run("launch/multinode.sh", *arguments)
+    assert done.returncode == 2
+    (line,) = done.stderr.splitlines()
+    assert line.startswith(f"error: {says}")
+
+
+def test_a_dry_run_prints_what_each_node_would_run():
+    environment = {"DRY_RUN": "1", "SLURM_NNODES": "2", "SLURM_GPUS_ON_NODE": "4"}
+    done = run("launch/slurm.sbatch", "--experiment", "base", **environment, SLURM_JOB_ID="123")
+    assert done.returncode == 0, done.stderr
+    assert [line.strip() for line in done.stdout.splitlines()] == [
+        f"node{rank}: " + launched(rank, "node0", 20123, 8, "--experiment base") for rank in (0, 1)
+    ]
