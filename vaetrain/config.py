@@ -214,7 +214,11 @@ class BetaConfig:
 
 @dataclass
 class OptimizerConfig:
-    name: str = setting("adamw", "adamw, or any other that timm's create_optimizer_v2 knows")
+    name: str = setting(
+        "adamw",
+        "adamw, or on the engines single and ddp one of timm's: sgd, nadamw, adabelief, adafactor, "
+        "lion, mars, radam",
+    )
     lr: float = setting(1e-3, "highest learning rate", above=0)
     weight_decay: float = setting(0.01, "decoupled decay; none on norms and biases", minimum=0)
     beta1: float = setting(0.9, "AdamW: decay of the first moment", minimum=0, maximum=0.9999)

@@ -34,6 +34,7 @@ from vaetrain.startup import Launch, hide_engine
 TIMEOUT = datetime.timedelta(minutes=10)
 # What gloo and NCCL say of a rank that died, in the exceptions of those that waited for it.
 LOST = ("gloo", "NCCL", "Connection closed by peer", "Connection reset by peer")
+WHOLE_STATES = ("single", "ddp")  # engines where every rank has an optimizer's whole state
 WEIGHT, AVERAGE = "weight", "average"  # what a shard may be of, beside the optimizer's moments
 
 
@@ -97,7 +98,7 @@ class Engine(abc.ABC):
 
     model: nn.Module
     module: nn.Module
-    adamw: torch.optim.AdamW  # what steps the slices
+    adamw: torch.optim.Optimizer  # what steps the slices: AdamW, but where it need not be cut
 
     def __init__(self, launch: Launch, precision: str | None) -> None:
         on_cpu = not torch.cuda.is_available()
@@ -142,7 +143,7 @@ class Engine(abc.ABC):
     def prepare(
         self,
         model: nn.Module,
-        optimizer: torch.optim.AdamW,
+        optimizer: torch.optim.Optimizer,
         *,
         micro_batch: int,
         accumulation: int,
@@ -155,13 +156,18 @@ class Engine(abc.ABC):
             accumulation: micro batches of an optimizer step.
             clip_norm: global norm that gradients are clipped to; 0: they are not.
         """
+        if self.name not in WHOLE_STATES and not isinstance(optimizer, torch.optim.AdamW):
+            raise ConfigError(
+                f"optimizer.name: {self.name} can cut the state of adamw only; "
+                f"others train on {' and '.join(WHOLE_STATES)}"
+            )
         self.accumulation, self.clip_norm = accumulation, clip_norm
         self.module = model
         self._spread(model, optimizer, micro_batch)
         start_state(self.adamw, self._masters())
 
     @abc.abstractmethod
-    def _spread(self, model: nn.Module, optimizer: torch.optim.AdamW, micro_batch: int) -> None:
+    def _spread(self, model: nn.Module, optimizer: torch.optim.Optimizer, micro_batch: int) -> None:
         """Set `model` and `adamw`."""
 
     @abc.abstractmethod

@@ -26,7 +26,7 @@ class FsdpEngine(Engine):
     ones; and the forward pass runs under autocast on fp32 weights, as on every engine.
     """
 
-    def _spread(self, model: nn.Module, optimizer: torch.optim.AdamW, micro_batch: int) -> None:
+    def _spread(self, model: nn.Module, optimizer: torch.optim.Optimizer, micro_batch: int) -> None:
         compute_in(model, self.device, self.precision)
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=self.precision == "fp16")
         for parameter in model.parameters():

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 import torch
 from torch import Tensor, nn
 
-from vaetrain.engine import WEIGHT, Engine
+from vaetrain.engine import AVERAGE, WEIGHT, Engine
+from vaetrain.optimizers import load_optimizer_tensors, optimizer_tensors
 
 
 class ReplicatedEngine(Engine):
     """`single` and `ddp`: a slice is a whole parameter."""
 
-    def _spread(self, model: nn.Module, optimizer: torch.optim.AdamW, micro_batch: int) -> None:
+    def _spread(self, model: nn.Module, optimizer: torch.optim.Optimizer, micro_batch: int) -> None:
         self.adamw = optimizer
         self.model, self.optimizer = self.accelerator.prepare(model, optimizer)
 
@@ -42,6 +43,22 @@ class ReplicatedEngine(Engine):
         """See `Engine.loss_scale`."""
         scaler = self.accelerator.scaler
         return 1.0 if scaler is None else scaler.scale(torch.ones((), device=self.device))
+
+    def optimizer_state(self) -> Iterator[tuple[str, Tensor]]:
+        """See `Engine.optimizer_state`; of other optimizers all they keep, for this engine."""
+        if isinstance(self.adamw, torch.optim.AdamW):
+            yield from super().optimizer_state()
+            return
+        for name, tensor in optimizer_tensors(self.module, self.adamw).items():
+            if not name.startswith(f"{AVERAGE}."):
+                yield name, tensor
+
+    def load_optimizer_state(self, tensors: Mapping[str, Tensor]) -> None:
+        """See `Engine.load_optimizer_state`."""
+        if isinstance(self.adamw, torch.optim.AdamW):
+            super().load_optimizer_state(tensors)
+        else:
+            load_optimizer_tensors(self.module, self.adamw, tensors)
 
     def _masters(self) -> list[Tensor]:
         return list(self.module.parameters())

@@ -32,7 +32,7 @@ class ZeroEngine(Engine):
     would sum gradients in bf16, and clip fp16's before it has unscaled them.
     """
 
-    def _spread(self, model: nn.Module, optimizer: torch.optim.AdamW, micro_batch: int) -> None:
+    def _spread(self, model: nn.Module, optimizer: torch.optim.Optimizer, micro_batch: int) -> None:
         compute_in(model, self.device, self.precision)
         self.stage = int(self.name[len("zero")])
         self.model, self.optimizer, _, _ = self._import_deepspeed().initialize(
@@ -46,7 +46,7 @@ class ZeroEngine(Engine):
         if self.precision == "fp16":
             self.optimizer.loss_scale = FIRST_SCALE
 
-    def prepare(self, model: nn.Module, optimizer: torch.optim.AdamW, **settings: Any) -> None:
+    def prepare(self, model: nn.Module, optimizer: torch.optim.Optimizer, **settings: Any) -> None:
         """See `Engine.prepare`."""
         super().prepare(model, optimizer, **settings)
         self._link_states()

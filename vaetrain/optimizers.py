@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -11,10 +11,12 @@ from vaetrain.config import OptimizerConfig
 from vaetrain.settings import ConfigError
 
 STEP, MOMENTS = "step", ("exp_avg", "exp_avg_sq")  # as torch calls AdamW's state
+# Of timm's those that go on alike from a saved state: adan, adopt and lamb count steps elsewhere.
+FROM_TIMM = ("sgd", "nadamw", "adabelief", "adafactor", "lion", "mars", "radam")
 
 
 def build_optimizer(model: nn.Module, config: OptimizerConfig) -> torch.optim.Optimizer:
-    """AdamW (Loshchilov and Hutter 2019), or what timm has by a name.
+    """AdamW (Loshchilov and Hutter 2019), or what timm has by another name.
 
     Weights decay in matrices and kernels only. Raises ConfigError for a name nobody knows.
     """
@@ -37,52 +39,68 @@ def build_optimizer(model: nn.Module, config: OptimizerConfig) -> torch.optim.Op
 
 def _from_timm(groups: list[dict], config: OptimizerConfig) -> torch.optim.Optimizer:
     try:
-        from timm.optim import create_optimizer_v2, list_optimizers
+        from timm.optim import create_optimizer_v2
     except ImportError as error:
         raise ConfigError(
             f"optimizer.name: {config.name} comes from timm, which is not installed; "
-            "pip install timm, or take adamw"
+            "pip install -e '.[optim]', or take adamw"
         ) from error
-    if config.name not in list_optimizers():
-        raise ConfigError(
-            f"optimizer.name: {config.name!r} is not allowed; allowed: "
-            + " | ".join(list_optimizers())
-        )
+    if config.name not in FROM_TIMM:
+        allowed = " | ".join(("adamw", *FROM_TIMM))
+        raise ConfigError(f"optimizer.name: {config.name!r} is not allowed; allowed: {allowed}")
     return create_optimizer_v2(groups, opt=config.name, lr=config.lr)
 
 
 def optimizer_tensors(module: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
-    """The optimizer's tensors for a module's parameters, as `<state>.<parameter name>`."""
+    """The optimizer's state of a module's parameters, as tensors `<state>.<parameter name>`."""
     return {
-        f"{key}.{name}": value
+        f"{key}.{name}": value if isinstance(value, Tensor) else torch.tensor(value)
         for name, parameter in module.named_parameters()
         for key, value in optimizer.state.get(parameter, {}).items()
     }
 
 
 def load_optimizer_tensors(
-    module: nn.Module, optimizer: torch.optim.Optimizer, tensors: dict[str, Tensor]
+    module: nn.Module, optimizer: torch.optim.Optimizer, tensors: Mapping[str, Tensor]
 ) -> None:
-    """Put back what `optimizer_tensors` returned."""
-    by_name: dict[str, dict[str, Tensor]] = {}
+    """Put back what `optimizer_tensors` returned; the state need not have been started."""
+    parameters = dict(module.named_parameters())
     for key, value in tensors.items():
         kind, _, name = key.partition(".")
-        by_name.setdefault(name, {})[kind] = value
-    names = {parameter: name for name, parameter in module.named_parameters()}
-    whole = optimizer.state_dict()
-    for ours, theirs in zip(optimizer.param_groups, whole["param_groups"], strict=True):
-        for parameter, number in zip(ours["params"], theirs["params"], strict=True):
-            if names[parameter] in by_name:
-                whole["state"][number] = by_name[names[parameter]]
-    # The optimizer itself knows which of its tensors belong on the device.
-    optimizer.load_state_dict(whole)
+        state = optimizer.state[parameters[name]]
+        if isinstance(state.get(kind), int | float):
+            state[kind] = type(state[kind])(value.item())
+        elif kind in state:
+            state[kind].copy_(value)
+        else:
+            # A count stays where the optimizer would have made it.
+            device = parameters[name].device
+            state[kind] = value.clone() if kind == STEP else value.to(device, copy=True)
 
 
-def start_state(adamw: torch.optim.AdamW, parameters: Iterable[Tensor]) -> None:
-    """Make the state that AdamW would make at its first step, so that it can be loaded before."""
+def start_state(optimizer: torch.optim.Optimizer, parameters: Sequence[Tensor]) -> None:
+    """Make the state that the optimizer would make at its first step, so that it can be loaded."""
+    if not isinstance(optimizer, torch.optim.AdamW):
+        _step_nowhere(optimizer, parameters)
+        return
     for parameter in parameters:
-        state = adamw.state[parameter]
+        state = optimizer.state[parameter]
         # On the parameter's device, as the fused kernel wants it.
         state[STEP] = torch.zeros((), dtype=torch.float32, device=parameter.device)
         for moment in MOMENTS:
             state[moment] = torch.zeros_like(parameter, memory_format=torch.preserve_format)
+
+
+@torch.no_grad()
+def _step_nowhere(optimizer: torch.optim.Optimizer, parameters: Sequence[Tensor]) -> None:
+    """Let an optimizer make its state by a step, and undo what the step did."""
+    before = [parameter.clone() for parameter in parameters]
+    for parameter in parameters:
+        parameter.grad = torch.zeros_like(parameter)
+    optimizer.step()
+    optimizer.zero_grad()
+    for parameter, value in zip(parameters, before, strict=True):
+        parameter.copy_(value)
+        state = optimizer.state[parameter]
+        for key, entry in state.items():
+            state[key] = entry.zero_() if isinstance(entry, Tensor) else type(entry)(0)
