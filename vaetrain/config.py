@@ -93,7 +93,7 @@ class ModelConfig:
 
 @dataclass
 class SkipConfig:
-    start_epoch: float = setting(5.0, "epochs in which gated skips stay shut", minimum=0)
+    start_epoch: float = setting(5.0, "epochs in which skips stay shut", minimum=0)
     ramp_epochs: float = setting(5.0, "epochs from shut to open", minimum=0)
     dropout: float = setting(
         0.5, "share of pages decoded from the latent alone in training", minimum=0, maximum=1

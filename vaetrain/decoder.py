@@ -84,7 +84,7 @@ class Decoder(nn.Module):
             heights: Long (B,), rows of each page.
             size: (H, W).
             features: the encoder's maps, for skips; None: the latent alone.
-            gate: (B,) in [0, 1], of gated skips.
+            gate: (B,) in [0, 1], how far skips are open; needed with features.
             eps: a ladder's noise for each level, (B, 4, h, w); none: its means.
 
         Returns: the coarse page at full size and what to add to it, (B, 1, H, W) both and 0 below
@@ -103,7 +103,7 @@ class Decoder(nn.Module):
             here = None if features is None else features[-2 - number][0]
             if self.is_ladder:
                 noise = eps[number] if eps else None
-                x, level = self.skips[number](x, here, noise, rows)
+                x, level = self.skips[number](x, here, gate, noise, rows)
                 nats.append(level)
             elif self.skips and here is not None:
                 x = self.skips[number](x, here, gate)

@@ -34,7 +34,7 @@ class Draws(NamedTuple):
     Attributes:
         eps: standard normal, of the latent's shape, (B, D) or (B, D, H / 16, W / 16).
         ladder: standard normal for each level of a ladder, (B, 4, h, w); empty without one.
-        gate: (B,) in [0, 1], how far gated skips are open for each page.
+        gate: (B,) in [0, 1], how far skips are open for each page.
     """
 
     eps: Tensor
@@ -79,7 +79,7 @@ class VAE(nn.Module):
         stride: widths and padded heights are multiples of it.
         latent_dim: D.
         is_spatial: whether the latent is (B, D, H / 16, W / 16) rather than (B, D).
-        skip_gate: scalar buffer, how far gated skips are open where no draws say so.
+        skip_gate: scalar buffer, how far skips are open where no draws say so.
     """
 
     stride = STRIDES[-1]
@@ -243,7 +243,7 @@ def draw(model: VAE, keys: Tensor, size: tuple[int, int], gate: float, dropout: 
     Args:
         keys: Long (B,), of `shards.randomness.sample_keys`.
         size: (H, W) that the pages are padded to.
-        gate: how far gated skips are open now.
+        gate: how far skips are open now.
         dropout: share of pages whose gate is shut.
     """
     eps = _noise(keys, model.latent_shape(size))

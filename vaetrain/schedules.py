@@ -142,7 +142,7 @@ def beta_share(config: BetaConfig, epoch: float, epochs: float) -> float:
 
 
 def skip_gate_at(config: SkipConfig, epoch: float) -> float:
-    """How far gated skips are open at an epoch: 0 to `start_epoch`, then in a line to 1."""
+    """How far skips are open at an epoch: 0 to `start_epoch`, then in a line to 1."""
     return (
         0.0 if epoch < config.start_epoch else ramp(epoch - config.start_epoch, config.ramp_epochs)
     )

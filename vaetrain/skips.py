@@ -59,13 +59,20 @@ class Ladder(nn.Module):
         nn.init.normal_(self.project.weight, std=0.1 / math.sqrt(LADDER_CHANNELS))
 
     def forward(
-        self, x: Tensor, features: Tensor | None, eps: Tensor | None, rows: Rows
+        self,
+        x: Tensor,
+        features: Tensor | None,
+        gate: Tensor | None,
+        eps: Tensor | None,
+        rows: Rows,
     ) -> tuple[Tensor, Tensor]:
         """Add this level's latent to the decoder's features.
 
         Args:
             x: (B, C, h, w), zero below the pages.
             features: the encoder's, of the same shape; None: the latent comes from the prior.
+            gate: (B,) in [0, 1], how far the posterior leaves the prior: at 0 it is the prior, at
+                any value it is a posterior, and the bound holds. Needed with features.
             eps: (B, LADDER_CHANNELS, h, w), standard normal; None: the mean is taken.
             rows: the pages' rows.
 
@@ -77,6 +84,7 @@ class Ladder(nn.Module):
         if features is not None:
             mu, own_logvar = self.posterior(torch.cat([x, features], dim=1)).chunk(2, dim=1)
             own_logvar = bounded(own_logvar)
+            mu, own_logvar = (gate[:, None, None, None] * part for part in (mu, own_logvar))
             nats = keep(gaussian_kl(mu, own_logvar), rows).sum(dim=(1, 2, 3))
             z = mu + torch.exp(0.5 * own_logvar) * z
         z = mean + torch.exp(0.5 * bounded(logvar)) * z

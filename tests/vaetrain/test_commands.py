@@ -58,7 +58,11 @@ def folder(tmp_path_factory, layouts) -> Path:
     build([folder / "pages.jsonl"], folder / "shards", options)
     assert len(Index.open(folder / "shards").shards) > 2
     torch.manual_seed(0)
-    write_final(folder / "run" / "final", VAE(EXPERIMENT.model, WIDTH, ROWS), EXPERIMENT, {}, {})
+    model = VAE(EXPERIMENT.model, WIDTH, ROWS)
+    with torch.no_grad():
+        for parameter in model.parameters():  # a fresh model decodes nothing but blank pages
+            parameter.add_(0.05 * torch.randn_like(parameter))
+    write_final(folder / "run" / "final", model, EXPERIMENT, {}, {})
     return folder
 
 

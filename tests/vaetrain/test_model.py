@@ -130,16 +130,19 @@ def test_without_an_encoder_a_decoder_with_skips_still_decodes(skips):
     assert not torch.allclose(alone, model.reconstruct(posterior, heights, size).reconstruction)
 
 
+@pytest.mark.parametrize("skips", ["gated", "hierarchical"])
 @torch.no_grad()
-def test_a_shut_gate_is_no_skip():
-    model = a_model(skips="gated")
+def test_a_shut_gate_is_no_skip(skips):
+    model = a_model(skips=skips)
     images, heights = pages([64, 300])
     size = tuple(images.shape[2:])
     shut = drawn(model, heights, size, gate=0.0)
     open_for_one = shut._replace(gate=torch.tensor([1.0, 0.0]))
     none, one = model(images, heights, shut), model(images, heights, open_for_one)
     z = none.mu + torch.exp(0.5 * none.logvar) * shut.eps
-    torch.testing.assert_close(none.reconstruction, model.decode(z, heights, size))
+    alone = model.decode(z, heights, size, shut.ladder)
+    torch.testing.assert_close(none.reconstruction, alone)
+    assert (none.ladder == 0).all()
     assert torch.equal(none.reconstruction[1], one.reconstruction[1])
     assert not torch.allclose(none.reconstruction[0], one.reconstruction[0])
 
@@ -161,13 +164,14 @@ def test_a_ladders_kl_is_that_of_its_gaussians():
     channels = level.prior.in_channels
     x, features = torch.randn(2, channels, 4, 6), torch.randn(2, channels, 4, 6)
     rows = rows_at(torch.tensor([4, 3]), 4)
-    _, nats = level(x, features, None, rows)
+    _, nats = level(x, features, torch.tensor([1.0, 0.3]), None, rows)
     mean, logvar = level.prior(x).chunk(2, 1)
     mu, own = level.posterior(torch.cat([x, features], 1)).chunk(2, 1)
     deviation = torch.exp(0.5 * bounded(logvar))
     prior = torch.distributions.Normal(mean, deviation)
+    gate = torch.tensor([1.0, 0.3])[:, None, None, None]
     posterior = torch.distributions.Normal(
-        mean + deviation * mu, deviation * torch.exp(0.5 * bounded(own))
+        mean + deviation * gate * mu, deviation * torch.exp(0.5 * gate * bounded(own))
     )
     kl = torch.distributions.kl_divergence(posterior, prior)
     expected = torch.stack([kl[0].sum(), kl[1, :, :3].sum()])
