@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import REPO
+
+from tests.distributed.conftest import REPO
 
 KINDS = {"vae": ()}
 # Warm-up and a constant rate: the same for any horizon, so that a run may stop half-way. Clipping

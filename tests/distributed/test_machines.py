@@ -6,7 +6,8 @@ import subprocess
 import time
 
 import pytest
-from conftest import ACCELERATE, REPO
+
+from tests.distributed.conftest import ACCELERATE, REPO
 
 ADDRESSES = ("10.213.7.1", "10.213.7.2")
 CABLE = "cable"

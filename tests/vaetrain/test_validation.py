@@ -3,7 +3,12 @@
 import pytest
 import torch
 
-from vaetrain.validation import ENERGIES, Pages, summarise
+from shards.reader import Batch
+from vaetrain.config import load_experiment
+from vaetrain.model import VAE
+from vaetrain.objective import Objective
+from vaetrain.schedules import weights_at
+from vaetrain.validation import ENERGIES, Pages, encode_pages, summarise
 
 N, D = 40, 6
 NAMES = ("loss", "recon", "kl", "l1", "ssim", "ms_ssim", "ssim_sampled", *ENERGIES)
@@ -41,3 +46,62 @@ def test_what_cannot_be_measured_is_left_out(pages):
     metrics = summarise(one)
     assert not {"ssim", "ms_ssim"} & set(metrics)
     assert "active_units" not in metrics
+
+
+class Alone:
+    """An engine of one rank, as far as a validation knows it."""
+
+    device = torch.device("cpu")
+
+    def gather_ragged(self, rows: torch.Tensor) -> torch.Tensor:
+        return rows
+
+
+def probe(ignores_z: bool, skips: str) -> Pages:
+    """What validation finds of a model with skips, on four pages."""
+    experiment = load_experiment(None, [f"model.skips={skips}", "model.latent_dim=8"])
+    torch.manual_seed(0)
+    model = VAE(experiment.model, 64, 64).eval()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(0.05 * torch.randn_like(parameter))
+        if ignores_z:
+            for layer in (model.linear.to_page, model.decoder.seed):
+                for parameter in layer.parameters():
+                    parameter.zero_()
+    ids = torch.arange(4)
+    # From nearly black to nearly white, so that their latents are far apart.
+    pixels = (torch.rand(4, 1, 64, 64) * 50 + 65 * ids[:, None, None, None]).to(torch.uint8)
+    batch = Batch(
+        ids=ids,
+        epochs=torch.zeros_like(ids),
+        heights=torch.full_like(ids, 64),
+        size=(64, 64),
+        tops=torch.zeros_like(ids),
+        canvas=torch.full((4, 2), 64.0),
+        boxes=None,
+        owner=None,
+        pixels=pixels,
+    )
+    objective = Objective(experiment)
+    return encode_pages(model, [batch], Alone(), objective, weights_at(experiment, 1.0, 2.0))
+
+
+def change(pages: Pages, probe: str) -> float:
+    """The most that a probe changes a page's L1."""
+    return float((pages.values[f"l1_{probe}"] - pages.values["l1"]).abs().max())
+
+
+@pytest.mark.parametrize("skips", ["gated", "hierarchical"])
+def test_the_probes_tell_a_decoder_that_ignores_its_latent(skips):
+    honest, ignorant = probe(False, skips), probe(True, skips)
+    assert change(ignorant, "shuffled") < 1e-6
+    assert change(honest, "shuffled") > 1e-4
+    # What it knows of the page came through the skips.
+    assert change(ignorant, "without_skips") > 1e-4
+
+
+def test_without_skips_there_is_nothing_to_probe_but_the_noise():
+    found = summarise(probe(False, "none"))
+    assert {"l1_sampled", "ssim_sampled"} <= set(found)
+    assert not [name for name in found if "shuffled" in name or "without" in name]
