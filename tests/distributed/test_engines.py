@@ -156,7 +156,8 @@ def test_a_broken_trainer_is_noticed(trainer, alone, kind, mutation):
     done = trainer.run(command)
     assert done.returncode == 0, done.stderr
     found = differences(trainer, name, alone)
-    assert found["loss"] > 1e-4, found
+    # Adam, and clipping at every step, hide a gradient's scale from the loss, but not its norm.
+    assert max(found.values()) > 1e-4, found
 
 
 BF16 = (
