@@ -11,7 +11,7 @@ discriminator frozen; then the discriminator takes its own steps on the same pag
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import torch
@@ -20,14 +20,14 @@ from torch.nn.utils import clip_grad_norm_, parameters_to_vector, vector_to_para
 
 from vaetrain import adversarial
 from vaetrain.balance import GradientBalance, MovingMeans
-from vaetrain.config import GanConfig
+from vaetrain.config import Experiment, GanConfig
+from vaetrain.discriminator_watch import DiscriminatorWatch
 from vaetrain.discriminators import Discriminator, Verdict
+from vaetrain.masked import keep, rows_at
 from vaetrain.meter import StepMeans
-from vaetrain.optimizers import load_optimizer_tensors, optimizer_tensors
+from vaetrain.model import VAEOutput
+from vaetrain.optimizers import start_state
 from vaetrain.schedules import Clock, lr_at
-
-OPTIMIZER = "optimizer."  # before the names of the optimizer's tensors in a checkpoint
-WEIGHTS = "weights."
 
 
 class Turn(NamedTuple):
@@ -71,12 +71,13 @@ class Adversary:
 
     Attributes:
         discriminator: frozen, but while it is updated itself.
+        watch: says when the discriminator has died or dominates.
         turn: what the clock says of the step under way; None while nothing is played.
     """
 
     def __init__(
         self,
-        config: GanConfig,
+        experiment: Experiment,
         discriminator: Discriminator,
         clock: Clock,
         sum_over_ranks: Callable[[Tensor], Tensor],
@@ -87,7 +88,8 @@ class Adversary:
             discriminator: on the device, of the same weights on every rank.
             sum_over_ranks: collective; a tensor's sum, on all ranks.
         """
-        self.config = config
+        self.config = config = experiment.gan
+        self.at_logits = experiment.loss.pixel == "bce"
         self.clock = clock
         self.sum_over_ranks = sum_over_ranks
         self.discriminator = discriminator.requires_grad_(False)
@@ -97,6 +99,7 @@ class Adversary:
             betas=(config.beta1, config.beta2),
             fused=True,
         )
+        start_state(self.optimizer, list(self.discriminator.parameters()))
         device = next(discriminator.parameters()).device
         self.balance = GradientBalance(config.adaptive_max, device)
         self.logit_means = MovingMeans(device)
@@ -110,9 +113,21 @@ class Adversary:
         if config.adaptive:
             names.append("adaptive_weight")
         self.step_means = StepMeans(tuple(names), device)
+        self.watch = DiscriminatorWatch()
         self.turn: Turn | None = None
         self._sums: list[Tensor] = []
         self._pages: list[Pages] = []
+
+    @property
+    def plan(self) -> str:
+        """In one line, when the discriminator trains and when it counts."""
+        config, length = self.config, self.clock.epochs
+        counts = config.start_epoch + config.warmup_epochs
+        line = (
+            f"discriminator={config.discriminator} trains from epoch {config.start_epoch:g}, "
+            f"counts from epoch {counts:g} of {length:.4g}"
+        )
+        return line if counts < length else f"{line}: never in this run"
 
     def begin(self, images: int) -> bool:
         """Open the step that ends at `images`; whether the discriminator plays in it.
@@ -129,9 +144,19 @@ class Adversary:
         adaptive = self.balance.weight if self.config.adaptive else self.balance.one
         return adaptive * (self.turn.gate * self.config.weight)
 
-    def fork(self, reconstruction: Tensor) -> tuple[Tensor, Tensor]:
-        """The reconstruction for the objective, and the one for the discriminator."""
-        return self.balance.fork(reconstruction, self.factor)
+    def fork(self, output: VAEOutput, heights: Tensor) -> tuple[VAEOutput, Tensor]:
+        """The output for the objective, and the reconstruction (B, 1, H, W) for the discriminator.
+
+        They part where their gradients meet: at the reconstruction, or at its logits where the
+        pixel loss is of logits.
+        """
+        if not self.at_logits:
+            ours, theirs = self.balance.fork(output.reconstruction, self.factor)
+            return output._replace(reconstruction=ours), theirs
+        logits, others = self.balance.fork(output.logits, self.factor)
+        rows = rows_at(heights, logits.shape[2])
+        ours, theirs = (keep(torch.sigmoid(branch), rows) for branch in (logits, others))
+        return output._replace(reconstruction=ours, logits=logits), theirs
 
     def terms(
         self,
@@ -139,7 +164,7 @@ class Adversary:
         theirs: Tensor,
         targets: Tensor,
         heights: Tensor,
-        weights: Tensor | None = None,
+        shares: Tensor | None = None,
     ) -> Tensor:
         """What the game adds to the VAE's losses, float32 (B,); keeps the pages for `step`.
 
@@ -150,7 +175,7 @@ class Adversary:
             ours, theirs: (B, 1, H, W), of `fork`.
             targets: the original pages, likewise.
             heights: Long (B,), valid rows.
-            weights: (B,) of the pages' feature distances, 1 in the mean; None: all 1.
+            shares: (B,), how much the pages' feature distances count, 1 in the mean; None: all 1.
         """
         self._pages.append(Pages(targets, theirs.detach(), heights))
         raw = adversarial.generator_loss(self.config.loss, self.discriminator(theirs, heights))
@@ -159,7 +184,7 @@ class Adversary:
         if self.config.feature_matching:
             originals = self.discriminator(targets, heights)
             distance = adversarial.feature_distance(originals, self.discriminator(ours, heights))
-            distance = distance if weights is None else weights * distance
+            distance = distance if shares is None else shares * distance
             total = total + self.turn.gate * self.config.feature_matching * distance
             sums.append(distance)
         self._sums.append(torch.stack(sums).detach().double().sum(dim=1))
@@ -184,8 +209,7 @@ class Adversary:
         sums = sum(self._forward_backward(pages) for pages in self._pages)
         self.discriminator.requires_grad_(False)
         parameters = list(self.discriminator.parameters())
-        gradients = [parameter.grad for parameter in parameters]
-        vector_to_parameters(self.sum_over_ranks(parameters_to_vector(gradients)), gradients)
+        self._sum_gradients([parameter.grad for parameter in parameters])
         limit = self.config.clip_norm or float("inf")
         norm = clip_grad_norm_(parameters, limit)
         for group in self.optimizer.param_groups:
@@ -195,6 +219,10 @@ class Adversary:
         means = self.sum_over_ranks(sums) / self.clock.global_batch_size
         self.logit_means.add(means[1], means[2])
         self.update_means.add(torch.cat([means, torch.stack([norm, norm > limit])]))
+
+    def _sum_gradients(self, gradients: list[Tensor]) -> None:
+        """The one all-reduce of the discriminator's gradients, in place."""
+        vector_to_parameters(self.sum_over_ranks(parameters_to_vector(gradients)), gradients)
 
     def _forward_backward(self, pages: Pages) -> Tensor:
         """Add a micro batch to the discriminator's gradient; the sums of what is told of it."""
@@ -222,37 +250,36 @@ class Adversary:
         """The means over the steps since the last reading; what was not played is left out."""
         return self.step_means.read() | self.update_means.read()
 
+    def warnings(self, values: dict[str, float]) -> Iterator[str]:
+        """What there is to say of a logged line: nothing before the discriminator counts."""
+        if self.turn is not None and self.turn.gate and "d_accuracy" in values:
+            yield from self.watch.see(values["d_accuracy"])
+
     def tensors(self) -> dict[str, Tensor]:
-        """All that the game has learnt, by name, for a checkpoint."""
-        weights = self.discriminator.state_dict()
-        moments = optimizer_tensors(self.discriminator, self.optimizer)
-        return {
-            **{WEIGHTS + name: value for name, value in weights.items()},
-            **{OPTIMIZER + name: value for name, value in moments.items()},
-            "adaptive_weight": self.balance.weight,
-            "logit_means": self.logit_means.sums,
-        }
+        """All that the game has learnt, by name, for a checkpoint: the live tensors."""
+        tensors = {f"weights.{k}": v for k, v in self.discriminator.state_dict().items()}
+        for name, parameter in self.discriminator.named_parameters():
+            for kind, value in self.optimizer.state[parameter].items():
+                tensors[f"optimizer.{kind}.{name}"] = value
+        tensors["adaptive_weight"] = self.balance.weight
+        tensors["logit_means"] = self.logit_means.sums
+        return tensors
 
     def load_tensors(self, tensors: dict[str, Tensor]) -> None:
         """Put back what `tensors` returned, on any number of ranks."""
-
-        def under(prefix: str) -> dict[str, Tensor]:
-            return {
-                name.removeprefix(prefix): value
-                for name, value in tensors.items()
-                if name.startswith(prefix)
-            }
-
-        self.discriminator.load_state_dict(under(WEIGHTS))
-        load_optimizer_tensors(self.discriminator, self.optimizer, under(OPTIMIZER))
-        self.balance.weight.copy_(tensors["adaptive_weight"])
-        self.logit_means.sums.copy_(tensors["logit_means"])
+        for name, tensor in self.tensors().items():
+            tensor.copy_(tensors[name])
 
     def state(self) -> dict[str, Any]:
-        """The means under way, as JSON, for a checkpoint."""
-        return {"steps": self.step_means.state(), "updates": self.update_means.state()}
+        """The means under way and the watch, as JSON, for a checkpoint."""
+        return {
+            "steps": self.step_means.state(),
+            "updates": self.update_means.state(),
+            "watch": self.watch.state(),
+        }
 
     def load(self, state: dict[str, Any]) -> None:
         """Go on from `state`."""
         self.step_means.load(state["steps"])
         self.update_means.load(state["updates"])
+        self.watch.load(state["watch"])

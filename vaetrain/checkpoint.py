@@ -5,6 +5,7 @@ One folder per checkpoint, named by its image count:
     weights.safetensors     parameters and buffers by name, fp32
     average.safetensors     their exponential moving average, by name
     optimizer.safetensors   the optimizer's tensors as <state>.<parameter name>
+    adversary.safetensors   the discriminator, its optimizer and its controllers; empty without one
     state.json              clock, controllers, resolved experiment and augmentation policy
     manifest.json           SHA-256 of each file above
 
@@ -31,7 +32,7 @@ from vaetrain.settings import ConfigError, flatten
 
 MANIFEST = "manifest.json"
 STATE = "state.json"
-PARTS = ("weights", "average", "optimizer")
+PARTS = ("weights", "average", "optimizer", "adversary")
 
 # What may change between a run and its resumption without changing what it computes.
 FREE_TO_CHANGE = {
@@ -61,7 +62,7 @@ class Checkpoint:
 
     Attributes:
         images: the clock.
-        weights, average, optimizer: tensors by name.
+        weights, average, optimizer, adversary: tensors by name.
         state: JSON of the controllers and the resolved experiment.
     """
 
@@ -69,6 +70,7 @@ class Checkpoint:
     weights: dict[str, Tensor]
     average: dict[str, Tensor]
     optimizer: dict[str, Tensor]
+    adversary: dict[str, Tensor]
     state: dict[str, Any]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 DOMINATES, DEAD, WELL = "dominates", "dead", "well"
@@ -28,41 +29,42 @@ class DiscriminatorWatch:
     leaving threshold, which lies nearer to the middle, end it.
 
     Attributes:
-        state: `well`, `dominates` or `dead`.
+        verdict: `well`, `dominates` or `dead`.
     """
 
     def __init__(self) -> None:
-        self.state = WELL
+        self.verdict = WELL
         self.pending = WELL
         self.lines = 0
 
-    def see(self, accuracy: float) -> str | None:
-        """Take the accuracy, 0 to 1, of a logged line; what there is to say now, if anything."""
-        verdict = self._verdict(accuracy)
-        if verdict == self.state:
+    def see(self, accuracy: float) -> Iterator[str]:
+        """Take the accuracy, 0 to 1, of a logged line; what there is to say now."""
+        found = self._of(accuracy)
+        if found == self.verdict:
             self.lines = 0
-            return None
-        self.lines = self.lines + 1 if verdict == self.pending else 1
-        self.pending = verdict
+            return
+        self.lines = self.lines + 1 if found == self.pending else 1
+        self.pending = found
         if self.lines < LINES:
-            return None
-        before, self.state, self.lines = self.state, verdict, 0
-        if verdict == WELL:
-            return f"over: {TITLES[before]} (its accuracy is {accuracy:.2f} now)"
-        return f"warning: {TITLES[verdict]} (accuracy {accuracy:.2f}): {ADVICE[verdict]}"
+            return
+        before, self.verdict, self.lines = self.verdict, found, 0
+        if before != WELL:
+            yield f"over: {TITLES[before]} (accuracy {accuracy:.2f} now)"
+        if found != WELL:
+            yield f"warning: {TITLES[found]} (accuracy {accuracy:.2f}): {ADVICE[found]}"
 
-    def _verdict(self, accuracy: float) -> str:
-        """What this line alone would say, given the state that it has to change."""
-        if accuracy >= (LEAVE if self.state == DOMINATES else ENTER)[DOMINATES]:
+    def _of(self, accuracy: float) -> str:
+        """What this line alone would say, given the verdict that it has to change."""
+        if accuracy >= (LEAVE if self.verdict == DOMINATES else ENTER)[DOMINATES]:
             return DOMINATES
-        if accuracy <= (LEAVE if self.state == DEAD else ENTER)[DEAD]:
+        if accuracy <= (LEAVE if self.verdict == DEAD else ENTER)[DEAD]:
             return DEAD
         return WELL
 
-    def as_dict(self) -> dict[str, Any]:
+    def state(self) -> dict[str, Any]:
         """The rule's memory, as JSON, for a checkpoint."""
         return dict(vars(self))
 
     def load(self, state: dict[str, Any]) -> None:
-        """Go on from `as_dict`."""
+        """Go on from `state`."""
         vars(self).update(state)

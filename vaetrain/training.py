@@ -12,6 +12,7 @@ from torch import Tensor
 from shards.randomness import sample_keys
 from shards.reader import Batch
 from vaetrain import checkpoint, pictures
+from vaetrain.adversary import Adversary
 from vaetrain.augment.pipeline import Augment
 from vaetrain.augment.policy import load_policy
 from vaetrain.average import WeightAverage
@@ -21,6 +22,7 @@ from vaetrain.components import start_from_components
 from vaetrain.config import SAMPLE_SHARDS, as_dict
 from vaetrain.controller import KLController, LearnedWeights
 from vaetrain.data import TrainingData, build_sample
+from vaetrain.discriminators import build_discriminator
 from vaetrain.engine import AVERAGE, Engine
 from vaetrain.handover import newest_checkpoint, write_final
 from vaetrain.interrupt import StopRequest
@@ -92,6 +94,11 @@ class Training:
             self.controllers["beta"] = KLController(experiment.beta, engine.device)
         if self.objective.log_variances is not None:
             self.controllers["weights"] = LearnedWeights(self.objective.log_variances)
+        self.adversary = None
+        if experiment.gan.enabled:
+            discriminator = build_discriminator(experiment.gan).to(engine.device)
+            self.adversary = Adversary(experiment, discriminator, self.clock, engine.sum)
+            engine.say(self.adversary.plan)
         self.meter = Meter(engine, self.objective.parts)
         self.images = 0
         self.best: dict[str, float] = {}
@@ -128,6 +135,9 @@ class Training:
         self.engine.load_optimizer_state(saved.optimizer)
         for name, controller in self.controllers.items():
             controller.load(saved.state["controllers"][name])
+        if self.adversary is not None:
+            self.adversary.load_tensors(saved.adversary)
+            self.adversary.load(saved.state["adversary"])
         self.meter.load(saved.state["meter"])
         self.best = saved.state["best"]
         self.images = saved.images
@@ -167,6 +177,7 @@ class Training:
         epoch = self.clock.epoch(images)
         weights, gate = self.weights_at(epoch), skip_gate_at(self.experiment.skips, epoch)
         self.engine.module.skip_gate.fill_(gate)  # where an evaluation finds it
+        self.playing = self.adversary is not None and self.adversary.begin(images)
         nats = torch.zeros((), device=self.engine.device)
         for turn in range(self.batching.accumulation):
             with self.watch.waiting():
@@ -178,6 +189,8 @@ class Training:
         optimizer = self.experiment.optimizer
         lr = lr_at(self.experiment.lr, optimizer.lr, epoch, self.clock.epochs)
         norm = self.engine.step(lr)
+        if self.playing:
+            self.adversary.step()
         self.meter.add_step(norm, optimizer.clip_norm)
         if "beta" in self.controllers:
             self.controllers["beta"].update(self.engine.sum(nats) / self.batching.global_batch)
@@ -202,7 +215,13 @@ class Training:
             shares = self.mixup.shares(self.settings.seed, batch.epochs, batch.ids)
         output = self.engine.model(inputs, batch.heights, draws, shares)
         shares = None if shares is None else 2 * shares
+        if self.playing:
+            output, theirs = self.adversary.fork(output, batch.heights)
         losses, parts = self.objective(output, targets, batch.heights, weights, shares)
+        if self.playing:
+            ours = output.reconstruction
+            losses = losses + self.adversary.terms(ours, theirs, targets, batch.heights, shares)
+            parts["loss"] = losses.detach()
         self.engine.backward(losses, self.batching.global_batch)
         rows = torch.full_like(batch.heights, batch.size[0])
         self.meter.add_samples(parts | {"valid_rows": batch.heights, "rows": rows})
@@ -241,6 +260,10 @@ class Training:
             **self.objective.learned_weights(),
         }
         self.watch.restart(self.images)
+        if self.adversary is not None:
+            values |= self.adversary.read()
+            for message in self.adversary.warnings(values):
+                self.log.say(message)
         if self.engine.is_main:
             values["ids_hash"] = ids_hash(self.data.order, steps)
         self.log.line("train", self.images, values)
@@ -278,7 +301,11 @@ class Training:
             "weights": self.engine.collect(self.engine.weights()),
             "average": self.engine.collect(self.average.tensors()),
             "optimizer": self.engine.collect(self.engine.optimizer_state()),
+            "adversary": {},
         }
+        if self.adversary is not None:
+            state["adversary"] = self.adversary.state()
+            tensors["adversary"] = self.adversary.tensors()
         if self.engine.is_main:
             saved = Checkpoint(self.images, state=state, **tensors)
             checkpoint.save(self.run_dir.checkpoints, saved, self.settings.keep_checkpoints)

@@ -119,7 +119,7 @@ class Trainer:
         return [line for line in lines if line["split"] == split]
 
     def weights(self, name: str, part: str = "weights") -> dict:
-        """The newest checkpoint's weights, `average` or `optimizer`."""
+        """The newest checkpoint's weights, `average`, `optimizer` or `adversary`."""
         newest = max((self.folder / name / "checkpoints").iterdir())
         return load_file(newest / f"{part}.safetensors")
 

@@ -11,8 +11,10 @@ from torch import Tensor
 
 from vaetrain import adversarial
 from vaetrain.adversary import Adversary, turn_at
-from vaetrain.config import GanConfig, LrConfig
+from vaetrain.config import Experiment, GanConfig, LossConfig, LrConfig
 from vaetrain.discriminators import build_discriminator
+from vaetrain.losses import bce_with_logits
+from vaetrain.model import VAEOutput
 from vaetrain.schedules import Clock
 
 BATCH = 8
@@ -45,7 +47,12 @@ KINDS = {
 def an_adversary(config: GanConfig, clock: Clock = CLOCK, seed: int = 0, **sums) -> Adversary:
     torch.manual_seed(seed)
     sums = sums or {"sum_over_ranks": torch.clone}
-    return Adversary(config, build_discriminator(config), clock, **sums)
+    return Adversary(Experiment(gan=config), build_discriminator(config), clock, **sums)
+
+
+def an_output(page: Tensor, logits: Tensor | None = None) -> VAEOutput:
+    nothing = torch.zeros(len(page), 0)
+    return VAEOutput(page, nothing, nothing, nothing, page if logits is None else logits)
 
 
 def pages(seed: int) -> tuple[Tensor, Tensor]:
@@ -65,7 +72,8 @@ def play(game: Adversary, step: int, micro: int = BATCH) -> Tensor:
     fake.requires_grad_()
     for start in range(0, BATCH, micro):
         part = slice(start, start + micro)
-        ours, theirs = game.fork(fake[part])
+        output, theirs = game.fork(an_output(fake[part]), HEIGHTS[part])
+        ours = output.reconstruction
         losses = (ours - real[part]).abs().mean(dim=(1, 2, 3))
         losses = losses + game.terms(ours, theirs, real[part], HEIGHTS[part])
         (losses.sum() / BATCH).backward()
@@ -142,7 +150,8 @@ def test_the_vae_gets_the_weighed_gradient_and_the_discriminator_none():
     real, fake = pages(2)
     fake.requires_grad_()
     game.begin(2 * BATCH)
-    ours, theirs = game.fork(fake)
+    output, theirs = game.fork(an_output(fake), HEIGHTS)
+    ours = output.reconstruction
     terms = game.terms(ours, theirs, real, HEIGHTS)
     terms.sum().backward()
     assert all(parameter.grad is None for parameter in game.discriminator.parameters())
@@ -157,13 +166,39 @@ def test_the_vae_gets_the_weighed_gradient_and_the_discriminator_none():
     torch.testing.assert_close(fake.grad, gradient)
 
 
+def test_where_the_pixel_loss_is_of_logits_its_gradient_is_measured_there():
+    config = dataclasses.replace(QUICK, weight=0.3)
+    experiment = Experiment(gan=config, loss=LossConfig(pixel="bce"))
+    torch.manual_seed(0)
+    game = Adversary(experiment, build_discriminator(config), CLOCK, sum_over_ranks=torch.clone)
+    assert game.begin(BATCH)
+    real, fake = pages(1)
+    logits = torch.logit(fake, eps=1e-3).requires_grad_()
+    output, theirs = game.fork(an_output(torch.sigmoid(logits), logits), HEIGHTS)
+    below = torch.arange(32)[:, None] >= HEIGHTS[:, None, None, None]
+    torch.testing.assert_close(theirs, torch.sigmoid(logits).masked_fill(below, 0))
+    torch.testing.assert_close(output.reconstruction, theirs)
+
+    terms = game.terms(output.reconstruction, theirs, real, HEIGHTS)
+    pixel = bce_with_logits(output.logits, real, HEIGHTS)
+    (pixel.sum() + terms.sum()).backward()
+    free = logits.detach().clone().requires_grad_()
+    mine = torch.autograd.grad(bce_with_logits(free, real, HEIGHTS).sum(), free)[0]
+    judged = game.discriminator(torch.sigmoid(free).masked_fill(below, 0), HEIGHTS)
+    other = torch.autograd.grad(adversarial.generator_loss("hinge", judged).sum(), free)[0]
+    norms = [mine.square().sum().item(), other.square().sum().item()]
+    assert game.balance.squares.tolist() == pytest.approx(norms, rel=1e-5)
+    torch.testing.assert_close(logits.grad, mine + 0.3 * other)
+
+
 def test_in_the_warm_up_the_vae_feels_nothing_and_the_discriminator_learns():
     game = an_adversary(dataclasses.replace(KINDS["lecam-features"], warmup_epochs=1.0))
     before = {name: value.clone() for name, value in game.tensors().items()}
     assert game.begin(BATCH)
     real, fake = pages(1)
     fake.requires_grad_()
-    ours, theirs = game.fork(fake)
+    output, theirs = game.fork(an_output(fake), HEIGHTS)
+    ours = output.reconstruction
     terms = game.terms(ours, theirs, real, HEIGHTS)
     assert torch.equal(terms, torch.zeros(BATCH))
     ((ours - real).square().sum() + terms.sum()).backward()
@@ -213,6 +248,16 @@ def test_what_was_not_played_is_not_told():
     assert game.read().keys() == {"g_loss", "adaptive_weight"}
 
 
+def test_warnings_wait_until_it_counts():
+    game = an_adversary(dataclasses.replace(QUICK, start_epoch=1.0, warmup_epochs=1.0))
+    for images in (BATCH, 2 * BATCH, 3 * BATCH):
+        game.begin(images)
+        assert not [line for _ in range(9) for line in game.warnings({"d_accuracy": 0.5})]
+    game.begin(5 * BATCH)
+    assert not [line for _ in range(9) for line in game.warnings({})]
+    assert [line for _ in range(9) for line in game.warnings({"d_accuracy": 0.5})]
+
+
 def test_clipping_bounds_the_gradient_and_tells_it_unclipped(monkeypatch):
     game = an_adversary(dataclasses.replace(QUICK, clip_norm=1e-3))
     steps = []
@@ -239,7 +284,8 @@ def test_gradients_are_summed_over_ranks_before_they_are_clipped():
     for game, images in ((alone, BATCH), (shared, 2 * BATCH)):
         game.begin(images)
         real, fake = pages(1)
-        ours, theirs = game.fork(fake.requires_grad_())
+        output, theirs = game.fork(an_output(fake.requires_grad_()), HEIGHTS)
+        ours = output.reconstruction
         ((ours - real).square().sum() + game.terms(ours, theirs, real, HEIGHTS).sum()).backward()
         game.step()
     assert shared.read() == pytest.approx(alone.read(), rel=1e-5)

@@ -18,7 +18,7 @@ def a_checkpoint(images: int) -> Checkpoint:
     tensors = {"layer.weight": torch.randn(3, 4, generator=generator), "norm": torch.ones(2)}
     optimizer = {"step.norm": torch.tensor(7.0), "exp_avg.norm": torch.zeros(2)}
     state = {"experiment": as_dict(Experiment()), "sums": [0.1, 1 / 3]}
-    return Checkpoint(images, tensors, tensors, optimizer, state)
+    return Checkpoint(images, tensors, tensors, optimizer, {}, state)
 
 
 def test_what_was_saved_is_loaded(tmp_path):

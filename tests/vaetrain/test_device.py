@@ -18,11 +18,11 @@ from shards.reader import Batch
 from vaetrain.adversary import Adversary
 from vaetrain.augment.pipeline import Augment
 from vaetrain.augment.policy import load_policy
-from vaetrain.config import GanConfig, load_experiment
+from vaetrain.config import Experiment, GanConfig, load_experiment
 from vaetrain.controller import KLController
 from vaetrain.discriminators import build_discriminator
 from vaetrain.mixup import Mixup
-from vaetrain.model import VAE, draw
+from vaetrain.model import VAE, VAEOutput, draw
 from vaetrain.objective import Objective
 from vaetrain.schedules import Clock, Weights
 
@@ -120,7 +120,7 @@ GAMES = {
 
 
 @pytest.mark.parametrize("kind", GAMES)
-def test_the_adversary_stays_on_the_device(kind):
+def test_the_adversary_stays_on_the_device(kind, monkeypatch):
     """Its whole step: terms, backward, its own updates and all controllers, twice.
 
     Autograd looks for a GPU where it meets a fake CUDA tensor, so the device here is torch's own
@@ -129,16 +129,20 @@ def test_the_adversary_stays_on_the_device(kind):
     meta, config = torch.device("meta"), GAMES[kind]
     with meta:
         clock = Clock(epoch_images=10, global_batch_size=2 * PAGES, horizon=100)
-        game = Adversary(config, build_discriminator(config), clock, sum_over_ranks=torch.clone)
+        judge = build_discriminator(config)
+        game = Adversary(Experiment(gan=config), judge, clock, sum_over_ranks=torch.clone)
+        nothing = torch.empty(PAGES, 0)
         pages = torch.empty(PAGES, 1, ROWS, WIDTH)
         reconstruction = torch.empty(PAGES, 1, ROWS, WIDTH, requires_grad=True)
         heights = torch.empty(PAGES, dtype=torch.long)
-    game.optimizer = torch.optim.SGD(game.discriminator.parameters())  # Adam's kernels need values
+    monkeypatch.setattr(game.optimizer, "step", lambda: None)  # Adam's kernels need values
     with OnlyOnTheDevice(meta):
         for step in (1, 2):
             game.begin(step * 2 * PAGES)
             for _ in range(2):
-                ours, theirs = game.fork(reconstruction)
+                output = VAEOutput(reconstruction, nothing, nothing, nothing, reconstruction)
+                output, theirs = game.fork(output, heights)
+                ours = output.reconstruction
                 losses = (ours - pages).square().mean(dim=(1, 2, 3))
                 losses = losses + game.terms(ours, theirs, pages, heights)
                 assert (losses.shape, losses.dtype) == ((PAGES,), torch.float32)

@@ -8,8 +8,7 @@ from vaetrain.discriminator_watch import LINES, DiscriminatorWatch
 
 
 def said(watch: DiscriminatorWatch, *accuracies: float) -> list[str]:
-    lines = [watch.see(accuracy) for accuracy in accuracies]
-    return [line for line in lines if line is not None]
+    return [line for accuracy in accuracies for line in watch.see(accuracy)]
 
 
 @pytest.mark.parametrize(("accuracy", "word"), [(0.99, "dominates"), (0.5, "cannot tell")])
@@ -34,7 +33,7 @@ def test_around_a_threshold_it_does_not_chatter():
     watch = DiscriminatorWatch()
     assert len(said(watch, *[0.99] * LINES)) == 1
     assert said(watch, *[0.96, 0.985, 0.955, 0.999] * 10) == []
-    assert watch.state == "dominates"
+    assert watch.verdict == "dominates"
 
 
 def test_its_end_is_said_too():
@@ -43,14 +42,14 @@ def test_its_end_is_said_too():
     assert said(watch, 0.7, 0.58, 0.7, 0.7) == []
     (line,) = said(watch, 0.7)
     assert line.startswith("over: ")
-    assert watch.state == "well"
+    assert watch.verdict == "well"
 
 
 def test_from_one_end_to_the_other():
     watch = DiscriminatorWatch()
     lines = said(watch, *[0.99] * LINES, *[0.4] * LINES)
-    assert ["dominates" in line for line in lines] == [True, False]
-    assert watch.state == "dead"
+    assert [line.partition(":")[0] for line in lines] == ["warning", "over", "warning"]
+    assert watch.verdict == "dead"
 
 
 def test_a_resumed_watch_goes_on():
@@ -59,7 +58,7 @@ def test_a_resumed_watch_goes_on():
     watch, lines = DiscriminatorWatch(), []
     for accuracy in accuracies:
         resumed = DiscriminatorWatch()
-        resumed.load(json.loads(json.dumps(watch.as_dict())))
+        resumed.load(json.loads(json.dumps(watch.state())))
         lines += said(resumed, accuracy)
         watch = resumed
     assert lines == whole
