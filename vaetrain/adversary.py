@@ -1,8 +1,8 @@
 """The VAE's adversary: a discriminator with all that it takes to train against it.
 
-It is small and replicated: the engine knows nothing of it, it is called raw, and its gradients are
-averaged by one explicit all-reduce. Everything is a mean over the samples of the global batch, so
-how that is cut over ranks and micro batches changes nothing.
+It is small and replicated: no engine spreads it, it is called raw, and its gradients are averaged
+by one explicit all-reduce. Everything is a mean over the samples of the global batch, so how that
+is cut over ranks and micro batches changes nothing.
 
 A step of the VAE collects the terms that its reconstructions bring (`fork`, `terms`), with the
 discriminator frozen; then the discriminator takes its own steps on the same pages (`step`).
@@ -11,18 +11,18 @@ discriminator frozen; then the discriminator takes its own steps on the same pag
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
-from torch.nn.utils import clip_grad_norm_, parameters_to_vector, vector_to_parameters
 
 from vaetrain import adversarial
 from vaetrain.balance import GradientBalance, MovingMeans
 from vaetrain.config import Experiment, GanConfig
 from vaetrain.discriminator_watch import DiscriminatorWatch
 from vaetrain.discriminators import Discriminator, Verdict
+from vaetrain.engine import Engine
 from vaetrain.masked import keep, rows_at
 from vaetrain.meter import StepMeans
 from vaetrain.model import VAEOutput
@@ -80,18 +80,17 @@ class Adversary:
         experiment: Experiment,
         discriminator: Discriminator,
         clock: Clock,
-        sum_over_ranks: Callable[[Tensor], Tensor],
+        engine: Engine,
     ) -> None:
         """Begin a game.
 
         Args:
             discriminator: on the device, of the same weights on every rank.
-            sum_over_ranks: collective; a tensor's sum, on all ranks.
         """
         self.config = config = experiment.gan
         self.at_logits = experiment.loss.pixel == "bce"
         self.clock = clock
-        self.sum_over_ranks = sum_over_ranks
+        self.engine = engine
         self.discriminator = discriminator.requires_grad_(False)
         self.optimizer = torch.optim.Adam(
             self.discriminator.parameters(),
@@ -192,7 +191,7 @@ class Adversary:
 
     def step(self) -> None:
         """Take the discriminator's optimizer steps on the pages of the global batch. Collective."""
-        sums = self.sum_over_ranks(torch.cat([sum(self._sums), self.balance.squares]))
+        sums = self.engine.sum(torch.cat([sum(self._sums), self.balance.squares]))
         means, squares = sums[:-2] / self.clock.global_batch_size, sums[-2:]
         used = [self.balance.weight.double()[None]] if self.config.adaptive else []
         self.step_means.add(torch.cat([means, *used]))
@@ -208,21 +207,12 @@ class Adversary:
         self.discriminator.requires_grad_(True)
         sums = sum(self._forward_backward(pages) for pages in self._pages)
         self.discriminator.requires_grad_(False)
-        parameters = list(self.discriminator.parameters())
-        self._sum_gradients([parameter.grad for parameter in parameters])
-        limit = self.config.clip_norm or float("inf")
-        norm = clip_grad_norm_(parameters, limit)
-        for group in self.optimizer.param_groups:
-            group["lr"] = self.turn.lr
-        self.optimizer.step()
-        self.optimizer.zero_grad()
-        means = self.sum_over_ranks(sums) / self.clock.global_batch_size
+        clip_norm = self.config.clip_norm
+        norm = self.engine.step_beside(self.optimizer, self.turn.lr, clip_norm)
+        clipped = norm > (clip_norm or float("inf"))
+        means = self.engine.sum(sums) / self.clock.global_batch_size
         self.logit_means.add(means[1], means[2])
-        self.update_means.add(torch.cat([means, torch.stack([norm, norm > limit])]))
-
-    def _sum_gradients(self, gradients: list[Tensor]) -> None:
-        """The one all-reduce of the discriminator's gradients, in place."""
-        vector_to_parameters(self.sum_over_ranks(parameters_to_vector(gradients)), gradients)
+        self.update_means.add(torch.cat([means, torch.stack([norm, clipped])]))
 
     def _forward_backward(self, pages: Pages) -> Tensor:
         """Add a micro batch to the discriminator's gradient; the sums of what is told of it."""
@@ -238,7 +228,9 @@ class Adversary:
             penalty = self._penalty(real_pages, real, fake)
             losses = losses + config.regularizer_weight * penalty
             told.append(penalty)
-        (losses.sum() / self.clock.global_batch_size).backward()
+        # As `step_beside` expects it, that undoes both factors.
+        scale = self.engine.world_size * self.engine.loss_scale
+        (losses.sum() * (scale / self.clock.global_batch_size)).backward()
         return torch.stack([losses, *told]).detach().double().sum(dim=1)
 
     def _penalty(self, real_pages: Tensor, real: Verdict, fake: Verdict) -> Tensor:

@@ -97,7 +97,7 @@ class Training:
         self.adversary = None
         if experiment.gan.enabled:
             discriminator = build_discriminator(experiment.gan).to(engine.device)
-            self.adversary = Adversary(experiment, discriminator, self.clock, engine.sum)
+            self.adversary = Adversary(experiment, discriminator, self.clock, engine)
             engine.say(self.adversary.plan)
         self.meter = Meter(engine, self.objective.parts)
         self.images = 0
@@ -188,9 +188,9 @@ class Training:
             self.controllers["weights"].step(self.engine)
         optimizer = self.experiment.optimizer
         lr = lr_at(self.experiment.lr, optimizer.lr, epoch, self.clock.epochs)
-        norm = self.engine.step(lr)
         if self.playing:
             self.adversary.step()
+        norm = self.engine.step(lr)
         self.meter.add_step(norm, optimizer.clip_norm)
         if "beta" in self.controllers:
             self.controllers["beta"].update(self.engine.sum(nats) / self.batching.global_batch)

@@ -17,7 +17,7 @@ GAN = (
     "gan.clip_norm=0.1",
     "gan.schedule.warmup_epochs=0",
     "optimizer.lr=1e-3",
-    "optimizer.clip_norm=0.1",
+    "optimizer.clip_norm=0.05",
 )
 KINDS = {
     "hinge-patch": (),

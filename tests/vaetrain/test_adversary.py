@@ -13,6 +13,7 @@ from vaetrain import adversarial
 from vaetrain.adversary import Adversary, turn_at
 from vaetrain.config import Experiment, GanConfig, LossConfig, LrConfig
 from vaetrain.discriminators import build_discriminator
+from vaetrain.engine import Engine
 from vaetrain.losses import bce_with_logits
 from vaetrain.model import VAEOutput
 from vaetrain.schedules import Clock
@@ -44,10 +45,24 @@ KINDS = {
 }
 
 
-def an_adversary(config: GanConfig, clock: Clock = CLOCK, seed: int = 0, **sums) -> Adversary:
+class Ranks:
+    """An engine of ranks that all hold the same pages: what they sum is a multiple of their own."""
+
+    loss_scale = 1.0
+    average_gradients = Engine.average_gradients
+    step_beside = Engine.step_beside
+
+    def __init__(self, world_size: int) -> None:
+        self.world_size = world_size
+
+    def sum(self, values: Tensor) -> Tensor:
+        return values * self.world_size
+
+
+def an_adversary(config: GanConfig, clock: Clock = CLOCK, seed: int = 0, ranks: int = 1):
     torch.manual_seed(seed)
-    sums = sums or {"sum_over_ranks": torch.clone}
-    return Adversary(Experiment(gan=config), build_discriminator(config), clock, **sums)
+    judge = build_discriminator(config)
+    return Adversary(Experiment(gan=config), judge, clock, Ranks(ranks))
 
 
 def an_output(page: Tensor, logits: Tensor | None = None) -> VAEOutput:
@@ -170,7 +185,7 @@ def test_where_the_pixel_loss_is_of_logits_its_gradient_is_measured_there():
     config = dataclasses.replace(QUICK, weight=0.3)
     experiment = Experiment(gan=config, loss=LossConfig(pixel="bce"))
     torch.manual_seed(0)
-    game = Adversary(experiment, build_discriminator(config), CLOCK, sum_over_ranks=torch.clone)
+    game = Adversary(experiment, build_discriminator(config), CLOCK, Ranks(1))
     assert game.begin(BATCH)
     real, fake = pages(1)
     logits = torch.logit(fake, eps=1e-3).requires_grad_()
@@ -280,7 +295,7 @@ def test_gradients_are_summed_over_ranks_before_they_are_clipped():
     """Two ranks that hold the same half batch: their sum is twice one's."""
     clock = dataclasses.replace(CLOCK, global_batch_size=2 * BATCH)
     alone = an_adversary(QUICK)
-    shared = an_adversary(QUICK, clock, sum_over_ranks=lambda values: 2 * values)
+    shared = an_adversary(QUICK, clock, ranks=2)
     for game, images in ((alone, BATCH), (shared, 2 * BATCH)):
         game.begin(images)
         real, fake = pages(1)

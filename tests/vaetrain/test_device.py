@@ -21,6 +21,7 @@ from vaetrain.augment.policy import load_policy
 from vaetrain.config import Experiment, GanConfig, load_experiment
 from vaetrain.controller import KLController
 from vaetrain.discriminators import build_discriminator
+from vaetrain.engine import Engine
 from vaetrain.mixup import Mixup
 from vaetrain.model import VAE, VAEOutput, draw
 from vaetrain.objective import Objective
@@ -119,6 +120,17 @@ GAMES = {
 }
 
 
+class OneRank:
+    """What an adversary asks of an engine."""
+
+    world_size, loss_scale = 1, 1.0
+    average_gradients = Engine.average_gradients
+    step_beside = Engine.step_beside
+
+    def sum(self, values: torch.Tensor) -> torch.Tensor:
+        return values.clone()
+
+
 @pytest.mark.parametrize("kind", GAMES)
 def test_the_adversary_stays_on_the_device(kind, monkeypatch):
     """Its whole step: terms, backward, its own updates and all controllers, twice.
@@ -130,7 +142,7 @@ def test_the_adversary_stays_on_the_device(kind, monkeypatch):
     with meta:
         clock = Clock(epoch_images=10, global_batch_size=2 * PAGES, horizon=100)
         judge = build_discriminator(config)
-        game = Adversary(Experiment(gan=config), judge, clock, sum_over_ranks=torch.clone)
+        game = Adversary(Experiment(gan=config), judge, clock, OneRank())
         nothing = torch.empty(PAGES, 0)
         pages = torch.empty(PAGES, 1, ROWS, WIDTH)
         reconstruction = torch.empty(PAGES, 1, ROWS, WIDTH, requires_grad=True)
