@@ -26,7 +26,7 @@ from vaetrain.engine import Engine
 from vaetrain.masked import keep, rows_at
 from vaetrain.meter import StepMeans
 from vaetrain.model import VAEOutput
-from vaetrain.optimizers import start_state
+from vaetrain.optimizers import optimizer_tensors, start_state
 from vaetrain.schedules import Clock, lr_at
 
 
@@ -92,10 +92,11 @@ class Adversary:
         self.clock = clock
         self.engine = engine
         self.discriminator = discriminator.requires_grad_(False)
-        self.optimizer = torch.optim.Adam(
+        self.optimizer = torch.optim.AdamW(
             self.discriminator.parameters(),
             lr=config.lr,
             betas=(config.beta1, config.beta2),
+            weight_decay=0.0,
             fused=True,
         )
         start_state(self.optimizer, list(self.discriminator.parameters()))
@@ -250,9 +251,8 @@ class Adversary:
     def tensors(self) -> dict[str, Tensor]:
         """All that the game has learnt, by name, for a checkpoint: the live tensors."""
         tensors = {f"weights.{k}": v for k, v in self.discriminator.state_dict().items()}
-        for name, parameter in self.discriminator.named_parameters():
-            for kind, value in self.optimizer.state[parameter].items():
-                tensors[f"optimizer.{kind}.{name}"] = value
+        moments = optimizer_tensors(self.discriminator, self.optimizer)
+        tensors |= {f"optimizer.{k}": v for k, v in moments.items()}
         tensors["adaptive_weight"] = self.balance.weight
         tensors["logit_means"] = self.logit_means.sums
         return tensors

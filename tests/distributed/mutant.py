@@ -42,6 +42,21 @@ def ranks_not_averaged() -> None:
     Engine.backward = broken
 
 
+def adaptive_weight_local() -> None:
+    """Each rank balances the adversarial loss by its own pages alone."""
+    from vaetrain.balance import GradientBalance
+
+    update = GradientBalance.update
+    GradientBalance.update = lambda self, squares: update(self, self.squares)
+
+
+def discriminator_local() -> None:
+    """Each rank steps its discriminator with the gradients of its own pages."""
+    from vaetrain.engine import Engine
+
+    Engine.average_gradients = lambda self, parameters: None
+
+
 if __name__ == "__main__":
     mutation = globals()[sys.argv.pop(1)]
     from vaetrain import train

@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests.distributed.conftest import REPO
+from tests.distributed.conftest import GAN, REPO
 
-KINDS = {"vae": ()}
+KINDS = {"vae": (), "vaegan": GAN}
 # Warm-up and a constant rate: the same for any horizon, so that a run may stop half-way. Clipping
 # bites at some steps and not at others.
 SETTINGS = (
@@ -178,6 +178,7 @@ def exact(trainer, kind):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize("kind", ["vae"], scope="module")  # no game goes the same way for so long
 def test_bf16_follows_fp32(trainer, exact, kind, engine, engine_file, tables):
     name = f"{kind}-{engine}-bf16"
     settings = (*KINDS[kind], *SETTINGS, *BF16, "train.precision=bf16")

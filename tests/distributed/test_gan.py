@@ -6,19 +6,9 @@ import time
 
 import pytest
 import torch
-from conftest import ACCELERATE
 
-GAN = (
-    "gan.enabled=true",
-    "gan.start_epoch=1",
-    "gan.warmup_epochs=0.5",
-    "gan.channels=8",
-    "gan.lr=5e-4",
-    "gan.clip_norm=0.1",
-    "gan.schedule.warmup_epochs=0",
-    "optimizer.lr=1e-3",
-    "optimizer.clip_norm=0.05",
-)
+from tests.distributed.conftest import GAN
+
 KINDS = {
     "hinge-patch": (),
     "r1-light": (
@@ -30,7 +20,8 @@ KINDS = {
     ),
     "lecam-patch": ("gan.loss=leastsquares", "gan.regularizer=lecam", "gan.updates=0.5"),
 }
-CUT = ("ddp", "train.micro_batch_size=2")  # accumulation 2
+CLIPPED = ("optimizer.clip_norm=0.05", "gan.clip_norm=0.1")
+CUT = "train.micro_batch_size=2"  # on two ranks accumulation 2
 LOSSES = ("loss", "recon", "ssim", "kl", "g_loss", "feature_matching", "d_loss", "r1", "lecam")
 LOSSES += ("d_logit_real", "d_logit_fake", "d_accuracy")
 # Gradients of an L1 and of a hinge jump where a value ties; their norms differ sooner.
@@ -50,20 +41,6 @@ def worst_difference(ours: list[dict], theirs: list[dict], keys: tuple[str, ...]
     )
 
 
-def assert_same_game(trainer, name: str, reference: str) -> None:
-    """Both runs' thirty lines, and the weights of both networks at their ends."""
-    there, here = trainer.lines(reference), trainer.lines(name)
-    assert len(there) == 30
-    assert worst_difference(here, there, LOSSES) < 1e-4
-    assert worst_difference(here, there, NORMS) < 1e-3
-    for part in ("weights", "adversary"):
-        ours, theirs = trainer.weights(name, part), trainer.weights(reference, part)
-        assert ours.keys() == theirs.keys()
-        difference = sum((ours[key] - theirs[key]).square().sum() for key in theirs)
-        size = sum(value.square().sum() for value in theirs.values())
-        assert (difference / size).sqrt() < 1e-4, part
-
-
 @pytest.fixture(scope="module", params=KINDS)
 def kind(request):
     return request.param
@@ -78,20 +55,23 @@ def alone(trainer, kind: str) -> str:
     """The run of one process, trained once."""
     name = f"gan-{kind}"
     if not (trainer.folder / name).exists():
-        trainer.train(name, *GAN, *KINDS[kind])
+        trainer.train(name, *GAN, *CLIPPED, *KINDS[kind])
     return name
 
 
 def test_thirty_steps_agree(trainer, kind, reference):
-    trainer.train(f"{reference}-cut", *GAN, *KINDS[kind], CUT[1], engine=CUT[0])
-    assert_same_game(trainer, f"{reference}-cut", reference)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("engine", ["zero1", "zero2", "zero3", "zero3_offload", "fsdp2"])
-def test_every_engine_plays_the_same_game(trainer, engine):
-    trainer.train(f"gan-{engine}", *GAN, CUT[1], engine=engine)
-    assert_same_game(trainer, f"gan-{engine}", alone(trainer, "hinge-patch"))
+    name = f"{reference}-cut"
+    trainer.train(name, *GAN, *CLIPPED, *KINDS[kind], CUT, engine="ddp")
+    there, here = trainer.lines(reference), trainer.lines(name)
+    assert len(there) == 30
+    assert worst_difference(here, there, LOSSES) < 1e-4
+    assert worst_difference(here, there, NORMS) < 1e-3
+    for part in ("weights", "adversary"):
+        ours, theirs = trainer.weights(name, part), trainer.weights(reference, part)
+        assert ours.keys() == theirs.keys()
+        difference = sum((ours[key] - theirs[key]).square().sum() for key in theirs)
+        size = sum(value.square().sum() for value in theirs.values())
+        assert (difference / size).sqrt() < 1e-4, part
 
 
 def test_what_the_equality_is_of(trainer, kind, reference):
@@ -99,23 +79,23 @@ def test_what_the_equality_is_of(trainer, kind, reference):
     lines = trainer.lines(reference)
     playing = [line for line in lines if "g_loss" in line]
     assert len(lines) - len(playing) == 6
-    assert all(line["clipped_share"] == 1 for line in lines)
+    assert sum(line["clipped_share"] for line in lines) > 0.8 * len(lines)
     updated = [line for line in playing if "d_loss" in line]
     assert len(updated) == (12 if kind == "lecam-patch" else 24)
-    assert sum(line["d_clipped_share"] for line in updated) / len(updated) > 0.5
+    assert sum(line["d_clipped_share"] for line in updated) > 0.8 * len(updated)
     assert len({line["adaptive_weight"] for line in playing}) == len(playing)
     warming = [line["epoch"] < 1.5 for line in playing]
     assert 0 < sum(warming) < 6
     assert updated[-1]["d_logit_real"] > updated[-1]["d_logit_fake"]
 
 
-@pytest.mark.parametrize("mutant", ["rank-local-weight", "rank-local-d"])
-def test_the_equality_sees_what_is_only_local(trainer, mutant):
+@pytest.mark.parametrize("mutation", ["adaptive_weight_local", "discriminator_local"])
+def test_the_equality_sees_what_is_only_local(trainer, mutation):
     """With weights of its own, or a discriminator of its own, each rank plays another game."""
-    name = f"gan-{mutant}"
-    launch = [ACCELERATE, "launch", "--config_file", f"accelerate_configs/{CUT[0]}.yaml"]
-    arguments = trainer.arguments(name, *GAN, CUT[1])
-    done = trainer.run([*launch, "tests/distributed/mutants.py", mutant, *arguments])
+    name, script = f"gan-{mutation}", "tests/distributed/mutant.py"
+    command = trainer.command(name, *GAN, *CLIPPED, CUT, engine="ddp", script=script)
+    command.insert(command.index(script) + 1, mutation)
+    done = trainer.run(command)
     assert done.returncode == 0, done.stdout + done.stderr
     there, here = trainer.lines(alone(trainer, "hinge-patch")), trainer.lines(name)
     assert worst_difference(here, there, LOSSES) > 1e-4
@@ -123,7 +103,7 @@ def test_the_equality_sees_what_is_only_local(trainer, mutant):
 
 
 def test_killed_it_goes_on_with_the_same_bits(trainer):
-    settings = (*GAN, *KINDS["lecam-patch"], CUT[1])
+    settings = (*GAN, *KINDS["lecam-patch"], CUT)
     settings += ("train.log_every_images=24", "train.checkpoint_every_images=40")
     trainer.train("gan-undisturbed", *settings, engine="ddp")
     process = trainer.start(trainer.command("gan-killed", *settings, engine="ddp"))
