@@ -49,6 +49,12 @@ from vaetrain.startup import experiment_path, read_engine_file
 
 ENGINES = Path(__file__).resolve().parents[1] / "accelerate_configs"
 VARIANT = "variant"  # the name under which the choice of a variant is one of the space's entries
+# What may change between two calls of the same study.
+FREE_TO_CHANGE = {
+    *("name", "tracker", "data.workers", "data.prefetch"),
+    *("sweep.base", "sweep.engine", "sweep.trials", "sweep.seeds", "sweep.show", "sweep.storage"),
+    *("sweep.baseline", "sweep.pruner", "sweep.prune_after_images"),
+}
 _RANGE = {"low", "high", "log"}
 _LONGEST_LABEL = 80
 
@@ -160,12 +166,8 @@ class Study:
     def definition(self) -> dict[str, Any]:
         """What makes this study itself, flat: it cannot change while its trials are compared."""
         experiment = flatten(as_dict(self.experiment))
-        sweep = flatten({"sweep": dataclasses.asdict(self.sweep)})
-        free = {"name", "tracker", "data.workers", "data.prefetch"}
-        free |= {f"sweep.{key}" for key in ("engine", "trials", "seeds", "show", "storage")}
-        free |= {"sweep.base", "sweep.baseline", "sweep.pruner", "sweep.prune_after_images"}
-        both = experiment | sweep
-        return {key: value for key, value in both.items() if key not in free}
+        both = experiment | flatten({"sweep": dataclasses.asdict(self.sweep)})
+        return {key: value for key, value in both.items() if key not in FREE_TO_CHANGE}
 
 
 def label(chosen: Setting) -> str:

@@ -22,9 +22,10 @@ from optuna.exceptions import ExperimentalWarning, StorageInternalError
 from optuna.trial import FrozenTrial, TrialState
 from sqlalchemy.exc import SQLAlchemyError
 
-from launch.study import Setting, Study, folder_name, label
+from launch.study import FREE_TO_CHANGE, Setting, Study, folder_name, label
 from launch.trial import Record, TrialFailed, read_record, train
-from vaetrain.settings import ConfigError
+from vaetrain.config import Experiment, as_dict
+from vaetrain.settings import ConfigError, flatten
 
 # User attributes of trials, and of the study.
 QUEUED, SKIPPED, FAILURE, SEED = "queued", "skipped", "failure", "seed "
@@ -101,9 +102,11 @@ class Trials:
         if theirs is None:
             self.optuna.set_user_attr(DEFINITION, ours)
             return
+        # A setting that the trainer got since then was, in effect, at its default.
+        theirs = flatten(as_dict(Experiment())) | theirs
         changed = [
             f"{key} (was {theirs.get(key)}, now {ours.get(key)})"
-            for key in sorted(ours.keys() | theirs.keys())
+            for key in sorted(ours.keys() | theirs.keys() - FREE_TO_CHANGE)
             if ours.get(key) != theirs.get(key)
         ]
         if changed:

@@ -139,6 +139,16 @@ def test_another_study_under_the_same_name_is_refused(tmp_path, trainer):
     assert "\n" not in str(no.value)
 
 
+def test_a_study_from_before_a_setting_was_there_goes_on(tmp_path, trainer):
+    trials = work(tmp_path, study_of(tmp_path), limit=1)
+    known = dict(trials.optuna.user_attrs["definition"])
+    del known["loss.ssim"]
+    trials.optuna.set_user_attr("definition", known)
+    assert work(tmp_path, study_of(tmp_path)).left() == 0
+    with pytest.raises(ConfigError, match=r"loss\.ssim \(was 0\.1, now 0\.7\)"):
+        Trials(study_of(tmp_path, GRID, "loss.ssim=0.7"), tmp_path)
+
+
 def test_a_database_that_is_not_there_is_one_line(tmp_path):
     study = study_of(tmp_path, GRID, "sweep.storage=sqlite:////nowhere/at/all.db")
     with pytest.raises(ConfigError, match=r"^sweep\.storage: .*unable to open") as refusal:
