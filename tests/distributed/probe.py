@@ -1,8 +1,9 @@
 """A small model trained through the engine alone; what came of it, as JSON, from the main process.
 
-    accelerate launch --config_file ENGINE probe.py PRECISION
+    accelerate launch --config_file ENGINE probe.py exact|scaled
 
-Its layers have sizes that no world size but one divides.
+Its layers have sizes that no world size but one divides. `scaled` losses are multiplied as for
+fp16, which a CPU does not have, while the forward pass stays fp32.
 """
 
 import json
@@ -17,8 +18,10 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from vaetrain.average import WeightAverage
 from vaetrain.config import OptimizerConfig
-from vaetrain.engine import AVERAGE, WEIGHT, start_engine
+from vaetrain.engine import AVERAGE, WEIGHT, Engine, start_engine
+from vaetrain.engine_zero import FIRST_SCALE
 from vaetrain.optimizers import MOMENTS, STEP, build_optimizer
+from vaetrain.settings import ConfigError
 from vaetrain.startup import running_launch
 
 GLOBAL, STEPS, CLIP = 12, 6, 0.5
@@ -29,8 +32,20 @@ def a_model() -> nn.Module:
     return nn.Sequential(nn.Linear(7, 13), nn.LayerNorm(13), nn.SiLU(), nn.Linear(13, 1))
 
 
+def scale_losses(engine: Engine) -> None:
+    """What the engine does for fp16 on a GPU, but for the forward pass."""
+    if engine.name.startswith("zero"):
+        engine.precision = "fp16"
+        engine.optimizer.loss_scale = FIRST_SCALE
+    elif engine.name == "fsdp2":
+        engine.scaler = torch.amp.GradScaler(engine.device.type)
+    else:
+        engine.accelerator.scaler = torch.amp.GradScaler(engine.device.type)
+        engine.optimizer.scaler = engine.accelerator.scaler
+
+
 def main() -> None:
-    engine = start_engine(running_launch(os.environ), sys.argv[1])
+    engine = start_engine(running_launch(os.environ), "no")
     share = GLOBAL // engine.world_size
     accumulation = 3 if share % 3 == 0 else 1
     micro = share // accumulation
@@ -43,6 +58,9 @@ def main() -> None:
         accumulation=accumulation,
         clip_norm=CLIP,
     )
+    if sys.argv[1] == "scaled":
+        scale_losses(engine)
+        assert float(engine.loss_scale) == FIRST_SCALE
     average = WeightAverage(engine, skeleton, 10.0)
     beside = nn.Parameter(torch.ones(2))  # learned loss weights
     beside_optimizer = torch.optim.SGD([beside], lr=1.0)
@@ -78,6 +96,12 @@ def main() -> None:
     found["held"] = sum(piece.numel() for piece in engine.slices(AVERAGE))
     evaluated = average.model()(torch.ones(1, 7))
     found["evaluated"] = evaluated.tolist()
+    engine.must_agree(7, "all say seven")
+    try:
+        engine.must_agree(engine.rank, "ranks differ")
+        found["agree"] = True
+    except ConfigError as error:
+        found["agree"] = str(error) != "ranks differ"
     kept = engine.collect(engine.weights())
     assert bool(kept) == engine.is_main
     engine.say("found " + json.dumps(found))

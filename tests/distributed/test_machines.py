@@ -1,9 +1,11 @@
 """One training on two machines: network namespaces with a cable between them, and a Slurm job."""
 
 import os
+import shutil
 import signal
 import subprocess
 import time
+from pathlib import Path
 
 import pytest
 
@@ -11,6 +13,7 @@ from tests.distributed.conftest import ACCELERATE, REPO
 
 ADDRESSES = ("10.213.7.1", "10.213.7.2")
 CABLE = "cable"
+CONFIGURATION = Path("/etc/netns")
 LONG = ("train.max_images=100000", "train.checkpoint_every_images=24")
 
 
@@ -27,6 +30,12 @@ def machines():
             made = ip("netns", "add", name)
             if made.returncode:
                 pytest.skip(f"network namespaces are not allowed here: {made.stderr.strip()}")
+            # `ip netns exec` puts it in place of /etc/hosts. Who is not in it would be looked for
+            # for minutes, without a network.
+            hosts = CONFIGURATION / name / "hosts"
+            hosts.parent.mkdir(parents=True)
+            lines = ("127.0.0.1 localhost", *map(" ".join, zip(ADDRESSES, names, strict=True)))
+            hosts.write_text("\n".join(lines) + "\n")
         cable = ("type", "veth", "peer", "name", CABLE, "netns", names[1])
         made = ip("link", "add", CABLE, "netns", names[0], *cable)
         if made.returncode:
@@ -40,6 +49,7 @@ def machines():
     finally:
         for name in names:
             ip("netns", "delete", name)
+            shutil.rmtree(CONFIGURATION / name, ignore_errors=True)
 
 
 def start(trainer, machines, name, *settings):
