@@ -29,6 +29,10 @@ from vaetrain.model import VAEOutput
 from vaetrain.optimizers import optimizer_tensors, start_state
 from vaetrain.schedules import Clock, lr_at
 
+# In a hinge's linear part gradients of the last bias cancel, and with torch's 1e-8 Adam would take
+# steps of full length from their rounding errors.
+ADAM_EPS = 1e-5
+
 
 class Turn(NamedTuple):
     """What the clock says of one step.
@@ -96,6 +100,7 @@ class Adversary:
             self.discriminator.parameters(),
             lr=config.lr,
             betas=(config.beta1, config.beta2),
+            eps=ADAM_EPS,
             weight_decay=0.0,
             fused=True,
         )

@@ -255,6 +255,22 @@ def test_it_learns_to_tell(kind):
     assert "r1" in told if kind == "light-r1" else "r1" not in told
 
 
+def test_rounding_errors_move_nothing():
+    """Where pages equal their originals a hinge has no gradient; Adam must not make one of it."""
+    game = an_adversary(QUICK)
+    before = [parameter.clone() for parameter in game.discriminator.parameters()]
+    real, _ = pages(1)
+    for step in (1, 2, 3):
+        game.begin(BATCH * step)
+        for part in (slice(0, 3), slice(3, BATCH)):
+            output, theirs = game.fork(an_output(real[part]), HEIGHTS[part])
+            game.terms(output.reconstruction, theirs, real[part], HEIGHTS[part])
+        game.step()
+    after = game.discriminator.parameters()
+    moved = max((a - b).abs().max().item() for a, b in zip(after, before, strict=True))
+    assert moved < 0.05 * QUICK.lr
+
+
 def test_what_was_not_played_is_not_told():
     game = an_adversary(dataclasses.replace(QUICK, updates=0.5, start_epoch=1.0))
     assert not game.begin(BATCH)
