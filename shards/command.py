@@ -15,6 +15,14 @@ from shards.index import DamagedShards
 class UserError(ValueError):
     """Something the user asked for cannot be done; the message is one plain line."""
 
+    def __str__(self) -> str:
+        return one_line(super().__str__())
+
+
+def one_line(text: str) -> str:
+    """Text with what a terminal would not print, a line's end too, written as an escape."""
+    return "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in text)
+
 
 class Parser(argparse.ArgumentParser):
     """An argument parser whose errors are one line, without the usage."""
@@ -44,7 +52,7 @@ def run(name: str, command: Callable[[], int]) -> NoReturn:
 
 
 def _say(name: str, message: str, status: int) -> int:
-    print(f"{name}: {message}", file=sys.stderr)
+    print(f"{name}: {one_line(message)}", file=sys.stderr)
     return status
 
 

@@ -10,6 +10,7 @@ import hashlib
 import json
 import re
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -97,6 +98,22 @@ class Index:
     def __reduce__(self) -> tuple:
         # To reader processes goes the folder's name: a memory map would be copied whole.
         return Index.open, (self.folder,)
+
+    def rows(self, ids: np.ndarray) -> np.ndarray:
+        """The table's rows of samples, int64 (B,); raises DamagedShards for impossible ones."""
+        rows = self.table[ids]
+        is_whole = rows["shard"] == np.searchsorted(self._firsts, ids, side="right") - 1
+        is_whole &= (rows["width"] > 0) & (rows["height"] > 0)
+        is_whole &= rows["label"] < len(self.labels)
+        is_whole &= rows["template"] < len(self.templates)
+        if not is_whole.all():
+            wrong = np.asarray(ids)[~is_whole][0]
+            raise DamagedShards(f"{self.folder / TABLE_NAME}: the row of sample {wrong} is damaged")
+        return rows
+
+    @cached_property
+    def _firsts(self) -> np.ndarray:
+        return np.array([shard.first for shard in self.shards])
 
     def ids(self, split: str) -> range:
         """The sample ids of "train", "val" or "all"."""

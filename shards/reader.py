@@ -130,7 +130,7 @@ class ShardFiles:
         return self._read(sample_id)[0][0]
 
     def _read(self, sample_id: int) -> list[tuple[str, str, bytes]]:
-        record = self.index.table[sample_id]
+        record = self.index.rows(np.array([sample_id]))[0]
         shard = int(record["shard"])
         start, length = int(record["offset"]) * BLOCK, int(record["blocks"]) * BLOCK
         data = os.pread(self._file(shard).fileno(), length, start)
@@ -179,7 +179,7 @@ class Collator:
         Of a page taller than the maximum, training sees a window drawn with the sample's
         randomness, evaluation the top.
         """
-        records = self.files.index.table[ids]
+        records = self.files.index.rows(ids)
         canvas = np.stack([records["width"], records["height"]], axis=1)
         full = torch.from_numpy(scaled_height(canvas[:, 0], canvas[:, 1], self.width))
         heights = full.clamp(max=self.max_height)

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from shards.command import UserError
-from shards.index import RECORD, Index
+from shards.index import RECORD, Index, Shard
 from shards.layout import MAX_AREA, MAX_BYTES, BadLayout, parse_layout, scaled_height
 from shards.order import height_ladder
 from shards.pages import decode_json
@@ -61,7 +61,8 @@ class _SinglePage(ShardFiles):
             store, self._members = "boxes", {BOXES: stream.getvalue()}
         table = np.zeros(1, RECORD)
         table["width"], table["height"], table["boxes"] = width, height, count
-        super().__init__(Index(path.parent, {"store": store}, [], [], [], table))
+        shard = Shard(path.name, "val", samples=1, bytes=len(data), sha256="", first=0)
+        super().__init__(Index(path.parent, {"store": store}, [shard], [""], [""], table))
 
     def members(self, sample_id: int) -> dict[str, bytes]:
         return self._members

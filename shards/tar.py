@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 import tokenize
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,6 +13,8 @@ import numpy as np
 from shards.index import BLOCK, DamagedShards
 
 JSON, BOXES, PNG = "json", "boxes.npy", "png"  # what follows the key and a dot in a member's name
+
+_OCTAL = re.compile(rb"[0-7]+")
 
 
 def read_members(data: bytes, path: Path) -> Iterator[tuple[str, str, bytes]]:
@@ -28,7 +31,7 @@ def read_members(data: bytes, path: Path) -> Iterator[tuple[str, str, bytes]]:
         header = data[position : position + BLOCK]
         name = header[:100].rstrip(b"\0").decode("ascii", "replace")
         digits = header[124:136].strip(b"\0 ")
-        if header[156:157] not in (b"0", b"\0") or not digits.isdigit():
+        if header[156:157] not in (b"0", b"\0") or not _OCTAL.fullmatch(digits):
             raise DamagedShards(f"{path}: {name!r} is not a regular file of a plain tar")
         size = int(digits, 8)
         position += BLOCK

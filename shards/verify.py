@@ -101,7 +101,7 @@ def _shard_damages(index: Index, number: int, shard: Shard) -> Iterator[str]:
             try:
                 _check_sample(index, record, data, path)
             except (DamagedShards, BadLayout, ValueError, KeyError, RecursionError) as error:
-                yield f"{path}: sample {sample_id} cannot be read: {error}"
+                yield f"{path}: sample {sample_id} cannot be read: {command.one_line(str(error))}"
                 return
         rest = stream.read()
     if len(rest) < END_OF_TAR or rest.strip(b"\0"):

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import re
 from dataclasses import MISSING
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,19 @@ from omegaconf import OmegaConf
 from omegaconf.errors import ConfigKeyError, OmegaConfBaseException
 
 from shards.command import UserError
+
+_MARKS = {"${": "${...}", "???": "???"}  # to OmegaConf a reference, and a value to come
+_KEY = re.compile(r"\w+(\.\w+|\[\d+\])*")
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML without references."""
+
+    def compose_node(self, parent: Any, index: Any) -> Any:
+        if self.check_event(yaml.AliasEvent):
+            mark = self.peek_event().start_mark
+            raise yaml.MarkedYAMLError(problem="references are not followed", problem_mark=mark)
+        return super().compose_node(parent, index)
 
 
 class ConfigError(UserError):
@@ -53,7 +67,10 @@ def setting(
 
 
 def read_yaml(path: Path, what: str) -> dict[str, Any]:
-    """The mapping in a YAML file, nothing in it constructed or expanded.
+    """The mapping in a YAML file: text, numbers, truths and null, in lists and under names.
+
+    Nothing is constructed or expanded: references, which a few lines can nest to more values than
+    memory holds, are no mistake that anybody makes.
 
     Args:
         what: what the file should be, for messages.
@@ -61,7 +78,7 @@ def read_yaml(path: Path, what: str) -> dict[str, Any]:
     Raises ConfigError naming the file and what is wrong with it.
     """
     try:
-        tree = yaml.safe_load(path.read_text(encoding="utf-8"))
+        tree = yaml.load(path.read_text(encoding="utf-8"), _Loader)
     except FileNotFoundError as error:
         raise ConfigError(f"{path}: there is no such {what}") from error
     except OSError as error:
@@ -70,17 +87,28 @@ def read_yaml(path: Path, what: str) -> dict[str, Any]:
         raise ConfigError(f"{path}: is not YAML ({_one_line(error)})") from error
     if not isinstance(tree, dict):
         raise ConfigError(f"{path}: is no {what}: not a mapping")
+    _check_plain(tree, str(path))
     return tree
+
+
+def _check_plain(tree: Any, where: str) -> None:
+    for key, value in tree.items() if isinstance(tree, dict) else enumerate(tree):
+        if isinstance(tree, dict) and not isinstance(key, str):
+            raise ConfigError(f"{where}: {key}: is not text, as names must be")
+        if isinstance(value, dict | list):
+            _check_plain(value, f"{where}: {key}")
+        elif not isinstance(value, str | int | float | None):
+            raise ConfigError(f"{where}: {key}: {value!r} is neither text, nor a number, nor null")
 
 
 def parse_override(override: str) -> Any:
     """The tree that one `key=value` stands for; raises ConfigError."""
     key, equals, _ = override.partition("=")
-    if not equals or not key:
+    if not equals or not _KEY.fullmatch(key):
         raise ConfigError(f"{override!r}: settings are given as key=value")
     try:
         return OmegaConf.from_dotlist([override])
-    except (OmegaConfBaseException, yaml.YAMLError) as error:
+    except (OmegaConfBaseException, yaml.YAMLError, ValueError) as error:
         raise ConfigError(f"{key}: is not a YAML value ({_one_line(error)})") from error
 
 
@@ -90,8 +118,9 @@ def merge(schema: type, config: Any, tree: Any, where: str) -> Any:
     rules = {name: field.metadata for name, field in _fields(schema, "")}
     for key, value in plain.items():
         # OmegaConf would read the environment, or call a resolver, for what a file says.
-        if "${" in str(value):
-            raise ConfigError(f"{where}{key}: ${{...}} is not expanded here; write the value")
+        for mark, shown in _MARKS.items():
+            if mark in str(value):
+                raise ConfigError(f"{where}{key}: {shown} is not expanded here; write the value")
         # YAML reads a bare `no` as false.
         if value is False and key in rules and "no" in (rules[key]["choices"] or ()):
             OmegaConf.update(tree, key, "no")
@@ -118,7 +147,7 @@ def flatten(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
         if isinstance(value, dict):
             flat |= flatten(value, f"{prefix}{key}.")
         else:
-            flat[prefix + key] = value
+            flat[f"{prefix}{key}"] = value
     return flat
 
 
@@ -177,6 +206,10 @@ def _check_value(name: str, value: Any, rule: Any) -> None:
         for number, item in enumerate(value):
             if dataclasses.is_dataclass(item):
                 _check(item, f"{name}[{number}].")
+            elif isinstance(item, dict | list):  # OmegaConf lets them through among texts
+                raise ConfigError(f"{name}[{number}]: {item!r} is no single value")
+    if isinstance(value, str) and any(ord(letter) < 32 for letter in value):
+        raise ConfigError(f"{name}: {value!r} is not allowed: it holds control characters")
     wrong = (rule["choices"] is not None and not _is_choice(value, rule)) or (
         isinstance(value, int | float)
         and not (

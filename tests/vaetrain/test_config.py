@@ -38,6 +38,11 @@ def test_a_file_and_then_the_command_line_override(tmp_path):
         ("data.shards=[", "data.shards: is not a YAML value"),
         ("epochs", "'epochs': settings are given as key=value"),
         ("=3", "'=3': settings are given as key=value"),
+        ("[=3", "'[=3': settings are given as key=value"),
+        ("data.shards=\udcff", "data.shards: is not a YAML value"),
+        ("data.shards=???", "data.shards: ??? is not expanded"),
+        ("data.val_templates=[a,{b: 1}]", "data.val_templates[1]: {'b': 1} is no single value"),
+        ('name="a\\0b"', "name: 'a\\x00b' is not allowed: it holds control characters"),
     ],
 )
 def test_a_mistake_on_the_command_line_is_named(override, says):
@@ -56,6 +61,11 @@ def test_a_mistake_on_the_command_line_is_named(override, says):
         ("- a\n- b\n", "is no experiment file: not a mapping"),
         ("train: {epochs: !!python/object/apply:os.system ['true']}", "is not YAML"),
         ("a: [1", "is not YAML"),
+        ("a: &a [*a]", "is not YAML (references are not followed)"),
+        ("a: &a [1]\nb: [*a, *a]", "is not YAML (references are not followed)"),
+        ("null: 3", "None: is not text, as names must be"),
+        ("train: {seed: 2026-01-01}", "train: seed: datetime.date(2026, 1, 1) is neither text"),
+        ('"a\\nb": 3', "a\\nb: there is no such setting"),
         ("\x00\x01", "is not YAML"),
     ],
 )

@@ -11,7 +11,6 @@ Nothing heavy is imported here: a mistake is refused before anything starts.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -219,6 +218,6 @@ def _read_chance(where: str, name: Any, entry: Any) -> Chance:
     for key, most in (("probability", 1.0), ("magnitude", OPS[name].most)):
         value = entry[key]
         number = isinstance(value, int | float) and not isinstance(value, bool)
-        if not number or not math.isfinite(value) or not 0 <= value <= most:
+        if not number or not 0 <= value <= most:  # false for NaN, too
             raise ConfigError(f"{where}.{key}: {value!r} is not allowed; allowed: 0 to {most:g}")
     return Chance(float(entry["probability"]), float(entry["magnitude"]))

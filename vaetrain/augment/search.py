@@ -17,20 +17,17 @@ import hashlib
 import json
 import math
 import random
-import signal
 import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 from shards import command
 from shards.command import UserError
 from shards.index import Index
-from shards.lifetime import die_with_parent
 from shards.writer import write_whole
 from vaetrain.arguments import output_file, whole
 from vaetrain.augment.policy import (
@@ -48,6 +45,7 @@ from vaetrain.startup import experiment_path
 
 KEPT = 4  # one in so many goes on to so many times the images
 TRAINER = Path(__file__).resolve().parents[1] / "train.py"
+_MORTAL = (sys.executable, "-m", "shards.lifetime")  # what follows ends when this process does
 _NEVER = 10**12  # images
 BRIEF = (
     "tracker=none",
@@ -214,12 +212,11 @@ class Trainings:
             write_policy(folder / "policy.yaml", policy, "on trial")
             settings = [f"augment.policy={folder / 'policy.yaml'}", f"train.max_images={images}"]
             done = subprocess.run(
-                [*self.trainer, *settings, "--run-dir", str(folder / "run")],
+                [*_MORTAL, *self.trainer, *settings, "--run-dir", str(folder / "run")],
                 stdout=subprocess.DEVNULL,
                 stderr=subprocess.PIPE,
                 text=True,
                 errors="replace",
-                preexec_fn=partial(die_with_parent, signal.SIGTERM),
             )
             if done.returncode:
                 raise UserError(f"a training failed: {_reason(done)}")

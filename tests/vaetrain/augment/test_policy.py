@@ -66,6 +66,8 @@ def test_a_policy_file_and_its_mistakes(tmp_path):
         ("spin: {probability: 1, magnitude: 1}", "spin: there is no such operation"),
         ("flip: {probability: 2, magnitude: 1}", "flip.probability: 2 is not allowed"),
         ("flip: 3", "flip: allowed is"),
+        (f"flip: {{probability: 1, magnitude: {10**400}}}", "flip.magnitude: 1000"),
+        ("flip: {probability: .nan, magnitude: 1}", "flip.probability: nan is not allowed"),
         ("[1, 2]", "is no policy file: not a mapping"),
         ("flip: [", "is not YAML"),
     ):

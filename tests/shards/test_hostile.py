@@ -1,0 +1,196 @@
+"""Whatever a file holds, reading it ends well, or in one plain line that says what is wrong."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from shards.build import build
+from shards.index import HEADER_NAME, RECORD, TABLE_NAME, DamagedShards, Index, header_bytes
+from shards.layout import MAX_SIDE, BadLayout, parse_layout
+from shards.options import BuildOptions
+from shards.pages import decode_json
+from shards.png import decode_png, encode_png
+from shards.reader import Collator, ShardFiles, select
+from shards.tar import read_boxes, read_members
+from shards.verify import damages
+from tests.damage import TREES, damaged, disturbed
+
+LEAVES = [{"b": [10 * n, 20, 30.5, 15]} for n in range(3)]
+COMPACT = {"id": "a", "label": "b", "w": 200, "h": 300, "r": {"b": [0, 0, 200, 300], "c": LEAVES}}
+SIDES = {"x": 1, "y": 2, "width": 30, "height": 40}
+BOUNDS = {"bounds": SIDES, "children": [{"bounds": SIDES, "children": []}, None]}
+NODE = {"bounds": [0, 0, 1440, 2560], "visibility": "visible", "children": [None]}
+RICO = {"activity": {"root": {**NODE, "children": [NODE, NODE]}}, "activity_name": "app/a"}
+LAYOUTS = [COMPACT, BOUNDS, RICO]
+GRAY = np.arange(600, dtype=np.uint8).reshape(20, 30)
+
+
+@contextmanager
+def only(refusal: type[ValueError]) -> Iterator[None]:
+    """Nothing is raised but this, and in one line."""
+    try:
+        yield
+    except refusal as error:
+        told = str(error).splitlines()
+    else:
+        told = ["well"]
+    assert len(told) == 1
+
+
+def check_layout(record: object) -> None:
+    with only(BadLayout):
+        layout = parse_layout(record)
+        assert 1 <= layout.width <= MAX_SIDE
+        assert 1 <= layout.height <= MAX_SIDE
+        assert layout.boxes.dtype in (np.int16, np.float32)
+        x0, y0, x1, y1 = layout.boxes.T
+        assert len(layout.boxes) > 0
+        assert ((x0 >= 0) & (x1 > x0) & (x1 <= layout.width)).all()
+        assert ((y0 >= 0) & (y1 > y0) & (y1 <= layout.height)).all()
+        assert layout.depth >= 1
+        json.dumps(layout.meta).encode()
+
+
+@given(st.one_of([disturbed(layout) for layout in LAYOUTS]))
+def test_a_layout_with_something_odd_in_it(record):
+    check_layout(record)
+
+
+@given(TREES | st.fixed_dictionaries({"w": TREES, "h": TREES, "r": TREES}))
+def test_what_is_no_layout(record):
+    check_layout(record)
+
+
+@given(st.one_of([damaged(json.dumps(layout).encode()) for layout in LAYOUTS]) | st.binary())
+def test_json_that_was_damaged(data):
+    with only(BadLayout):
+        check_layout(decode_json(data))
+
+
+@given(damaged(encode_png(GRAY)) | st.binary())
+def test_pictures_that_were_damaged(data):
+    with only(BadLayout):
+        gray = decode_png(data)
+        assert gray.dtype == np.uint8
+        assert gray.ndim == 2
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory) -> Path:
+    """Shards of both kinds of members."""
+    source = tmp_path_factory.mktemp("hostile")
+    records = [json.dumps({**COMPACT, "id": f"p{n}", "w": 200 + n}) for n in range(6)]
+    (source / "pages.jsonl").write_text("\n".join(records))
+    options = BuildOptions(store="both", png_width=16, workers=1, keep_duplicates=True)
+    build([source / "pages.jsonl"], source / "shards", options)
+    return source / "shards"
+
+
+@pytest.fixture(scope="module")
+def folder(whole, tmp_path_factory) -> Path:
+    """A copy that tests may damage."""
+    return shutil.copytree(whole, tmp_path_factory.mktemp("hostile") / "shards")
+
+
+def read_all(folder: Path) -> None:
+    """Open shards and read everything in them, as training and the commands do."""
+    index = Index.open(folder)
+    files = ShardFiles(index)
+    collator = Collator(files, width=32, max_height=64, ladder=np.array([64]), seed=0)
+    for split in ("train", "val"):
+        pages = select(index, split, width=32, max_height=64, val_templates=["a"])
+        pages.heights_at(np.arange(len(pages)))
+    for number in range(len(index)):
+        files.key(number)
+        batch = collator.batch(np.array([number]), np.array([0]), training=True)
+        assert batch.images().isfinite().all()
+
+
+def check_damage(whole: Path, folder: Path, name: str, data: bytes) -> None:
+    """Reading is refused in one line, and verifying tells of any difference."""
+    (folder / name).write_bytes(data)
+    with only(DamagedShards):
+        read_all(folder)
+    problems = list(damages(folder))
+    assert all(len(problem.splitlines()) == 1 for problem in problems)
+    assert bool(problems) == (data != (whole / name).read_bytes())
+    shutil.copy(whole / name, folder / name)
+
+
+@given(data=st.data())
+def test_an_index_with_damaged_bytes(whole, folder, data):
+    harmed = data.draw(damaged((whole / HEADER_NAME).read_bytes()))
+    check_damage(whole, folder, HEADER_NAME, harmed)
+
+
+@given(data=st.data())
+def test_an_index_that_says_something_odd_and_vouches_for_it(whole, folder, data):
+    header = json.loads((whole / HEADER_NAME).read_bytes())
+    odd = data.draw(disturbed(header))
+    if isinstance(odd, dict):
+        (folder / HEADER_NAME).write_bytes(header_bytes(odd))
+        with only(DamagedShards):
+            read_all(folder)
+        list(damages(folder))
+    shutil.copy(whole / HEADER_NAME, folder / HEADER_NAME)
+
+
+@given(data=st.data())
+def test_a_table_that_was_damaged(whole, folder, data):
+    table = np.fromfile(whole / TABLE_NAME, np.uint8)
+    place, value = data.draw(st.integers(0, len(table) - 1)), data.draw(st.integers(0, 255))
+    table[place] = value
+    check_damage(whole, folder, TABLE_NAME, table.tobytes())
+
+
+@given(data=st.data())
+def test_a_shard_that_was_damaged(whole, folder, data):
+    name = next(path.name for path in sorted(whole.glob("train-*.tar")))
+    check_damage(whole, folder, name, data.draw(damaged((whole / name).read_bytes())))
+
+
+@given(data=st.data())
+def test_a_sample_that_was_damaged_before_it_was_checked(whole, data):
+    path = next(iter(sorted(whole.glob("train-*.tar"))))
+    harmed = data.draw(damaged(path.read_bytes()[:4096]))
+    with only(DamagedShards):
+        for key, extension, content in read_members(harmed, path):
+            assert isinstance(key + extension, str)
+            assert len(content) <= len(harmed)
+
+
+@given(data=st.data())
+def test_boxes_that_were_damaged(whole, data):
+    index = Index.open(whole)
+    member = ShardFiles(index).members(0)["boxes.npy"]
+    with only(ValueError):
+        boxes = read_boxes(data.draw(damaged(member)))
+        assert boxes.shape[1:] == (4,)
+        assert boxes.dtype == np.float32
+
+
+def test_a_size_that_is_not_octal_is_damage():
+    header = bytearray(512)
+    header[:6], header[124:135], header[156:157] = b"a.json", b"00000000009", b"0"
+    with pytest.raises(DamagedShards, match="not a regular file of a plain tar"):
+        list(read_members(bytes(header), Path("x.tar")))
+
+
+def test_a_row_that_points_to_no_shard_is_damage(whole, folder):
+    table = np.fromfile(whole / TABLE_NAME, RECORD)
+    for column in ("shard", "width", "height", "label", "template"):
+        changed = table.copy()
+        changed[column][0] = 0 if column in ("width", "height") else 60_000
+        changed.tofile(folder / TABLE_NAME)
+        with pytest.raises(DamagedShards, match=r"index\.bin: the row of sample 0 is damaged"):
+            read_all(folder)
+    shutil.copy(whole / TABLE_NAME, folder / TABLE_NAME)
