@@ -56,9 +56,7 @@ class LearnedWeights:
 
     def step(self, engine: Engine) -> None:
         """Take a step, before the model's, by the gradient over the global batch. Collective."""
-        engine.average_gradients([self.log_variances])
-        self.optimizer.step()
-        self.optimizer.zero_grad()
+        engine.step_beside(self.optimizer, LEARNED_LR, clip_norm=0.0)
 
     def state(self) -> dict[str, list[float]]:
         """What a checkpoint needs; a device sync."""
