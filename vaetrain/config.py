@@ -212,12 +212,16 @@ class BetaConfig:
     capacity_epochs: float = setting(10.0, "epochs in which the capacity rises from 0", minimum=0)
 
 
+# Those that go on alike from a saved state: adan, adopt and lamb count steps elsewhere.
+TIMM_OPTIMIZERS = ("sgd", "nadamw", "adabelief", "adafactor", "lion", "mars", "radam")
+
+
 @dataclass
 class OptimizerConfig:
     name: str = setting(
         "adamw",
-        "adamw, or on the engines single and ddp one of timm's: sgd, nadamw, adabelief, adafactor, "
-        "lion, mars, radam",
+        "adamw, or on the engines single and ddp one of timm's",
+        choices=("adamw", *TIMM_OPTIMIZERS),
     )
     lr: float = setting(1e-3, "highest learning rate", above=0)
     weight_decay: float = setting(0.01, "decoupled decay; none on norms and biases", minimum=0)

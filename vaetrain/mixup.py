@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import numpy as np
 import torch
-from scipy.stats import beta
 from torch import Tensor
 
 from shards.randomness import random_bits, sample_keys, uniform
@@ -22,6 +21,8 @@ class Mixup:
     """Draws lambda: a function of seed, epoch and the two sample ids, on the batch's device."""
 
     def __init__(self, alpha: float, device: torch.device) -> None:
+        from scipy.stats import beta  # most of a second to import, and most runs mix nothing
+
         middles = (np.arange(QUANTILES) + 0.5) / QUANTILES
         self.quantiles = torch.tensor(
             beta.ppf(middles, alpha, alpha), dtype=torch.float32, device=device

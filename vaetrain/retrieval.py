@@ -1,4 +1,4 @@
-"""Whether pages that are alike lie together: neighbours, clusters and retrieved layouts.
+"""Whether pages that are alike lie together: neighbours and clusters.
 
 A page's neighbours are always pages of *other templates*: pages of one template are near-copies,
 and among them is the page itself at another width. A page that names none has one of its own.
@@ -11,7 +11,6 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from torch import Tensor
-from torchvision import ops
 
 from shards.index import Index
 from shards.layout import NO_LABEL
@@ -140,34 +139,3 @@ def clustering(vectors: Tensor, labels: Tensor) -> dict[str, float]:
         "ari": float(metrics.adjusted_rand_score(labels, clusters)),
         "ami": float(metrics.adjusted_mutual_info_score(labels, clusters)),
     }
-
-
-def layout_iou(boxes: list[Tensor], neighbours: Tensor) -> float:
-    """Mean box IoU between pages and those retrieved for them.
-
-    Args:
-        boxes: for each of N pages float (K, 4), corners x0, y0, x1, y1 at one common width.
-        neighbours: Long (N, K), -1 for none.
-
-    Returns: the mean over pages of the mean over their neighbours; nan where there are none.
-    """
-    pages = []
-    for page, found in zip(boxes, neighbours, strict=True):
-        scores = [boxes_alike(page, boxes[other]) for other in found[found >= 0].tolist()]
-        if scores:
-            pages.append(sum(scores) / len(scores))
-    return sum(pages) / len(pages) if pages else float("nan")
-
-
-def boxes_alike(ours: Tensor, theirs: Tensor) -> float:
-    """How well two sets of boxes cover one another: in [0, 1], 1 for equal sets, symmetric.
-
-    Every box looks for the box of the other page with the largest intersection over union; the mean
-    over the boxes of each page, and then over both pages, so that neither a page with few boxes nor
-    one with many is near to all.
-    """
-    if len(ours) == 0 or len(theirs) == 0:
-        return float(len(ours) == len(theirs))
-    overlap = ops.box_iou(ours, theirs)
-    best = overlap.amax(dim=1).mean() + overlap.amax(dim=0).mean()
-    return (best / 2).item()

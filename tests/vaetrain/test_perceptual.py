@@ -61,6 +61,16 @@ def test_missing_weights_are_named_and_so_is_their_place(net, monkeypatch, tmp_p
     assert "https://" in line
 
 
+@pytest.mark.parametrize("content", [b"", b"PK\x03\x04 cut off", None])
+def test_a_file_that_is_no_backbone_is_refused_in_one_line(tmp_path, content):
+    path = tmp_path / "backbone.pth"
+    path.write_bytes(content) if content is not None else torch.save({"weight": 1}, path)
+    with pytest.raises(ConfigError) as refusal:
+        build_perceptual(LossConfig(perceptual_net="alex", perceptual_weights=str(path)))
+    (line,) = str(refusal.value).splitlines()
+    assert line.startswith(f"{path}: is not a backbone's weights")
+
+
 @pytest.mark.parametrize("net", [*NETS, "features"])
 def test_its_gradient_is_finite_and_ends_with_the_page(net):
     weights = None if net == "features" else "random"

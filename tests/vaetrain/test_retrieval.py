@@ -1,6 +1,5 @@
 """Embedding metrics against loops and scikit-learn."""
 
-import itertools
 import math
 from collections import Counter
 
@@ -14,9 +13,7 @@ from sklearn.metrics import normalized_mutual_info_score as nmi
 from vaetrain import retrieval
 from vaetrain.retrieval import (
     Names,
-    boxes_alike,
     label_metrics,
-    layout_iou,
     nearest_of_other_templates,
     retrieval_precision,
     vote_accuracy,
@@ -149,33 +146,3 @@ def test_what_cannot_be_measured_is_left_out(pages):
     assert label_metrics(vectors, Names(none, names.templates)) == {}
     one = Names(names.labels, torch.zeros_like(names.templates))
     assert set(label_metrics(vectors, one)) == {"nmi", "ari", "ami"}
-
-
-def iou_by_hand(a: list[float], b: list[float]) -> float:
-    width = max(0, min(a[2], b[2]) - max(a[0], b[0]))
-    height = max(0, min(a[3], b[3]) - max(a[1], b[1]))
-    area = sum((box[2] - box[0]) * (box[3] - box[1]) for box in (a, b))
-    return width * height / (area - width * height)
-
-
-def test_layout_iou():
-    draw = np.random.default_rng(0)
-    layouts = []
-    for count in (4, 1, 7, 5):
-        corners = draw.uniform(0, 100, (count, 2, 2))
-        layouts.append(np.concatenate([corners.min(axis=1), corners.max(axis=1)], axis=1))
-    expected = {}
-    for a, b in itertools.product(range(4), repeat=2):
-        table = np.array([[iou_by_hand(p, q) for q in layouts[b]] for p in layouts[a]])
-        expected[a, b] = (table.max(axis=1).mean() + table.max(axis=0).mean()) / 2
-    boxes = [torch.from_numpy(layout) for layout in layouts]
-    for (a, b), value in expected.items():
-        assert boxes_alike(boxes[a], boxes[b]) == pytest.approx(value)
-    assert expected[2, 2] == pytest.approx(1)
-    neighbours = torch.tensor([[1, 2], [3, -1], [-1, -1], [0, 2]])
-    means = [
-        (expected[0, 1] + expected[0, 2]) / 2,
-        expected[1, 3],
-        (expected[3, 0] + expected[3, 2]) / 2,
-    ]
-    assert layout_iou(boxes, neighbours) == pytest.approx(np.mean(means))
