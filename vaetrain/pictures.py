@@ -65,7 +65,8 @@ def panel(model: nn.Module, batch: Batch) -> dict[str, np.ndarray]:
     """What TensorBoard shows of a model: reconstructions, prior samples and an interpolation.
 
     Args:
-        batch: the pages to reconstruct, on the host; the last two are interpolated.
+        batch: the pages to reconstruct, on the host; the last two, if there are two, are
+            interpolated.
     """
     device = next(model.parameters()).device
     batch = batch.to(device)
@@ -75,13 +76,14 @@ def panel(model: nn.Module, batch: Batch) -> dict[str, np.ndarray]:
     rows = [as_grey(images), as_grey(output.reconstruction)]
     count = len(batch)
     noise = torch.randn(mu.shape, generator=torch.Generator().manual_seed(0))
-    return {
+    shown = {
         "reconstructions": rows_of_pages(rows, heights.cpu().numpy()),
         "prior_samples": decode_row(model, noise.to(device), batch.size),
-        "interpolation": decode_row(
-            model, slerp(mu[-1].flatten(), mu[-2].flatten(), count).view_as(mu), batch.size
-        ),
     }
+    if count > 1:
+        way = slerp(mu[-1].flatten(), mu[-2].flatten(), count).view_as(mu)
+        shown["interpolation"] = decode_row(model, way, batch.size)
+    return shown
 
 
 @torch.no_grad()

@@ -132,7 +132,7 @@ def test_other_settings_are_refused_by_name(trainer, undisturbed):
     done = trainer.run(command)
     assert done.returncode != 0
     (line,) = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
-    assert "optimizer.lr (was 0.002, now 1.0)" in line
+    assert "optimizer.lr (was 0.001, now 1.0)" in line
     assert "train.seed (was 0, now 9)" in line
 
 
