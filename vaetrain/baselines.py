@@ -1,13 +1,15 @@
-"""What a reconstruction must beat to be worth anything: a blank page and the mean page."""
+"""What a model must beat to be worth anything: a blank page, the mean page and their components."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from shards.reader import Batch
+from vaetrain.components import principal_components
 from vaetrain.engine import Engine
 from vaetrain.metrics import pixel_metrics
 from vaetrain.validation import ENERGIES, PIXEL_METRICS, for_each_page, page_means
@@ -31,13 +33,67 @@ def mean_page(batches: Iterable[Batch | None], engine: Engine, rows: int, width:
     return (engine.sum(total) / engine.sum(pages).clamp(min=1)).float()[None, None]
 
 
+class PagePCA:
+    """Principal component analysis (Pearson 1901) of whole pages, every pixel of them.
+
+    Attributes:
+        mean: float32 (rows * width,).
+        components: float32 (K, rows * width), orthonormal.
+    """
+
+    def __init__(
+        self,
+        batches: Iterable[Batch | None],
+        engine: Engine,
+        size: tuple[int, int],
+        dimensions: int,
+    ) -> None:
+        """Fit to these pages, padded with zeros to `size`, (rows, width). Collective."""
+        self.size = size
+        parts = [torch.empty(0, 1 + size[0] * size[1], device=engine.device)]
+        for batch in batches:
+            if batch is not None:
+                batch = batch.to(engine.device)
+                # float32 holds ids that far exceed the pages that fit into memory here.
+                parts.append(torch.cat([batch.ids.float()[:, None], self.pixels(batch)], 1))
+        table = engine.gather_ragged(torch.cat(parts))
+        table = table[table[:, 0].argsort(), 1:]
+        found = principal_components(table, dimensions)
+        self.mean, self.components, _ = (engine.from_main(part.contiguous()) for part in found)
+
+    def pixels(self, batch: Batch) -> Tensor:
+        """A batch's images, padded to the size that was fitted: (B, rows * width)."""
+        return page_pixels(batch, self.size[0])
+
+    def embed(self, batch: Batch) -> Tensor:
+        """The pages' components: float32 (B, K)."""
+        return (self.pixels(batch) - self.mean) @ self.components.T
+
+    def reconstruct(self, batch: Batch) -> Tensor:
+        """What the components make of the pages: (B, 1, H, W), not clipped."""
+        pages = self.mean + self.embed(batch) @ self.components
+        return pages.view(-1, 1, *self.size)[:, :, : batch.size[0]]
+
+
+def page_pixels(batch: Batch, rows: int) -> Tensor:
+    """A batch's images as vectors, padded with zeros to as many rows: float32 (B, rows * width)."""
+    return F.pad(batch.images(), (0, 0, 0, rows - batch.size[0])).flatten(1)
+
+
 def score_page(page: Tensor, batches: Iterable[Batch | None], engine: Engine) -> dict[str, float]:
     """The pixel metrics of one constant page (1, 1, rows, width) as every reconstruction."""
+    return score(
+        lambda batch: page[:, :, : batch.size[0]].expand(len(batch), -1, -1, -1), batches, engine
+    )
+
+
+def score(
+    reconstruct: Callable[[Batch], Tensor], batches: Iterable[Batch | None], engine: Engine
+) -> dict[str, float]:
+    """The pixel metrics of what reconstructs a batch's pages, (B, 1, H, W). Collective."""
 
     def measure(batch: Batch) -> Tensor:
-        images = batch.images()
-        guess = page[:, :, : batch.size[0]].expand_as(images)
-        values = pixel_metrics(guess, images, batch.heights)
+        values = pixel_metrics(reconstruct(batch), batch.images(), batch.heights)
         return torch.stack([values[name] for name in SCORES], 1)
 
     _, heights, table = for_each_page(measure, len(SCORES), batches, engine)

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import torch
 from torch import Tensor
 
 from shards.reader import Batch
-from vaetrain.data import TrainingData
 from vaetrain.engine import Engine
 from vaetrain.model import VAE
 from vaetrain.validation import for_each_page
 
+if TYPE_CHECKING:  # which builds on the baselines, and they on what is here
+    from vaetrain.data import TrainingData
+
 PAGES = 4096  # that components are computed from, at most
+COLUMNS = 4096  # cells that are made float64 at once
 NEGLIGIBLE = 1e-6  # of the largest variance: rounding, or fewer pages than dimensions
 
 
@@ -32,19 +37,23 @@ def principal_components(table: Tensor, count: int) -> tuple[Tensor, Tensor, Ten
     """Principal component analysis (Pearson 1901) of the rows of a table.
 
     Args:
-        table: float64 (N, cells).
+        table: float (N, cells); sums over cells are float64 in any case.
         count: components wanted; fewer come back where the pages do not span so many.
 
     Returns: the mean (cells,), orthonormal components (K, cells) with their largest entry positive,
         and the standard deviation (K,) along each, descending.
     """
-    mean = table.mean(dim=0)
+    mean = table.mean(dim=0, dtype=torch.float64).to(table.dtype)
     centred = table - mean
     # With fewer pages than cells the pages' own inner products are the smaller problem.
-    variance, vectors = torch.linalg.eigh(centred @ centred.T / len(table))
+    inner = table.new_zeros(len(table), len(table), dtype=torch.float64)
+    for part in centred.split(COLUMNS, dim=1):
+        inner.addmm_(part.double(), part.double().T)
+    variance, vectors = torch.linalg.eigh(inner / len(table))
     order = variance.argsort(descending=True)[:count]
     order = order[variance[order] > NEGLIGIBLE * variance.max()]
     deviations = variance[order].sqrt()
-    components = (centred.T @ vectors[:, order]).T / (deviations * len(table) ** 0.5)[:, None]
+    components = vectors[:, order].T.to(table.dtype) @ centred
+    components /= (deviations * len(table) ** 0.5)[:, None]
     largest = components.gather(1, components.abs().argmax(dim=1, keepdim=True))
     return mean, components * largest.sign(), deviations

@@ -62,6 +62,18 @@ def is_active(mu: Tensor) -> Tensor:
     return mu.double().var(dim=0) > ACTIVE_VARIANCE
 
 
+def in_deviations(mu: Tensor, logvar: Tensor) -> Tensor:
+    """`mu` (N, D) in units of each dimension's mean posterior standard deviation, float64.
+
+    Args:
+        logvar: (M, D), of the pages that the unit is taken from.
+
+    The encoder is certain of dimensions that change a page much. Raw `mu` has the prior's unit in
+    all of them, as whitened components have, and among them small details drown the rest.
+    """
+    return mu.double() / (logvar.double() / 2).exp().mean(dim=0)
+
+
 def aggregate_kl(mu: Tensor, logvar: Tensor) -> float:
     """KL from N(0, I) of the Gaussian with the aggregated posterior's mean and covariance, nats.
 

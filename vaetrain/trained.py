@@ -60,16 +60,23 @@ class TrainedModel:
         mu, _ = self.model.encode(batch.images(), batch.heights)
         return self.model.embed(mu, batch.heights)
 
-    def encode_all(self, data: PageReader) -> tuple[Tensor, Tensor]:
+    @torch.no_grad()
+    def encode_all(self, data: PageReader) -> tuple[Tensor, Tensor, Tensor]:
         """Encode all pages of some shards.
 
-        Returns: ids Long (N,), ascending, and `mu` float32 (N, D), on the host.
+        Returns: ids Long (N,), ascending, `mu` and `logvar` float32 (N, D), on the host.
 
         Raises DamagedShards naming the shard that is.
         """
-        batches = self.batches(data, "all", "encoding")
-        ids, _, mu = for_each_page(self.encode, self.model.latent_dim, batches, self.engine)
-        return ids, mu.float()
+
+        def measure(batch: Batch) -> Tensor:
+            latents = self.model.encode(batch.images(), batch.heights)
+            return torch.cat([self.model.embed(x, batch.heights) for x in latents], 1)
+
+        batches, columns = self.batches(data, "all", "encoding"), 2 * self.model.latent_dim
+        ids, _, table = for_each_page(measure, columns, batches, self.engine)
+        mu, logvar = table.float().chunk(2, dim=1)
+        return ids, mu, logvar
 
     @torch.no_grad()
     def latents(self, batches: Sequence[Batch]) -> Tensor:

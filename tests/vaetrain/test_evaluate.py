@@ -70,6 +70,9 @@ def test_it_is_the_mean_over_pages(folder, tmp_path, split):
     assert {"ssim", "mse", "kl", "active_units", "latent_std_mean", "kl_per_dim_max"} <= set(
         metrics
     )
+    assert {"slerp_ssim_std", "slerp_ssim_min", "nmi"} <= set(metrics)
+    # The validation pages are all of one template: nobody has a neighbour.
+    assert ("box_iou_at_10" in metrics) == ("knn_label_accuracy" in metrics) == (split == "all")
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,6 @@
 """Embedding metrics against loops and scikit-learn."""
 
+import itertools
 import math
 from collections import Counter
 
@@ -9,13 +10,17 @@ import torch
 from sklearn.cluster import KMeans
 from sklearn.metrics import adjusted_mutual_info_score, adjusted_rand_score
 from sklearn.metrics import normalized_mutual_info_score as nmi
+from torchvision.ops import box_iou
 
 from vaetrain import retrieval
 from vaetrain.retrieval import (
     Names,
     label_metrics,
+    layout_iou,
     nearest_of_other_templates,
+    retrieval_iou,
     retrieval_precision,
+    turned,
     vote_accuracy,
 )
 
@@ -146,3 +151,50 @@ def test_what_cannot_be_measured_is_left_out(pages):
     assert label_metrics(vectors, Names(none, names.templates)) == {}
     one = Names(names.labels, torch.zeros_like(names.templates))
     assert set(label_metrics(vectors, one)) == {"nmi", "ari", "ami"}
+
+
+def some_boxes(count: int, seed: int) -> np.ndarray:
+    draw = np.random.default_rng(seed)
+    corners = np.sort(draw.uniform(0, 20, (count, 2, 2)), axis=1)
+    return corners.reshape(count, 4)
+
+
+@pytest.mark.parametrize(("n", "m"), [(4, 4), (3, 6), (5, 2)])
+def test_layout_iou_is_the_best_of_all_matchings(n, m):
+    ours, theirs = some_boxes(n, 1), some_boxes(m, 2)
+    table = box_iou(torch.from_numpy(ours), torch.from_numpy(theirs)).numpy()
+    table = table if n <= m else table.T
+    sums = [
+        sum(table[row, column] for row, column in enumerate(columns))
+        for columns in itertools.permutations(range(max(n, m)), min(n, m))
+    ]
+    assert layout_iou(ours, theirs) == pytest.approx(max(sums) / max(n, m))
+    assert 0 < layout_iou(ours, theirs) < 1
+
+
+def test_layouts_are_alike_as_far_as_their_boxes_are():
+    boxes = some_boxes(6, 0)
+    assert layout_iou(boxes, boxes[::-1]) == pytest.approx(1)
+    assert layout_iou(boxes, boxes[:3]) == pytest.approx(0.5)
+    assert layout_iou(boxes, boxes + 100) == 0
+    none = np.zeros((0, 4))
+    assert layout_iou(none, none) == 1
+    assert layout_iou(boxes, none) == 0
+
+
+def test_retrieval_iou_is_the_mean_over_what_was_found():
+    boxes = [some_boxes(count, count) for count in (2, 3, 4)]
+    found = retrieval_iou(torch.tensor([[1, 2], [0, -1], [-1, -1]]), boxes)
+    expected = [layout_iou(boxes[0], boxes[other]) for other in (1, 2)]
+    assert found[:2].tolist() == pytest.approx([np.mean(expected), expected[0]])
+    assert math.isnan(found[2])
+
+
+def test_turned_vectors_keep_their_distances(pages):
+    wide = torch.randn(20, 300, generator=torch.Generator().manual_seed(0))
+    torch.testing.assert_close(
+        torch.cdist(turned(wide), turned(wide)),
+        torch.cdist(wide, wide).double(),
+        rtol=1e-4,
+        atol=1e-4,
+    )
