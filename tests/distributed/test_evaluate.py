@@ -1,0 +1,63 @@
+"""Every metric of an evaluation is the same however many ranks share the pages."""
+
+import json
+import os
+import subprocess
+from pathlib import Path
+
+import pytest
+import torch
+
+from shards.build import build
+from shards.options import BuildOptions
+from tests.distributed.conftest import REPO, launcher
+from vaetrain.config import load_experiment
+from vaetrain.handover import write_final
+from vaetrain.model import VAE
+
+
+def flat(metrics: dict, prefix: str = "") -> dict[str, float]:
+    found = {}
+    for name, value in metrics.items():
+        found |= flat(value, f"{name} ") if isinstance(value, dict) else {prefix + name: value}
+    return found
+
+
+@pytest.fixture(scope="module")
+def measured(tmp_path_factory) -> dict[int, dict[str, float]]:
+    """The metrics of 75 pages in batches of 16: ranks have full, broken and empty ones."""
+    folder: Path = tmp_path_factory.mktemp("evaluate")
+    build([REPO / "shards" / "sample"], folder / "shards", BuildOptions(count=75, workers=1))
+    settings = ["data.width=64", "data.max_height=128", "model.latent_dim=8", "data.workers=0"]
+    experiment = load_experiment(None, settings)
+    torch.manual_seed(0)
+    model = VAE(experiment.model, 64, 128)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(0.05 * torch.randn_like(parameter))
+    write_final(folder / "run" / "final", model, experiment, {}, {})
+    found = {}
+    for ranks in (1, 2, 4):
+        out = folder / f"{ranks}.json"
+        launch = launcher("single" if ranks == 1 else "ddp", ranks)
+        shards = ["--shards", folder / "shards", "--baselines", folder / "shards", "--json", out]
+        done = subprocess.run(
+            [*launch, "-m", "vaetrain.evaluate", str(folder / "run"), *map(str, shards)],
+            cwd=REPO,
+            env=os.environ | {"PYTHONPATH": str(REPO)},
+            capture_output=True,
+            text=True,
+            timeout=300,
+        )
+        assert done.returncode == 0, done.stdout + done.stderr
+        found[ranks] = flat(json.loads(out.read_text()))
+    return found
+
+
+@pytest.mark.slow  # a minute
+@pytest.mark.parametrize("ranks", [2, 4])
+def test_ranks_change_nothing(measured, ranks):
+    assert measured[ranks].keys() == measured[1].keys()
+    assert len(measured[1]) > 50
+    for name, value in measured[1].items():
+        assert measured[ranks][name] == pytest.approx(value, rel=1e-5, abs=1e-7), name
