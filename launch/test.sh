@@ -8,4 +8,6 @@ arguments=()
 for argument in "$@"; do
     if [ "$argument" = --all ]; then arguments+=(-m "slow or not slow"); else arguments+=("$argument"); fi
 done
-exec python -m pytest "${arguments[@]}"
+# Two files at a time: most of a training of two steps is one process that starts. A file's tests
+# stay together, for they share trainings.
+exec python -m pytest --numprocesses 2 --dist loadfile "${arguments[@]}"

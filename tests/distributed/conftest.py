@@ -139,20 +139,3 @@ class Trainer:
 def trainer(shards, tmp_path_factory) -> Trainer:
     """One for the session, so that tests can share runs."""
     return Trainer(shards, tmp_path_factory.mktemp("runs"))
-
-
-TABLES: dict[str, list[str]] = {}  # what tests measured, by title
-
-
-@pytest.fixture(scope="session")
-def tables() -> dict[str, list[str]]:
-    """Tables in Markdown that are printed after the tests, rows by title."""
-    return TABLES
-
-
-def pytest_terminal_summary(terminalreporter: Any) -> None:
-    """Print what was measured, ready for the documentation."""
-    for title, rows in TABLES.items():
-        terminalreporter.section(title)
-        for row in rows:
-            terminalreporter.write_line(row)

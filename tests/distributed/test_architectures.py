@@ -34,7 +34,14 @@ def whole(tmp_path_factory) -> dict[str, torch.Tensor]:
     return measure(tmp_path_factory.mktemp("whole"), "single", 8)
 
 
-@pytest.mark.parametrize(("engine", "micro_batch"), [("ddp", 4), ("single", 2), ("ddp", 2)])
+@pytest.mark.parametrize(
+    ("engine", "micro_batch"),
+    [
+        ("ddp", 2),
+        pytest.param("ddp", 4, marks=pytest.mark.slow),
+        pytest.param("single", 2, marks=pytest.mark.slow),
+    ],
+)
 def test_one_gradient(whole, tmp_path, engine, micro_batch):
     cut = measure(tmp_path, engine, micro_batch)
     assert cut.keys() == whole.keys()
