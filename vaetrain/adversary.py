@@ -195,30 +195,43 @@ class Adversary:
         self._sums.append(torch.stack(sums).detach().double().sum(dim=1))
         return total
 
-    def step(self) -> None:
-        """Take the discriminator's optimizer steps on the pages of the global batch. Collective."""
+    def step(self, taken: Tensor) -> Tensor:
+        """Take the discriminator's optimizer steps on the pages of the global batch. Collective.
+
+        Args:
+            taken: bool scalar on the device, whether the VAE's step was; false: nothing moves.
+
+        Returns: whether all of them were, likewise.
+        """
         sums = self.engine.sum(torch.cat([sum(self._sums), self.balance.squares]))
         means, squares = sums[:-2] / self.clock.global_batch_size, sums[-2:]
         used = [self.balance.weight.double()[None]] if self.config.adaptive else []
-        self.step_means.add(torch.cat([means, *used]))
+        self.step_means.add(torch.cat([means, *used]), taken)
+        self.balance.update(squares, taken)
         for _ in range(self.turn.updates):
-            self._update()
-        self.balance.update(squares)
+            taken = self._update(taken)
         self._sums.clear()
         self._pages.clear()
+        return taken
 
-    def _update(self) -> None:
-        """One optimizer step of the discriminator."""
+    def _update(self, taken: Tensor) -> Tensor:
+        """One optimizer step of the discriminator, where all before it were `taken`; see `step`."""
+        buffers = [(buffer, buffer.clone()) for buffer in self.discriminator.buffers()]
         self.discriminator.renew_spectral_norms()
         self.discriminator.requires_grad_(True)
         sums = sum(self._forward_backward(pages) for pages in self._pages)
         self.discriminator.requires_grad_(False)
         clip_norm = self.config.clip_norm
-        norm = self.engine.step_beside(self.optimizer, self.turn.lr, clip_norm)
+        self.engine.average_gradients(self.discriminator.parameters())
+        norm = self.engine.step_beside(self.optimizer, self.turn.lr, clip_norm, taken)
+        taken = taken & norm.isfinite()
+        for buffer, before in buffers:
+            buffer.copy_(torch.where(taken, buffer, before))
         clipped = norm > (clip_norm or float("inf"))
         means = self.engine.sum(sums) / self.clock.global_batch_size
-        self.logit_means.add(means[1], means[2])
-        self.update_means.add(torch.cat([means, torch.stack([norm, clipped])]))
+        self.logit_means.add(means[1], means[2], taken)
+        self.update_means.add(torch.cat([means, torch.stack([norm, clipped])]), taken)
+        return taken
 
     def _forward_backward(self, pages: Pages) -> Tensor:
         """Add a micro batch to the discriminator's gradient; the sums of what is told of it."""
@@ -234,7 +247,7 @@ class Adversary:
             penalty = self._penalty(real_pages, real, fake)
             losses = losses + config.regularizer_weight * penalty
             told.append(penalty)
-        # As `step_beside` expects it, that undoes both factors.
+        # As `average_gradients` expects it, that undoes both factors.
         scale = self.engine.world_size * self.engine.loss_scale
         (losses.sum() * (scale / self.clock.global_batch_size)).backward()
         return torch.stack([losses, *told]).detach().double().sum(dim=1)

@@ -7,7 +7,6 @@ from collections.abc import Iterator
 
 import torch
 from torch import Tensor, nn
-from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from vaetrain.engine import AVERAGE, WEIGHT, Engine
 
@@ -30,8 +29,10 @@ class WeightAverage:
         self.half_life_images = half_life_images
         engine.keep_average()
 
-    def update(self, images: int, step_images: int) -> None:
+    def update(self, images: int, step_images: int, taken: Tensor) -> None:
         """Move towards the weights after a step of `step_images` that ended at `images`.
+
+        Where the step was not `taken`, a bool scalar on the device, nothing moves.
 
         The half-life grows with training up to its setting (Karras et al. 2022, "Elucidating the
         Design Space of Diffusion-Based Generative Models", appendix F.2: 5% of the images seen),
@@ -39,9 +40,10 @@ class WeightAverage:
         """
         half_life = min(self.half_life_images, 0.05 * images)
         decay = 0.5 ** (step_images / half_life) if half_life > 0 else 0.0
-        average = get_ema_multi_avg_fn(decay)
+        averages, share = self.engine.slices(AVERAGE), (1 - decay) * taken
         with torch.no_grad():
-            average(self.engine.slices(AVERAGE), self.engine.slices(WEIGHT), None)
+            shares = [share] * len(averages)
+            torch._foreach_lerp_(averages, self.engine.slices(WEIGHT), shares)
 
     def tensors(self) -> Iterator[tuple[str, Tensor]]:
         """The average of every parameter, and the buffers as they are, by name. Collective."""

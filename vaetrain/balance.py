@@ -50,13 +50,13 @@ class GradientBalance:
     def _measure(self, which: int, gradient: Tensor) -> None:
         self.squares[which] += gradient.float().square().sum(dtype=torch.float64)
 
-    def update(self, squares: Tensor) -> None:
+    def update(self, squares: Tensor, taken: Tensor) -> None:
         """Take the ratio of a step's squared norms, float64 (2,), summed over all ranks.
 
-        Where one of them is 0 or not finite, the weight stays.
+        Where one of them is 0 or not finite, or the step was not `taken`, the weight stays.
         """
         ratio = (squares[0] / squares[1]).sqrt()
-        usable = ratio.isfinite() & (ratio > 0)
+        usable = taken & ratio.isfinite() & (ratio > 0)
         bounded = ratio.clamp(max=self.maximum).to(self.weight.dtype)
         self.weight = torch.where(usable, bounded, self.weight)
         self.squares.zero_()
@@ -86,10 +86,10 @@ class MovingMeans:
     def __init__(self, device: torch.device) -> None:
         self.sums = torch.zeros(3, dtype=torch.float64, device=device)
 
-    def add(self, real: Tensor, fake: Tensor) -> None:
-        """Add the mean logits, scalars, of a global batch."""
+    def add(self, real: Tensor, fake: Tensor, taken: Tensor) -> None:
+        """Add the mean logits, scalars, of a global batch whose step was `taken`."""
         step = torch.stack([real, fake, torch.ones_like(real)]).double()
-        self.sums = DECAY * self.sums + (1 - DECAY) * step
+        self.sums = torch.where(taken, DECAY * self.sums + (1 - DECAY) * step, self.sums)
 
     def read(self) -> tuple[Tensor, Tensor]:
         """The mean logits of originals and of reconstructions, float32 scalars; 0 at first."""

@@ -49,6 +49,7 @@ FREE_TO_CHANGE = {
     "train.validate_every_images",
     "train.checkpoint_every_images",
     "train.keep_checkpoints",
+    "train.max_skipped_steps",
 }
 
 

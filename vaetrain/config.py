@@ -328,6 +328,12 @@ class TrainConfig:
     log_every_images: int = setting(512, "images between logged points", minimum=1)
     validate_every_images: int = setting(8192, "images between validations", minimum=1)
     checkpoint_every_images: int = setting(8192, "images between checkpoints", minimum=1)
+    max_skipped_steps: int = setting(
+        10,
+        "steps in a row left out, because a loss or gradient was not finite, after which the run "
+        "stops at its next logged line, with a checkpoint",
+        minimum=1,
+    )
     keep_checkpoints: int = setting(3, "newest checkpoints kept", minimum=1)
 
 

@@ -27,15 +27,16 @@ class KLController:
         self.integral = torch.zeros((), dtype=torch.float64, device=device)
         self.beta = torch.zeros((), dtype=torch.float64, device=device)
 
-    def update(self, kl: Tensor) -> None:
-        """Take note of the last global step's mean KL, a scalar in nats a page."""
+    def update(self, kl: Tensor, taken: Tensor) -> None:
+        """Take note of the last global step's mean KL, a scalar in nats a page, if it was taken."""
         error = self.config.target_kl - kl.double()
         proportional = self.config.proportional * torch.sigmoid(-error)
         integral = self.integral - self.config.integral * error
         wanted = proportional + integral
-        self.beta = wanted.clamp(0.0, self.config.max)
+        beta = wanted.clamp(0.0, self.config.max)
         # Where the paper stops summing at a bound, what lies beyond it is taken back.
-        self.integral = integral + (self.beta - wanted)
+        self.integral = torch.where(taken, integral + (beta - wanted), self.integral)
+        self.beta = torch.where(taken, beta, self.beta)
 
     def state(self) -> dict[str, float]:
         """What a checkpoint needs; a device sync."""
@@ -52,11 +53,18 @@ class LearnedWeights:
 
     def __init__(self, log_variances: nn.Parameter) -> None:
         self.log_variances = log_variances
-        self.optimizer = torch.optim.Adam([log_variances], lr=LEARNED_LR)
+        self.optimizer = torch.optim.Adam([log_variances], lr=LEARNED_LR, fused=True)
 
-    def step(self, engine: Engine) -> None:
-        """Take a step, before the model's, by the gradient over the global batch. Collective."""
-        engine.step_beside(self.optimizer, LEARNED_LR, clip_norm=0.0)
+    def step(self, engine: Engine, taken: Tensor) -> Tensor:
+        """Take a step after the model's, by gradients that are averaged already.
+
+        Args:
+            taken: bool scalar on the device, whether the model's step was.
+
+        Returns: whether both were, likewise.
+        """
+        norm = engine.step_beside(self.optimizer, LEARNED_LR, 0.0, taken)
+        return taken & norm.isfinite()
 
     def state(self) -> dict[str, list[float]]:
         """What a checkpoint needs; a device sync."""

@@ -27,7 +27,7 @@ from accelerate.utils import (
 from torch import Tensor, nn
 
 from shards.command import UserError
-from vaetrain.optimizers import MOMENTS, STEP, start_state
+from vaetrain.optimizers import MOMENTS, STEP, start_state, step_where
 from vaetrain.settings import ConfigError
 from vaetrain.startup import Launch, hide_engine
 
@@ -181,7 +181,9 @@ class Engine(abc.ABC):
             losses: (B,), one loss per sample of this micro batch.
         """
         # Every engine divides by the number of ranks what it has summed over them.
-        self._backward(losses.sum() * (self.world_size / global_batch_size))
+        loss = losses.sum() * (self.world_size / global_batch_size)
+        # A loss that is not finite may have gradients that are: times nan, they tell every rank.
+        self._backward(loss * (1 + 0 * loss.detach()))
 
     @abc.abstractmethod
     def _backward(self, loss: Tensor) -> None: ...
@@ -189,7 +191,10 @@ class Engine(abc.ABC):
     def step(self, lr: float) -> Tensor:
         """Clip the gradients, step the optimizer, and forget the gradients.
 
-        Returns: the global norm before clipping, a scalar on the device.
+        Where any loss or gradient of any rank was not finite, nothing moves.
+
+        Returns: the global norm before clipping, a scalar on the device, the same on every rank;
+            not finite where the step was left out.
         """
         for group in self.adamw.param_groups:
             group["lr"] = lr
@@ -281,28 +286,34 @@ class Engine(abc.ABC):
     def average_gradients(self, parameters: Iterable[nn.Parameter]) -> None:
         """Make gradients that came through `backward` those of the mean over the global batch.
 
-        For parameters outside the model, by one explicit all-reduce, before the model's own step.
-        Where any is not finite, as fp16 now and then leaves a step out, all are 0. Collective.
+        For parameters outside the model, by one explicit all-reduce, before `loss_scale` changes
+        in the model's own step. Collective.
         """
         parameters = list(parameters)
         gradients = [torch.zeros_like(p) if p.grad is None else p.grad for p in parameters]
         total = self.sum(nn.utils.parameters_to_vector(gradients))
         mean = total / (self.world_size * self.loss_scale)
-        nn.utils.vector_to_parameters(torch.where(mean.isfinite().all(), mean, 0.0), gradients)
+        nn.utils.vector_to_parameters(mean, gradients)
         for parameter, gradient in zip(parameters, gradients, strict=True):
             parameter.grad = gradient
 
-    def step_beside(self, optimizer: torch.optim.Optimizer, lr: float, clip_norm: float) -> Tensor:
-        """A step, before the model's own, of an optimizer of parameters outside the model.
+    def step_beside(
+        self, optimizer: torch.optim.Optimizer, lr: float, clip_norm: float, taken: Tensor
+    ) -> Tensor:
+        """A step, after the model's own, of an optimizer of parameters outside the model.
 
-        Returns: the global norm before clipping, a scalar on the device. Collective.
+        Their gradients are averaged already. Where one is not finite, nothing moves.
+
+        Args:
+            taken: bool scalar on the device, whether the model's step was; false: nothing moves.
+
+        Returns: the global norm before clipping, a scalar on the device.
         """
         parameters = [p for group in optimizer.param_groups for p in group["params"]]
-        self.average_gradients(parameters)
         norm = nn.utils.clip_grad_norm_(parameters, clip_norm if clip_norm > 0 else float("inf"))
         for group in optimizer.param_groups:
             group["lr"] = lr
-        optimizer.step()
+        step_where(taken & norm.isfinite(), optimizer)
         optimizer.zero_grad()
         return norm
 

@@ -17,6 +17,7 @@ from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor, distribute_tensor
 
 from vaetrain.engine import WEIGHT, Engine, compute_in
+from vaetrain.optimizers import step_where
 
 
 class FsdpEngine(Engine):
@@ -53,11 +54,11 @@ class FsdpEngine(Engine):
     def _step(self) -> Tensor:
         self.scaler.unscale_(self.adamw)
         limit = self.clip_norm if self.clip_norm > 0 else float("inf")
-        norm = nn.utils.clip_grad_norm_(self.module.parameters(), limit)
-        self.scaler.step(self.adamw)
+        norm = whole(nn.utils.clip_grad_norm_(self.module.parameters(), limit))
+        step_where(norm.isfinite(), self.adamw)
         self.scaler.update()
         self.adamw.zero_grad()
-        return whole(norm)
+        return norm
 
     @property
     def loss_scale(self) -> Tensor | float:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from vaetrain.engine import AVERAGE, WEIGHT, Engine
-from vaetrain.optimizers import load_optimizer_tensors, optimizer_tensors
+from vaetrain.optimizers import load_optimizer_tensors, optimizer_tensors, step_where
 
 
 class ReplicatedEngine(Engine):
@@ -34,8 +34,10 @@ class ReplicatedEngine(Engine):
     def _step(self) -> Tensor:
         limit = self.clip_norm if self.clip_norm > 0 else float("inf")
         norm = self.accelerator.clip_grad_norm_(self.module.parameters(), limit)
-        self.optimizer.step()
-        self.optimizer.zero_grad()
+        step_where(norm.isfinite(), self.adamw)
+        if self.accelerator.scaler is not None:
+            self.accelerator.scaler.update()
+        self.adamw.zero_grad()
         return norm
 
     @property

@@ -73,6 +73,23 @@ def load_optimizer_tensors(
             state[kind] = value.clone() if kind == STEP else value.to(device, copy=True)
 
 
+def step_where(finite: Tensor, optimizer: torch.optim.Optimizer) -> None:
+    """Let an optimizer step, or have nothing of it move: no weight, no moment, no count.
+
+    torch's fused kernels read the verdict on the device, as they do for `torch.amp.GradScaler`.
+    For any other optimizer the host reads it, and waits for the device.
+
+    Args:
+        finite: bool scalar on the device, whether its gradients are fit for a step.
+    """
+    if getattr(optimizer, "_step_supports_amp_scaling", False):
+        optimizer.found_inf = (~finite).float()
+        optimizer.step()
+        del optimizer.found_inf
+    elif finite:
+        optimizer.step()
+
+
 def start_state(optimizer: torch.optim.Optimizer, parameters: Sequence[Tensor]) -> None:
     """Make the state that the optimizer would make at its first step, so that it can be loaded."""
     if not isinstance(optimizer, torch.optim.AdamW):

@@ -20,6 +20,8 @@ from vaetrain.rundir import METRICS_FILE, read_metrics
 from vaetrain.settings import flatten
 from vaetrain.trackers import start_trackers
 
+SHOWN = ("loss", "recon", "ssim", "kl")  # beside the progress bar
+
 
 class RunLog:
     """The record of one run in its directory."""
@@ -97,7 +99,7 @@ class RunLog:
 
     def show(self, values: dict[str, Any]) -> None:
         """Put the loss and its parts beside the progress bar."""
-        shown = {key: f"{values[key]:.4g}" for key in ("loss", "recon", "ssim", "kl")}
+        shown = {key: f"{values[key]:.4g}" for key in SHOWN if key in values}
         self.bar.set_postfix(shown, refresh=False)
 
     def say(self, message: str) -> None:

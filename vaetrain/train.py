@@ -29,11 +29,15 @@ def main() -> None:
     start_reader_server("shards.reader", "vaetrain.startup")
 
     from vaetrain.engine import start_engine
-    from vaetrain.training import Training
+    from vaetrain.training import Training, TrainingFailed
 
     try:
         engine = start_engine(command.launch, command.experiment.train.precision)
         Training(command, engine).run()
+    except TrainingFailed as error:
+        if engine.is_main:
+            print(f"error: {error}", file=sys.stderr)
+        engine.leave(1)
     except UserError as error:
         startup.refuse(str(error))
     except DamagedShards as error:

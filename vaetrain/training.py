@@ -9,6 +9,7 @@ from dataclasses import asdict
 import torch
 from torch import Tensor
 
+from shards.command import UserError
 from shards.randomness import sample_keys
 from shards.reader import Batch
 from vaetrain import checkpoint, pictures
@@ -37,6 +38,12 @@ from vaetrain.settings import ConfigError
 from vaetrain.startup import Command
 from vaetrain.tracking import RunLog, Stopwatch, summary_lines
 from vaetrain.validation import MOST_COMPARED, encode_pages, summarise
+
+MOST_TOLD = 16  # steps, and pages of each, in a line of the log; metrics.jsonl has them all
+
+
+class TrainingFailed(UserError):
+    """A run that ends before its horizon, on all ranks alike; the message is one plain line."""
 
 
 class Training:
@@ -184,17 +191,22 @@ class Training:
                 batch = next(batches).to(self.engine.device)
             with self.engine.micro_batch(last=turn == self.batching.accumulation - 1):
                 nats += self.forward_backward(batch, weights, gate)["kl"].sum()
-        if "weights" in self.controllers:
-            self.controllers["weights"].step(self.engine)
+        learned = self.controllers.get("weights")
+        if learned is not None:
+            self.engine.average_gradients([learned.log_variances])
         optimizer = self.experiment.optimizer
         lr = lr_at(self.experiment.lr, optimizer.lr, epoch, self.clock.epochs)
-        if self.playing:
-            self.adversary.step()
         norm = self.engine.step(lr)
-        self.meter.add_step(norm, optimizer.clip_norm)
+        moved = taken = norm.isfinite()
+        if learned is not None:
+            taken = learned.step(self.engine, taken)
+        if self.playing:
+            taken = self.adversary.step(taken)
+        self.meter.add_step(norm, optimizer.clip_norm, taken)
         if "beta" in self.controllers:
-            self.controllers["beta"].update(self.engine.sum(nats) / self.batching.global_batch)
-        self.average.update(images, self.batching.global_batch)
+            kl = self.engine.sum(nats) / self.batching.global_batch
+            self.controllers["beta"].update(kl, moved)
+        self.average.update(images, self.batching.global_batch, moved)
         self.images = images
         self.log.progress(images)
 
@@ -232,6 +244,15 @@ class Training:
         settings, at_end = self.settings, self.images >= self.clock.horizon
         if self.clock.due(self.images, settings.log_every_images) or at_end:
             self.log_line()
+            if self.meter.in_a_row >= settings.max_skipped_steps:
+                self.save()
+                self.log.close()
+                raise TrainingFailed(
+                    f"stopped: {self.meter.in_a_row} steps in a row were left out, for a loss or "
+                    f"gradient was not finite (train.max_skipped_steps); saved at {self.images} "
+                    f"images in {self.run_dir.checkpoints}, with the weights of the last step that "
+                    "was taken; the same command goes on from there"
+                )
         with self.watch.paused():
             if self.clock.due(self.images, settings.validate_every_images) or at_end:
                 self.validate()
@@ -249,7 +270,7 @@ class Training:
         """Write what was optimised since the last line."""
         since, epoch = self.meter.since, self.clock.epoch(self.images)
         steps = range(self.clock.steps(since), self.clock.steps(self.images))
-        values = self.meter.read(self.images, len(steps))
+        values = self.meter.read(self.images)
         peak = self.experiment.optimizer.lr
         values |= {
             "epoch": epoch,
@@ -266,6 +287,14 @@ class Training:
                 self.log.say(message)
         if self.engine.is_main:
             values["ids_hash"] = ids_hash(self.data.order, steps)
+            bad = [self.data.order.step(steps[number])[0].tolist() for number in self.meter.skipped]
+            if bad:
+                values["skipped_ids"] = bad
+                self.log.say(
+                    f"warning: {len(bad)} of {len(steps)} steps up to {self.images} images were "
+                    "left out, for a loss or gradient was not finite; their pages: "
+                    + "; ".join(shortened(ids) for ids in bad[:MOST_TOLD])
+                )
         self.log.line("train", self.images, values)
         self.log.show(values)
 
@@ -321,3 +350,9 @@ class Training:
             self.log.hand_over(self.run_dir.final)
         for line in summary_lines(self.run_dir.folder, results):
             self.log.say(line)
+
+
+def shortened(ids: list[int]) -> str:
+    """Sample ids for a line of the log."""
+    more = f" and {len(ids) - MOST_TOLD} more" if len(ids) > MOST_TOLD else ""
+    return ", ".join(map(str, ids[:MOST_TOLD])) + more

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 REPO = Path(__file__).resolve().parents[2]
@@ -55,6 +56,40 @@ def discriminator_local() -> None:
     from vaetrain.engine import Engine
 
     Engine.average_gradients = lambda self, parameters: None
+
+
+def one_bad_step() -> None:
+    """In the third step the last rank's loss is not a number."""
+    _spoil_steps(lambda step: step == 3)
+
+
+def bad_from_the_third() -> None:
+    """From the third step on the last rank's loss is infinite."""
+    _spoil_steps(lambda step: step >= 3, float("inf"))
+
+
+def _spoil_steps(spoils: Callable[[int], bool], value: float = float("nan")) -> None:
+    from vaetrain.training import Training
+
+    forward_backward = Training.forward_backward
+
+    def broken(self, batch, weights, gate):
+        step = self.images // self.batching.global_batch + 1
+        objective = self.objective
+        if spoils(step) and self.engine.rank == self.engine.world_size - 1:
+            # Its gradient is as finite as ever.
+            self.objective = lambda *given: _spoilt(objective(*given), value)
+        parts = forward_backward(self, batch, weights, gate)
+        self.objective = objective
+        return parts
+
+    Training.forward_backward = broken
+
+
+def _spoilt(told: tuple, value: float) -> tuple:
+    losses, parts = told
+    losses = losses + value
+    return losses, parts | {"loss": losses.detach()}
 
 
 if __name__ == "__main__":

@@ -63,7 +63,7 @@ def main() -> None:
         assert float(engine.loss_scale) == FIRST_SCALE
     average = WeightAverage(engine, skeleton, 10.0)
     beside = nn.Parameter(torch.ones(2))  # learned loss weights
-    beside_optimizer = torch.optim.SGD([beside], lr=1.0)
+    beside_optimizer = torch.optim.SGD([beside], lr=1.0, fused=True)
     found = {"norms": [], "beside_norms": []}
     for step in range(STEPS):
         generator = torch.Generator().manual_seed(step)
@@ -76,9 +76,13 @@ def main() -> None:
                 error = engine.model(pages[part]) - targets[part]
                 losses = beside[0] * error.abs().mean(1) + beside[1] * error.square().mean(1)
                 engine.backward(losses, GLOBAL)
-        found["beside_norms"].append(float(engine.step_beside(beside_optimizer, 0.01, CLIP)))
-        found["norms"].append(float(engine.step(0.05 / (1 + step))))
-        average.update((step + 1) * GLOBAL, GLOBAL)
+        engine.average_gradients([beside])
+        norm = engine.step(0.05 / (1 + step))
+        found["norms"].append(float(norm))
+        taken = norm.isfinite()
+        beside_norm = engine.step_beside(beside_optimizer, 0.01, CLIP, taken)
+        found["beside_norms"].append(float(beside_norm))
+        average.update((step + 1) * GLOBAL, GLOBAL, taken)
     found["beside"] = beside.tolist()
     for kind in (WEIGHT, AVERAGE, *MOMENTS):
         assert {piece.dtype for piece in engine.slices(kind)} == {torch.float32}

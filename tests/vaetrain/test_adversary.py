@@ -92,7 +92,7 @@ def play(game: Adversary, step: int, micro: int = BATCH) -> Tensor:
         losses = (ours - real[part]).abs().mean(dim=(1, 2, 3))
         losses = losses + game.terms(ours, theirs, real[part], HEIGHTS[part])
         (losses.sum() / BATCH).backward()
-    game.step()
+    game.step(torch.tensor(True))
     return fake.grad
 
 
@@ -218,7 +218,7 @@ def test_in_the_warm_up_the_vae_feels_nothing_and_the_discriminator_learns():
     assert torch.equal(terms, torch.zeros(BATCH))
     ((ours - real).square().sum() + terms.sum()).backward()
     torch.testing.assert_close(fake.grad, 2 * (fake - real).detach())
-    game.step()
+    game.step(torch.tensor(True))
     weights = [name for name in before if name.endswith(("original", "bias"))]
     assert weights
     assert not any(torch.equal(game.tensors()[name], before[name]) for name in weights)
@@ -265,7 +265,7 @@ def test_rounding_errors_move_nothing():
         for part in (slice(0, 3), slice(3, BATCH)):
             output, theirs = game.fork(an_output(real[part]), HEIGHTS[part])
             game.terms(output.reconstruction, theirs, real[part], HEIGHTS[part])
-        game.step()
+        game.step(torch.tensor(True))
     after = game.discriminator.parameters()
     moved = max((a - b).abs().max().item() for a, b in zip(after, before, strict=True))
     assert moved < 0.05 * QUICK.lr
@@ -318,7 +318,7 @@ def test_gradients_are_summed_over_ranks_before_they_are_clipped():
         output, theirs = game.fork(an_output(fake.requires_grad_()), HEIGHTS)
         ours = output.reconstruction
         ((ours - real).square().sum() + game.terms(ours, theirs, real, HEIGHTS).sum()).backward()
-        game.step()
+        game.step(torch.tensor(True))
     assert shared.read() == pytest.approx(alone.read(), rel=1e-5)
     for name, value in alone.tensors().items():
         torch.testing.assert_close(shared.tensors()[name], value)

@@ -29,7 +29,7 @@ def after(half_life: float, images: int, step: int, start: int = 10**9) -> float
     average = averaged(model, half_life)
     nn.init.zeros_(model.weight)
     for seen in range(step, images + 1, step):
-        average.update(start + seen, step)
+        average.update(start + seen, step, torch.tensor(True))
     return float(average.model().weight)
 
 

@@ -30,7 +30,7 @@ def test_each_branch_is_measured_by_itself():
     play(balance, x, 0.25)
     expected = [(2 * x).square().sum().item(), (9 * x.square()).square().sum().item()]
     assert balance.squares.tolist() == pytest.approx(expected, rel=1e-6)
-    balance.update(balance.squares)
+    balance.update(balance.squares, torch.tensor(True))
     assert balance.weight.item() == pytest.approx((expected[0] / expected[1]) ** 0.5, rel=1e-6)
     assert not balance.squares.any()
 
@@ -54,7 +54,7 @@ def test_the_scale_of_the_losses_cancels(scale):
     for factor in (1.0, scale):
         balance = GradientBalance(1e4, CPU)
         play(balance, noise(0), 1.0, scale=factor)
-        balance.update(balance.squares)
+        balance.update(balance.squares, torch.tensor(True))
         weights.append(balance.weight.item())
     assert weights[0] == pytest.approx(weights[1], rel=1e-6)
 
@@ -87,7 +87,7 @@ def test_the_weight_is_bounded_and_never_broken(squares, expected):
     balance = GradientBalance(50.0, CPU)
     assert balance.weight.item() == 1
     balance.weight.fill_(7.0)
-    balance.update(torch.tensor(squares, dtype=torch.float64))
+    balance.update(torch.tensor(squares, dtype=torch.float64), torch.tensor(True))
     assert balance.weight.item() == expected
     assert balance.one.item() == 1
 
@@ -97,7 +97,7 @@ def test_moving_means_weigh_earlier_steps_less_from_the_first_one_on():
     assert [mean.item() for mean in means.read()] == [0, 0]
     real, fake = [2.0, -1.0, 4.0], [0.5, 0.25, -3.0]
     for values in zip(real, fake, strict=True):
-        means.add(*(torch.tensor(value) for value in values))
+        means.add(*(torch.tensor(value) for value in values), torch.tensor(True))
     weights = [DECAY**2, DECAY, 1]
     for found, values in zip(means.read(), (real, fake), strict=True):
         expected = sum(w * v for w, v in zip(weights, values, strict=True)) / sum(weights)

@@ -13,6 +13,7 @@ from vaetrain.objective import Objective
 from vaetrain.schedules import weights_at
 
 CPU = torch.device("cpu")
+TAKEN = torch.tensor(True)
 
 
 class Alone:
@@ -26,13 +27,18 @@ class Alone:
         return values
 
 
+def a_learned_step(learned: LearnedWeights) -> None:
+    Alone().average_gradients([learned.log_variances])
+    learned.step(Alone(), TAKEN)
+
+
 def test_the_controller_is_the_papers_formula():
     """Shao et al. 2020, algorithm 1: Kp / (1 + exp(e)) - Ki * sum of e, written in floats."""
     config = BetaConfig(target_kl=20.0, proportional=0.01, integral=0.001, max=1.0)
     controller = KLController(config, CPU)
     total = 0.0
     for kl in (30.0, 25.0, 22.0, 21.0, 19.5):
-        controller.update(torch.tensor(kl))
+        controller.update(torch.tensor(kl), TAKEN)
         error = 20.0 - kl
         total += error
         expected = 0.01 / (1 + math.exp(error)) - 0.001 * total
@@ -43,7 +49,7 @@ def test_it_holds_a_kl_that_falls_as_beta_rises():
     controller = KLController(BetaConfig(target_kl=40.0, integral=0.001, max=5.0), CPU)
     kl = 100.0
     for _ in range(5000):
-        controller.update(torch.tensor(kl))
+        controller.update(torch.tensor(kl), TAKEN)
         kl = 100.0 / (1 + 2 * float(controller.beta))
     assert kl == pytest.approx(40.0, abs=0.5)
 
@@ -51,13 +57,13 @@ def test_it_holds_a_kl_that_falls_as_beta_rises():
 def test_it_stays_within_bounds_and_leaves_them_at_once():
     controller = KLController(BetaConfig(target_kl=50.0, integral=0.01, max=0.3), CPU)
     for _ in range(1000):
-        controller.update(torch.tensor(500.0))
+        controller.update(torch.tensor(500.0), TAKEN)
     assert float(controller.beta) == pytest.approx(0.3)
     for _ in range(40):
-        controller.update(torch.tensor(40.0))
+        controller.update(torch.tensor(40.0), TAKEN)
     assert float(controller.beta) == 0
     for _ in range(1000):
-        controller.update(torch.tensor(0.0))
+        controller.update(torch.tensor(0.0), TAKEN)
     assert float(controller.beta) == 0
 
 
@@ -66,13 +72,13 @@ def test_it_goes_on_where_it_was():
     whole, first = KLController(config, CPU), KLController(config, CPU)
     values = [torch.tensor(20.0 + n) for n in range(10)]
     for kl in values:
-        whole.update(kl)
+        whole.update(kl, TAKEN)
     for kl in values[:4]:
-        first.update(kl)
+        first.update(kl, TAKEN)
     second = KLController(config, CPU)
     second.load(first.state())
     for kl in values[4:]:
-        second.update(kl)
+        second.update(kl, TAKEN)
     assert float(second.beta) == float(whole.beta)
 
 
@@ -95,7 +101,7 @@ def test_learned_weights_follow_their_losses():
     guess = torch.full((2, 1, 32, 32), 0.3)
     for _ in range(400):
         a_step(objective, guess)
-        learned.step(Alone())
+        a_learned_step(learned)
     assert objective.terms == ["recon", "ssim", "gradient"]
     weights = objective.learned_weights()
     assert weights["learned_recon"] == pytest.approx(1 / (2 * 0.3), rel=0.02)
@@ -106,7 +112,7 @@ def test_learned_weights_stay_bounded_on_a_loss_that_goes_to_zero():
     learned = LearnedWeights(objective.log_variances)
     for step in range(800):
         a_step(objective, torch.full((2, 1, 32, 32), 0.3 * 0.97**step))
-        learned.step(Alone())
+        a_learned_step(learned)
     weights = objective.learned_weights()
     assert all(0 < weight <= 0.5 * math.exp(5.001) for weight in weights.values())
     assert weights["learned_recon"] > 20
@@ -116,7 +122,7 @@ def test_learned_weights_go_on_where_they_were():
     def steps(objective: Objective, learned: LearnedWeights, count: int) -> None:
         for _ in range(count):
             a_step(objective, torch.full((2, 1, 32, 32), 0.3))
-            learned.step(Alone())
+            a_learned_step(learned)
 
     whole, first, second = an_objective(), an_objective(), an_objective()
     steps(whole, LearnedWeights(whole.log_variances), 7)

@@ -92,7 +92,7 @@ class Step:
         output = self.model(spoil(inputs), batch.heights, draws, shares)
         weights = Weights(**self.terms, beta=self.controller.beta, capacity=3.0)
         losses, parts = self.objective(output, targets, batch.heights, weights, 2 * shares)
-        self.controller.update(parts["kl"].mean())
+        self.controller.update(parts["kl"].mean(), losses.isfinite().all())
         return losses, parts
 
 
@@ -147,6 +147,7 @@ def test_the_adversary_stays_on_the_device(kind, monkeypatch):
         pages = torch.empty(PAGES, 1, ROWS, WIDTH)
         reconstruction = torch.empty(PAGES, 1, ROWS, WIDTH, requires_grad=True)
         heights = torch.empty(PAGES, dtype=torch.long)
+        taken = torch.ones((), dtype=torch.bool)
     monkeypatch.setattr(game.optimizer, "step", lambda: None)  # Adam's kernels need values
     with OnlyOnTheDevice(meta):
         for step in (1, 2):
@@ -159,7 +160,7 @@ def test_the_adversary_stays_on_the_device(kind, monkeypatch):
                 losses = losses + game.terms(ours, theirs, pages, heights)
                 assert (losses.shape, losses.dtype) == ((PAGES,), torch.float32)
                 losses.sum().backward()
-            game.step()
+            game.step(taken)
     assert reconstruction.grad.shape == pages.shape
     assert all(value.device == meta for value in game.tensors().values())
 
