@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import io
 import re
 import tokenize
@@ -43,11 +44,21 @@ def read_members(data: bytes, path: Path) -> Iterator[tuple[str, str, bytes]]:
 
 
 def read_boxes(data: bytes) -> np.ndarray:
-    """The boxes of a `boxes.npy` member, float32 (N, 4); nothing is ever unpickled.
+    """The boxes of a `boxes.npy` member, int16 or float32 (N, 4); nothing is ever unpickled.
 
     Raises ValueError when that is not what it holds.
     """
-    stream = io.BytesIO(data)
+    start = 10 + int.from_bytes(data[8:10], "little")
+    count, dtype = _boxes_header(data[:start])
+    if count * 4 * dtype.itemsize != len(data) - start:
+        raise ValueError(f"{count} boxes do not fill their {len(data) - start} bytes")
+    return np.frombuffer(data, dtype, offset=start).reshape(count, 4)
+
+
+# Headers differ in the number of boxes only, and to parse one takes longer than all else here.
+@functools.lru_cache(maxsize=4096)
+def _boxes_header(header: bytes) -> tuple[int, np.dtype]:
+    stream = io.BytesIO(header)
     try:
         if np.lib.format.read_magic(stream) != (1, 0):
             raise ValueError("boxes are in another version of the npy format than 1.0")
@@ -58,7 +69,4 @@ def read_boxes(data: bytes) -> np.ndarray:
         raise ValueError(
             f"boxes of shape {shape} and type {dtype} are not (N, 4) of int16 or float32"
         )
-    start = stream.tell()
-    if shape[0] * 4 * dtype.itemsize != len(data) - start:
-        raise ValueError(f"{shape[0]} boxes do not fill their {len(data) - start} bytes")
-    return np.frombuffer(data, dtype, offset=start).reshape(shape).astype(np.float32)
+    return shape[0], dtype
