@@ -50,14 +50,7 @@ class PagePCA:
     ) -> None:
         """Fit to these pages, padded with zeros to `size`, (rows, width). Collective."""
         self.size = size
-        parts = [torch.empty(0, 1 + size[0] * size[1], device=engine.device)]
-        for batch in batches:
-            if batch is not None:
-                batch = batch.to(engine.device)
-                # float32 holds ids that far exceed the pages that fit into memory here.
-                parts.append(torch.cat([batch.ids.float()[:, None], self.pixels(batch)], 1))
-        table = engine.gather_ragged(torch.cat(parts))
-        table = table[table[:, 0].argsort(), 1:]
+        table = page_table(batches, engine, size)
         found = principal_components(table, dimensions)
         self.mean, self.components, _ = (engine.from_main(part.contiguous()) for part in found)
 
@@ -80,11 +73,29 @@ def page_pixels(batch: Batch, rows: int) -> Tensor:
     return F.pad(batch.images(), (0, 0, 0, rows - batch.size[0])).flatten(1)
 
 
+def page_table(batches: Iterable[Batch | None], engine: Engine, size: tuple[int, int]) -> Tensor:
+    """All ranks' pages as vectors, padded with zeros to `size`, (rows, width). Collective.
+
+    Returns: float32 (N, rows * width) on the device, in order of ids.
+    """
+    parts = [torch.empty(0, 1 + size[0] * size[1], device=engine.device)]
+    for batch in batches:
+        if batch is not None:
+            batch = batch.to(engine.device)
+            # float32 holds ids that far exceed the pages that fit into memory here.
+            parts.append(torch.cat([batch.ids.float()[:, None], page_pixels(batch, size[0])], 1))
+    table = engine.gather_ragged(torch.cat(parts))
+    return table[table[:, 0].argsort(), 1:]
+
+
+def one_page(page: Tensor) -> Callable[[Batch], Tensor]:
+    """What makes the constant page (1, 1, rows, width) every page's reconstruction."""
+    return lambda batch: page[:, :, : batch.size[0]].expand(len(batch), -1, -1, -1)
+
+
 def score_page(page: Tensor, batches: Iterable[Batch | None], engine: Engine) -> dict[str, float]:
     """The pixel metrics of one constant page (1, 1, rows, width) as every reconstruction."""
-    return score(
-        lambda batch: page[:, :, : batch.size[0]].expand(len(batch), -1, -1, -1), batches, engine
-    )
+    return score(one_page(page), batches, engine)
 
 
 def score(

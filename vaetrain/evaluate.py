@@ -5,7 +5,9 @@
 
 The averaged weights of the run - finished, or stopped after a checkpoint - are used, and
 reconstructions are decoded from `mu`. Which pages are `val` is decided as in training: those of the
-run's `data.val_templates` where the shards hold any, else the shards' own split. With several
+run's `data.val_templates` where the shards hold any, else the shards' own split. FID and LPIPS need
+weights in torch's cache and are left out without them; `fid_random`, comparable with itself only,
+takes FID's place. With several
 processes (`accelerate launch -m vaetrain.evaluate ...`) they share the pages.
 """
 
@@ -53,11 +55,17 @@ def evaluate(run: Path, shards: Path, split: str, out: Path | None, training: Pa
     """Print and write the metrics of a run's model on a split of some shards.
 
     Args:
-        out: JSON by the names of metrics.jsonl, and under `baselines` by theirs.
+        out: JSON by the names of metrics.jsonl, `latent_std` the list of every dimension's, and
+            under `baselines` by theirs.
         training: shards that baselines are fitted to; None: there are none.
     """
     # Imported only now: torch takes seconds, and `--help` must not wait for it.
-    from vaetrain.evaluation import Retrieval, compare_with_baselines, path_smoothness
+    from vaetrain.evaluation import (
+        NetworkMetrics,
+        Retrieval,
+        compare_with_baselines,
+        path_smoothness,
+    )
     from vaetrain.latents import in_deviations
     from vaetrain.objective import Objective
     from vaetrain.schedules import weights_at
@@ -76,14 +84,20 @@ def evaluate(run: Path, shards: Path, split: str, out: Path | None, training: Pa
         Objective(experiment).to(engine.device),
         weights_at(experiment, math.inf, math.inf),
     )
+    networks = NetworkMetrics(trained, data, selection)
     retrieval = Retrieval(data, selection, engine)
     metrics: dict[str, Any] = {"pages": len(pages.ids), **summarise(pages)}
+    metrics |= networks.metrics(trained.reconstruct)
+    if len(pages.ids) > 1:
+        metrics["latent_std"] = pages.mu.double().std(dim=0).tolist()
     metrics |= retrieval.metrics(pages.mu)
     searched = retrieval.metrics(in_deviations(pages.mu, pages.logvar))
     metrics |= {f"{name}_search": searched[name] for name in RANKED if name in searched}
     metrics |= path_smoothness(trained, data, selection)
     if fitted is not None:
-        metrics["baselines"] = compare_with_baselines(trained, data, selection, fitted, retrieval)
+        metrics["baselines"] = compare_with_baselines(
+            trained, data, selection, fitted, retrieval, networks
+        )
     if engine.is_main:
         if out is not None:
             write_whole(out, json.dumps(metrics, indent=2) + "\n")
@@ -97,7 +111,7 @@ def show(metrics: dict[str, Any]) -> None:
     columns = {"model": metrics, **metrics.get("baselines", {})}
     if len(columns) > 1:
         print(f"{'':24}" + "".join(f"{name:>12}" for name in columns))
-    for name in (name for name in metrics if name != "baselines"):
+    for name in (name for name in metrics if name not in ("baselines", "latent_std")):
         values = [column.get(name) for column in columns.values()]
         shown = ["" if value is None else f"{value:.6g}" for value in values]
         print(f"{name:24}" + "".join(f"{value:>12}" for value in shown).rstrip())

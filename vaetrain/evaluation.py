@@ -13,8 +13,12 @@ from shards.order import Selection
 from shards.randomness import sample_keys
 from shards.reader import Batch
 from vaetrain import baselines, losses
+from vaetrain.components import principal_coordinates
 from vaetrain.data import BASELINE_PAGES, EVALUATION_BATCH, PageReader
 from vaetrain.engine import Engine
+from vaetrain.fid import build_features, frechet_distance
+from vaetrain.masked import keep, rows_at
+from vaetrain.perceptual import find_lpips
 from vaetrain.pictures import slerp
 from vaetrain.retrieval import (
     RETRIEVED,
@@ -22,10 +26,9 @@ from vaetrain.retrieval import (
     label_metrics,
     nearest_of_other_templates,
     retrieval_iou,
-    turned,
 )
 from vaetrain.trained import TrainedModel
-from vaetrain.validation import for_each_page
+from vaetrain.validation import for_each_page, measured
 
 PATHS = 64  # pairs of pages that are interpolated, at most
 PATH_POINTS = 8
@@ -78,6 +81,41 @@ def _boxes(data: PageReader, ids: Tensor) -> list[np.ndarray]:
     return [placed[seen & (batch.owner == page)].numpy() for page in range(len(ids))]
 
 
+class NetworkMetrics:
+    """Judges reconstructions of some pages by what networks see in them."""
+
+    def __init__(self, trained: TrainedModel, data: PageReader, pages: Selection) -> None:
+        """Load the networks; raises ConfigError where Inception's file is damaged."""
+        self.engine, self.data, self.pages = trained.engine, data, pages
+        self.features = build_features().to(self.engine.device)
+        lpips = find_lpips(trained.experiment.loss)
+        self.lpips = {} if lpips is None else {lpips[0]: lpips[1].to(self.engine.device)}
+
+    @torch.no_grad()
+    def metrics(self, reconstruct: Callable[[Batch], Tensor]) -> dict[str, float]:
+        """The metrics of what reconstructs a batch's pages, (B, 1, H, W). Collective.
+
+        Returns: `fid` of the reconstructions from the pages (or `fid_random`, see `build_features`)
+            where there are two, and `lpips_<net>`, mean over pages, where its weights are there.
+        """
+        columns = self.features.columns
+
+        def measure(batch: Batch) -> Tensor:
+            page, heights = batch.images(), batch.heights
+            made = keep(reconstruct(batch).clamp(0, 1), rows_at(heights, page.shape[2]))
+            seen = [self.features(images, heights) for images in (page, made)]
+            distances = [network(made, page, heights)[:, None] for network in self.lpips.values()]
+            return torch.cat([*seen, *distances], 1)
+
+        pages = self.data.pages(self.pages)
+        _, _, table = for_each_page(measure, 2 * columns + len(self.lpips), pages, self.engine)
+        theirs, ours, distances = table.split([columns, columns, len(self.lpips)], dim=1)
+        found = dict(zip(self.lpips, distances.mean(dim=0).tolist(), strict=True))
+        if len(table) > 1:
+            found[self.features.metric] = frechet_distance(ours, theirs)
+        return measured(found)
+
+
 @torch.no_grad()
 def path_smoothness(trained: TrainedModel, data: PageReader, pages: Selection) -> dict[str, float]:
     """How evenly pictures change on the way from one page to another. Collective.
@@ -128,6 +166,7 @@ def compare_with_baselines(
     pages: Selection,
     training: PageReader,
     retrieval: Retrieval,
+    networks: NetworkMetrics,
 ) -> dict[str, dict[str, float]]:
     """What a blank page, the mean page, PCA and the pixels themselves score. Collective.
 
@@ -139,19 +178,18 @@ def compare_with_baselines(
     known = training.select("train").thinned(BASELINE_PAGES)
     mean = baselines.mean_page(training.pages(known), engine, *size)
     pca = baselines.PagePCA(training.pages(known), engine, size, model.latent_dim)
-    blank = torch.zeros_like(mean)
+    _, _, components = for_each_page(pca.embed, len(pca.components), data.pages(pages), engine)
+    pixels = baselines.page_table(data.pages(pages), engine, size)
+    if len(pixels) < pixels.shape[1]:
+        pixels = principal_coordinates(pixels)
 
-    def embedded(embed: Callable[[Batch], Tensor], columns: int) -> dict[str, float]:
-        _, _, vectors = for_each_page(embed, columns, data.pages(pages), engine)
-        return retrieval.metrics(turned(vectors) if len(vectors) < columns else vectors)
-
-    def whole(batch: Batch) -> Tensor:
-        return baselines.page_pixels(batch, size[0])
+    def pictures(reconstruct: Callable[[Batch], Tensor]) -> dict[str, float]:
+        score = baselines.score(reconstruct, data.pages(pages), engine)
+        return score | networks.metrics(reconstruct)
 
     return {
-        "blank page": baselines.score_page(blank, data.pages(pages), engine),
-        "mean page": baselines.score_page(mean, data.pages(pages), engine),
-        "pca": baselines.score(pca.reconstruct, data.pages(pages), engine)
-        | embedded(pca.embed, len(pca.components)),
-        "pixels": embedded(whole, size[0] * size[1]),
+        "blank page": pictures(baselines.one_page(torch.zeros_like(mean))),
+        "mean page": pictures(baselines.one_page(mean)),
+        "pca": pictures(pca.reconstruct) | retrieval.metrics(components),
+        "pixels": retrieval.metrics(pixels.cpu()),
     }

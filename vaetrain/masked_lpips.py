@@ -5,7 +5,6 @@ Imported only where it is used: lpips and torchvision take seconds.
 
 from __future__ import annotations
 
-import os
 import warnings
 from pathlib import Path
 from pickle import UnpicklingError
@@ -16,17 +15,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torchvision.models.squeezenet import Fire
 
-from vaetrain.perceptual import page_mean, unit
+from vaetrain.perceptual import RANDOM, backbone_file, page_mean, unit
 from vaetrain.settings import ConfigError
 
-# Where torchvision keeps the weights that LPIPS builds on, below torch's cache.
-BACKBONES = {
-    "alex": "alexnet-owt-7be5be79.pth",
-    "vgg": "vgg16-397923af.pth",
-    "squeeze": "squeezenet1_1-b8a52dc0.pth",
-}
-DOWNLOADS = "https://download.pytorch.org/models/"
-RANDOM = "random"  # in place of a file: the backbone's random initial weights
 LEAST_ROWS = 64  # with fewer, LPIPS' pooling has nothing left to pool
 
 
@@ -78,20 +69,6 @@ class MaskedLPIPS(nn.Module):
                 x, rows = _masked_layer(layer, x, rows)
             levels.append((x, rows))
         return levels
-
-
-def backbone_file(net: str, weights: str | None) -> Path:
-    """Where a backbone's weights are; raises ConfigError where they are not."""
-    cache = Path(os.environ.get("TORCH_HOME", Path.home() / ".cache" / "torch"))
-    name = BACKBONES[net]
-    path = Path(weights) if weights is not None else cache / "hub" / "checkpoints" / name
-    if not path.is_file():
-        raise ConfigError(
-            f"loss.perceptual_net: {net} needs the weights {path}, which are not there and are "
-            f"never downloaded; get {DOWNLOADS}{name} and place it there, or set "
-            "loss.perceptual_weights to it, or loss.perceptual_net=features"
-        )
-    return path
 
 
 def _masked_layer(layer: nn.Module, x: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:

@@ -7,13 +7,24 @@ far from another as the two cropped to their rows.
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import torch
 from torch import Tensor, nn
 
 from vaetrain.config import LossConfig, ModelConfig
 from vaetrain.encoder import Encoder
 from vaetrain.handover import load_model
+from vaetrain.settings import ConfigError
 
+# The backbones of LPIPS, and their weights as torchvision names them.
+BACKBONES = {
+    "alex": "alexnet-owt-7be5be79.pth",
+    "vgg": "vgg16-397923af.pth",
+    "squeeze": "squeezenet1_1-b8a52dc0.pth",
+}
+DOWNLOADS = "https://download.pytorch.org/models/"
+RANDOM = "random"  # in place of a file: the backbone's random initial weights
 TINY = 1e-20  # under a root, so that its slope at features of 0 is finite
 
 
@@ -32,6 +43,41 @@ def build_perceptual(loss: LossConfig) -> nn.Module:
 
         network = MaskedLPIPS(loss.perceptual_net, loss.perceptual_weights)
     return network.eval().requires_grad_(False)
+
+
+def find_lpips(loss: LossConfig) -> tuple[str, nn.Module] | None:
+    """LPIPS as a metric, as far as it is there: its name, `lpips_<net>`, and the network.
+
+    The backbone and its weights are those of the loss; AlexNet's where the loss has no backbone,
+    and those of torch's cache where its weights are random. None where they are not there.
+    """
+    net = loss.perceptual_net if loss.perceptual_net in BACKBONES else "alex"
+    own = net == loss.perceptual_net and loss.perceptual_weights != RANDOM
+    weights = loss.perceptual_weights if own else None
+    try:
+        backbone_file(net, weights)  # before seconds of imports
+        chosen = LossConfig(perceptual_net=net, perceptual_weights=weights)
+        return f"lpips_{net}", build_perceptual(chosen)
+    except ConfigError:
+        return None
+
+
+def backbone_file(net: str, weights: str | None) -> Path:
+    """Where a backbone's weights are; raises ConfigError where they are not."""
+    name = BACKBONES[net]
+    path = Path(weights) if weights is not None else torch_cache(name)
+    if not path.is_file():
+        raise ConfigError(
+            f"loss.perceptual_net: {net} needs the weights {path}, which are not there and are "
+            f"never downloaded; get {DOWNLOADS}{name} and place it there, or set "
+            "loss.perceptual_weights to it, or loss.perceptual_net=features"
+        )
+    return path
+
+
+def torch_cache(name: str) -> Path:
+    """Where torch keeps a file of weights that it has downloaded."""
+    return Path(torch.hub.get_dir()) / "checkpoints" / name
 
 
 class FeatureDistance(nn.Module):

@@ -94,16 +94,6 @@ def nearest_of_other_templates(vectors: Tensor, templates: Tensor, count: int) -
     return found
 
 
-def turned(vectors: Tensor) -> Tensor:
-    """Vectors (N, N) with the distances of these (N, D) between them: of fewer pages than pixels.
-
-    Principal coordinates (Gower 1966), float64.
-    """
-    centred = vectors.double() - vectors.double().mean(dim=0)
-    variance, axes = torch.linalg.eigh(centred @ centred.T)
-    return axes * variance.clamp(min=0).sqrt()
-
-
 def vote_accuracy(neighbours: Tensor, labels: Tensor) -> float:
     """Share of pages whose label their neighbours' majority tells (Cover and Hart 1967).
 

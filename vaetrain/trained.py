@@ -61,6 +61,12 @@ class TrainedModel:
         return self.model.embed(mu, batch.heights)
 
     @torch.no_grad()
+    def reconstruct(self, batch: Batch) -> Tensor:
+        """The pages of a batch on the device, decoded from `mu`: (B, 1, H, W), not clipped."""
+        posterior = self.model.posterior(batch.images(), batch.heights)
+        return self.model.reconstruct(posterior, batch.heights, batch.size).reconstruction
+
+    @torch.no_grad()
     def encode_all(self, data: PageReader) -> tuple[Tensor, Tensor, Tensor]:
         """Encode all pages of some shards.
 

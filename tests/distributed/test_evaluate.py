@@ -19,6 +19,8 @@ from vaetrain.model import VAE
 def flat(metrics: dict, prefix: str = "") -> dict[str, float]:
     found = {}
     for name, value in metrics.items():
+        if isinstance(value, list):
+            value = dict(zip(map(str, range(len(value))), value, strict=True))
         found |= flat(value, f"{name} ") if isinstance(value, dict) else {prefix + name: value}
     return found
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from vaetrain.components import principal_components
+from vaetrain.components import principal_components, principal_coordinates
 from vaetrain.config import ModelConfig
 from vaetrain.model import VAE
 
@@ -31,6 +31,16 @@ def test_they_are_the_singular_vectors(pages, cells):
 def test_fewer_pages_than_dimensions_give_fewer_components():
     _, components, deviations = principal_components(a_table(5, 50), 10)
     assert len(components) == len(deviations) == 4
+
+
+def test_principal_coordinates_keep_distances(monkeypatch):
+    monkeypatch.setattr("vaetrain.components.COLUMNS", 64)  # 300 are no multiple of it
+    wide = torch.randn(20, 300, generator=torch.Generator().manual_seed(0))
+    found = principal_coordinates(wide)
+    assert found.shape == (20, 20)
+    torch.testing.assert_close(
+        torch.cdist(found, found), torch.cdist(wide.double(), wide.double()), rtol=1e-6, atol=1e-6
+    )
 
 
 @torch.no_grad()

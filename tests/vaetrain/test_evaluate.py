@@ -71,6 +71,10 @@ def test_it_is_the_mean_over_pages(folder, tmp_path, split):
         metrics
     )
     assert {"slerp_ssim_std", "slerp_ssim_min", "nmi"} <= set(metrics)
+    assert len({"fid", "fid_random"} & set(metrics)) == 1
+    assert len(metrics["latent_std"]) == 8
+    assert np.mean(metrics["latent_std"]) == pytest.approx(metrics["latent_std_mean"])
+    assert max(metrics["latent_std"]) == pytest.approx(metrics["latent_std_max"])
     # The validation pages are all of one template: nobody has a neighbour.
     assert ("box_iou_at_10" in metrics) == ("knn_label_accuracy" in metrics) == (split == "all")
 

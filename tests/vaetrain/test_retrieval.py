@@ -20,7 +20,6 @@ from vaetrain.retrieval import (
     nearest_of_other_templates,
     retrieval_iou,
     retrieval_precision,
-    turned,
     vote_accuracy,
 )
 
@@ -188,13 +187,3 @@ def test_retrieval_iou_is_the_mean_over_what_was_found():
     expected = [layout_iou(boxes[0], boxes[other]) for other in (1, 2)]
     assert found[:2].tolist() == pytest.approx([np.mean(expected), expected[0]])
     assert math.isnan(found[2])
-
-
-def test_turned_vectors_keep_their_distances(pages):
-    wide = torch.randn(20, 300, generator=torch.Generator().manual_seed(0))
-    torch.testing.assert_close(
-        torch.cdist(turned(wide), turned(wide)),
-        torch.cdist(wide, wide).double(),
-        rtol=1e-4,
-        atol=1e-4,
-    )
