@@ -217,11 +217,11 @@ class Collator:
         pixels = torch.zeros(len(members), 1, *batch.size, dtype=torch.uint8)
         windows = zip(full.tolist(), batch.tops.tolist(), batch.heights.tolist(), strict=True)
         for row, (member, (whole, top, height)) in enumerate(zip(members, windows, strict=True)):
-            image = Image.fromarray(decode_png(member[PNG]))
-            if image.size != (self.width, whole):
-                image = image.resize((self.width, whole), Image.Resampling.BOX)
-            window = np.asarray(image)[top : top + height]
-            pixels[row, 0, :height] = torch.from_numpy(window.copy())
+            page = decode_png(member[PNG])
+            if page.shape != (whole, self.width):
+                image = Image.fromarray(page).resize((self.width, whole), Image.Resampling.BOX)
+                page = np.asarray(image)
+            pixels.numpy()[row, 0, :height] = page[top : top + height]
         return pixels
 
 
