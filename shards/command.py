@@ -7,6 +7,7 @@ import importlib.util
 import signal
 import sys
 from collections.abc import Callable, Iterable
+from pathlib import Path
 from typing import NoReturn
 
 from shards.index import DamagedShards
@@ -29,6 +30,17 @@ class Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         self.exit(2, f"{self.prog}: {message}\n")
+
+
+def location(text: str) -> str | Path:
+    """An argument that is a folder of shards, or its address, which stays text."""
+    # Imported only here: it knows of UserError.
+    from shards.remote import parse_location
+
+    try:
+        return parse_location(text)
+    except UserError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
 
 
 def run(name: str, command: Callable[[], int]) -> NoReturn:

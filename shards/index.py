@@ -6,15 +6,19 @@ consecutive rows, in the order of the tar. Opening costs the same for ten sample
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import re
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 import numpy as np
+
+if TYPE_CHECKING:
+    from shards.cache import CacheOptions, ShardCache
 
 SCHEMA = 1
 HEADER_NAME = "index.json"
@@ -44,7 +48,7 @@ _SHARD_NAME = re.compile(r"(train|val)-\d{6}\.tar")
 
 
 class DamagedShards(ValueError):
-    """A folder of shards is not whole; the message is one plain line that names the file."""
+    """Shards are not whole, or not to be had; the message is one plain line naming the file."""
 
 
 @dataclass(frozen=True)
@@ -63,6 +67,7 @@ class Shard:
 class Index:
     """An opened index. `table` is memory-mapped, of dtype `RECORD`, one row a sample.
 
+    cache: where shards on a server are fetched to; None: they lie in `folder`, beside the index.
     labels, templates: the names that the table's columns point into; the template "" stands for
     samples that name none.
     """
@@ -73,15 +78,33 @@ class Index:
     labels: list[str]
     templates: list[str]
     table: np.ndarray
+    cache: ShardCache | None = None
 
     @classmethod
-    def open(cls, folder: str | Path) -> Index:
-        """Open the index of `folder` without reading the table.
+    def open(cls, location: str | Path, options: CacheOptions | None = None) -> Index:
+        """Open the index of a folder, or of an address such as `s3://bucket/pages`.
+
+        Args:
+            options: how files of an address are cached; None: as is usual.
+
+        Raises `UserError` for an address that is not read or whose driver is missing, and
+        `DamagedShards` as `of_folder` does.
+        """
+        # Imported only here: these know what an index is.
+        from shards.cache import open_cache
+        from shards.remote import protocol_of
+
+        if protocol_of(location) is not None:
+            return cls.of_folder(*open_cache(location, options))
+        return cls.of_folder(Path(location))
+
+    @classmethod
+    def of_folder(cls, folder: Path, cache: ShardCache | None = None) -> Index:
+        """Open the index in `folder` without reading the table, of shards there or in a cache.
 
         Raises `DamagedShards` if header or table is missing, odd, or they disagree in size. That
         the table's rows and the tars are what the header says is for `shards.verify` to find.
         """
-        folder = Path(folder)
         path = folder / HEADER_NAME
         header = _read_header(path)
         shards = _shards(path, header)
@@ -90,14 +113,19 @@ class Index:
             raise DamagedShards(f"{path}: its shards hold {samples} samples, not what it says")
         table = _map_table(folder / TABLE_NAME, samples)
         labels, templates = (_names(path, header, key) for key in ("labels", "templates"))
-        return cls(folder, header, shards, labels, templates, table)
+        return cls(folder, header, shards, labels, templates, table, cache)
 
     def __len__(self) -> int:
         return len(self.table)
 
     def __reduce__(self) -> tuple:
         # To reader processes goes the folder's name: a memory map would be copied whole.
-        return Index.open, (self.folder,)
+        return Index.of_folder, (self.folder, self.cache)
+
+    @property
+    def location(self) -> str:
+        """Where the shards are, for messages: the folder, or the address."""
+        return str(self.folder) if self.cache is None else self.cache.remote.url
 
     def rows(self, ids: np.ndarray) -> np.ndarray:
         """The table's rows of samples, int64 (B,); raises DamagedShards for impossible ones."""
@@ -193,10 +221,10 @@ def header_bytes(header: dict[str, Any]) -> bytes:
     return json.dumps(told, indent=1).encode() + b"\n"
 
 
-def sha256_of(path: Path) -> str:
-    """The SHA-256 of a file, in hexadecimal."""
+def sha256_of(file: Path | BinaryIO) -> str:
+    """The SHA-256 of a file, or of what is left to read of an open one, in hexadecimal."""
     digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while block := file.read(1 << 20):
+    with file.open("rb") if isinstance(file, Path) else contextlib.nullcontext(file) as stream:
+        while block := stream.read(1 << 20):
             digest.update(block)
     return digest.hexdigest()

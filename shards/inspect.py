@@ -29,7 +29,7 @@ def main() -> int:
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("folder", type=Path, metavar="DIR", help="folder of built shards")
+    parser.add_argument("folder", type=command.location, metavar="DIR", help="folder or address")
     parser.add_argument("--sheet", type=Path, metavar="PNG", help="draw some of the pages here")
     arguments = parser.parse_args()
     index = Index.open(arguments.folder)
@@ -46,7 +46,7 @@ def describe(index: Index) -> list[str]:
     size = sum(shard.bytes for shard in index.shards)
     heights = scaled_height(table["width"], table["height"], 128)
     lines = [
-        f"{index.folder}: {len(index)} samples ({len(index.ids('train'))} train, "
+        f"{index.location}: {len(index)} samples ({len(index.ids('train'))} train, "
         f"{len(index.ids('val'))} val) in {len(index.shards)} shards",
         f"stored: {index.header['store']}; {size / 1e6:.1f} MB, {size / len(index):.0f} bytes each",
         "widths: " + _counted(Counter(table["width"].tolist())),

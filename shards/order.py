@@ -9,7 +9,7 @@ once per epoch. Ranks, workers and accumulation only cut a step's samples; they 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import lru_cache, partial
 from typing import Any
@@ -141,6 +141,21 @@ class SampleOrder:
         by_height = np.argsort(self.selection.heights_at(place), kind="stable")
         place = place[by_height]
         return self.selection.ids_at(place), np.concatenate(epochs)[by_height]
+
+    def window(self, step: int) -> tuple[int, int]:
+        """The epoch, and the window of it, that a step begins in."""
+        epoch, position = divmod(step * self.global_batch_size, len(self.selection))
+        _, bounds = self._windows(epoch)
+        return epoch, int(np.searchsorted(bounds, position, side="right")) - 1
+
+    def shards_from(self, epoch: int, window: int) -> Iterator[int]:
+        """The numbers of the shards as they are needed from a window on, without an end."""
+        selection = self.selection
+        while True:
+            for shards in self._windows(epoch)[0][window:]:
+                firsts = selection.ids_at(selection.starts[shards])
+                yield from selection.table["shard"][firsts].tolist()
+            epoch, window = epoch + 1, 0
 
     def _places(self, epoch: int, start: int, stop: int) -> np.ndarray:
         """Positions [start, stop) of an epoch, as indices into the selection."""

@@ -11,7 +11,7 @@ import io
 import os
 import signal
 from collections import OrderedDict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -134,11 +134,16 @@ class ShardFiles:
         """What the names of a sample's files begin with; raises as `members` does."""
         return self._read(sample_id, self.index.rows(np.array([sample_id]))[0])[0][0]
 
+    def prefetch(self, shards: Iterable[int]) -> None:
+        """Fetch shards of a server ahead, by number, in the order they will be needed."""
+        if self.index.cache is not None:
+            self.index.cache.prefetch(self.index.shards[number] for number in shards)
+
     def _read(self, sample_id: int, record: np.void) -> list[tuple[str, str, bytes]]:
         shard = int(record["shard"])
         start, length = int(record["offset"]) * BLOCK, int(record["blocks"]) * BLOCK
         data = os.pread(self._file(shard).fileno(), length, start)
-        path = self.index.folder / self.index.shards[shard].name
+        path = f"{self.index.location}/{self.index.shards[shard].name}"
         if len(data) < length:
             raise DamagedShards(f"{path}: ends before sample {sample_id} does")
         members = list(read_members(data, path))
@@ -150,6 +155,16 @@ class ShardFiles:
         if shard in self._open:
             self._open.move_to_end(shard)
             return self._open[shard]
+        file = self._opened(shard)
+        self._open[shard] = file
+        if len(self._open) > self.OPEN_FILES:
+            self._open.popitem(last=False)[1].close()
+        return file
+
+    def _opened(self, shard: int) -> io.FileIO:
+        if self.index.cache is not None:
+            self._let_go()
+            return self.index.cache.open(self.index.shards[shard])
         path = self.index.folder / self.index.shards[shard].name
         try:
             file = io.FileIO(path)
@@ -159,10 +174,12 @@ class ShardFiles:
             if sha256_of(path) != self.index.shards[shard].sha256:
                 raise DamagedShards(f"{path}: is damaged: its SHA-256 is not the index's")
             self._checked.add(shard)
-        self._open[shard] = file
-        if len(self._open) > self.OPEN_FILES:
-            self._open.popitem(last=False)[1].close()
         return file
+
+    def _let_go(self) -> None:
+        """Close files that a cache has removed: until then they take their place on the disk."""
+        for shard in [n for n, file in self._open.items() if not os.fstat(file.fileno()).st_nlink]:
+            self._open.pop(shard).close()
 
 
 class Collator:
@@ -243,9 +260,13 @@ class TrainingReader(Dataset):
         self.world_size = world_size
         self.micro_batch_size = micro_batch_size
         self.accumulation = order.global_batch_size // (world_size * micro_batch_size)
+        self._window: tuple[int, int] | None = None
 
     def __getitem__(self, number: int) -> Batch | DamagedShards:
         step, turn = divmod(number, self.accumulation)
+        if (window := self.order.window(step)) != self._window:
+            self._window = window
+            self.collator.files.prefetch(self.order.shards_from(*window))
         ids, epochs = self.order.step(step)
         # All ranks work on neighbours in height at a time, so none waits for one with taller pages.
         first = (turn * self.world_size + self.rank) * self.micro_batch_size

@@ -18,7 +18,7 @@ JSON, BOXES, PNG = "json", "boxes.npy", "png"  # what follows the key and a dot 
 _OCTAL = re.compile(rb"[0-7]+")
 
 
-def read_members(data: bytes, path: Path) -> Iterator[tuple[str, str, bytes]]:
+def read_members(data: bytes, path: Path | str) -> Iterator[tuple[str, str, bytes]]:
     """Key, extension and content of consecutive members of a plain tar.
 
     Args:

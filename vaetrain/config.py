@@ -13,6 +13,9 @@ from typing import Any
 
 from omegaconf import OmegaConf
 
+from shards.cache import CacheOptions
+from shards.command import UserError
+from shards.remote import parse_location, protocol_of
 from vaetrain.settings import (
     ConfigError,
     checked,
@@ -29,7 +32,9 @@ SAMPLE_SHARDS = Path("data") / "sample"
 @dataclass
 class DataConfig:
     shards: str | None = setting(
-        None, "folder of built shards; null: the built-in sample, built into data/sample if absent"
+        None,
+        "folder of built shards, or its address: s3://, gs:// or http(s)://; null: the built-in "
+        "sample, built into data/sample if absent",
     )
     width: int = setting(128, "image width in pixels", minimum=16, maximum=8192)
     max_height: int = setting(
@@ -48,10 +53,36 @@ class DataConfig:
     workers: int = setting(1, "reader processes per rank; 0 reads in the trainer itself", minimum=0)
     prefetch: int = setting(4, "micro batches each reader process keeps ready", minimum=1)
 
+    cache_dir: str | None = setting(
+        None,
+        "folder of this machine, for what is fetched from an address; all processes and runs may "
+        "share it; null: vaetrain in $XDG_CACHE_HOME or ~/.cache",
+    )
+    cache_gb: float = setting(50.0, "size of it: 10^9 bytes of shards, at most", above=0)
+    retry_seconds: float = setting(
+        300.0,
+        "how long a shard that cannot be fetched is tried for before the run ends",
+        minimum=0,
+        maximum=480,  # the other ranks wait for ten minutes
+    )
+
     @property
-    def folder(self) -> Path:
-        """The folder of the shards; the built-in sample's unless they name another."""
-        return SAMPLE_SHARDS if self.shards is None else Path(self.shards)
+    def folder(self) -> str | Path:
+        """The folder of the shards, or their address; the built-in sample's unless set.
+
+        Raises ConfigError for an address that is not read.
+        """
+        if self.shards is None:
+            return SAMPLE_SHARDS
+        try:
+            return parse_location(self.shards)
+        except UserError as error:
+            raise ConfigError(f"data.shards: {error}") from error
+
+    @property
+    def cache(self) -> CacheOptions:
+        """How files of an address are cached."""
+        return CacheOptions(self.cache_dir, self.cache_gb, self.retry_seconds)
 
 
 @dataclass
@@ -387,6 +418,10 @@ def experiment_from(tree: dict[str, Any], where: str) -> Experiment:
 
 def checked_together(experiment: Experiment) -> Experiment:
     """The experiment, where its settings go with one another; raises ConfigError."""
+    if experiment.augment.policy == "auto" and protocol_of(experiment.data.folder) is not None:
+        raise ConfigError(
+            "augment.policy: auto lies in a folder of shards; with an address name the policy file"
+        )
     if (experiment.loss.pixel == "bce") != (experiment.model.output == "sigmoid"):
         raise ConfigError(
             "loss.pixel: bce and model.output=sigmoid need one another; here they are "

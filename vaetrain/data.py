@@ -48,7 +48,9 @@ class PageReader:
         index: the shards' index.
     """
 
-    def __init__(self, folder: Path, experiment: Experiment, engine: Engine, stride: int) -> None:
+    def __init__(
+        self, folder: str | Path, experiment: Experiment, engine: Engine, stride: int
+    ) -> None:
         """Open the shards; raises ConfigError in one line."""
         self.config = data = experiment.data
         self.engine = engine
@@ -60,7 +62,7 @@ class PageReader:
                 f"the nearest possible are {' and '.join(near)}"
             )
         try:
-            self.index = Index.open(folder)
+            self.index = Index.open(folder, data.cache)
         except DamagedShards as error:
             # Every rank finds the same; in a shard only the one that reads it does.
             raise ConfigError(str(error)) from error
@@ -114,7 +116,8 @@ class TrainingData(PageReader):
         super().__init__(experiment.data.folder, experiment, engine, stride)
         self.train, self.val = self.select("train"), self.select("val")
         if len(self.train) == 0:
-            raise ConfigError(f"{self.index.folder}: there are no pages to train on")
+            raise ConfigError(f"{self.index.location}: there are no pages to train on")
+        self.check_cache()
         self.order = SampleOrder(
             self.train,
             seed=experiment.train.seed,
@@ -122,6 +125,16 @@ class TrainingData(PageReader):
             window_shards=self.config.window_shards,
             ladder=self.ladder,
         )
+
+    def check_cache(self) -> None:
+        """Raises ConfigError where a cache cannot hold the shards that are shuffled together."""
+        sizes = sorted((shard.bytes for shard in self.index.shards), reverse=True)
+        needed = sum(sizes[: self.config.window_shards])
+        if self.index.cache is not None and needed > self.config.cache.bytes:
+            raise ConfigError(
+                f"data.cache_gb: {self.config.cache_gb:g} is less than the {needed / 1e9:.3g} of "
+                f"the shards that are shuffled together; raise it, or lower data.window_shards"
+            )
 
     @property
     def fingerprint(self) -> str:

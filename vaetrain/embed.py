@@ -25,7 +25,7 @@ def main() -> int:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("run", type=Path, metavar="RUN", help="run directory")
-    parser.add_argument("--shards", type=Path, required=True, help="folder of built shards")
+    parser.add_argument("--shards", type=command.location, required=True, help="folder or address")
     parser.add_argument("--out", type=output_file, required=True, help="NPZ file to write")
     arguments = parser.parse_args()
     pages, dimensions = embed(arguments.run, arguments.shards, arguments.out)
@@ -33,7 +33,7 @@ def main() -> int:
     return 0
 
 
-def embed(run: Path, shards: Path, out: Path) -> tuple[int, int]:
+def embed(run: Path, shards: str | Path, out: Path) -> tuple[int, int]:
     """Write the latents of all pages of some shards; how many there are, of how many dimensions."""
     # Imported only now: torch takes seconds, and `--help` must not wait for it.
     import numpy as np

@@ -34,14 +34,14 @@ def main() -> int:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("run", type=Path, metavar="RUN", help="run directory")
-    parser.add_argument("--shards", type=Path, required=True, help="folder of built shards")
+    parser.add_argument("--shards", type=command.location, required=True, help="folder or address")
     parser.add_argument("--split", choices=("val", "train", "all"), default="all")
     parser.add_argument(
         "--json", type=output_file, metavar="FILE", help="write the metrics to this file"
     )
     parser.add_argument(
         "--baselines",
-        type=Path,
+        type=command.location,
         metavar="TRAIN_SHARDS",
         help="also measure a blank page, and the mean and the principal components of the training "
         "pages of these shards",
@@ -51,7 +51,9 @@ def main() -> int:
     return 0
 
 
-def evaluate(run: Path, shards: Path, split: str, out: Path | None, training: Path | None) -> None:
+def evaluate(
+    run: Path, shards: str | Path, split: str, out: Path | None, training: str | Path | None
+) -> None:
     """Print and write the metrics of a run's model on a split of some shards.
 
     Args:

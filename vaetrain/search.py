@@ -25,7 +25,7 @@ def main() -> int:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("run", type=Path, metavar="RUN", help="run directory")
-    parser.add_argument("--shards", type=Path, required=True, help="folder of built shards")
+    parser.add_argument("--shards", type=command.location, required=True, help="folder or address")
     parser.add_argument(
         "--query", type=Path, required=True, metavar="LAYOUT_OR_PNG", help="what to look for"
     )
@@ -36,7 +36,7 @@ def main() -> int:
     return 0
 
 
-def search(run: Path, shards: Path, query: Path, top: int, sheet: Path | None) -> None:
+def search(run: Path, shards: str | Path, query: Path, top: int, sheet: Path | None) -> None:
     """Print the pages nearest to a file, at most `top`, and draw them if there is a `sheet`."""
     # Imported only now: torch takes seconds, and `--help` must not wait for it.
     import numpy as np

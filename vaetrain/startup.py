@@ -19,6 +19,7 @@ from typing import Any, NoReturn
 
 from shards.command import UserError, require
 from shards.lifetime import die_with_parent
+from shards.remote import require_driver
 from vaetrain.augment.policy import load_policy
 from vaetrain.batching import cut_batch
 from vaetrain.config import Experiment, describe_settings, load_experiment
@@ -79,6 +80,7 @@ def start(argv: list[str]) -> Command:
             asked = read_engine_file(arguments.config_file)
         cut_batch(experiment.train, asked.world_size, pairs=experiment.augment.mixup_alpha > 0)
         load_policy(experiment.augment, experiment.data.folder)
+        require_driver(experiment.data.folder, f"data.shards={experiment.data.shards}")
         for name in set(experiment.trackers) - {"tensorboard"}:
             require(name, "track", f"tracker={experiment.tracker}")
         if asked != running:

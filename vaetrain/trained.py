@@ -43,7 +43,7 @@ class TrainedModel:
             path, width=data.width, max_height=data.max_height, stride=self.model.stride
         )
 
-    def open_shards(self, folder: Path) -> PageReader:
+    def open_shards(self, folder: str | Path) -> PageReader:
         """The pages of some shards at the model's size; raises ConfigError in one line."""
         return PageReader(folder, self.experiment, self.engine, self.model.stride)
 

@@ -134,7 +134,7 @@ class Training:
         checkpoint.check_same_experiment(saved.state["experiment"], self.experiment)
         checkpoint.check_same_policy(saved.state["policy"], self.augment.policy)
         if saved.state["data"] != self.data.fingerprint:
-            raise ConfigError(f"{self.data.index.folder}: is not the data the run was started on")
+            raise ConfigError(f"{self.data.index.location}: is not the data the run was started on")
 
     def resume(self, saved: Checkpoint) -> None:
         """Go on from a checkpoint, whose weights the model was made of."""

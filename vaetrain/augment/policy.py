@@ -149,7 +149,7 @@ FOUND_NAME = "policy.yaml"
 """The file in the folder of the shards that `auto` stands for."""
 
 
-def load_policy(config: AugmentConfig, shards: Path = SAMPLE_SHARDS) -> Policy:
+def load_policy(config: AugmentConfig, shards: str | Path = SAMPLE_SHARDS) -> Policy:
     """The policy of a name of `NAMES`, of `auto`, or of a YAML file.
 
     `randaugment` (Cubuk et al. 2020) applies `config.ops` operations of strength `config.level`,
@@ -157,7 +157,7 @@ def load_policy(config: AugmentConfig, shards: Path = SAMPLE_SHARDS) -> Policy:
     beside the shards.
 
     Args:
-        shards: the folder of the shards that are trained on.
+        shards: the folder of the shards that are trained on, or their address.
 
     Raises ConfigError naming the file or key and what is allowed.
     """
@@ -173,7 +173,7 @@ def load_policy(config: AugmentConfig, shards: Path = SAMPLE_SHARDS) -> Policy:
     if config.policy in named:
         policy = named[config.policy]
     elif config.policy == AUTO:
-        policy = _read_found(shards)
+        policy = _read_found(Path(shards))
     elif Path(config.policy).exists():
         policy = _read_policy(Path(config.policy))
     else:

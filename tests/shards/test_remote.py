@@ -1,0 +1,220 @@
+"""Shards on a server: the bytes of the disk, whatever fails, in a cache within its bound."""
+
+import contextlib
+import errno
+import subprocess
+import sys
+import threading
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from shards.build import build
+from shards.cache import CacheOptions
+from shards.command import UserError
+from shards.index import DamagedShards, Index
+from shards.options import BuildOptions
+from shards.reader import ShardFiles
+from shards.remote import parse_location
+
+REPO = Path(__file__).resolve().parents[2]
+SAMPLE = REPO / "shards" / "sample"
+
+
+class Handler(SimpleHTTPRequestHandler):
+    """Serves a folder, and does to every n-th request what the server's `fault` says."""
+
+    def do_GET(self):
+        server = self.server
+        with server.lock:
+            server.requests.append(self.path)
+            hit = server.every and len(server.requests) % server.every == 0
+        if not hit:
+            super().do_GET()
+        elif isinstance(server.fault, int):
+            self.send_error(server.fault)
+        else:
+            content = Path(self.translate_path(self.path)).read_bytes()
+            self.send_response(200)
+            self.send_header("Content-Length", str(len(content)))
+            self.end_headers()
+            if server.fault == "truncated":
+                self.wfile.write(content[: len(content) // 2])
+            else:
+                self.wfile.write(content[:-1] + bytes([content[-1] ^ 1]))
+
+    def log_message(self, *_):
+        pass
+
+
+@pytest.fixture(scope="module")
+def local(tmp_path_factory) -> Index:
+    folder = tmp_path_factory.mktemp("remote") / "pages"
+    build([SAMPLE], folder, BuildOptions(count=60, workers=1, shard_mb=0.05))
+    return Index.open(folder)
+
+
+@pytest.fixture
+def server(local, monkeypatch):
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    handler = partial(Handler, directory=str(local.folder.parent))
+    found = ThreadingHTTPServer(("127.0.0.1", 0), handler)
+    found.requests, found.lock, found.every, found.fault = [], threading.Lock(), 0, 500
+    found.url = f"http://127.0.0.1:{found.server_address[1]}/pages"
+    thread = threading.Thread(target=found.serve_forever, args=(0.01,))
+    thread.start()
+    yield found
+    found.shutdown()
+    thread.join()
+    found.server_close()
+
+
+def options(folder: Path, gigabytes: float = 1.0, patience: float = 20.0) -> CacheOptions:
+    return CacheOptions(str(folder), gigabytes, patience)
+
+
+def everything(index: Index) -> list[dict[str, bytes]]:
+    files = ShardFiles(index)
+    return [files.members(number) for number in range(len(index))]
+
+
+def cached(folder: Path) -> int:
+    size = 0
+    for path in folder.glob("*.tar"):
+        with contextlib.suppress(FileNotFoundError):  # removed in between
+            size += path.stat().st_size
+    return size
+
+
+@pytest.mark.parametrize("fault", [500, "truncated", "flipped"])
+def test_the_bytes_are_those_of_the_disk_though_requests_fail(local, server, tmp_path, fault):
+    server.every, server.fault = 3, fault
+    index = Index.open(server.url, options(tmp_path))
+    assert np.array_equal(index.table, local.table)
+    assert everything(index) == everything(local)
+    tars = [path for path in server.requests if path.endswith(".tar")]
+    assert len(set(tars)) == len(local.shards) < len(tars)
+    assert {path.suffix for path in tmp_path.iterdir()} <= {".tar", ".lock", ""}
+    before = len(tars)
+    assert everything(Index.open(server.url, options(tmp_path))) == everything(local)
+    assert len([path for path in server.requests if path.endswith(".tar")]) == before
+
+
+def test_the_cache_stays_within_its_bound(local, server, tmp_path):
+    largest = max(shard.bytes for shard in local.shards)
+    index = Index.open(server.url, options(tmp_path, gigabytes=2 * largest / 1e9))
+    files = ShardFiles(index)
+    for number in np.random.default_rng(0).permutation(len(index))[:40]:
+        assert files.members(int(number)) == ShardFiles(local).members(int(number))
+        assert 0 < cached(tmp_path) <= 2 * largest
+
+
+def test_a_file_that_the_disk_has_spoilt_is_fetched_again(local, server, tmp_path):
+    everything(Index.open(server.url, options(tmp_path)))
+    spoilt = sorted(tmp_path.glob("*.tar"))[0]
+    content = spoilt.read_bytes()
+    spoilt.write_bytes(content[:-1] + b"!")
+    assert everything(Index.open(server.url, options(tmp_path))) == everything(local)
+    assert spoilt.read_bytes() == content
+
+
+def test_what_is_read_next_is_fetched_ahead(local, server, tmp_path):
+    index = Index.open(server.url, options(tmp_path))
+    index.cache.prefetch(iter(index.shards))
+    for _ in range(400):
+        if len(list(tmp_path.glob("*.tar"))) == len(index.shards):
+            break
+        threading.Event().wait(0.02)
+    before = len(server.requests)
+    assert everything(index) == everything(local)
+    assert len(server.requests) == before
+
+
+def test_processes_share_a_cache(local, server, tmp_path):
+    """With room for two shards they take them from each other, and with room for all none twice."""
+    code = (
+        "import sys; from shards.index import Index; from shards.cache import CacheOptions\n"
+        "index = Index.open(sys.argv[1], CacheOptions(sys.argv[2], float(sys.argv[3]), 20.0))\n"
+        "for _ in range(3):\n"
+        "    for shard in index.shards:\n"
+        "        with index.cache.open(shard) as file:\n"
+        "            assert len(file.read()) == shard.bytes\n"
+    )
+    largest = max(shard.bytes for shard in local.shards)
+    for name, gigabytes in (("large", 1.0), ("small", 2 * largest / 1e9)):
+        server.requests.clear()
+        folder = tmp_path / name
+        command = [sys.executable, "-c", code, server.url, str(folder), str(gigabytes)]
+        readers = [subprocess.Popen(command, cwd=REPO) for _ in range(3)]
+        while any(reader.poll() is None for reader in readers):
+            assert cached(folder) <= gigabytes * 1e9
+        assert [reader.returncode for reader in readers] == [0, 0, 0]
+        tars = [path for path in server.requests if path.endswith(".tar")]
+        assert set(tars) == {f"/pages/{shard.name}" for shard in local.shards}
+        assert name == "small" or len(tars) == len(local.shards)
+
+
+@pytest.mark.parametrize(
+    ("every", "fault", "says"),
+    [
+        (1, 404, "there is no such file"),
+        (1, 403, "no permission"),
+        (1, 503, "tried for"),
+        (1, "flipped", "its SHA-256 is not the index's, in 4 attempts"),
+    ],
+)
+def test_what_cannot_be_had_is_told_in_a_line(local, server, tmp_path, every, fault, says):
+    index = Index.open(server.url, options(tmp_path, patience=30 if fault == "flipped" else 0.3))
+    server.every, server.fault = every, fault
+    with pytest.raises(DamagedShards) as caught:
+        ShardFiles(index).members(0)
+    assert str(caught.value).startswith(f"{server.url}/{local.shards[0].name}: cannot be fetched (")
+    assert says in str(caught.value)
+    assert not list(tmp_path.glob("*.tar"))
+    server.fault = "flipped"
+    with pytest.raises(DamagedShards, match=r"index\.json: is damaged"):
+        Index.open(server.url, options(tmp_path / "other"))
+
+
+def test_a_server_that_is_gone_is_told_in_a_line(tmp_path):
+    with pytest.raises(DamagedShards, match="tried for") as caught:
+        Index.open("http://127.0.0.1:9/pages", options(tmp_path, patience=0.3))
+    assert "http://127.0.0.1:9/pages/index.json" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "address",
+    [
+        "pipe:cat x",
+        "pipe://cat",
+        "file:///tmp/x",
+        "simplecache::s3://bucket/x",
+        "s3://a::b",
+        "http://me:secret@host/x",
+        "http://host/x?token=1",
+        "s3:///x",
+    ],
+)
+def test_other_addresses_are_refused(address):
+    with pytest.raises(UserError) as caught:
+        parse_location(address)
+    assert "secret" not in str(caught.value)
+
+
+def test_folders_are_folders():
+    assert parse_location("data/a:b") == Path("data/a:b")
+    assert parse_location("s3://bucket/x/") == "s3://bucket/x"
+
+
+def test_a_full_disk_is_not_waited_for(local, server, tmp_path, monkeypatch):
+    index = Index.open(server.url, options(tmp_path, patience=60))
+
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device", str(tmp_path))
+
+    monkeypatch.setattr("shards.remote.Remote.fetch", full)
+    with pytest.raises(DamagedShards, match="No space left on device"):
+        ShardFiles(index).members(0)
