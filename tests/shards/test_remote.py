@@ -2,9 +2,11 @@
 
 import contextlib
 import errno
+import fcntl
 import subprocess
 import sys
 import threading
+import time
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -41,10 +43,13 @@ class Handler(SimpleHTTPRequestHandler):
             self.send_response(200)
             self.send_header("Content-Length", str(len(content)))
             self.end_headers()
-            if server.fault == "truncated":
-                self.wfile.write(content[: len(content) // 2])
-            else:
-                self.wfile.write(content[:-1] + bytes([content[-1] ^ 1]))
+            if server.fault == "flipped":
+                content = content[:-1] + bytes([content[-1] ^ 1])
+            self.wfile.write(content[: len(content) // 2])
+            if server.fault == "slow":
+                time.sleep(0.03)
+            if server.fault != "truncated":
+                self.wfile.write(content[len(content) // 2 :])
 
     def log_message(self, *_):
         pass
@@ -82,11 +87,15 @@ def everything(index: Index) -> list[dict[str, bytes]]:
 
 
 def cached(folder: Path) -> int:
-    size = 0
-    for path in folder.glob("*.tar"):
-        with contextlib.suppress(FileNotFoundError):  # removed in between
-            size += path.stat().st_size
-    return size
+    """The bytes of the shards in a cache, and of those that come, while nothing is removed."""
+    sizes = {}
+    with (folder / "room.lock").open("a") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        for path in [*folder.glob("*.part"), *folder.glob("*.tar")]:
+            with contextlib.suppress(FileNotFoundError):  # renamed in between
+                stat = path.stat()
+                sizes[stat.st_ino] = stat.st_size
+    return sum(sizes.values())
 
 
 @pytest.mark.parametrize("fault", [500, "truncated", "flipped"])
@@ -139,18 +148,21 @@ def test_processes_share_a_cache(local, server, tmp_path):
         "import sys; from shards.index import Index; from shards.cache import CacheOptions\n"
         "index = Index.open(sys.argv[1], CacheOptions(sys.argv[2], float(sys.argv[3]), 20.0))\n"
         "for _ in range(3):\n"
-        "    for shard in index.shards:\n"
+        "    for shard in index.shards[int(sys.argv[4]):] + index.shards[:int(sys.argv[4])]:\n"
         "        with index.cache.open(shard) as file:\n"
         "            assert len(file.read()) == shard.bytes\n"
     )
     largest = max(shard.bytes for shard in local.shards)
     for name, gigabytes in (("large", 1.0), ("small", 2 * largest / 1e9)):
         server.requests.clear()
+        server.every, server.fault = int(name == "small"), "slow"
         folder = tmp_path / name
+        folder.mkdir()
         command = [sys.executable, "-c", code, server.url, str(folder), str(gigabytes)]
-        readers = [subprocess.Popen(command, cwd=REPO) for _ in range(3)]
+        readers = [subprocess.Popen([*command, str(first)], cwd=REPO) for first in range(3)]
         while any(reader.poll() is None for reader in readers):
             assert cached(folder) <= gigabytes * 1e9
+            time.sleep(0.005)
         assert [reader.returncode for reader in readers] == [0, 0, 0]
         tars = [path for path in server.requests if path.endswith(".tar")]
         assert set(tars) == {f"/pages/{shard.name}" for shard in local.shards}
