@@ -291,8 +291,9 @@ class EvaluationReader(Dataset):
         batch_size: int = 16,
     ) -> None:
         places = np.arange(len(selection))
-        by_height = np.argsort(selection.heights_at(places), kind="stable")
-        self.ids = selection.ids_at(places[by_height])
+        ids = selection.ids_at(places)
+        portions = _portions(collator.files.index)[selection.table["shard"][ids]]
+        self.ids = ids[np.lexsort((selection.heights_at(places), portions))]
         self.collator = collator
         self.rank = rank
         self.world_size = world_size
@@ -307,6 +308,17 @@ class EvaluationReader(Dataset):
         if len(ids) == 0:
             return None
         return _read(self.collator, ids, np.zeros_like(ids), training=False)
+
+
+def _portions(index: Index) -> np.ndarray:
+    """The number, int64 (S,), of each shard's portion: pages of like height are found inside it.
+
+    All shards are one portion, unless they are fetched into a cache that is smaller.
+    """
+    ends = np.cumsum([shard.bytes for shard in index.shards])
+    if index.cache is None or ends[-1] <= index.cache.options.bytes:
+        return np.zeros_like(ends)
+    return 2 * ends // index.cache.options.bytes  # the next one needs room, too
 
 
 def _read(collator: Collator, ids: np.ndarray, epochs: np.ndarray, *, training: bool):

@@ -7,52 +7,24 @@ import subprocess
 import sys
 import threading
 import time
-from functools import partial
-from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
+import fsspec
 import numpy as np
 import pytest
+from moto.server import ThreadedMotoServer
 
 from shards.build import build
 from shards.cache import CacheOptions
 from shards.command import UserError
 from shards.index import DamagedShards, Index
 from shards.options import BuildOptions
-from shards.reader import ShardFiles
+from shards.reader import Collator, EvaluationReader, ShardFiles, select
 from shards.remote import parse_location
+from tests.page_server import PageServer
 
 REPO = Path(__file__).resolve().parents[2]
 SAMPLE = REPO / "shards" / "sample"
-
-
-class Handler(SimpleHTTPRequestHandler):
-    """Serves a folder, and does to every n-th request what the server's `fault` says."""
-
-    def do_GET(self):
-        server = self.server
-        with server.lock:
-            server.requests.append(self.path)
-            hit = server.every and len(server.requests) % server.every == 0
-        if not hit:
-            super().do_GET()
-        elif isinstance(server.fault, int):
-            self.send_error(server.fault)
-        else:
-            content = Path(self.translate_path(self.path)).read_bytes()
-            self.send_response(200)
-            self.send_header("Content-Length", str(len(content)))
-            self.end_headers()
-            if server.fault == "flipped":
-                content = content[:-1] + bytes([content[-1] ^ 1])
-            self.wfile.write(content[: len(content) // 2])
-            if server.fault == "slow":
-                time.sleep(0.03)
-            if server.fault != "truncated":
-                self.wfile.write(content[len(content) // 2 :])
-
-    def log_message(self, *_):
-        pass
 
 
 @pytest.fixture(scope="module")
@@ -65,16 +37,33 @@ def local(tmp_path_factory) -> Index:
 @pytest.fixture
 def server(local, monkeypatch):
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
-    handler = partial(Handler, directory=str(local.folder.parent))
-    found = ThreadingHTTPServer(("127.0.0.1", 0), handler)
-    found.requests, found.lock, found.every, found.fault = [], threading.Lock(), 0, 500
-    found.url = f"http://127.0.0.1:{found.server_address[1]}/pages"
-    thread = threading.Thread(target=found.serve_forever, args=(0.01,))
-    thread.start()
+    found = PageServer(local.folder)
+    found.start()
     yield found
-    found.shutdown()
-    thread.join()
-    found.server_close()
+    found.stop()
+
+
+@pytest.fixture
+def bucket(local):
+    """The address of the shards in an S3 of this machine, and its server."""
+    found = ThreadedMotoServer("127.0.0.1", 0, verbose=False)
+    found.start()
+    with pytest.MonkeyPatch.context() as environment:
+        host, port = found.get_host_and_port()
+        for name, value in {
+            "AWS_ACCESS_KEY_ID": "key",
+            "AWS_SECRET_ACCESS_KEY": "secret",
+            "AWS_DEFAULT_REGION": "us-east-1",
+            "AWS_CONFIG_FILE": "/dev/null",
+            "AWS_ENDPOINT_URL": f"http://{host}:{port}",
+            "NO_PROXY": "127.0.0.1",
+        }.items():
+            environment.setenv(name, value)
+        files = fsspec.filesystem("s3")
+        files.mkdir("bucket")
+        files.put(f"{local.folder}/*", "bucket/pages/")
+        yield "s3://bucket/pages", found
+        found.stop()
 
 
 def options(folder: Path, gigabytes: float = 1.0, patience: float = 20.0) -> CacheOptions:
@@ -104,12 +93,11 @@ def test_the_bytes_are_those_of_the_disk_though_requests_fail(local, server, tmp
     index = Index.open(server.url, options(tmp_path))
     assert np.array_equal(index.table, local.table)
     assert everything(index) == everything(local)
-    tars = [path for path in server.requests if path.endswith(".tar")]
-    assert len(set(tars)) == len(local.shards) < len(tars)
+    before = len(server.tars)
+    assert len(set(server.tars)) == len(local.shards) < before
     assert {path.suffix for path in tmp_path.iterdir()} <= {".tar", ".lock", ""}
-    before = len(tars)
     assert everything(Index.open(server.url, options(tmp_path))) == everything(local)
-    assert len([path for path in server.requests if path.endswith(".tar")]) == before
+    assert len(server.tars) == before
 
 
 def test_the_cache_stays_within_its_bound(local, server, tmp_path):
@@ -119,6 +107,27 @@ def test_the_cache_stays_within_its_bound(local, server, tmp_path):
     for number in np.random.default_rng(0).permutation(len(index))[:40]:
         assert files.members(int(number)) == ShardFiles(local).members(int(number))
         assert 0 < cached(tmp_path) <= 2 * largest
+
+
+def test_an_evaluation_fetches_no_shard_again_and_again(local, server, tmp_path):
+    room = 2 * max(shard.bytes for shard in local.shards)
+
+    def ids(index: Index) -> list[int]:
+        files = ShardFiles(index)
+        collator = Collator(files, width=32, max_height=64, ladder=np.array([64]), seed=0)
+        reader = EvaluationReader(
+            select(index, "all", width=32, max_height=64), collator, batch_size=4
+        )
+        return [
+            number
+            for batch in map(reader.__getitem__, range(len(reader)))
+            for number in batch.ids.tolist()
+        ]
+
+    assert sorted(ids(Index.open(server.url, options(tmp_path, room / 1e9)))) == list(range(60))
+    assert len(local.shards) <= len(server.tars) < 2 * len(local.shards)
+    # One that holds them all changes nothing.
+    assert ids(Index.open(server.url, options(tmp_path / "large"))) == ids(local)
 
 
 def test_a_file_that_the_disk_has_spoilt_is_fetched_again(local, server, tmp_path):
@@ -164,9 +173,8 @@ def test_processes_share_a_cache(local, server, tmp_path):
             assert cached(folder) <= gigabytes * 1e9
             time.sleep(0.005)
         assert [reader.returncode for reader in readers] == [0, 0, 0]
-        tars = [path for path in server.requests if path.endswith(".tar")]
-        assert set(tars) == {f"/pages/{shard.name}" for shard in local.shards}
-        assert name == "small" or len(tars) == len(local.shards)
+        assert set(server.tars) == {f"/pages/{shard.name}" for shard in local.shards}
+        assert name == "small" or len(server.tars) == len(local.shards)
 
 
 @pytest.mark.parametrize(
@@ -189,6 +197,21 @@ def test_what_cannot_be_had_is_told_in_a_line(local, server, tmp_path, every, fa
     server.fault = "flipped"
     with pytest.raises(DamagedShards, match=r"index\.json: is damaged"):
         Index.open(server.url, options(tmp_path / "other"))
+
+
+def test_s3_has_the_bytes_of_the_disk(bucket, local, tmp_path):
+    url, server = bucket
+    index = Index.open(url, options(tmp_path, patience=0.5))
+    assert np.array_equal(index.table, local.table)
+    assert everything(index) == everything(local)
+    with pytest.raises(DamagedShards, match="there is no such file"):
+        Index.open("s3://bucket/other", options(tmp_path))
+    with pytest.raises(DamagedShards, match="there is no such file"):
+        Index.open("s3://another/pages", options(tmp_path))
+    server.stop()
+    with pytest.raises(DamagedShards, match=r"s3://bucket/pages/index\.json: .*tried for"):
+        Index.open(url, options(tmp_path, patience=0.5))
+    assert everything(index) == everything(local)
 
 
 def test_a_server_that_is_gone_is_told_in_a_line(tmp_path):
