@@ -9,14 +9,24 @@ from torch import Tensor, nn
 from shards.reader import Batch
 
 BRIGHTNESS = 2.5  # real pages use less than half of the grey range
+ERROR_BRIGHTNESS = 10.0  # a reconstruction is seldom further from its page than a tenth
 GAP = 4  # pixels between pictures
 PAPER = 255
 
 
 def as_grey(images: Tensor) -> np.ndarray:
     """Images (B, 1, H, W) in [0, 1] as uint8 (B, H, W), brightened for the eye."""
-    bright = (images.detach().float() * BRIGHTNESS).clamp(0, 1) * 255
-    return bright.round().to(torch.uint8).squeeze(1).cpu().numpy()
+    return _grey(images * BRIGHTNESS)
+
+
+def error_map(images: Tensor, others: Tensor) -> np.ndarray:
+    """How far images (B, 1, H, W) are from others, uint8 (B, H, W): black where nowhere."""
+    return _grey((images - others).abs() * ERROR_BRIGHTNESS)
+
+
+def _grey(bright: Tensor) -> np.ndarray:
+    grey = bright.detach().float().clamp(0, 1) * 255
+    return grey.round().to(torch.uint8).squeeze(1).cpu().numpy()
 
 
 def rows_of_pages(rows: list[np.ndarray], heights: np.ndarray) -> np.ndarray:
@@ -62,7 +72,9 @@ def slerp(start: Tensor, end: Tensor, steps: int) -> Tensor:
 
 @torch.no_grad()
 def panel(model: nn.Module, batch: Batch) -> dict[str, np.ndarray]:
-    """What TensorBoard shows of a model: reconstructions, prior samples and an interpolation.
+    """What every picture book of a model has: reconstructions, prior samples, an interpolation.
+
+    Reconstructions stand below their pages and above maps of their errors.
 
     Args:
         batch: the pages to reconstruct, on the host; the last two, if there are two, are
@@ -73,7 +85,8 @@ def panel(model: nn.Module, batch: Batch) -> dict[str, np.ndarray]:
     images, heights = batch.images(), batch.heights
     output = model.reconstruct(model.posterior(images, heights), heights, batch.size)
     mu = output.mu
-    rows = [as_grey(images), as_grey(output.reconstruction)]
+    ours = output.reconstruction.clamp(0, 1)
+    rows = [as_grey(images), as_grey(ours), error_map(ours, images)]
     count = len(batch)
     noise = torch.randn(mu.shape, generator=torch.Generator().manual_seed(0))
     shown = {

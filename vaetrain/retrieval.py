@@ -67,30 +67,34 @@ def label_metrics(vectors: Tensor, names: Names) -> dict[str, float]:
     return metrics
 
 
-def nearest_of_other_templates(vectors: Tensor, templates: Tensor, count: int) -> Tensor:
+def nearest_of_other_templates(
+    vectors: Tensor, templates: Tensor, count: int, asked: Tensor | None = None
+) -> Tensor:
     """Each page's nearest pages of other templates, by Euclidean distance, nearest first.
 
     Args:
         vectors: (N, D).
         templates: Long (N,); -1: a template of the page's own.
         count: how many are wanted.
+        asked: Long (Q,), rows of the pages whose neighbours are wanted; None: of all.
 
-    Returns: Long (N, count), rows of `vectors`; the lower row first where distances are equal, and
+    Returns: Long (Q, count), rows of `vectors`; the lower row first where distances are equal, and
         -1 where there are no more pages.
     """
     vectors = vectors.double()
     exact = vectors.shape[1] <= EXACT_DIMENSIONS
     mode = "donot_use_mm_for_euclid_dist" if exact else "use_mm_for_euclid_dist"
     row = torch.arange(len(vectors))
-    found = torch.full((len(vectors), count), -1)
-    for first in range(0, len(vectors), CHUNK):
-        part = slice(first, first + CHUNK)
+    asked = row if asked is None else asked
+    found = torch.full((len(asked), count), -1)
+    for first in range(0, len(asked), CHUNK):
+        part = asked[first : first + CHUNK]
         distances = torch.cdist(vectors[part], vectors, compute_mode=mode)
         same = (templates[part, None] == templates) & (templates[part, None] >= 0)
         distances[same | (row[part, None] == row)] = torch.inf
         nearest = distances.sort(dim=1, stable=True)
         places = nearest.indices[:, :count].masked_fill(nearest.values[:, :count].isinf(), -1)
-        found[part, : places.shape[1]] = places
+        found[first : first + CHUNK, : places.shape[1]] = places
     return found
 
 

@@ -16,6 +16,7 @@ from accelerate.tracking import MLflowTracker, TensorBoardTracker, WandBTracker
 
 from shards.writer import write_whole
 from vaetrain.config import Experiment
+from vaetrain.gallery import Projection
 from vaetrain.settings import ConfigError
 
 PROJECT = "vaetrain"  # MLflow's experiment and the project of Weights & Biases
@@ -71,6 +72,17 @@ class TensorBoard(TensorBoardTracker):
         """Show grey pictures, uint8 (H, W), by name."""
         stacks = {name: picture[None, :, :, None] for name, picture in pictures.items()}
         self.log_images(stacks, step=step, dataformats="NHWC")
+
+    def log_projection(self, projection: Projection, step: int) -> None:
+        """Show latents in the embedding projector, with the pages and what they are."""
+        self.writer.add_embedding(
+            projection.vectors,
+            metadata=projection.names,
+            metadata_header=projection.columns,
+            label_img=projection.sprites,
+            global_step=step,
+            tag="latents",
+        )
 
     def hand_over(self, final: Path, metrics: dict[str, float], step: int) -> None:
         """Write the settings with the final metrics, for TensorBoard's table of runs.

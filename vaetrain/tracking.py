@@ -16,9 +16,10 @@ from tqdm import tqdm
 
 from shards.writer import write_whole
 from vaetrain.config import Experiment, as_dict
+from vaetrain.gallery import Projection
 from vaetrain.rundir import METRICS_FILE, read_metrics
 from vaetrain.settings import flatten
-from vaetrain.trackers import start_trackers
+from vaetrain.trackers import TensorBoard, start_trackers
 
 SHOWN = ("loss", "recon", "ssim", "kl")  # beside the progress bar
 
@@ -87,6 +88,20 @@ class RunLog:
         metrics = {key: value for key, value in last.items() if isinstance(value, int | float)}
         step = metrics.pop("images")
         self._tell(lambda tracker: tracker.hand_over(final, metrics, step))
+
+    def projection(self, images: int, projection: Projection) -> None:
+        """Show latents with their pages, to those who have an embedding projector."""
+        for tracker in self._projectors:
+            tracker.log_projection(projection, images)
+
+    @property
+    def has_projector(self) -> bool:
+        """Whether anybody would see a projection."""
+        return bool(self._projectors)
+
+    @property
+    def _projectors(self) -> list[TensorBoard]:
+        return [tracker for tracker in self.trackers if isinstance(tracker, TensorBoard)]
 
     @property
     def wants_pictures(self) -> bool:

@@ -12,7 +12,7 @@ from torch import Tensor
 from shards.command import UserError
 from shards.randomness import sample_keys
 from shards.reader import Batch
-from vaetrain import checkpoint, pictures
+from vaetrain import checkpoint, gallery, pictures
 from vaetrain.adversary import Adversary
 from vaetrain.augment.pipeline import Augment
 from vaetrain.augment.policy import load_policy
@@ -314,7 +314,7 @@ class Training:
         if not self.best or metrics["l1"] < self.best["l1"]:
             self.best = {"images": self.images, **metrics}
         if self.log.wants_pictures:
-            self.log.pictures(self.images, pictures.panel(model, self.data.fixed_pages()))
+            self.log.pictures(self.images, gallery.gallery(model, self.data, pages))
 
     def save(self) -> None:
         """Write a checkpoint that any engine can resume from. Collective."""
@@ -348,6 +348,8 @@ class Training:
             shown = pictures.panel(model, self.data.fixed_pages()) if len(self.data.val) else {}
             write_final(self.run_dir.final, model, self.experiment, results, shown)
             self.log.hand_over(self.run_dir.final)
+            if self.log.has_projector and len(self.data.val):
+                self.log.projection(self.images, gallery.project(model, self.data))
         for line in summary_lines(self.run_dir.folder, results):
             self.log.say(line)
 

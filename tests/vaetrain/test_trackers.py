@@ -123,7 +123,7 @@ def test_mlflow_goes_on_with_the_same_run(local_store):
     log = an_mlflow_log(local_store, 16, "train.epochs=7")
     log.line("train", 24, {"loss": 1 / 24})
     log.line("train", 32, {"loss": 1 / 32})
-    log.pictures(32, {"page": np.zeros((4, 4), np.uint8)})
+    log.pictures(32, {"latent/page": np.zeros((4, 4), np.uint8)})
     (local_store / "final").mkdir()
     (local_store / "final" / "model.safetensors").write_bytes(b"weights")
     log.hand_over(local_store / "final")
