@@ -64,7 +64,7 @@ class _SinglePage(ShardFiles):
         shard = Shard(path.name, "val", samples=1, bytes=len(data), sha256="", first=0)
         super().__init__(Index(path.parent, {"store": store}, [shard], [""], [""], table))
 
-    def members(self, sample_id: int) -> dict[str, bytes]:
+    def members_at(self, sample_id: int, record: np.void) -> dict[str, bytes]:
         return self._members
 
 
