@@ -108,6 +108,13 @@ def test_neighbours_are_of_other_templates(pages):
         assert row == expected[:10]
 
 
+def test_some_pages_alone_have_the_neighbours_they_have_among_all(pages):
+    vectors, names = pages
+    asked = torch.tensor([40, 3, 89])
+    some = nearest_of_other_templates(vectors, names.templates, 10, asked)
+    assert torch.equal(some, nearest_of_other_templates(vectors, names.templates, 10)[asked])
+
+
 def test_the_same_page_at_two_widths_is_no_neighbour():
     vectors = torch.tensor([[0.0], [0.0], [5.0], [6.0]])
     found = nearest_of_other_templates(vectors, torch.tensor([3, 3, 4, 4]), 3)
