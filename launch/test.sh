@@ -3,7 +3,7 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 source launch/environment.sh
-use_environment test sweep track
+use_environment test sweep track export
 arguments=()
 for argument in "$@"; do
     if [ "$argument" = --all ]; then arguments+=(-m "slow or not slow"); else arguments+=("$argument"); fi

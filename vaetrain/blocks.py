@@ -136,8 +136,9 @@ def enlarge(x: Tensor, rows: Rows, factor: int) -> Tensor:
 
 def fit_rows(x: Tensor, height: int) -> Tensor:
     """(B, C, H, W) cut, or extended by zeros, to `height` rows."""
-    missing = height - x.shape[2]
-    return F.pad(x, (0, 0, 0, missing)) if missing > 0 else x[:, :, :height]
+    x = x[:, :, :height]
+    # The exporter knows no height yet: it must be able to tell that this is never negative.
+    return F.pad(x, (0, 0, 0, height - x.shape[2]))
 
 
 def zero_(layer: nn.Module) -> nn.Module:

@@ -31,7 +31,7 @@ class VectorSeed(nn.Module):
 
     def forward(self, z: Tensor, height: int) -> Tensor:
         """(B, D) to (B, C, height, columns)."""
-        x = self.anchored(z).view(len(z), -1, *self.grid)
+        x = self.anchored(z).unflatten(1, (-1, *self.grid))
         return self.from_grid(fit_rows(x, height)) + self.everywhere(z)[:, :, None, None]
 
 
@@ -109,7 +109,9 @@ class Decoder(nn.Module):
                 x = self.skips[number](x, here, gate)
         rows = rows_at(heights, size[0])
         added = keep(F.pixel_shuffle(self.add(x), 2), rows)
-        ladder = torch.stack(nats, 1) if nats else added.new_zeros(len(z), 0, dtype=torch.float32)
+        ladder = (
+            torch.stack(nats, 1) if nats else added.new_zeros(z.shape[0], 0, dtype=torch.float32)
+        )
         return at_stride(coarse, self.cell, 1, rows), added, ladder
 
 

@@ -79,7 +79,7 @@ class Ladder(nn.Module):
         Returns: `x` with the latent, and the KL in nats a page, float32 (B,), 0 from the prior.
         """
         mean, logvar = self.prior(x).chunk(2, dim=1)
-        nats = x.new_zeros(len(x), dtype=torch.float32)
+        nats = x.new_zeros(x.shape[0], dtype=torch.float32)
         z = torch.zeros_like(mean) if eps is None else eps
         if features is not None:
             mu, own_logvar = self.posterior(torch.cat([x, features], dim=1)).chunk(2, dim=1)

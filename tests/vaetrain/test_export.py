@@ -1,0 +1,137 @@
+"""What onnxruntime makes of an exported model is what PyTorch makes of it."""
+
+import math
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from shards.build import build
+from shards.command import UserError
+from shards.index import Index
+from shards.options import BuildOptions
+from tests.vaetrain.test_model import ARCHITECTURES, WIDTH, a_model
+from vaetrain import export, load_model, onnx_model
+from vaetrain.config import load_experiment
+from vaetrain.handover import write_final
+from vaetrain.model import VAE
+from vaetrain.onnx_model import (
+    TOLERANCE,
+    Decoder,
+    Encoder,
+    Whole,
+    difference,
+    example,
+    session,
+    write,
+)
+from vaetrain.trained import TrainedModel
+
+REPO = Path(__file__).resolve().parents[2]
+EXPERIMENT = load_experiment(
+    None, ["data.width=64", "data.max_height=128", "model.latent_dim=8", "data.workers=0"]
+)
+ROWS = 2048
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("architecture", ARCHITECTURES, ids=lambda a: "-".join(a.values()))
+def test_every_architecture_at_any_batch_and_height(architecture, tmp_path):
+    model = a_model(**architecture).requires_grad_(False)
+    graph = Whole(model)
+    write(graph, tmp_path / "model.onnx", WIDTH, ROWS)
+    sizes = [(batch, (rows, WIDTH)) for batch in (1, 3, 16) for rows in (64, 80, 512, ROWS)]
+    assert difference(graph, tmp_path / "model.onnx", sizes) <= TOLERANCE
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """Shards with both splits, and a run whose model's weights are no special values."""
+    folder = tmp_path_factory.mktemp("export")
+    build([REPO / "shards" / "sample"], folder / "shards", BuildOptions(count=30, workers=1))
+    torch.manual_seed(0)
+    model = VAE(EXPERIMENT.model, 64, 128)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(0.02 * torch.randn_like(parameter))
+    write_final(folder / "run" / "final", model, EXPERIMENT, {}, {})
+    return folder
+
+
+def run(monkeypatch, *argv: object) -> None:
+    monkeypatch.setattr(sys, "argv", ["export", *map(str, argv)])
+    assert export.main() == 0
+
+
+@pytest.mark.parametrize("graph", ["decoder", pytest.param("encoder", marks=pytest.mark.slow)])
+def test_encoder_and_decoder_apart(graph, folder, tmp_path):
+    model = load_model(folder / "run")
+    graph = Encoder(model) if graph == "encoder" else Decoder(model, 64, 128)
+    write(graph, tmp_path / "part.onnx", 64, 128)
+    assert difference(graph, tmp_path / "part.onnx", [(5, (96, 64))]) <= TOLERANCE
+
+
+def test_it_is_calibrated_on_pages_that_it_is_not_measured_on(folder):
+    trained = TrainedModel(folder / "run")
+    index = Index.open(folder / "shards")
+    for split, batches in zip(
+        ("train", "val"), export.split_pages(trained, folder / "shards"), strict=True
+    ):
+        ids = torch.cat([batch.ids for batch in batches]).tolist()
+        assert sorted(ids) == list(index.ids(split))
+
+
+@pytest.mark.parametrize(("lost", "written"), [(0.009, ["a.onnx"]), (0.011, []), (math.nan, [])])
+def test_int8_that_loses_too_much_is_refused(lost, written, folder, tmp_path, monkeypatch):
+    scores = {"a.onnx": 0.9, "int8.onnx": 0.9 - lost}
+    monkeypatch.setattr(onnx_model, "write", lambda graph, path, *size: path.write_bytes(b"fp32"))
+    monkeypatch.setattr(
+        onnx_model, "quantise", lambda model, source, target, pages: target.write_bytes(b"int8")
+    )
+    monkeypatch.setattr(onnx_model, "mean_ssim", lambda model, path, pages: scores[path.name])
+    command = (folder / "run", "--onnx", tmp_path / "a.onnx", "--int8", "--calibrate")
+    if written:
+        run(monkeypatch, *command, folder / "shards")
+        assert (tmp_path / "a.onnx").read_bytes() == b"int8"
+    else:
+        with pytest.raises(UserError, match="nothing written"):
+            run(monkeypatch, *command, folder / "shards")
+    assert [path.name for path in tmp_path.iterdir()] == written
+
+
+@pytest.mark.slow
+def test_eight_bits_are_near_and_small(folder, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(export, "MOST_SSIM_LOST", 1.0)
+    exact, small = tmp_path / "a.onnx", tmp_path / "b.onnx"
+    run(monkeypatch, folder / "run", "--onnx", exact)
+    run(monkeypatch, folder / "run", "--onnx", small, "--int8", "--calibrate", folder / "shards")
+    assert "not calibrated on" in capsys.readouterr().out
+    assert small.stat().st_size < 0.5 * exact.stat().st_size
+    model = load_model(folder / "run")
+    inputs = {name: value.numpy() for name, value in example(model, 2, (128, 64)).items()}
+    ours, theirs = (session(path).run(["reconstruction"], inputs)[0] for path in (exact, small))
+    assert 0 < abs(ours - theirs).mean() < 0.05 * ours.std()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["--onnx", "{}/a.onnx"], "no trained model"),
+        (["--onnx", "{}"], "is a folder"),
+        (["--onnx", "{}/a.onnx", "--int8"], "go together"),
+        (["--onnx", "{}/a.onnx", "--int8", "--calibrate", "{}/none"], "index.json"),
+    ],
+)
+def test_mistakes_get_one_line(arguments, says, folder, tmp_path, monkeypatch, capsys):
+    trained = folder / "run" if "{}/none" in arguments else tmp_path / "nothing"
+    with pytest.raises((SystemExit, ValueError)) as raised:
+        run(monkeypatch, trained, *(text.format(tmp_path) for text in arguments))
+    assert says in capsys.readouterr().err + str(raised.value)
+    assert not list(tmp_path.glob("*.onnx"))
+
+
+def test_without_onnx_the_extra_is_named(tmp_path, monkeypatch):
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(ValueError, match=r"\[export\]"):
+        run(monkeypatch, "run", "--onnx", tmp_path / "a.onnx")
