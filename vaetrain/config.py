@@ -16,6 +16,7 @@ from omegaconf import OmegaConf
 from shards.cache import CacheOptions
 from shards.command import UserError
 from shards.remote import parse_location, protocol_of
+from vaetrain.schedules import BetaConfig, CurriculumConfig, LrConfig, SkipConfig
 from vaetrain.settings import (
     ConfigError,
     checked,
@@ -123,15 +124,6 @@ class ModelConfig:
 
 
 @dataclass
-class SkipConfig:
-    start_epoch: float = setting(5.0, "epochs in which skips stay shut", minimum=0)
-    ramp_epochs: float = setting(5.0, "epochs from shut to open", minimum=0)
-    dropout: float = setting(
-        0.5, "share of pages decoded from the latent alone in training", minimum=0, maximum=1
-    )
-
-
-@dataclass
 class AugmentConfig:
     policy: str = setting(
         "none",
@@ -183,66 +175,6 @@ class LossConfig:
     )
 
 
-@dataclass
-class Phase:
-    epoch: float = setting(0.0, "epoch from which the phase holds", minimum=0)
-    recon: float | None = setting(None, "loss.recon from here on", minimum=0)
-    ssim: float | None = setting(None, "loss.ssim from here on", minimum=0)
-    ms_ssim: float | None = setting(None, "loss.ms_ssim from here on", minimum=0)
-    gradient: float | None = setting(None, "loss.gradient from here on", minimum=0)
-    perceptual: float | None = setting(None, "loss.perceptual from here on", minimum=0)
-    beta: float | None = setting(None, "beta.max from here on", minimum=0)
-
-
-@dataclass
-class CurriculumConfig:
-    phases: list[Phase] = setting(
-        [],
-        "weights that change by epoch: a list of {epoch, and any of recon, ssim, ms_ssim, "
-        "gradient, perceptual, beta}; what a phase leaves out stays as it was",
-    )
-    blend_epochs: float = setting(
-        0.0,
-        "epochs from one phase's weights to the next's, in a straight line; 0: at once",
-        minimum=0,
-    )
-
-
-@dataclass
-class BetaConfig:
-    schedule: str = setting(
-        "linear",
-        "how beta goes: constant; linear from 0; two_stage, to half in a line and on towards the "
-        "whole exponentially; cyclical; controller, holding the KL at target_kl",
-        choices=("constant", "linear", "two_stage", "cyclical", "controller"),
-    )
-    max: float = setting(1.0, "highest beta", minimum=0)
-    warmup_epochs: float = setting(
-        10.0, "linear: epochs from beta 0 to beta.max; two_stage: to its half", minimum=0
-    )
-    cycles: int = setting(4, "cyclical: cycles in the training", minimum=1)
-    cycle_ramp: float = setting(
-        0.5, "cyclical: share of a cycle in which beta rises", above=0, maximum=1
-    )
-    target_kl: float = setting(100.0, "controller: the KL to hold, in nats a page", minimum=0)
-    proportional: float = setting(0.01, "controller: gain on the last step's KL", minimum=0)
-    integral: float = setting(0.0001, "controller: gain on the sum over all steps", minimum=0)
-    reduction: str = setting(
-        "pixel",
-        "what beta multiplies, for each page: its KL in nats over the latent's dimensions, as "
-        "their sum, their mean, or the sum divided by the page's pixels (beta 1 is then the "
-        "bound itself, per pixel)",
-        choices=("sum", "mean", "pixel"),
-    )
-    free_bits: float = setting(
-        0.0, "nats of each page and latent dimension that cost nothing", minimum=0
-    )
-    capacity: float | None = setting(
-        None, "nats a page that the KL is drawn towards, from either side; null: off", minimum=0
-    )
-    capacity_epochs: float = setting(10.0, "epochs in which the capacity rises from 0", minimum=0)
-
-
 # Those that go on alike from a saved state: adan, adopt and lamb count steps elsewhere.
 TIMM_OPTIMIZERS = ("sgd", "nadamw", "adabelief", "adafactor", "lion", "mars", "radam")
 
@@ -260,24 +192,6 @@ class OptimizerConfig:
     beta2: float = setting(0.99, "AdamW: decay of the second moment", minimum=0, maximum=0.999999)
     eps: float = setting(1e-8, "AdamW: term that keeps the step finite", above=0)
     clip_norm: float = setting(1.0, "global norm gradients are clipped to; 0: off", minimum=0)
-
-
-@dataclass
-class LrConfig:
-    schedule: str = setting(
-        "cosine", "shape after warm-up", choices=("constant", "cosine", "onecycle")
-    )
-    warmup: str = setting(
-        "linear", "warm-up from 0, or from a thousandth", choices=("linear", "exponential")
-    )
-    warmup_epochs: float = setting(
-        1.0, "epochs of warm-up; onecycle has its own instead", minimum=0
-    )
-    cycle_epochs: float | None = setting(
-        None, "epochs of the first cosine cycle; null: one cycle to the end of training", above=0
-    )
-    cycle_factor: float = setting(1.0, "each cycle is so many times the last", minimum=1)
-    floor: float = setting(1e-6, "lowest learning rate of a cycle", minimum=0)
 
 
 @dataclass

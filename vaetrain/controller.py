@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from vaetrain.config import BetaConfig
 from vaetrain.engine import Engine
+from vaetrain.schedules import BetaConfig
 
 LEARNED_LR = 1e-2  # of the learned weights: a variance doubles in some seventy steps at most
 

@@ -11,12 +11,12 @@ from torch import Tensor
 
 from vaetrain import adversarial
 from vaetrain.adversary import Adversary, turn_at
-from vaetrain.config import Experiment, GanConfig, LossConfig, LrConfig
+from vaetrain.config import Experiment, GanConfig, LossConfig
 from vaetrain.discriminators import build_discriminator
 from vaetrain.engine import Engine
 from vaetrain.losses import bce_with_logits
 from vaetrain.model import VAEOutput
-from vaetrain.schedules import Clock
+from vaetrain.schedules import Clock, LrConfig
 
 BATCH = 8
 CLOCK = Clock(epoch_images=16, global_batch_size=BATCH, horizon=160)

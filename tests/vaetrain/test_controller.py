@@ -5,12 +5,12 @@ import math
 import pytest
 import torch
 
-from vaetrain.config import BetaConfig, load_experiment
+from vaetrain.config import load_experiment
 from vaetrain.controller import KLController, LearnedWeights
 from vaetrain.engine import Engine
 from vaetrain.model import VAEOutput
 from vaetrain.objective import Objective
-from vaetrain.schedules import weights_at
+from vaetrain.schedules import BetaConfig, weights_at
 
 CPU = torch.device("cpu")
 TAKEN = torch.tensor(True)

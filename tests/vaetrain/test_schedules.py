@@ -3,8 +3,16 @@
 import pytest
 import torch
 
-from vaetrain.config import LrConfig, SkipConfig, load_experiment
-from vaetrain.schedules import Clock, lr_at, skip_gate_at, terms_in_use, weights_at
+from vaetrain.config import load_experiment
+from vaetrain.schedules import (
+    Clock,
+    LrConfig,
+    SkipConfig,
+    lr_at,
+    skip_gate_at,
+    terms_in_use,
+    weights_at,
+)
 
 
 def clock_of(pages: int, *overrides: str) -> Clock:
