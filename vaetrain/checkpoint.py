@@ -44,6 +44,8 @@ FREE_TO_CHANGE = {
     "data.retry_seconds",
     "data.workers",
     "data.prefetch",
+    "collapse.action",
+    "collapse.inactive_share",
     "train.epochs",
     "train.max_images",
     "train.micro_batch_size",
@@ -135,10 +137,13 @@ def check_same_experiment(saved_experiment: dict[str, Any], experiment: Experime
 
     Raises ConfigError naming every such key with both values.
     """
+    free = set(FREE_TO_CHANGE)
+    if saved_experiment["collapse"]["action"] == "hold_beta":
+        free -= {"collapse.inactive_share", "train.validate_every_images"}  # beta follows from them
     changed = [
         change
         for key, change in _changes(saved_experiment, as_dict(experiment)).items()
-        if key not in FREE_TO_CHANGE
+        if key not in free
     ]
     if changed:
         raise ConfigError(

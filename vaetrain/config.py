@@ -16,6 +16,7 @@ from omegaconf import OmegaConf
 from shards.cache import CacheOptions
 from shards.command import UserError
 from shards.remote import parse_location, protocol_of
+from vaetrain.collapse import CollapseConfig
 from vaetrain.schedules import BetaConfig, CurriculumConfig, LrConfig, SkipConfig
 from vaetrain.settings import (
     ConfigError,
@@ -294,6 +295,7 @@ class Experiment:
     beta: BetaConfig = dataclasses.field(default_factory=BetaConfig)
     optimizer: OptimizerConfig = dataclasses.field(default_factory=OptimizerConfig)
     lr: LrConfig = dataclasses.field(default_factory=LrConfig)
+    collapse: CollapseConfig = dataclasses.field(default_factory=CollapseConfig)
     gan: GanConfig = dataclasses.field(default_factory=GanConfig)
     train: TrainConfig = dataclasses.field(default_factory=TrainConfig)
     tracker: str = setting(

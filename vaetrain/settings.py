@@ -131,6 +131,12 @@ def merge(schema: type, config: Any, tree: Any, where: str) -> Any:
     except OmegaConfBaseException as error:
         key = error.full_key or next(iter(tree))
         raise ConfigError(f"{where}{key}: {_wrong_type(schema, key, plain.get(key))}") from error
+    except TypeError as error:
+        # OmegaConf's own, for a section where a list belongs; it names no key.
+        lists = [name for name, field in _fields(schema, "") if field.type.startswith("list")]
+        told = (name for name in lists if any(key.startswith(f"{name}.") for key in plain))
+        wrong = next(told, " or ".join(lists))  # an empty section is not told
+        raise ConfigError(f"{where}{wrong}: is a section, and should be a list") from error
 
 
 def checked(config: Any) -> Any:

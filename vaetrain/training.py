@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterator
 from dataclasses import asdict
+from typing import NoReturn
 
 import torch
 from torch import Tensor
@@ -19,6 +20,7 @@ from vaetrain.augment.policy import load_policy
 from vaetrain.average import WeightAverage
 from vaetrain.batching import cut_batch
 from vaetrain.checkpoint import Checkpoint
+from vaetrain.collapse import CollapseWatch, Verdict
 from vaetrain.components import start_from_components
 from vaetrain.config import SAMPLE_SHARDS, as_dict
 from vaetrain.controller import KLController, LearnedWeights
@@ -37,7 +39,7 @@ from vaetrain.schedules import Clock, Weights, lr_at, skip_gate_at, weights_at
 from vaetrain.settings import ConfigError
 from vaetrain.startup import Command
 from vaetrain.tracking import RunLog, Stopwatch, summary_lines
-from vaetrain.validation import MOST_COMPARED, encode_pages, summarise
+from vaetrain.validation import MOST_COMPARED, alive_dimensions, encode_pages, summarise
 
 MOST_TOLD = 16  # steps, and pages of each, in a line of the log; metrics.jsonl has them all
 
@@ -107,6 +109,9 @@ class Training:
             self.adversary = Adversary(experiment, discriminator, self.clock, engine)
             engine.say(self.adversary.plan)
         self.meter = Meter(engine, self.objective.parts)
+        self.collapse = CollapseWatch(
+            experiment.collapse, starts_awake=engine.module.starts_from_components
+        )
         self.images = 0
         self.best: dict[str, float] = {}
         if saved is not None:
@@ -146,6 +151,7 @@ class Training:
             self.adversary.load_tensors(saved.adversary)
             self.adversary.load(saved.state["adversary"])
         self.meter.load(saved.state["meter"])
+        self.collapse.load(saved.state["collapse"])
         self.best = saved.state["best"]
         self.images = saved.images
 
@@ -213,9 +219,12 @@ class Training:
     def weights_at(self, epoch: float) -> Weights:
         """What multiplies each loss at an epoch."""
         weights = weights_at(self.experiment, epoch, self.clock.epochs)
+        beta, cap = weights.beta, self.collapse.cap
         if "beta" in self.controllers:
-            weights = dataclasses.replace(weights, beta=self.controllers["beta"].beta)
-        return weights
+            beta = self.controllers["beta"].beta
+        if cap is not None:
+            beta = beta.clamp(max=cap) if isinstance(beta, Tensor) else min(beta, cap)
+        return dataclasses.replace(weights, beta=beta)
 
     def forward_backward(self, batch: Batch, weights: Weights, gate: float) -> dict[str, Tensor]:
         """Add one micro batch to the step's gradient; the parts of its loss."""
@@ -245,17 +254,17 @@ class Training:
         if self.clock.due(self.images, settings.log_every_images) or at_end:
             self.log_line()
             if self.meter.in_a_row >= settings.max_skipped_steps:
-                self.save()
-                self.log.close()
-                raise TrainingFailed(
-                    f"stopped: {self.meter.in_a_row} steps in a row were left out, for a loss or "
-                    f"gradient was not finite (train.max_skipped_steps); saved at {self.images} "
-                    f"images in {self.run_dir.checkpoints}, with the weights of the last step that "
-                    "was taken; the same command goes on from there"
+                self.give_up(
+                    f"{self.meter.in_a_row} steps in a row were left out, for a loss or gradient "
+                    "was not finite (train.max_skipped_steps); the weights are those of the last "
+                    "step that was taken"
                 )
         with self.watch.paused():
             if self.clock.due(self.images, settings.validate_every_images) or at_end:
-                self.validate()
+                verdict = self.validate()
+                collapsing = verdict is not None and verdict.state == "collapsing"
+                if collapsing and self.experiment.collapse.action == "stop" and not at_end:
+                    self.give_up(f"the posterior is {verdict} (collapse.action)")
             leaving = self.stop.agreed() and not at_end
             if self.clock.due(self.images, settings.checkpoint_every_images) or at_end or leaving:
                 self.save()
@@ -265,6 +274,15 @@ class Training:
                 "the same command goes on from there"
             )
         return leaving
+
+    def give_up(self, reason: str) -> NoReturn:
+        """Save, and end the run on all ranks."""
+        self.save()
+        self.log.close()
+        raise TrainingFailed(
+            f"stopped: {reason}; saved at {self.images} images in {self.run_dir.checkpoints}; "
+            "the same command goes on from there"
+        )
 
     def log_line(self) -> None:
         """Write what was optimised since the last line."""
@@ -298,10 +316,10 @@ class Training:
         self.log.line("train", self.images, values)
         self.log.show(values)
 
-    def validate(self) -> None:
-        """Evaluate the averaged model on every validation page."""
+    def validate(self) -> Verdict | None:
+        """Evaluate the averaged model on every validation page; what that says of its latent."""
         if len(self.data.val) == 0:
-            return
+            return None
         epoch = self.clock.epoch(self.images)
         weights, model = self.weights_at(epoch), self.average.model()
         pages = encode_pages(
@@ -309,12 +327,23 @@ class Training:
         )
         asks_labels = self.engine.is_main and len(pages.ids) <= MOST_COMPARED
         metrics = summarise(pages, self.data.index if asks_labels else None)
+        verdict = None
+        if len(pages.ids) > 1:
+            verdict = self.collapse.look(
+                alive_dimensions(pages, model),
+                min(model.latent_dim, len(pages.ids) - 1),
+                float(weights.beta),
+                l1=metrics["l1"],
+                l1_shuffled=metrics.get("l1_shuffled"),
+            )
+            self.log.say(f"validation at {self.images} images: {verdict}")
         found = {"epoch": epoch, "beta": float(weights.beta), **metrics}
-        self.log.line("val", self.images, found)
+        self.log.line("val", self.images, found | {"verdict": verdict and verdict.state})
         if not self.best or metrics["l1"] < self.best["l1"]:
             self.best = {"images": self.images, **metrics}
         if self.log.wants_pictures:
             self.log.pictures(self.images, gallery.gallery(model, self.data, pages))
+        return verdict
 
     def save(self) -> None:
         """Write a checkpoint that any engine can resume from. Collective."""
@@ -323,6 +352,7 @@ class Training:
             "policy": asdict(self.augment.policy),
             "data": self.data.fingerprint,
             "meter": self.meter.state(),
+            "collapse": self.collapse.state(),
             "controllers": {name: part.state() for name, part in self.controllers.items()},
             "best": self.best,
         }

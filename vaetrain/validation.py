@@ -13,7 +13,7 @@ from shards.randomness import sample_keys
 from shards.reader import Batch
 from vaetrain import losses
 from vaetrain.engine import Engine
-from vaetrain.latents import latent_metrics
+from vaetrain.latents import is_active, latent_metrics
 from vaetrain.metrics import pixel_metrics
 from vaetrain.model import draw
 from vaetrain.objective import Objective, kl_per_dimension
@@ -24,6 +24,7 @@ SSIM_ROWS = 11  # a page with fewer has no room for SSIM's window
 MOST_COMPARED = 2048  # pages that are compared with one another while training waits
 PIXEL_METRICS = ("l1", "mse", "psnr", "ssim", "ms_ssim", "edge_f1")
 ENERGIES = ("gradient_energy", "page_gradient_energy")
+LEAST_NATS = 0.1  # a page and channel; a collapsed one costs thousandths
 PROBED = ("l1", "ssim")  # the pixel metrics of what probes reconstruct
 
 
@@ -161,6 +162,17 @@ def summarise(pages: Pages, index: Index | None = None) -> dict[str, float]:
     if index is not None:
         metrics |= label_metrics(pages.mu, Names.of(index, pages.ids))
     return measured(metrics)
+
+
+def alive_dimensions(pages: Pages, model: nn.Module) -> int:
+    """How many latent dimensions tell pages apart: active units; of a spatial latent, channels.
+
+    The mean over its places, which `mu` is of a spatial latent, evens out what differs between
+    pages. Its channels are alive that cost more than `LEAST_NATS` a page.
+    """
+    if model.is_spatial:
+        return int((pages.kl[:, : model.latent_dim].mean(dim=0) > LEAST_NATS).sum())
+    return int(is_active(pages.mu).sum())
 
 
 def measured(metrics: dict[str, float]) -> dict[str, float]:

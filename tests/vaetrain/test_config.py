@@ -41,6 +41,7 @@ def test_a_file_and_then_the_command_line_override(tmp_path):
         ("[=3", "'[=3': settings are given as key=value"),
         ("data.shards=\udcff", "data.shards: is not a YAML value"),
         ("data.shards=???", "data.shards: ??? is not expanded"),
+        ("data.val_templates={a: 1}", "data.val_templates: is a section, and should be a list"),
         ("data.val_templates=[a,{b: 1}]", "data.val_templates[1]: {'b': 1} is no single value"),
         ('name="a\\0b"', "name: 'a\\x00b' is not allowed: it holds control characters"),
     ],
