@@ -18,6 +18,7 @@ def test_a_collapse_ends_the_run_on_all_ranks_where_asked(trainer):
     lines = {line for line in done.stderr.splitlines() if line.startswith("error: ")}
     (line,) = lines  # whichever rank tells it; the rest of what is told is the launcher's
     assert "stopped: the posterior is collapsing: 5 of 5 dimensions inactive; try" in line
+    # No reader is left that would hold the pipes: the command above came to its end.
     assert verdicts(trainer, "collapsed") == ["waking", "collapsing"]
     assert "saved at 128 images" in line
     saved = [path.name for path in (trainer.folder / "collapsed" / "checkpoints").glob("[0-9]*")]

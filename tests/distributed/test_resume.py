@@ -93,8 +93,8 @@ def test_asked_to_stop_it_saves_and_goes_on_later(trainer, undisturbed, number):
     assert same_bits(trainer.weights(name), trainer.weights(undisturbed))
 
 
-@pytest.mark.parametrize("engine", ["ddp", "single"])
-def test_no_rank_outlives_its_launcher(trainer, engine):
+@pytest.mark.parametrize("engine", ["ddp", "single", None])
+def test_no_rank_outlives_its_launcher_and_no_reader_its_rank(trainer, engine):
     name = f"orphaned-{engine}"
     settings = ("train.max_images=1000000", "train.log_every_images=8")
     process = trainer.start(trainer.command(name, *settings, engine=engine))
