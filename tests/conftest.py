@@ -3,6 +3,7 @@
 `--hypothesis-profile=long` goes on looking.
 """
 
+import os
 from typing import Any
 
 import pytest
@@ -20,6 +21,20 @@ settings.register_profile(
     "long", max_examples=200_000, deadline=None, suppress_health_check=list(HealthCheck)
 )
 settings.load_profile("default")
+
+
+def pytest_configure(config: Any) -> None:
+    """Keep processes that run tests at the same time, and what they start, on cores of their own.
+
+    A training of one process takes a thread for every core it may use; beside another's work such
+    threads wait for one another so busily that half a minute became three.
+    """
+    worker = getattr(config, "workerinput", None)
+    if worker is not None and hasattr(os, "sched_setaffinity"):
+        cores, count = sorted(os.sched_getaffinity(0)), worker["workercount"]
+        own = cores[int(worker["workerid"].removeprefix("gw")) :: count]
+        os.sched_setaffinity(0, own or cores)
+
 
 TABLES: dict[str, list[str]] = {}  # what tests measured, by title
 

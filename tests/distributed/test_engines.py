@@ -120,7 +120,7 @@ def test_thirty_steps_are_those_of_one_process(trainer, alone, kind, engine, eng
     assert max(weights["weights"], weights["average"]) < 1e-4, weights
     assert weights["optimizer"] < 1e-3, weights
     for key, value in there.items():
-        if key != "split":
+        if key not in ("split", "verdict"):
             assert here[key] == pytest.approx(value, rel=1e-4), key
 
 
