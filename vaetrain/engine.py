@@ -371,10 +371,6 @@ class Engine(abc.ABC):
         table = torch.cat(parts)
         return table[table[:, 0] == 1, 1:]
 
-    def wait_for_everyone(self) -> None:
-        """Return when every rank has come here."""
-        self.accelerator.wait_for_everyone()
-
     def leave(self, status: int) -> NoReturn:
         """End this process, cleanly and for certain, with an exit status.
 
