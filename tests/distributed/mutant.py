@@ -48,7 +48,7 @@ def adaptive_weight_local() -> None:
     from vaetrain.balance import GradientBalance
 
     update = GradientBalance.update
-    GradientBalance.update = lambda self, squares: update(self, self.squares)
+    GradientBalance.update = lambda self, _, taken: update(self, self.squares, taken)
 
 
 def discriminator_local() -> None:
