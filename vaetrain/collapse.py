@@ -86,6 +86,7 @@ class CollapseWatch:
     def _verdict(
         self, active: int, dimensions: int, l1: float, l1_shuffled: float | None
     ) -> Verdict:
+        active = min(active, dimensions)  # of a few pages all may be, more than could be told apart
         inactive = dimensions - active
         told = f"{active} of {dimensions} dimensions active"
         if inactive > self.config.inactive_share * dimensions:

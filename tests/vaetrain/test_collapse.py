@@ -75,3 +75,8 @@ def test_it_goes_on_from_its_state():
     assert other.state() == watch.state()
     assert states(other, 9) == states(watch, 9) == ["collapsing"]
     assert other.cap == watch.cap
+
+
+def test_no_more_dimensions_are_active_than_pages_can_tell_apart():
+    verdict = CollapseWatch(CollapseConfig(), starts_awake=True).look(128, **LOOK)
+    assert str(verdict) == "healthy: 32 of 32 dimensions active"
