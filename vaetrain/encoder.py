@@ -9,9 +9,9 @@ from torch import Tensor, nn
 
 from vaetrain.blocks import EqualLinear, Stage, fit_rows, zero_
 from vaetrain.config import ModelConfig
+from vaetrain.gaussian import unbounded
 from vaetrain.masked import PyramidPool, Rows, keep, rows_at
 from vaetrain.sizes import SIZES, STRIDES
-from vaetrain.skips import unbounded
 
 Level = tuple[Tensor, Rows]  # a feature map, zero below the pages, and the pages' rows in it
 

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from shards.randomness import normal, sample_keys
 from vaetrain import losses
+from vaetrain.gaussian import reparameterized
 
 ACTIVE_VARIANCE = 0.01  # of mu over the data (Burda et al. 2016, section 5.3)
 CHUNK = 1024  # pages that are compared with all others at once
@@ -122,7 +123,7 @@ def posterior_samples(ids: Tensor, mu: Tensor, logvar: Tensor) -> Tensor:
     """One z of each posterior, (N, D), by noise that belongs to the sample id."""
     keys = sample_keys(0, torch.zeros_like(ids), ids, "latents").unsqueeze(1)
     eps = normal(keys, torch.arange(mu.shape[1], device=ids.device))
-    return mu + (logvar / 2).exp() * eps
+    return reparameterized(mu, logvar, eps)
 
 
 def mutual_information(mu: Tensor, logvar: Tensor, z: Tensor) -> float:

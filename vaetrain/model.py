@@ -19,11 +19,12 @@ from vaetrain.blocks import Stage
 from vaetrain.config import ModelConfig
 from vaetrain.decoder import Decoder, SpatialSeed, VectorSeed
 from vaetrain.encoder import Encoder, Level, SpatialHead, VectorHead
+from vaetrain.gaussian import bounded, reparameterized
 from vaetrain.linear_path import PatchPath, VectorPath
 from vaetrain.masked import keep, rows_at
 from vaetrain.mixup import mix_pairs
 from vaetrain.sizes import STRIDES
-from vaetrain.skips import LADDER_CHANNELS, bounded
+from vaetrain.skips import LADDER_CHANNELS
 
 LOGIT_EPS = 1 / 255  # the coarse page's values are kept so far from 0 and 1 before their logits
 
@@ -114,7 +115,7 @@ class VAE(nn.Module):
             shares: (B,), each page's share of its pair's latent (`mixup`); None: nothing is mixed.
         """
         mu, logvar, levels = self.posterior(images, heights)
-        z = mu + torch.exp(0.5 * logvar) * draws.eps
+        z = reparameterized(mu, logvar, draws.eps)
         if shares is not None:
             z = mix_pairs(z, shares)
         size = tuple(images.shape[2:])
@@ -169,7 +170,7 @@ class VAE(nn.Module):
             eps: standard normal noise; a latent is then drawn from the posterior instead.
         """
         mu, logvar, levels = posterior
-        z = mu if eps is None else mu + torch.exp(0.5 * logvar) * eps
+        z = mu if eps is None else reparameterized(mu, logvar, eps)
         z = self.keep_latent(z.roll(1, 0), heights) if shuffle else z
         gate = self.skip_gate.expand(len(mu))
         page, logits, ladder = self._decoded(z, heights, size, levels if skips else None, gate=gate)

@@ -16,6 +16,7 @@ from torch.export import Dim
 from shards.command import UserError
 from shards.reader import Batch
 from vaetrain import losses
+from vaetrain.gaussian import reparameterized
 from vaetrain.model import VAE, Draws
 from vaetrain.sizes import STRIDES
 from vaetrain.skips import LADDER_CHANNELS
@@ -41,8 +42,7 @@ class Whole(nn.Module):
         """See `VAE.forward`; skips are open as far as in an evaluation."""
         gate = self.model.skip_gate.expand(images.shape[0])
         output = self.model(images, heights, Draws(eps, ladder, gate))
-        z = output.mu + torch.exp(0.5 * output.logvar) * eps
-        z = self.model.keep_latent(z, heights)
+        z = self.model.keep_latent(reparameterized(output.mu, output.logvar, eps), heights)
         return output.mu, output.logvar, z, output.reconstruction
 
 
@@ -54,8 +54,8 @@ class Encoder(Whole):
     def forward(self, images: Tensor, heights: Tensor, eps: Tensor) -> tuple[Tensor, ...]:
         """See `VAE.encode`."""
         mu, logvar = self.model.encode(images, heights)
-        z = mu + torch.exp(0.5 * logvar) * eps
-        return mu, logvar, self.model.keep_latent(z, heights)
+        z = self.model.keep_latent(reparameterized(mu, logvar, eps), heights)
+        return mu, logvar, z
 
 
 class Decoder(Whole):

@@ -8,21 +8,11 @@ import torch
 from torch import Tensor, nn
 
 from vaetrain.blocks import zero_
+from vaetrain.gaussian import bounded, reparameterized
 from vaetrain.losses import gaussian_kl
 from vaetrain.masked import Rows, keep
 
 LADDER_CHANNELS = 4  # latents at each place of a level
-LOGVAR_BOUND = 12.0
-
-
-def bounded(logvar: Tensor) -> Tensor:
-    """A smooth bound: exp(logvar) stays finite whatever a bad step does to the head."""
-    return LOGVAR_BOUND * torch.tanh(logvar / LOGVAR_BOUND)
-
-
-def unbounded(logvar: float) -> float:
-    """What `bounded` makes this log variance of."""
-    return LOGVAR_BOUND * math.atanh(logvar / LOGVAR_BOUND)
 
 
 class GatedSkip(nn.Module):
@@ -86,6 +76,6 @@ class Ladder(nn.Module):
             own_logvar = bounded(own_logvar)
             mu, own_logvar = (gate[:, None, None, None] * part for part in (mu, own_logvar))
             nats = keep(gaussian_kl(mu, own_logvar), rows).sum(dim=(1, 2, 3))
-            z = mu + torch.exp(0.5 * own_logvar) * z
-        z = mean + torch.exp(0.5 * bounded(logvar)) * z
+            z = reparameterized(mu, own_logvar, z)
+        z = reparameterized(mean, bounded(logvar), z)
         return x + keep(self.project(z), rows), nats

@@ -8,12 +8,12 @@ import torch.nn.functional as F
 
 from shards.randomness import sample_keys
 from vaetrain.config import ModelConfig, load_experiment
+from vaetrain.gaussian import bounded
 from vaetrain.linear_path import coarse_cell
 from vaetrain.masked import rows_at
 from vaetrain.model import VAE, Draws, draw
 from vaetrain.objective import Objective, kl_per_dimension
 from vaetrain.schedules import Weights
-from vaetrain.skips import bounded
 
 WIDTH, MAX_HEIGHT = 64, 2048
 HEIGHTS = [64, 65, 100, 333, 511, 512, 1000, 2047, 2048]
