@@ -20,6 +20,8 @@ import torch
 from shards.layout import scaled_height
 from shards.randomness import sample_keys
 
+THINNED_SHARDS = 64  # that a thinned selection's samples lie in, or more where these hold too few
+
 
 def height_ladder(max_height: int, stride: int) -> np.ndarray:
     """The few heights batches are padded to: multiples of `stride`, about four per octave.
@@ -69,10 +71,19 @@ class Selection:
         return places + self.ids.start if isinstance(self.ids, range) else self.ids[places]
 
     def thinned(self, limit: int) -> Selection:
-        """At most `limit` of the samples, spread evenly."""
+        """At most `limit` of the samples, spread evenly, but over few shards.
+
+        Each shard is fetched and checked whole, for one sample as for all.
+        """
         if len(self) <= limit:
             return self
-        places = np.linspace(0, len(self) - 1, limit).round().astype(np.int64)
+        count = len(self.starts) - 1
+        wanted = max(THINNED_SHARDS, -(-limit * count // len(self)))
+        shards = np.linspace(0, count - 1, min(count, wanted)).round().astype(np.int64)
+        ends = np.cumsum(self.starts[shards + 1] - self.starts[shards])
+        chosen = np.linspace(0, ends[-1] - 1, min(limit, ends[-1])).round().astype(np.int64)
+        shard = np.searchsorted(ends, chosen, side="right")
+        places = self.starts[shards[shard] + 1] - (ends[shard] - chosen)
         starts = np.searchsorted(places, self.starts)
         return replace(self, ids=self.ids_at(places), starts=np.unique(starts))
 

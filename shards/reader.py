@@ -89,7 +89,8 @@ def select(
     others are `train`; otherwise the split is the one the shards were built with.
     """
     ids: range | np.ndarray = index.ids(split)
-    named = [number for number, name in enumerate(index.templates) if name in set(val_templates)]
+    wanted = set(val_templates)
+    named = [number for number, name in enumerate(index.templates) if name in wanted]
     if named and split != "all":
         is_val = np.isin(index.table["template"], named)
         ids = np.flatnonzero(is_val if split == "val" else ~is_val)
