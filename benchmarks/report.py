@@ -62,6 +62,7 @@ SCHEMA = _object(
                 {
                     **_NAMED,
                     "unit": {"type": "string"},
+                    "better": {"enum": ["higher", "lower", "neither"]},
                     **_SPREAD,
                     "rounds": {"type": "array", "items": {"type": "number"}, "minItems": 1},
                     "notes": {"type": "object"},
@@ -126,10 +127,20 @@ def _git(*arguments: str) -> str | None:
 
 
 def result(
-    group: str, name: str, unit: str, rounds: Sequence[float], notes: dict[str, Any] | None = None
+    group: str,
+    name: str,
+    unit: str,
+    rounds: Sequence[float],
+    notes: dict[str, Any] | None = None,
+    better: str = "higher",
 ) -> dict[str, Any]:
-    """An entry of `results`: a rate in every round, and their median and quartiles."""
-    entry = {"group": group, "name": name, "unit": unit, **_spread(rounds), "rounds": list(rounds)}
+    """An entry of `results`: what every round measured, and their median and quartiles.
+
+    Args:
+        better: `higher` as of a rate, `lower` as of memory, `neither` as of a share of the whole.
+    """
+    entry = {"group": group, "name": name, "unit": unit, "better": better}
+    entry |= {**_spread(rounds), "rounds": list(rounds)}
     return entry if notes is None else {**entry, "notes": notes}
 
 

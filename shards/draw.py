@@ -14,6 +14,7 @@ from typing import Literal
 
 import torch
 from torch import Tensor
+from torch.profiler import record_function
 
 from shards.draw_rows import FRACTION_BITS, ONE, draw_by_rows
 from shards.layout import MAX_DEPTH
@@ -43,6 +44,7 @@ def place(boxes: Tensor, owner: Tensor, canvas: Tensor, tops: Tensor, width: int
     return placed
 
 
+@record_function("draw")
 def draw(
     boxes: Tensor,
     owner: Tensor,

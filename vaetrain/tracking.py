@@ -7,11 +7,13 @@ import json
 import os
 import sys
 import time
+from collections import defaultdict
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from torch.profiler import record_function
 from tqdm import tqdm
 
 from shards.writer import write_whole
@@ -151,28 +153,32 @@ def summary_lines(run_dir: Path, results: dict[str, Any]) -> list[str]:
 
 
 class Stopwatch:
-    """Wall-clock time since the last logged line, and how much of it went into waiting for data.
+    """Wall-clock time since the last logged line, and what the parts of steps took of it.
 
     Attributes:
         images: the image count at the last line.
-        waited: seconds spent waiting for data since then.
+        seconds: of each phase since then, by name.
+        settle: called at the end of each phase; a benchmark waits for its GPU there.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, settle: Callable[[], None] = lambda: None) -> None:
+        self.settle = settle
         self.restart(0)
 
     def restart(self, images: int) -> None:
         """Count from now, at this image count."""
         self.images = images
-        self.waited = 0.0
+        self.seconds: defaultdict[str, float] = defaultdict(float)
         self._started = time.perf_counter()
 
     @contextlib.contextmanager
-    def waiting(self) -> Iterator[None]:
-        """Around a wait for data."""
+    def phase(self, name: str) -> Iterator[None]:
+        """Around a part of a step; a profiler's trace shows it by this name."""
         started = time.perf_counter()
-        yield
-        self.waited += time.perf_counter() - started
+        with record_function(name):
+            yield
+            self.settle()
+        self.seconds[name] += time.perf_counter() - started
 
     @contextlib.contextmanager
     def paused(self) -> Iterator[None]:

@@ -162,6 +162,18 @@ class Training:
             return
         if self.images:
             self.engine.say(f"resuming at {self.images} of {self.clock.horizon} images")
+        batches = self.start()
+        while self.images < self.clock.horizon:
+            self.step(batches)
+            if self.end_of_step():
+                break
+        batches.close()
+        if self.images >= self.clock.horizon:
+            self.finish()
+        self.log.close()
+
+    def start(self) -> Iterator[Batch]:
+        """Open the log, and begin to read: the batches from here to the horizon."""
         if self.engine.is_main:
             self.run_dir.write_experiment(self.experiment)
         self.log = RunLog(
@@ -175,14 +187,7 @@ class Training:
         steps = range(self.clock.steps(self.images), self.clock.steps(self.clock.horizon))
         batches = self.data.training_batches(self.batching, steps)
         self.watch.restart(self.images)
-        for _ in steps:
-            self.step(batches)
-            if self.end_of_step():
-                break
-        batches.close()
-        if self.images >= self.clock.horizon:
-            self.finish()
-        self.log.close()
+        return batches
 
     def step(self, batches: Iterator[Batch]) -> None:
         """One optimizer step: the gradient of the mean loss over a global batch."""
@@ -193,28 +198,42 @@ class Training:
         self.playing = self.adversary is not None and self.adversary.begin(images)
         nats = torch.zeros((), device=self.engine.device)
         for turn in range(self.batching.accumulation):
-            with self.watch.waiting():
+            with self.watch.phase("data"):
                 batch = next(batches).to(self.engine.device)
             with self.engine.micro_batch(last=turn == self.batching.accumulation - 1):
                 nats += self.forward_backward(batch, weights, gate)["kl"].sum()
+        with self.watch.phase("optimizer"):
+            norm, taken = self.update(images, nats)
+        with self.watch.phase("log"):
+            self.meter.add_step(norm, self.experiment.optimizer.clip_norm, taken)
+            self.log.progress(images)
+        self.images = images
+
+    def update(self, images: int, nats: Tensor) -> tuple[Tensor, Tensor]:
+        """Let everything that learns take the step that ends at `images`.
+
+        Args:
+            nats: the KL of this rank's pages, their sum.
+
+        Returns: the gradient's norm before clipping, and whether the step was taken, a bool scalar.
+        """
         learned = self.controllers.get("weights")
         if learned is not None:
             self.engine.average_gradients([learned.log_variances])
-        optimizer = self.experiment.optimizer
-        lr = lr_at(self.experiment.lr, optimizer.lr, epoch, self.clock.epochs)
-        norm = self.engine.step(lr)
+        peak = self.experiment.optimizer.lr
+        norm = self.engine.step(
+            lr_at(self.experiment.lr, peak, self.clock.epoch(images), self.clock.epochs)
+        )
         moved = taken = norm.isfinite()
         if learned is not None:
             taken = learned.step(self.engine, taken)
         if self.playing:
             taken = self.adversary.step(taken)
-        self.meter.add_step(norm, optimizer.clip_norm, taken)
         if "beta" in self.controllers:
             kl = self.engine.sum(nats) / self.batching.global_batch
             self.controllers["beta"].update(kl, moved)
         self.average.update(images, self.batching.global_batch, moved)
-        self.images = images
-        self.log.progress(images)
+        return norm, taken
 
     def weights_at(self, epoch: float) -> Weights:
         """What multiplies each loss at an epoch."""
@@ -228,31 +247,38 @@ class Training:
 
     def forward_backward(self, batch: Batch, weights: Weights, gate: float) -> dict[str, Tensor]:
         """Add one micro batch to the step's gradient; the parts of its loss."""
-        inputs, targets = self.augment(batch, self.settings.seed)
-        keys = sample_keys(self.settings.seed, batch.epochs, batch.ids, "eps")
-        draws = draw(self.engine.module, keys, batch.size, gate, self.experiment.skips.dropout)
-        shares = None
-        if self.mixup is not None:
-            shares = self.mixup.shares(self.settings.seed, batch.epochs, batch.ids)
-        output = self.engine.model(inputs, batch.heights, draws, shares)
+        seed, phase = self.settings.seed, self.watch.phase
+        with phase("augment"):
+            inputs, targets = self.augment(batch, seed)
+            keys = sample_keys(seed, batch.epochs, batch.ids, "eps")
+            draws = draw(self.engine.module, keys, batch.size, gate, self.experiment.skips.dropout)
+            shares = None
+            if self.mixup is not None:
+                shares = self.mixup.shares(seed, batch.epochs, batch.ids)
+        with phase("forward"):
+            output = self.engine.model(inputs, batch.heights, draws, shares)
         shares = None if shares is None else 2 * shares
-        if self.playing:
-            output, theirs = self.adversary.fork(output, batch.heights)
-        losses, parts = self.objective(output, targets, batch.heights, weights, shares)
-        if self.playing:
-            ours = output.reconstruction
-            losses = losses + self.adversary.terms(ours, theirs, targets, batch.heights, shares)
-            parts["loss"] = losses.detach()
-        self.engine.backward(losses, self.batching.global_batch)
-        rows = torch.full_like(batch.heights, batch.size[0])
-        self.meter.add_samples(parts | {"valid_rows": batch.heights, "rows": rows})
+        with phase("loss"):
+            if self.playing:
+                output, theirs = self.adversary.fork(output, batch.heights)
+            losses, parts = self.objective(output, targets, batch.heights, weights, shares)
+            if self.playing:
+                ours = output.reconstruction
+                losses = losses + self.adversary.terms(ours, theirs, targets, batch.heights, shares)
+                parts["loss"] = losses.detach()
+        with phase("backward"):
+            self.engine.backward(losses, self.batching.global_batch)
+        with phase("log"):
+            rows = torch.full_like(batch.heights, batch.size[0])
+            self.meter.add_samples(parts | {"valid_rows": batch.heights, "rows": rows})
         return parts
 
     def end_of_step(self) -> bool:
         """Log, validate and save where the clock says so; True when asked to leave."""
         settings, at_end = self.settings, self.images >= self.clock.horizon
         if self.clock.due(self.images, settings.log_every_images) or at_end:
-            self.log_line()
+            with self.watch.phase("log"):
+                self.log_line()
             if self.meter.in_a_row >= settings.max_skipped_steps:
                 self.give_up(
                     f"{self.meter.in_a_row} steps in a row were left out, for a loss or gradient "
@@ -261,13 +287,15 @@ class Training:
                 )
         with self.watch.paused():
             if self.clock.due(self.images, settings.validate_every_images) or at_end:
-                verdict = self.validate()
+                with self.watch.phase("validation"):
+                    verdict = self.validate()
                 collapsing = verdict is not None and verdict.state == "collapsing"
                 if collapsing and self.experiment.collapse.action == "stop" and not at_end:
                     self.give_up(f"the posterior is {verdict} (collapse.action)")
             leaving = self.stop.agreed() and not at_end
             if self.clock.due(self.images, settings.checkpoint_every_images) or at_end or leaving:
-                self.save()
+                with self.watch.phase("checkpoint"):
+                    self.save()
         if leaving:
             self.log.say(
                 f"asked to stop: saved at {self.images} images in {self.run_dir.checkpoints}; "
@@ -295,7 +323,7 @@ class Training:
             "beta": float(self.weights_at(epoch).beta),
             "lr": lr_at(self.experiment.lr, peak, epoch, self.clock.epochs),
             "images_per_second": (self.images - self.watch.images) / self.watch.elapsed,
-            "data_wait_share": self.watch.waited / self.watch.elapsed,
+            "data_wait_share": self.watch.seconds["data"] / self.watch.elapsed,
             **self.objective.learned_weights(),
         }
         self.watch.restart(self.images)

@@ -47,6 +47,7 @@ def test_a_record_follows_the_schema_and_says_where_it_was_measured(told):
         (("results", 0, "median"), "fast"),
         (("results", 0, "median"), 0),
         (("results", 0, "rounds"), []),
+        (("results", 0, "better"), "sideways"),
         (("results",), []),
         (("comparisons", 0, "met"), 1),
         (("settings",), {"rounds": 3}),

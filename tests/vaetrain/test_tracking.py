@@ -1,6 +1,7 @@
 """The record of a run: whole lines, continued where the checkpoint was."""
 
 import json
+import time
 
 from vaetrain.config import load_experiment
 from vaetrain.rundir import METRICS_FILE, read_metrics
@@ -58,14 +59,22 @@ def test_the_summary_sets_the_run_beside_its_baselines(tmp_path):
     assert len(summary_lines(tmp_path, {"images": 1, "best": {}, "baselines": {}})) == 2
 
 
-def test_the_stopwatch_leaves_pauses_out(monkeypatch):
+def test_a_stopwatch_tells_phases_from_pauses(monkeypatch):
     now = [0.0]
-    monkeypatch.setattr("time.perf_counter", lambda: now[0])
-    watch = Stopwatch()
-    watch.restart(32)
-    with watch.waiting():
-        now[0] += 2
-    with watch.paused():
-        now[0] += 100
-    now[0] += 6
-    assert (watch.images, watch.waited, watch.elapsed) == (32, 2, 8)
+    monkeypatch.setattr(time, "perf_counter", lambda: now[0])
+
+    def pass_by(seconds: float) -> None:
+        now[0] += seconds
+
+    watch = Stopwatch(settle=lambda: pass_by(0.5))
+    for _ in range(2):
+        with watch.phase("data"):
+            pass_by(1.0)
+        with watch.phase("forward"):
+            pass_by(2.0)
+    with watch.paused(), watch.phase("validation"):
+        pass_by(10.0)
+    assert watch.seconds == {"data": 3.0, "forward": 5.0, "validation": 10.5}
+    assert watch.elapsed == 8.0
+    watch.restart(64)
+    assert (watch.images, watch.elapsed, dict(watch.seconds)) == (64, 0.0, {})
