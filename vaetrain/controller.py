@@ -27,13 +27,19 @@ class KLController:
         self.integral = torch.zeros((), dtype=torch.float64, device=device)
         self.beta = torch.zeros((), dtype=torch.float64, device=device)
 
-    def update(self, kl: Tensor, taken: Tensor) -> None:
-        """Take note of the last global step's mean KL, a scalar in nats a page, if it was taken."""
+    def update(self, kl: Tensor, taken: Tensor, cap: float | None = None) -> None:
+        """Take note of the last global step's mean KL, a scalar in nats a page, if it was taken.
+
+        Args:
+            taken: bool scalar, whether that step was.
+            cap: a bound beside `beta.max`, for now; None: no other.
+        """
+        most = self.config.max if cap is None else min(cap, self.config.max)
         error = self.config.target_kl - kl.double()
         proportional = self.config.proportional * torch.sigmoid(-error)
         integral = self.integral - self.config.integral * error
         wanted = proportional + integral
-        beta = wanted.clamp(0.0, self.config.max)
+        beta = wanted.clamp(0.0, most)
         # Where the paper stops summing at a bound, what lies beyond it is taken back.
         self.integral = torch.where(taken, integral + (beta - wanted), self.integral)
         self.beta = torch.where(taken, beta, self.beta)

@@ -231,7 +231,7 @@ class Training:
             taken = self.adversary.step(taken)
         if "beta" in self.controllers:
             kl = self.engine.sum(nats) / self.batching.global_batch
-            self.controllers["beta"].update(kl, moved)
+            self.controllers["beta"].update(kl, moved, self.collapse.cap)
         self.average.update(images, self.batching.global_batch, moved)
         return norm, taken
 

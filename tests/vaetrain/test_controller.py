@@ -67,6 +67,16 @@ def test_it_stays_within_bounds_and_leaves_them_at_once():
     assert float(controller.beta) == 0
 
 
+def test_under_a_cap_it_does_not_wind_up_and_leaves_it_from_there():
+    config = BetaConfig(target_kl=50.0, proportional=0.0, integral=1e-4, max=5.0)
+    controller = KLController(config, CPU)
+    for _ in range(1000):
+        controller.update(torch.tensor(100.0), TAKEN, 0.2)
+    assert float(controller.beta) == pytest.approx(0.2)
+    controller.update(torch.tensor(100.0), TAKEN)
+    assert float(controller.beta) == pytest.approx(0.205)
+
+
 def test_it_goes_on_where_it_was():
     config = BetaConfig(target_kl=20.0, integral=0.001)
     whole, first = KLController(config, CPU), KLController(config, CPU)
