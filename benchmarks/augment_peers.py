@@ -68,11 +68,10 @@ def kornia_batches(seed: int) -> AugmentImages:
     return augment
 
 
-def torchvision_pages(seed: int) -> AugmentImages:
-    """torchvision's v2 transforms page by page, each without its padding."""
+def torchvision_page() -> Callable[[Tensor], tuple[Tensor, Tensor]]:
+    """torchvision's v2 transforms for a page (1, H, W) without padding: (spoiled, clean)."""
     from torchvision.transforms import InterpolationMode, v2
 
-    torch.manual_seed(seed)
     bilinear = InterpolationMode.BILINEAR
     clean = v2.Compose(
         [
@@ -90,12 +89,23 @@ def torchvision_pages(seed: int) -> AugmentImages:
         ]
     )
 
+    def augment(page: Tensor) -> tuple[Tensor, Tensor]:
+        target = clean(page)
+        return spoil(target), target
+
+    return augment
+
+
+def torchvision_pages(seed: int) -> AugmentImages:
+    """torchvision's v2 transforms page by page, each without its padding."""
+    augment_page = torchvision_page()
+    torch.manual_seed(seed)
+
     def augment(images: Tensor, heights: Tensor) -> tuple[Tensor, Tensor]:
         targets, inputs = torch.zeros_like(images), torch.zeros_like(images)
         for number, height in enumerate(heights.tolist()):
-            target = clean(images[number, :, :height])
-            targets[number, :, :height] = target
-            inputs[number, :, :height] = spoil(target)
+            pair = augment_page(images[number, :, :height])
+            inputs[number, :, :height], targets[number, :, :height] = pair
         return inputs, targets
 
     return augment

@@ -9,6 +9,7 @@ same pages, padded alike. Writes input_pipeline.json and input_pipeline.png.
 
 from __future__ import annotations
 
+import gzip
 import tempfile
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, field, replace
@@ -136,13 +137,7 @@ def store(index: Index, width: int, folder: Path, count: int) -> Stored:
     boxes = OurBatches(Collator(ShardFiles(index), **limits), np.split(by_height, cuts))
 
     pictures = folder / "pictures"
-    pictures.mkdir()
-    files = []
-    for batch in boxes.one_pass():
-        grey = batch.images().mul(255).round().byte().numpy()
-        for page, height in zip(grey[:, 0], batch.heights.tolist(), strict=True):
-            files.append(pictures / f"{len(files):06}.png")
-            files[-1].write_bytes(encode_png(page[:height]))
+    files = write_pictures(boxes.one_pass(), pictures)
 
     options = BuildOptions(format="png", png_width=width, keep_duplicates=True, workers=1)
     build([pictures], folder / "pngs", options)
@@ -151,6 +146,24 @@ def store(index: Index, width: int, folder: Path, count: int) -> Stored:
     ids = np.array([number_of[file.stem] for file in files])
     pngs = OurBatches(Collator(as_pngs, **limits), np.split(ids, cuts))
     return Stored(boxes, pngs, Pages(files, BATCH, ladder))
+
+
+def sample_lines() -> list[bytes]:
+    """The layouts of the built-in sample, a line of JSON each."""
+    (source,) = SAMPLE.glob("*.jsonl.gz")
+    return gzip.decompress(source.read_bytes()).splitlines(keepends=True)
+
+
+def write_pictures(batches: Iterable[Batch], folder: Path) -> list[Path]:
+    """Write the pages of some batches as 8-bit grey PNGs, each without its padding, in order."""
+    folder.mkdir()
+    files = []
+    for batch in batches:
+        grey = batch.images().mul(255).round().byte().numpy()
+        for page, height in zip(grey[:, 0], batch.heights.tolist(), strict=True):
+            files.append(folder / f"{len(files):06}.png")
+            files[-1].write_bytes(encode_png(page[:height]))
+    return files
 
 
 def measure_input(

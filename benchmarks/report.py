@@ -7,7 +7,7 @@ import os
 import platform
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import datetime, timezone
 from importlib import metadata
 from pathlib import Path
@@ -78,8 +78,10 @@ SCHEMA = _object(
                     "against": {"type": "string"},
                     **_SPREAD,
                     "target": {"type": ["number", "null"]},
+                    "within": {"type": "number", "exclusiveMinimum": 0},
                     "met": {"type": ["boolean", "null"]},
-                }
+                },
+                optional=["within"],
             ),
         },
     }
@@ -145,23 +147,33 @@ def result(
 
 
 def compare(
-    results: Sequence[dict[str, Any]], group: str, name: str, against: str, target: float | None
+    results: Sequence[dict[str, Any]],
+    group: str,
+    name: str,
+    against: str,
+    target: float | None,
+    *,
+    within: float | None = None,
 ) -> dict[str, Any]:
     """An entry of `comparisons`: how many times as fast `name` is as `against`.
 
     The median and quartiles of the ratios within each round, so that what slowed a whole round
     down cancels out.
+
+    Args:
+        target: it should be at least so many times as fast.
+        within: the two should differ by this share at most; the target is then 1.
     """
     rates = {entry["name"]: entry["rounds"] for entry in results if entry["group"] == group}
     spread = _spread(np.array(rates[name]) / np.array(rates[against]))
-    return {
-        "group": group,
-        "name": name,
-        "against": against,
-        **spread,
-        "target": target,
-        "met": None if target is None else spread["median"] >= target,
-    }
+    entry = {"group": group, "name": name, "against": against, **spread}
+    if within is not None:
+        return entry | {
+            "target": 1.0,
+            "within": within,
+            "met": abs(spread["median"] - 1) <= within,
+        }
+    return entry | {"target": target, "met": None if target is None else spread["median"] >= target}
 
 
 def _spread(values: Sequence[float] | np.ndarray) -> dict[str, float]:
@@ -201,13 +213,21 @@ def check(told: Any) -> None:
         raise ValueError(f"{error.json_path}: {error.message}") from None
 
 
-def publish(told: dict[str, Any], folder: Path) -> None:
-    """Write `folder`/<benchmark>.json and .png, and the table to the terminal."""
+def publish(
+    told: dict[str, Any],
+    folder: Path,
+    draw: Callable[[dict[str, Any], Path], None] | None = None,
+) -> None:
+    """Write `folder`/<benchmark>.json and .png, and the table to the terminal.
+
+    Args:
+        draw: what draws the picture; None: `plot`.
+    """
     check(told)
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"{told['benchmark']}.json"
     path.write_text(json.dumps(told, indent=1) + "\n")
-    plot(told, path.with_suffix(".png"))
+    (draw or plot)(told, path.with_suffix(".png"))
     sys.stdout.write(table(told))
     print(f"\n{path}\n{path.with_suffix('.png')}")
 
@@ -237,7 +257,10 @@ def _sentence(entry: dict[str, Any]) -> str:
     said += f" ({entry['q1']:.2f} - {entry['q3']:.2f})"
     if entry["target"] is None:
         return said
-    return f"{said}, target {entry['target']:g}x: {'met' if entry['met'] else 'MISSED'}"
+    aim = f"{entry['target']:g}x"
+    if "within" in entry:
+        aim += f" within {entry['within']:.0%}"
+    return f"{said}, target {aim}: {'met' if entry['met'] else 'MISSED'}"
 
 
 def _groups(told: dict[str, Any]) -> list[str]:

@@ -78,12 +78,29 @@ def test_ratios_are_taken_within_rounds(told):
     assert (lost["median"], lost["met"]) == (pytest.approx(1 / 3), False)
 
 
+@pytest.mark.parametrize(("within", "met"), [(0.04, False), (0.06, True)])
+@pytest.mark.parametrize("rate", [9.5, 10.5])
+def test_two_may_be_wanted_alike(within, met, rate):
+    results = [report.result("g", "a", "1/s", [rate]), report.result("g", "b", "1/s", [10.0])]
+    entry = report.compare(results, "g", "a", "b", None, within=within)
+    assert (entry["target"], entry["within"], entry["met"]) == (1.0, within, met)
+
+
 def test_the_table_shows_losses_and_what_is_missing(told):
+    told["comparisons"] += [
+        report.compare(told["results"], "disk", "ours, boxes", "peer", None, within=0.1)
+    ]
     table = report.table(told)
+    assert "target 1x within 10%: MISSED" in table
     assert "ours, boxes: 3.00x peer (2.50 - 6.50), target 2.5x: met" in table
     assert "target 1x: MISSED" in table
     assert "missing: No module named 'absent'" in table
     assert "2 KB a page" in table
+
+
+def test_a_benchmark_may_draw_its_own_picture(told, tmp_path):
+    report.publish(told, tmp_path, lambda record, path: path.write_text(record["benchmark"]))
+    assert (tmp_path / "speed.png").read_text() == "speed"
 
 
 def test_what_is_published_can_be_read_and_seen(told, tmp_path, capsys):
