@@ -33,6 +33,7 @@ from shards.index import (
 from shards.remote import Damaged, Remote, parse_location, require_driver
 
 SHARD, LOCK = ".tar", ".lock"
+_OURS = "[0-9a-f]" * 64  # the names of our files for `glob`: a folder may hold others' tars, too
 _POLL = 0.05  # seconds until a full cache is looked at again
 
 
@@ -237,14 +238,14 @@ class ShardCache:
             time.sleep(_POLL)
 
     def _files(self) -> Iterator[tuple[Path, os.stat_result]]:
-        for path in self.folder.glob(f"*{SHARD}"):
+        for path in self.folder.glob(f"{_OURS}{SHARD}"):
             with contextlib.suppress(FileNotFoundError):
                 yield path, path.stat()
 
     def _sizes_coming(self, ours: Path) -> list[int]:
         """The sizes of what others fetch; what a process left that died is removed."""
         sizes = []
-        for path in self.folder.glob(f"*.*{LOCK}"):
+        for path in self.folder.glob(f"{_OURS}.*{LOCK}"):
             if path == ours:
                 continue
             with _locked(path, wait=False) as abandoned:

@@ -1,20 +1,25 @@
 """Check that shards are whole: every byte, every row of the index.
 
     python -m shards.verify data/sample
+    python -m shards.verify s3://bucket/pages
 
-Exit status 0 if they are, 1 if anything is damaged; each line says what and where.
+Exit status 0 if they are, 1 if anything is damaged; each line says what and where. From a server
+every shard is fetched anew, one after the other, whatever a cache holds.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 
 from shards import command
+from shards.cache import CacheOptions
 from shards.command import UserError
 from shards.index import (
     BLOCK,
@@ -31,6 +36,7 @@ from shards.layout import BadLayout
 from shards.png import decode_png
 from shards.tar import BOXES, JSON, PNG, read_boxes, read_members
 
+PATIENCE = 60.0  # seconds for which a file of a server that cannot be fetched is tried for
 END_OF_TAR = 2 * BLOCK  # zeros, and padding to whole records after them
 MEMBERS = {"boxes": {JSON, BOXES}, "png": {JSON, PNG}, "both": {JSON, BOXES, PNG}}
 
@@ -42,73 +48,109 @@ def main() -> int:
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("folder", type=Path, metavar="DIR", help="folder of built shards")
-    folder = parser.parse_args().folder
-    if not folder.is_dir():
-        raise UserError(f"{folder}: is not a folder")
+    parser.add_argument(
+        "location", type=command.location, metavar="DIR", help="folder of built shards, or address"
+    )
+    location = parser.parse_args().location
+    if isinstance(location, Path) and not location.is_dir():
+        raise UserError(f"{location}: is not a folder")
     problems = 0
-    for problem in damages(folder):
-        print(problem)
-        problems += 1
-    if problems == 0:
-        index = Index.open(folder)
-        print(f"{folder}: whole, {len(index)} samples in {len(index.shards)} shards")
+    with tempfile.TemporaryDirectory(prefix="verify-") as folder:
+        options = CacheOptions(folder, gigabytes=0, patience=PATIENCE)  # one shard at a time
+        for problem in damages(location, options):
+            print(problem)
+            problems += 1
+        if problems == 0:
+            index = Index.open(location, options)
+            print(f"{location}: whole, {len(index)} samples in {len(index.shards)} shards")
     return 1 if problems else 0
 
 
-def damages(folder: Path) -> Iterator[str]:
-    """Everything that is wrong with some shards, a line each."""
+def damages(location: str | Path, options: CacheOptions | None = None) -> Iterator[str]:
+    """Everything that is wrong with some shards, a line each.
+
+    Args:
+        options: where the files of an address are fetched to; what lies there already is not
+            fetched again.
+    """
     try:
-        index = Index.open(folder)
+        index = Index.open(location, options)
     except DamagedShards as error:
         yield str(error)
         return
-    path = folder / HEADER_NAME
-    if path.read_bytes() != header_bytes(index.header):
-        yield f"{path}: was changed; it is not what its own checksum says"
-    if sha256_of(folder / TABLE_NAME) != index.header.get("table_sha256"):
-        yield f"{folder / TABLE_NAME}: its SHA-256 is not the one in the header"
-    expected = {shard.name for shard in index.shards}
-    for path in sorted(folder.glob("*.tar")):
-        if path.name not in expected:
-            yield f"{path}: is not in the index"
-    if not (folder / REJECTS_NAME).exists():
-        yield f"{folder / REJECTS_NAME}: is missing"
+    yield from _folder_damages(index) if index.cache is None else _server_damages(index)
     bar = command.progress(index.shards, desc="checking", unit="shard")
     for number, shard in enumerate(bar):
         yield from _shard_damages(index, number, shard)
 
 
+def _folder_damages(index: Index) -> Iterator[str]:
+    """What is wrong beside the shards of a folder."""
+    path = index.folder / HEADER_NAME
+    if path.read_bytes() != header_bytes(index.header):
+        yield f"{path}: was changed; it is not what its own checksum says"
+    if sha256_of(index.folder / TABLE_NAME) != index.header.get("table_sha256"):
+        yield f"{index.folder / TABLE_NAME}: its SHA-256 is not the one in the header"
+    expected = {shard.name for shard in index.shards}
+    for path in sorted(index.folder.glob("*.tar")):
+        if path.name not in expected:
+            yield f"{path}: is not in the index"
+    if not (index.folder / REJECTS_NAME).exists():
+        yield f"{index.folder / REJECTS_NAME}: is missing"
+
+
+def _server_damages(index: Index) -> Iterator[str]:
+    """What is wrong beside the shards of a server; its index was checked when it was fetched."""
+    try:
+        index.cache.remote.read(REJECTS_NAME)
+    except DamagedShards as error:
+        yield str(error)
+
+
 def _shard_damages(index: Index, number: int, shard: Shard) -> Iterator[str]:
-    path = index.folder / shard.name
-    if not path.is_file():
-        yield f"{path}: is missing"
-        return
-    size = path.stat().st_size
-    if size != shard.bytes:
-        yield f"{path}: {size} bytes, not the {shard.bytes} of the index"
-    elif sha256_of(path) != shard.sha256:
-        yield f"{path}: its SHA-256 is not the one in the index"
-    expected = 0
-    with path.open("rb") as stream:
-        for sample_id in range(shard.first, shard.first + shard.samples):
-            record = index.table[sample_id]
-            if (int(record["shard"]), int(record["offset"])) != (number, expected):
-                yield f"{path}: the index's row of sample {sample_id} points elsewhere"
-                return
-            expected += int(record["blocks"])
-            data = stream.read(int(record["blocks"]) * BLOCK)
-            try:
-                _check_sample(index, record, data, path)
-            except (DamagedShards, BadLayout, ValueError, KeyError, RecursionError) as error:
-                yield f"{path}: sample {sample_id} cannot be read: {command.one_line(str(error))}"
-                return
-        rest = stream.read()
+    path = f"{index.location}/{shard.name}"
+    if index.cache is not None:
+        try:
+            stream = index.cache.open(shard)  # checks the SHA-256
+        except DamagedShards as error:
+            yield str(error)
+            return
+    else:
+        local = index.folder / shard.name
+        if not local.is_file():
+            yield f"{path}: is missing"
+            return
+        size = local.stat().st_size
+        if size != shard.bytes:
+            yield f"{path}: {size} bytes, not the {shard.bytes} of the index"
+        elif sha256_of(local) != shard.sha256:
+            yield f"{path}: its SHA-256 is not the one in the index"
+        stream = local.open("rb")
+    with stream:
+        yield from _sample_damages(index, number, shard, stream)
+
+
+def _sample_damages(index: Index, number: int, shard: Shard, stream: BinaryIO) -> Iterator[str]:
+    """What is wrong with the samples in an open shard, up to the first that cannot be read."""
+    path, expected = f"{index.location}/{shard.name}", 0
+    for sample_id in range(shard.first, shard.first + shard.samples):
+        record = index.table[sample_id]
+        if (int(record["shard"]), int(record["offset"])) != (number, expected):
+            yield f"{path}: the index's row of sample {sample_id} points elsewhere"
+            return
+        expected += int(record["blocks"])
+        data = stream.read(int(record["blocks"]) * BLOCK)
+        try:
+            _check_sample(index, record, data, path)
+        except (DamagedShards, BadLayout, ValueError, KeyError, RecursionError) as error:
+            yield f"{path}: sample {sample_id} cannot be read: {command.one_line(str(error))}"
+            return
+    rest = stream.read()
     if len(rest) < END_OF_TAR or rest.strip(b"\0"):
         yield f"{path}: does not end after the last sample of the index"
 
 
-def _check_sample(index: Index, record: np.void, data: bytes, path: Path) -> None:
+def _check_sample(index: Index, record: np.void, data: bytes, path: str) -> None:
     """Raise for a sample that is not what its row says."""
     members = list(read_members(data, path))
     contents = {extension: content for _, extension, content in members}
@@ -128,8 +170,13 @@ def _check_sample(index: Index, record: np.void, data: bytes, path: Path) -> Non
     )
     if facts != row:
         raise ValueError(f"{JSON} says {facts}, its row {row}")
-    if BOXES in contents and len(read_boxes(contents[BOXES])) != record["boxes"]:
-        raise ValueError(f"{BOXES} has not the {record['boxes']} boxes of its row")
+    if BOXES in contents:
+        boxes = read_boxes(contents[BOXES])
+        if len(boxes) != record["boxes"]:
+            raise ValueError(f"{BOXES} has not the {record['boxes']} boxes of its row")
+        first, last = boxes[:, :2], boxes[:, 2:]
+        if not ((first >= 0) & (first < last) & (last <= row[:2])).all():
+            raise ValueError(f"{BOXES} has a box that is empty, or not on the canvas")
     if PNG in contents:
         decode_png(contents[PNG])
 

@@ -1,10 +1,16 @@
-"""A web server of shards that fails when a test says so."""
+"""Servers of shards: one of the web that fails when a test says so, and one that speaks S3."""
 
 import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+
+import fsspec
+import pytest
+from moto.server import ThreadedMotoServer
 
 
 class Handler(SimpleHTTPRequestHandler):
@@ -76,3 +82,26 @@ class PageServer:
         self._server.shutdown()
         self._thread.join()
         self._server.server_close()
+
+
+@contextmanager
+def served_by_s3(folder: Path) -> Iterator[tuple[str, ThreadedMotoServer]]:
+    """The address of a folder in an S3 of this machine, and its server."""
+    found = ThreadedMotoServer("127.0.0.1", 0, verbose=False)
+    found.start()
+    with pytest.MonkeyPatch.context() as environment:
+        host, port = found.get_host_and_port()
+        for name, value in {
+            "AWS_ACCESS_KEY_ID": "key",
+            "AWS_SECRET_ACCESS_KEY": "secret",
+            "AWS_DEFAULT_REGION": "us-east-1",
+            "AWS_CONFIG_FILE": "/dev/null",
+            "AWS_ENDPOINT_URL": f"http://{host}:{port}",
+            "NO_PROXY": "127.0.0.1",
+        }.items():
+            environment.setenv(name, value)
+        files = fsspec.filesystem("s3")
+        files.mkdir("bucket")
+        files.put(f"{folder}/*", "bucket/pages/")
+        yield "s3://bucket/pages", found
+        found.stop()

@@ -9,7 +9,7 @@ import pytest
 
 from shards.index import Index
 from tests.distributed.test_resume import same_bits, session_members
-from tests.page_server import PageServer
+from tests.page_server import PageServer, served_by_s3
 
 SETTINGS = (
     "train.max_images=480",
@@ -36,12 +36,12 @@ def server(shards, monkeypatch):
     found.stop()
 
 
-def remote_settings(server, folder):
+def remote_settings(address, shards, folder):
     """Room for two shards, so that shards are fetched all the time."""
-    room = 2 * max(shard.bytes for shard in Index.open(server.folder).shards)
+    room = 2 * max(shard.bytes for shard in Index.open(shards).shards)
     return (
         *SETTINGS,
-        f"data.shards={server.url}",
+        f"data.shards={address}",
         f"data.cache_dir={folder}",
         f"data.cache_gb={room / 1e9}",
         f"data.retry_seconds={RETRY_SECONDS}",
@@ -51,14 +51,21 @@ def remote_settings(server, folder):
 @pytest.mark.slow
 def test_failing_requests_change_no_bit(trainer, from_disk, server, tmp_path):
     server.every, server.fault = 20, "truncated"
-    trainer.train("failing", *remote_settings(server, tmp_path), engine="ddp")
+    trainer.train("failing", *remote_settings(server.url, server.folder, tmp_path), engine="ddp")
     assert len(server.requests) >= 2 * server.every
     assert same_bits(trainer.weights("failing"), trainer.weights(from_disk))
 
 
 @pytest.mark.slow
+def test_from_s3_it_is_the_same_training(trainer, from_disk, shards, tmp_path):
+    with served_by_s3(shards) as (address, _):
+        trainer.train("s3", *remote_settings(address, shards, tmp_path), engine="ddp")
+    assert same_bits(trainer.weights("s3"), trainer.weights(from_disk))
+
+
+@pytest.mark.slow
 def test_a_server_that_dies_ends_the_run_which_goes_on_later(trainer, from_disk, server, tmp_path):
-    settings = remote_settings(server, tmp_path)
+    settings = remote_settings(server.url, server.folder, tmp_path)
     process = trainer.start(trainer.command("died", *settings, engine="ddp"))
     try:
         trainer.wait_for("died", process)

@@ -3,16 +3,16 @@
 import contextlib
 import errno
 import fcntl
+import os
+import shutil
 import subprocess
 import sys
 import threading
 import time
 from pathlib import Path
 
-import fsspec
 import numpy as np
 import pytest
-from moto.server import ThreadedMotoServer
 
 from shards.build import build
 from shards.cache import CacheOptions
@@ -21,10 +21,12 @@ from shards.index import DamagedShards, Index
 from shards.options import BuildOptions
 from shards.reader import Collator, EvaluationReader, ShardFiles, select
 from shards.remote import parse_location
-from tests.page_server import PageServer
+from shards.verify import main
+from tests.page_server import PageServer, served_by_s3
 
 REPO = Path(__file__).resolve().parents[2]
 SAMPLE = REPO / "shards" / "sample"
+LADDER = np.arange(16, 513, 16)
 
 
 @pytest.fixture(scope="module")
@@ -45,25 +47,9 @@ def server(local, monkeypatch):
 
 @pytest.fixture
 def bucket(local):
-    """The address of the shards in an S3 of this machine, and its server."""
-    found = ThreadedMotoServer("127.0.0.1", 0, verbose=False)
-    found.start()
-    with pytest.MonkeyPatch.context() as environment:
-        host, port = found.get_host_and_port()
-        for name, value in {
-            "AWS_ACCESS_KEY_ID": "key",
-            "AWS_SECRET_ACCESS_KEY": "secret",
-            "AWS_DEFAULT_REGION": "us-east-1",
-            "AWS_CONFIG_FILE": "/dev/null",
-            "AWS_ENDPOINT_URL": f"http://{host}:{port}",
-            "NO_PROXY": "127.0.0.1",
-        }.items():
-            environment.setenv(name, value)
-        files = fsspec.filesystem("s3")
-        files.mkdir("bucket")
-        files.put(f"{local.folder}/*", "bucket/pages/")
-        yield "s3://bucket/pages", found
-        found.stop()
+    """The address of the shards in an S3, and its server."""
+    with served_by_s3(local.folder) as found:
+        yield found
 
 
 def options(folder: Path, gigabytes: float = 1.0, patience: float = 20.0) -> CacheOptions:
@@ -107,6 +93,52 @@ def test_the_cache_stays_within_its_bound(local, server, tmp_path):
     for number in np.random.default_rng(0).permutation(len(index))[:40]:
         assert files.members(int(number)) == ShardFiles(local).members(int(number))
         assert 0 < cached(tmp_path) <= 2 * largest
+
+
+def test_what_others_keep_in_the_folder_is_left_alone(local, server, tmp_path):
+    others = [tmp_path / name for name in ("mine.tar", "app.1.lock", f"{'z' * 64}.tar")]
+    for path in others:
+        path.write_bytes(b"x" * 100_000)
+        os.utime(path, (0, 0))  # the least recently used of all
+    everything(Index.open(server.url, options(tmp_path, gigabytes=1e-9)))
+    assert all(path.stat().st_size == 100_000 for path in others)
+
+
+def verify(location: str, capsys, monkeypatch) -> tuple[int, list[str]]:
+    """The exit status of the command and the lines it prints."""
+    monkeypatch.setattr(sys, "argv", ["verify", location])
+    monkeypatch.setattr("shards.verify.PATIENCE", 0.3)
+    status = main()
+    return status, capsys.readouterr().out.splitlines()
+
+
+def test_verify_reads_every_byte_of_a_server(local, tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    server = PageServer(shutil.copytree(local.folder, tmp_path / "pages"))
+    server.start()
+    try:
+        everything(Index.open(server.url))  # a cache that is full, and whole, must not be asked
+        before = len(server.tars)
+        status, told = verify(server.url, capsys, monkeypatch)
+        assert status == 0
+        assert told == [f"{server.url}: whole, 60 samples in {len(local.shards)} shards"]
+        assert len(server.tars) == before + len(local.shards)
+        damaged, missing = (server.folder / shard.name for shard in local.shards[1:3])
+        damaged.write_bytes(damaged.read_bytes()[:-1] + b"!")
+        missing.unlink()
+        (server.folder / "rejects.jsonl").unlink()
+        status, told = verify(server.url, capsys, monkeypatch)
+        assert status == 1
+        assert [line.partition(": ")[0] for line in told] == [
+            f"{server.url}/{name}" for name in ("rejects.jsonl", damaged.name, missing.name)
+        ]
+        (server.folder / "index.json").write_text("{}")
+        status, told = verify(server.url, capsys, monkeypatch)
+        assert status == 1
+        assert "index.json: is damaged" in told[0]
+    finally:
+        server.stop()
 
 
 def test_an_evaluation_fetches_no_shard_again_and_again(local, server, tmp_path):
@@ -253,3 +285,30 @@ def test_a_full_disk_is_not_waited_for(local, server, tmp_path, monkeypatch):
     monkeypatch.setattr("shards.remote.Remote.fetch", full)
     with pytest.raises(DamagedShards, match="No space left on device"):
         ShardFiles(index).members(0)
+
+
+@pytest.mark.slow
+def test_after_the_first_epoch_it_is_as_fast_as_the_disk(local, server, tmp_path, tables):
+    """Passes over all pages as batches, by turns; after the first, which fetches and checks."""
+    indexes = {"disk": local, "cache": Index.open(server.url, options(tmp_path))}
+    collators = {
+        name: Collator(ShardFiles(index), width=128, max_height=512, ladder=LADDER, seed=0)
+        for name, index in indexes.items()
+    }
+    seconds: dict[str, list[float]] = {name: [] for name in indexes}
+    fetched = 0
+    for turn in range(101):
+        batches = np.random.default_rng(turn).permutation(len(local)).reshape(-1, 4)
+        for name in sorted(collators, reverse=bool(turn % 2)):  # neither always follows the other
+            start = time.perf_counter()
+            for ids in batches:
+                collators[name].batch(ids, np.zeros_like(ids), training=True)
+            seconds[name].append(time.perf_counter() - start)
+        fetched = fetched or len(server.requests)
+    assert len(server.requests) == fetched  # in the first pass, and never again
+    ratios = np.array(seconds["disk"][1:]) / np.array(seconds["cache"][1:])
+    q1, median, q3 = np.quantile(ratios, (0.25, 0.5, 0.75))
+    tables["pages a second from a full cache, of the disk's"] = [
+        f"{median:.3f} ({q1:.3f} - {q3:.3f})"
+    ]
+    assert median >= 0.95
