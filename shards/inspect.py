@@ -41,8 +41,8 @@ def main() -> int:
 
 
 def describe(index: Index) -> list[str]:
-    """Counts, sizes, labels and templates, a line each."""
-    table = index.table
+    """Counts, sizes, labels and templates, a line each; raises DamagedShards as `rows` does."""
+    table = index.rows(np.arange(len(index)))
     size = sum(shard.bytes for shard in index.shards)
     heights = scaled_height(table["width"], table["height"], 128)
     lines = [
@@ -64,7 +64,7 @@ def describe(index: Index) -> list[str]:
 
 
 def _counted(counter: Counter, most: int = 30) -> str:
-    told = [f"{name} {count}" for name, count in counter.most_common(most)]
+    told = [f"{command.one_line(str(name))} {count}" for name, count in counter.most_common(most)]
     rest = len(counter) - most
     return ", ".join(told) + (f" and {rest} more" if rest > 0 else "")
 

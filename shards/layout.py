@@ -65,7 +65,9 @@ def scaled_height(width: _Number, height: _Number, to_width: int) -> _Number:
     `height` are whole numbers: ints, numpy integers of any size, or integer tensors.
     """
     if isinstance(height, (np.ndarray, np.generic)):
-        width, height = np.asarray(width, np.int64), np.asarray(height, np.int64)
+        # A width of 0 is damage; `Index.rows` says so when the page is read.
+        width = np.maximum(np.asarray(width, np.int64), 1)
+        height = np.asarray(height, np.int64)
     rows = (2 * height * to_width + width) // (2 * width)
     return rows + (rows < 1)
 

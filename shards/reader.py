@@ -131,6 +131,23 @@ class ShardFiles:
         """As `members`, for whom has the sample's row of the index already."""
         return {extension: content for _, extension, content in self._read(sample_id, record)}
 
+    def array(
+        self, sample_id: int, record: np.void, name: str, decode: Callable[[bytes], np.ndarray]
+    ) -> np.ndarray:
+        """One file of a sample, decoded; raises as `members` does.
+
+        A checksum says that a file is what the index was written for, not that it makes sense.
+        """
+        members = self.members_at(sample_id, record)
+        try:
+            return decode(members[name])
+        except KeyError:
+            reason = f"has no {name}"
+        except ValueError as error:
+            reason = f"cannot be read: {error}"
+        shard = self.index.shards[int(record["shard"])].name
+        raise DamagedShards(f"{self.index.location}/{shard}: sample {sample_id} {reason}")
+
     def key(self, sample_id: int) -> str:
         """What the names of a sample's files begin with; raises as `members` does."""
         return self._read(sample_id, self.index.rows(np.array([sample_id]))[0])[0][0]
@@ -220,22 +237,22 @@ class Collator:
             tops=tops,
             canvas=torch.from_numpy(canvas.astype(np.float32)),
         )
+        is_png = self.files.index.header["store"] == "png"
+        member, decode = (PNG, decode_png) if is_png else (BOXES, read_boxes)
         pairs = zip(ids.tolist(), records, strict=True)
-        members = [self.files.members_at(number, record) for number, record in pairs]
-        if self.files.index.header["store"] == "png":
-            batch.pixels = self._pixels(members, batch, full)
+        pages = [self.files.array(number, record, member, decode) for number, record in pairs]
+        if is_png:
+            batch.pixels = self._pixels(pages, batch, full)
         else:
-            boxes = [read_boxes(member[BOXES]) for member in members]
-            counts = torch.tensor([len(page) for page in boxes])
-            batch.boxes = torch.from_numpy(np.concatenate(boxes, dtype=np.float32))
-            batch.owner = torch.repeat_interleave(torch.arange(len(boxes)), counts)
+            counts = torch.tensor([len(page) for page in pages])
+            batch.boxes = torch.from_numpy(np.concatenate(pages, dtype=np.float32))
+            batch.owner = torch.repeat_interleave(torch.arange(len(pages)), counts)
         return batch
 
-    def _pixels(self, members: list[dict[str, bytes]], batch: Batch, full: Tensor) -> Tensor:
-        pixels = torch.zeros(len(members), 1, *batch.size, dtype=torch.uint8)
+    def _pixels(self, pages: list[np.ndarray], batch: Batch, full: Tensor) -> Tensor:
+        pixels = torch.zeros(len(pages), 1, *batch.size, dtype=torch.uint8)
         windows = zip(full.tolist(), batch.tops.tolist(), batch.heights.tolist(), strict=True)
-        for row, (member, (whole, top, height)) in enumerate(zip(members, windows, strict=True)):
-            page = decode_png(member[PNG])
+        for row, (page, (whole, top, height)) in enumerate(zip(pages, windows, strict=True)):
             if page.shape != (whole, self.width):
                 image = Image.fromarray(page).resize((self.width, whole), Image.Resampling.BOX)
                 page = np.asarray(image)

@@ -30,6 +30,8 @@ def read_page(path: Path, *, width: int, max_height: int, stride: int) -> Batch:
 
     Raises UserError naming the file and what is wrong with it.
     """
+    if path.exists() and not path.is_file():
+        raise UserError(f"{path}: is not a regular file")  # opening a pipe would wait for ever
     try:
         page = _SinglePage(path, width)
     except OSError as error:

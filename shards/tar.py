@@ -25,7 +25,8 @@ def read_members(data: bytes, path: Path | str) -> Iterator[tuple[str, str, byte
         data: whole tar entries, headers and padding included.
         path: the shard, for messages.
 
-    Raises DamagedShards for anything but regular files that lie within `data`.
+    Raises DamagedShards for anything but regular files that lie within `data`, and for names that
+    lead out of a folder. A key holds no dot, so every `..` in a path would follow a slash.
     """
     position = 0
     while position + BLOCK <= len(data):
@@ -39,6 +40,9 @@ def read_members(data: bytes, path: Path | str) -> Iterator[tuple[str, str, byte
         if position + size > len(data):
             raise DamagedShards(f"{path}: {name!r} is longer than its sample")
         key, _, extension = name.partition(".")
+        leads_out = not key or key.startswith("/") or key.endswith("/") or "/" in extension
+        if leads_out or not name.isprintable():
+            raise DamagedShards(f"{path}: {name!r} is no name of a sample's file")
         yield key, extension, data[position : position + size]
         position += -(-size // BLOCK) * BLOCK
 
@@ -52,7 +56,10 @@ def read_boxes(data: bytes) -> np.ndarray:
     count, dtype = _boxes_header(data[:start])
     if count * 4 * dtype.itemsize != len(data) - start:
         raise ValueError(f"{count} boxes do not fill their {len(data) - start} bytes")
-    return np.frombuffer(data, dtype, offset=start).reshape(count, 4)
+    boxes = np.frombuffer(data, dtype, offset=start).reshape(count, 4)
+    if dtype.kind == "f" and not np.isfinite(boxes).all():
+        raise ValueError("boxes are not finite numbers")
+    return boxes
 
 
 # Headers differ in the number of boxes only, and to parse one takes longer than all else here.

@@ -24,6 +24,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from shards.command import one_line
 from shards.index import sha256_of
 from shards.writer import sync_path
 from vaetrain.augment.policy import Policy
@@ -32,7 +33,12 @@ from vaetrain.settings import ConfigError, flatten
 
 MANIFEST = "manifest.json"
 STATE = "state.json"
+# What reading a file raises that holds other JSON or tensors than it should.
+UNREADABLE = (ValueError, LookupError, TypeError, AttributeError, RecursionError, SafetensorError)
 PARTS = ("weights", "average", "optimizer", "adversary")
+
+# What a training says in it.
+STATE_KEYS = {"experiment", "policy", "data", "meter", "collapse", "controllers", "best"}
 
 # What may change between a run and its resumption without changing what it computes.
 FREE_TO_CHANGE = {
@@ -122,14 +128,25 @@ def load(path: Path) -> Checkpoint:
             if sha256_of(path / name) != digests[name]:
                 raise DamagedCheckpoint(f"{path / name}: its SHA-256 is not the manifest's")
         state = json.loads((path / STATE).read_text())
+        images = int(state.pop("images"))
         tensors = {part: load_file(path / f"{part}.safetensors") for part in PARTS}
     except FileNotFoundError as error:
         raise DamagedCheckpoint(f"{error.filename}: is missing") from error
-    except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
-        if isinstance(error, DamagedCheckpoint):
-            raise
-        raise DamagedCheckpoint(f"{path}: cannot be read ({error})") from error
-    return Checkpoint(images=state.pop("images"), state=state, **tensors)
+    except DamagedCheckpoint:
+        raise
+    except (OSError, *UNREADABLE) as error:
+        raise DamagedCheckpoint(one_line(f"{path}: cannot be read ({error})")) from error
+    return Checkpoint(images=images, state=state, **tensors)
+
+
+def check_complete(state: dict[str, Any]) -> None:
+    """Raises ConfigError where a state lacks what a resumption needs; see `STATE_KEYS`."""
+    missing = STATE_KEYS - state.keys()
+    if missing:
+        raise ConfigError(
+            f"the run's checkpoint says nothing of {', '.join(sorted(missing))}: another version "
+            "of this software wrote it; give another --run-dir"
+        )
 
 
 def check_same_experiment(saved_experiment: dict[str, Any], experiment: Experiment) -> None:
@@ -138,7 +155,7 @@ def check_same_experiment(saved_experiment: dict[str, Any], experiment: Experime
     Raises ConfigError naming every such key with both values.
     """
     free = set(FREE_TO_CHANGE)
-    if saved_experiment["collapse"]["action"] == "hold_beta":
+    if saved_experiment.get("collapse", {}).get("action") == "hold_beta":
         free -= {"collapse.inactive_share", "train.validate_every_images"}  # beta follows from them
     changed = [
         change
@@ -178,4 +195,5 @@ def _changes(before: dict[str, Any], now: dict[str, Any]) -> dict[str, str]:
 
 def save_tensors(path: Path, tensors: dict[str, Tensor]) -> None:
     """Write tensors, from any device, to one safetensors file."""
-    save_file({name: tensor.detach().contiguous().cpu() for name, tensor in tensors.items()}, path)
+    held = {name: tensor.detach().contiguous().cpu() for name, tensor in tensors.items()}
+    save_file(held, path, {"format": "pt"})  # by which other libraries know whose tensors they are

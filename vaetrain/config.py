@@ -20,6 +20,7 @@ from vaetrain.collapse import CollapseConfig
 from vaetrain.schedules import BetaConfig, CurriculumConfig, LrConfig, SkipConfig
 from vaetrain.settings import (
     ConfigError,
+    check_plain,
     checked,
     describe,
     merge,
@@ -28,6 +29,7 @@ from vaetrain.settings import (
     setting,
 )
 
+PRECISIONS = ("no", "bf16", "fp16")
 SAMPLE_SHARDS = Path("data") / "sample"
 
 
@@ -116,7 +118,9 @@ class ModelConfig:
         minimum=-10,
         maximum=0,
     )
-    pyramid: list[int] = setting([1, 2, 4], "bins per side of each pyramid-pooling level")
+    pyramid: list[int] = setting(
+        [1, 2, 4], "bins per side of each pyramid-pooling level", minimum=1, maximum=32
+    )
     output: str = setting(
         "linear",
         "what the decoder gives: the page itself, or its logits, as loss.pixel=bce needs",
@@ -259,7 +263,7 @@ class TrainConfig:
     precision: str | None = setting(
         None,
         "arithmetic of the forward pass; null: what the engine file says",
-        choices=("no", "bf16", "fp16"),
+        choices=PRECISIONS,
     )
     channels_last: bool = setting(False, "lay feature maps out channels last: faster on GPUs")
     checkpoint_activations: bool = setting(
@@ -326,8 +330,11 @@ def load_experiment(path: Path | None, overrides: list[str]) -> Experiment:
     return checked_together(checked(config))
 
 
-def experiment_from(tree: dict[str, Any], where: str) -> Experiment:
+def experiment_from(tree: Any, where: str) -> Experiment:
     """The experiment that `as_dict` turned into `tree`; raises ConfigError naming `where`."""
+    if not isinstance(tree, dict):
+        raise ConfigError(f"{where}: holds no settings")
+    check_plain(tree, where)
     config = OmegaConf.structured(Experiment)
     return checked(merge(Experiment, config, OmegaConf.create(tree), f"{where}: "))
 
@@ -343,6 +350,9 @@ def checked_together(experiment: Experiment) -> Experiment:
             "loss.pixel: bce and model.output=sigmoid need one another; here they are "
             f"loss.pixel={experiment.loss.pixel} and model.output={experiment.model.output}"
         )
+    name = Path(experiment.name)
+    if name.is_absolute() or ".." in name.parts or not name.parts:
+        raise ConfigError(f"name: {experiment.name!r} is not allowed; it must lie below runs/")
     starts = [phase.epoch for phase in experiment.curriculum.phases]
     if starts != sorted(set(starts)):
         raise ConfigError(f"curriculum.phases: their epochs must rise, and are {starts}")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -140,6 +141,12 @@ class TrainingData(PageReader):
     def fingerprint(self) -> str:
         """What tells these shards from any others."""
         return self.index.header["table_sha256"]
+
+    @property
+    def summary(self) -> dict[str, Any]:
+        """What a model card says of them."""
+        pages = {"train_pages": len(self.train), "val_pages": len(self.val)}
+        return {**pages, "fingerprint": self.fingerprint}
 
     def training_batches(self, batching: Batching, steps: range) -> Iterator[Batch]:
         """This rank's micro batches of these optimizer steps, `accumulation` for each."""

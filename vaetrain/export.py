@@ -41,7 +41,12 @@ def main() -> int:
     )
     parser.add_argument("--separate", action="store_true", help="an encoder and a decoder file")
     parser.add_argument("--int8", action="store_true", help="eight-bit integers")
-    parser.add_argument("--calibrate", type=Path, metavar="DIR", help="folder of built shards")
+    parser.add_argument(
+        "--calibrate",
+        type=command.location,
+        metavar="DIR",
+        help="folder of built shards, or address",
+    )
     arguments = parser.parse_args()
     if arguments.int8 != (arguments.calibrate is not None):
         parser.error("--int8 and --calibrate go together")
@@ -93,7 +98,7 @@ def export(arguments: argparse.Namespace, drafts: Path) -> None:
         (drafts / target.name).replace(target)
 
 
-def split_pages(trained: TrainedModel, folder: Path) -> tuple[list[Batch], list[Batch]]:
+def split_pages(trained: TrainedModel, folder: str | Path) -> tuple[list[Batch], list[Batch]]:
     """Pages to calibrate on and others to measure; the same where shards have one split only.
 
     Raises UserError where they have no pages at all.

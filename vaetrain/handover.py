@@ -9,11 +9,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from safetensors import SafetensorError
+import torch
 from safetensors.torch import load_file
+from torch import Tensor
 
 from shards.png import encode_png
 from vaetrain import checkpoint
+from vaetrain.card import CARD, model_card
 from vaetrain.config import Experiment, as_dict, experiment_from
 from vaetrain.model import VAE
 from vaetrain.settings import ConfigError
@@ -28,7 +30,7 @@ def write_final(
     results: dict[str, Any],
     pictures: dict[str, np.ndarray],
 ) -> None:
-    """Write a run's `final/`, whole or not at all.
+    """Write a run's `final/`, whole or not at all, as the Hugging Face Hub lays out a model.
 
     Args:
         results: what `RunDir.results` gives back.
@@ -38,8 +40,14 @@ def write_final(
     shutil.rmtree(draft, ignore_errors=True)
     draft.mkdir(parents=True)
     checkpoint.save_tensors(draft / WEIGHTS, model.state_dict())
-    config = {"experiment": as_dict(experiment), "results": results}
+    config = {
+        "model_type": "vaetrain",
+        "architectures": [type(model).__name__],
+        "experiment": as_dict(experiment),
+        "results": results,
+    }
     (draft / CONFIG).write_text(json.dumps(config, indent=2))
+    (draft / CARD).write_text(model_card(experiment, results, pictures), encoding="utf-8")
     for name, picture in pictures.items():
         (draft / f"{name}.png").write_bytes(encode_png(picture))
     if folder.exists():  # of a run that was finished, and then trained on for longer
@@ -66,17 +74,32 @@ def load_run(folder: Path) -> tuple[VAE, Experiment]:
         try:
             tree = json.loads((final / CONFIG).read_text())["experiment"]
             weights = load_file(final / WEIGHTS)
-        except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
+        except (OSError, *checkpoint.UNREADABLE) as error:
             raise ConfigError(f"{final}: is damaged ({error})") from error
     else:
         newest = newest_checkpoint(folder / "checkpoints")
         if newest is None:
             raise ConfigError(f"{folder}: there is no trained model and no checkpoint in it")
-        tree, weights = newest.state["experiment"], newest.average
+        tree, weights = newest.state.get("experiment"), newest.average
     experiment = experiment_from(tree, str(folder))
-    model = VAE(experiment.model, experiment.data.width, experiment.data.max_height)
-    model.load_state_dict(weights)
+    # Without memory of its own: settings may ask for more than there is, which the weights belie.
+    with torch.device("meta"):
+        model = VAE(experiment.model, experiment.data.width, experiment.data.max_height)
+    load_weights(model, weights, folder)
     return model.eval().requires_grad_(False), experiment
+
+
+def load_weights(model: VAE, weights: dict[str, Tensor], folder: Path) -> None:
+    """Give a model its weights, fp32; one on `meta` takes the tensors themselves.
+
+    Raises ConfigError naming the folder where they are another model's.
+    """
+    on_meta = model.skip_gate.is_meta
+    try:
+        model.load_state_dict({k: v.float() for k, v in weights.items()}, assign=on_meta)
+    except RuntimeError as error:
+        reason = str(error).partition("\n\t")[2].partition("\n")[0][:200]
+        raise ConfigError(f"{folder}: its weights do not fit its settings ({reason})") from error
 
 
 def newest_checkpoint(

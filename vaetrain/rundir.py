@@ -59,8 +59,12 @@ class RunDir:
         write_whole(self.experiment_file, OmegaConf.to_yaml(tree))
 
     def results(self) -> dict[str, Any]:
-        """What a finished run achieved."""
-        return json.loads((self.final / "config.json").read_text())["results"]
+        """What a finished run achieved; raises ConfigError where its file is damaged."""
+        path = self.final / "config.json"
+        try:
+            return json.loads(path.read_text())["results"]
+        except (OSError, ValueError, LookupError, TypeError) as error:
+            raise ConfigError(f"{path}: is damaged ({error})") from error
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:

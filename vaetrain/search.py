@@ -57,7 +57,7 @@ def search(run: Path, shards: str | Path, query: Path, top: int, sheet: Path | N
     for number, distance in zip(found, distances[nearest].tolist(), strict=True):
         key, row = data.collator.files.key(number), index.table[number]
         label, template = index.labels[row["label"]], index.templates[row["template"]]
-        print(key, _plain(label), _plain(template), f"{distance:.6g}", sep="\t")
+        print(_plain(key), _plain(label), _plain(template), f"{distance:.6g}", sep="\t")
     if sheet is not None:
         batch = data.collator.batch(found, np.zeros_like(found), training=False)
         pages = cut_pages(page.images(), page.heights)

@@ -21,6 +21,7 @@ from omegaconf.errors import ConfigKeyError, OmegaConfBaseException
 from shards.command import UserError
 
 _MARKS = {"${": "${...}", "???": "???"}  # to OmegaConf a reference, and a value to come
+MOST_DEPTH = 20  # of a tree of settings; ours needs five
 _KEY = re.compile(r"\w+(\.\w+|\[\d+\])*")
 
 
@@ -87,16 +88,19 @@ def read_yaml(path: Path, what: str) -> dict[str, Any]:
         raise ConfigError(f"{path}: is not YAML ({_one_line(error)})") from error
     if not isinstance(tree, dict):
         raise ConfigError(f"{path}: is no {what}: not a mapping")
-    _check_plain(tree, str(path))
+    check_plain(tree, str(path))
     return tree
 
 
-def _check_plain(tree: Any, where: str) -> None:
+def check_plain(tree: Any, where: str, depth: int = MOST_DEPTH) -> None:
+    """Raises ConfigError unless a tree has texts as names and plain values, not nested deeply."""
+    if depth == 0:
+        raise ConfigError(f"{where}: is nested too deeply")
     for key, value in tree.items() if isinstance(tree, dict) else enumerate(tree):
         if isinstance(tree, dict) and not isinstance(key, str):
             raise ConfigError(f"{where}: {key}: is not text, as names must be")
         if isinstance(value, dict | list):
-            _check_plain(value, f"{where}: {key}")
+            check_plain(value, f"{where}: {key}", depth - 1)
         elif not isinstance(value, str | int | float | None):
             raise ConfigError(f"{where}: {key}: {value!r} is neither text, nor a number, nor null")
 
@@ -214,6 +218,9 @@ def _check_value(name: str, value: Any, rule: Any) -> None:
                 _check(item, f"{name}[{number}].")
             elif isinstance(item, dict | list):  # OmegaConf lets them through among texts
                 raise ConfigError(f"{name}[{number}]: {item!r} is no single value")
+            else:
+                _check_value(f"{name}[{number}]", item, rule)
+        return
     if isinstance(value, str) and any(ord(letter) < 32 for letter in value):
         raise ConfigError(f"{name}: {value!r} is not allowed: it holds control characters")
     wrong = (rule["choices"] is not None and not _is_choice(value, rule)) or (

@@ -22,7 +22,7 @@ from shards.lifetime import die_with_parent
 from shards.remote import require_driver
 from vaetrain.augment.policy import load_policy
 from vaetrain.batching import cut_batch
-from vaetrain.config import Experiment, describe_settings, load_experiment
+from vaetrain.config import PRECISIONS, Experiment, describe_settings, load_experiment
 from vaetrain.settings import ConfigError, read_yaml
 
 EXPERIMENTS = Path(__file__).resolve().parents[1] / "launch" / "experiments"
@@ -169,17 +169,24 @@ def read_engine_file(path: Path) -> Launch:
     Raises ConfigError for a file that cannot be read, or whose launch would not do what it says.
     """
     tree = read_yaml(path, "engine file")
-    engine = _engine_of(tree, path)
     for section in ("deepspeed_config", "fsdp_config"):
-        _refuse_what_is_not_here(tree.get(section) or {}, str(path))
+        told = tree.get(section) or {}
+        if not isinstance(told, dict):
+            raise ConfigError(f"{path}: {section} is {told!r}, which is no section")
+        _refuse_what_is_not_here(told, str(path))
+    engine = _engine_of(tree, path)
     processes = tree.get("num_processes")
-    fits = isinstance(processes, int) and {
+    fits = type(processes) is int and {  # true is no number here
         "single": processes == 1,
         "ddp": processes > 1,
     }.get(engine, processes > 0)
     if not fits:
         raise ConfigError(f"{path}: num_processes is {processes!r}, which is no {engine}")
     precision = tree.get("mixed_precision") or "no"  # an unquoted `no` is YAML's false
+    if precision not in PRECISIONS:
+        raise ConfigError(
+            f"{path}: mixed_precision is {precision!r}; allowed are {', '.join(PRECISIONS)}"
+        )
     return Launch(engine, processes, precision)
 
 

@@ -83,13 +83,15 @@ class RunLog:
 
     def hand_over(self, final: Path) -> None:
         """Give the finished model, a run's `final/`, to the trackers, and what it came to."""
-        lines = [
-            line for line in read_metrics(self.run_dir / METRICS_FILE) if line["split"] == "val"
-        ]
-        last = lines[-1] if lines else {"images": self.images}
-        metrics = {key: value for key, value in last.items() if isinstance(value, int | float)}
+        metrics = self.last_validation() or {"images": self.images}
         step = metrics.pop("images")
         self._tell(lambda tracker: tracker.hand_over(final, metrics, step))
+
+    def last_validation(self) -> dict[str, float]:
+        """The numbers of the last validation, `images` among them; empty where there was none."""
+        lines = read_metrics(self.run_dir / METRICS_FILE)
+        last = next((line for line in reversed(lines) if line["split"] == "val"), {})
+        return {key: value for key, value in last.items() if isinstance(value, int | float)}
 
     def projection(self, images: int, projection: Projection) -> None:
         """Show latents with their pages, to those who have an embedding projector."""

@@ -27,7 +27,7 @@ from vaetrain.controller import KLController, LearnedWeights
 from vaetrain.data import TrainingData, build_sample
 from vaetrain.discriminators import build_discriminator
 from vaetrain.engine import AVERAGE, Engine
-from vaetrain.handover import newest_checkpoint, write_final
+from vaetrain.handover import load_weights, newest_checkpoint, write_final
 from vaetrain.interrupt import StopRequest
 from vaetrain.meter import Meter, ids_hash
 from vaetrain.mixup import Mixup
@@ -80,7 +80,7 @@ class Training:
         )
         if saved is not None:
             self.check_same_run(saved)
-            model.load_state_dict(saved.weights)
+            load_weights(model, saved.weights, self.run_dir.checkpoints)
         elif model.starts_from_components:
             start_from_components(model, self.data, engine)
         if self.settings.compile:
@@ -136,6 +136,7 @@ class Training:
 
     def check_same_run(self, saved: Checkpoint) -> None:
         """Raises ConfigError where going on from a checkpoint would be another run."""
+        checkpoint.check_complete(saved.state)
         checkpoint.check_same_experiment(saved.state["experiment"], self.experiment)
         checkpoint.check_same_policy(saved.state["policy"], self.augment.policy)
         if saved.state["data"] != self.data.fingerprint:
@@ -401,8 +402,10 @@ class Training:
         """Hand the averaged model over, and say in a few lines what was reached."""
         baselines = self.data.baselines()
         results = {"images": self.images, "best": self.best, "baselines": baselines}
+        results["data"] = self.data.summary
         model = self.average.model()
         if self.engine.is_main:
+            results["final"] = self.log.last_validation()
             shown = pictures.panel(model, self.data.fixed_pages()) if len(self.data.val) else {}
             write_final(self.run_dir.final, model, self.experiment, results, shown)
             self.log.hand_over(self.run_dir.final)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import shutil
 from collections.abc import Iterator
@@ -84,15 +85,19 @@ def test_pictures_that_were_damaged(data):
         assert gray.ndim == 2
 
 
-@pytest.fixture(scope="module")
-def whole(tmp_path_factory) -> Path:
-    """Shards of both kinds of members."""
-    source = tmp_path_factory.mktemp("hostile")
+def build_whole(source: Path) -> Path:
+    """Shards of both kinds of members, below an empty folder."""
     records = [json.dumps({**COMPACT, "id": f"p{n}", "w": 200 + n}) for n in range(6)]
     (source / "pages.jsonl").write_text("\n".join(records))
     options = BuildOptions(store="both", png_width=16, workers=1, keep_duplicates=True)
     build([source / "pages.jsonl"], source / "shards", options)
     return source / "shards"
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory) -> Path:
+    """Whole shards."""
+    return build_whole(tmp_path_factory.mktemp("hostile"))
 
 
 @pytest.fixture(scope="module")
@@ -156,6 +161,21 @@ def test_a_table_that_was_damaged(whole, folder, data):
 def test_a_shard_that_was_damaged(whole, folder, data):
     name = next(path.name for path in sorted(whole.glob("train-*.tar")))
     check_damage(whole, folder, name, data.draw(damaged((whole / name).read_bytes())))
+
+
+@given(data=st.data())
+def test_a_shard_that_was_damaged_and_is_vouched_for(whole, folder, data):
+    header = json.loads((whole / HEADER_NAME).read_bytes())
+    entry = next(entry for entry in header["shards"] if entry["split"] == "train")
+    harmed = data.draw(damaged((whole / entry["name"]).read_bytes()))
+    entry |= {"bytes": len(harmed), "sha256": hashlib.sha256(harmed).hexdigest()}
+    (folder / entry["name"]).write_bytes(harmed)
+    (folder / HEADER_NAME).write_bytes(header_bytes(header))
+    with only(DamagedShards):
+        read_all(folder)
+    assert all(len(problem.splitlines()) == 1 for problem in damages(folder))
+    for name in (entry["name"], HEADER_NAME):
+        shutil.copy(whole / name, folder / name)
 
 
 @given(data=st.data())

@@ -1,0 +1,238 @@
+"""Hundreds of bad files: each is refused in one line that names it, soon, and no good one is lost.
+
+The files are those of `tests.corpus`.
+"""
+
+from __future__ import annotations
+
+import json
+import signal
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+
+from launch.study import load_study
+from shards.build import build
+from shards.command import UserError
+from shards.index import REJECTS_NAME, DamagedShards, Index
+from shards.inspect import describe
+from shards.options import BuildOptions
+from shards.png import encode_png
+from shards.reader import Collator, ShardFiles
+from shards.single import read_page
+from shards.verify import damages
+from tests.corpus import Bad, settings, write_files
+from tests.corpus.pages import LAYOUT, bad_layouts, bad_lines, bad_pictures, write_odd_files
+from tests.corpus.runs import write_bad_checkpoints, write_bad_models
+from tests.corpus.shards import write_bad_shards
+from vaetrain import checkpoint, load_model
+from vaetrain.augment.policy import load_policy
+from vaetrain.checkpoint import Checkpoint
+from vaetrain.config import AugmentConfig, as_dict, load_experiment
+from vaetrain.handover import newest_checkpoint, write_final
+from vaetrain.model import VAE
+from vaetrain.startup import RELAUNCHED, read_engine_file, start
+
+SECONDS = 20  # longer than any file may take
+ENGINE = Path(__file__).resolve().parents[1] / "accelerate_configs" / "ddp.yaml"
+TINY = load_experiment(None, ["data.width=16", "data.max_height=16", "model.latent_dim=1"])
+
+
+@contextmanager
+def in_time(bad: Bad) -> Iterator[None]:
+    """Fail where a file is not done with after `SECONDS`."""
+
+    def told(*_: object) -> None:
+        raise AssertionError(f"{bad.path} hangs")
+
+    before = signal.signal(signal.SIGALRM, told)
+    signal.alarm(SECONDS)
+    try:
+        yield
+    finally:
+        signal.alarm(0)
+        signal.signal(signal.SIGALRM, before)
+
+
+def check_line(bad: Bad, text: str) -> None:
+    assert len(text.splitlines()) == 1, text
+    assert text.isprintable(), text
+    assert len(text) < 1000, text
+    assert bad.says in text
+
+
+def refused(files: list[Bad], read: Callable[[Path], object], *refusals: type[Exception]) -> None:
+    """Every file is refused by one of these, and nothing else, in a line that names it."""
+    assert files
+    for bad in files:
+        with in_time(bad):
+            try:
+                read(bad.path)
+            except refusals as error:
+                check_line(bad, str(error))
+            else:
+                raise AssertionError(f"{bad.path} was read")
+
+
+def good_pages(folder: Path) -> int:
+    """Pages that nothing is wrong with, beside bad ones; how many."""
+    lines = [json.dumps({**LAYOUT, "id": f"good-{n}", "w": 300 + n}) + "\n" for n in range(9)]
+    (folder / "good.jsonl").write_text("".join(lines))
+    (folder / "good.json").write_text(json.dumps({**LAYOUT, "w": 400}))
+    return len(lines) + 1
+
+
+def built(folder: Path, out: Path, store: str) -> tuple[Index, list[dict]]:
+    """Shards of a folder, and what was refused."""
+    build([folder], out, BuildOptions(store=store, png_width=16, workers=1, keep_duplicates=True))
+    assert not list(damages(out))
+    rejects = [json.loads(line) for line in (out / REJECTS_NAME).read_text().splitlines()]
+    assert all(reject["reason"].isprintable() for reject in rejects)
+    return Index.open(out), rejects
+
+
+def test_layouts(tmp_path):
+    files = write_files(tmp_path / "pages", bad_layouts()) + write_odd_files(tmp_path / "pages")
+    refused(files, lambda path: read_page(path, width=32, max_height=64, stride=16), UserError)
+    count = good_pages(tmp_path / "pages")
+    index, rejects = built(tmp_path / "pages", tmp_path / "shards", "boxes")
+    assert len(index) == count
+    assert len(rejects) == len(files)
+    # The name that is no text is told in another spelling.
+    assert len({str(bad.path) for bad in files} - {reject["file"] for reject in rejects}) <= 1
+
+
+def test_lines_among_good_ones(tmp_path):
+    lines = list(bad_lines())
+    files = write_files(tmp_path / "pages", ((name, data) for name, data, _ in lines))
+    count = good_pages(tmp_path / "pages") + sum(good for *_, good in lines)
+    index, rejects = built(tmp_path / "pages", tmp_path / "shards", "boxes")
+    assert len(index) == count
+    assert {reject["file"] for reject in rejects} == {str(bad.path) for bad in files}
+
+
+def test_pictures(tmp_path):
+    files = write_files(tmp_path / "pages", bad_pictures())
+    refused(files, lambda path: read_page(path, width=32, max_height=64, stride=16), UserError)
+    count = good_pages(tmp_path / "pages") + 1
+    (tmp_path / "pages" / "good.png").write_bytes(encode_png(np.zeros((9, 9), np.uint8)))
+    index, rejects = built(tmp_path / "pages", tmp_path / "shards", "png")
+    assert len(index) == count
+    assert {reject["file"] for reject in rejects} == {str(bad.path) for bad in files}
+
+
+def read_every_sample(folder: Path) -> int:
+    """How many samples can be trained on; raises DamagedShards where the index is no good."""
+    index = Index.open(folder)
+    assert all(line.isprintable() for line in describe(index))
+    collator = Collator(ShardFiles(index), width=32, max_height=64, ladder=np.array([64]), seed=0)
+    read = 0
+    for number in range(len(index)):
+        try:
+            batch = collator.batch(np.array([number]), np.array([0]), training=True)
+        except DamagedShards as error:
+            check_line(Bad(folder, ""), str(error))
+        else:
+            assert batch.images().isfinite().all()
+            read += 1
+    return read
+
+
+def test_shards(tmp_path):
+    source = tmp_path / "pages"
+    source.mkdir()
+    good_pages(source)
+    options = BuildOptions(shard_mb=0.005, workers=1, keep_duplicates=True)
+    build([source], tmp_path / "whole", options)
+    whole = Index.open(tmp_path / "whole")
+    assert len(whole.shards) > 3
+    (tmp_path / "bad").mkdir()
+    files = list(write_bad_shards(tmp_path / "bad", tmp_path / "whole"))
+    for bad in files:
+        with in_time(bad):
+            told = list(damages(bad.path))
+            assert told, f"{bad.path} was found whole"
+            for line in told:
+                assert line.startswith(str(bad.path))
+                check_line(bad, line)
+            try:
+                read = read_every_sample(bad.path)
+            except DamagedShards as error:
+                check_line(bad, str(error))
+            else:
+                # A damaged shard takes none of the others with it.
+                lost = whole.shards[0].samples if bad.says == whole.shards[0].name else 0
+                assert "whole" not in bad.path.name
+                assert read >= (len(whole) - lost if bad.says.endswith(".tar") else 0)
+
+
+def test_experiments(tmp_path, monkeypatch, capsys):
+    monkeypatch.delenv(RELAUNCHED, raising=False)
+    whole = yaml.safe_dump(as_dict(TINY)).encode()
+    files = write_files(tmp_path / "yaml", settings.bad_yaml(whole))
+    texts, keys = zip(*settings.SETTINGS, strict=True)
+    numbered = write_files(tmp_path / "settings", settings.numbered(texts))
+    files += [Bad(bad.path, key) for bad, key in zip(numbered, keys, strict=True)]
+    monkeypatch.chdir(tmp_path)
+    for bad in files:
+        with in_time(bad), pytest.raises(SystemExit) as left:
+            start(["--experiment", str(bad.path)])
+        assert left.value.code == 2
+        told = capsys.readouterr()
+        assert told.out == ""
+        check_line(bad, told.err.removesuffix("\n"))
+    assert not list(tmp_path.glob("runs"))
+
+
+def test_other_settings(tmp_path):
+    read: dict[str, tuple[tuple[str, ...], Callable[[Path], object]]] = {
+        "engine": (settings.ENGINES, read_engine_file),
+        "policy": (settings.POLICIES, lambda path: load_policy(AugmentConfig(policy=str(path)))),
+        "study": (settings.STUDIES, lambda path: load_study(path, [])),
+    }
+    for kind, (texts, reader) in read.items():
+        files = write_files(tmp_path / kind, settings.bad_yaml(ENGINE.read_bytes()))
+        refused(files, reader, UserError)
+        files = write_files(tmp_path / f"{kind}-settings", settings.numbered(texts))
+        if kind == "study":  # it names the setting, which may be that of its base
+            files = [Bad(bad.path, "") for bad in files]
+        refused(files, reader, UserError)
+
+
+def test_checkpoints(tmp_path):
+    model = VAE(TINY.model, 16, 16)
+    weights = dict(model.state_dict())
+    state = {"experiment": as_dict(TINY)}
+    saved = Checkpoint(16, {"a": weights["skip_gate"]}, weights, {}, {}, state)
+    whole = checkpoint.save(tmp_path / "whole", saved, keep=1)
+    run = tmp_path / "run"
+    checkpoint.save(run / "checkpoints", saved, keep=1)
+    files = list(write_bad_checkpoints(tmp_path / "bad", whole))
+    refused(files, checkpoint.load, checkpoint.DamagedCheckpoint)
+    newer = run / "checkpoints" / f"{32:012d}"
+    for bad in files:
+        bad.path.rename(newer)
+        said: list[str] = []
+        assert newest_checkpoint(run / "checkpoints", said.append).images == 16
+        check_line(Bad(bad.path, str(newer)), *said)
+        newer.rename(bad.path)
+    assert load_model(run).latent_dim == 1
+
+
+def test_finished_models(tmp_path):
+    model = VAE(TINY.model, 16, 16)
+    write_final(tmp_path / "whole", model, TINY, {}, {})
+    assert load_model(tmp_path / "whole").latent_dim == 1
+    files = list(write_bad_models(tmp_path / "bad", tmp_path / "whole"))
+    refused(files, load_model, UserError)
+
+
+def test_there_are_hundreds():
+    yaml_files = list(settings.bad_yaml(ENGINE.read_bytes()))
+    texts = (*settings.SETTINGS, *settings.ENGINES, *settings.POLICIES, *settings.STUDIES)
+    files = [*bad_layouts(), *bad_lines(), *bad_pictures(), *yaml_files]
+    assert len(files) + len(texts) >= 300  # beside shards, checkpoints and finished models
