@@ -1,0 +1,156 @@
+"""Plain PyTorch loops on batches that lie on the device: what a trainer's step is measured against.
+
+The same model, losses, clipping and optimizer, and nothing else. `unmasked` takes a model's masks
+away: what they cost is the difference.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+from unittest import mock
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from vaetrain import blocks, decoder, encoder, linear_path, model, skips
+from vaetrain.masked import MaskedCBAM, MaskedGroupNorm, PyramidPool, Rows
+from vaetrain.model import VAE, Draws
+from vaetrain.optimizers import build_optimizer
+from vaetrain.training import Training
+
+KEEPERS = (blocks, decoder, encoder, linear_path, model, skips)  # modules that call `keep`
+
+Change = Callable[[nn.Module], contextlib.AbstractContextManager[None]]
+
+
+class Resident(NamedTuple):
+    """A micro batch on the device.
+
+    Attributes:
+        inputs, targets: float32 (B, 1, H, W).
+        heights: Long (B,), rows of each page.
+        draws: the noise of the forward pass.
+    """
+
+    inputs: Tensor
+    targets: Tensor
+    heights: Tensor
+    draws: Draws
+
+
+class BareLoop:
+    """A training loop as anyone would write it down: forward, loss, backward, clip, step."""
+
+    def __init__(self, training: Training, change: Change = lambda _: contextlib.nullcontext()):
+        """Start from the trainer's weights.
+
+        Args:
+            change: takes the model, and returns what to enter around its training.
+        """
+        experiment, engine = training.experiment, training.engine
+        self.precision = engine.precision
+        self.accumulation = training.batching.accumulation
+        self.objective, self.weights = training.objective, training.weights_at(0.0)
+        self.clip_norm = experiment.optimizer.clip_norm or float("inf")
+        width, max_height = experiment.data.width, experiment.data.max_height
+        self.model = VAE(experiment.model, width, max_height).to(engine.device)
+        self.model.load_state_dict(dict(engine.weights()))
+        self.model.use(
+            channels_last=training.settings.channels_last,
+            checkpoint_activations=training.settings.checkpoint_activations,
+        )
+        self.changed = change(self.model)
+        if training.settings.compile:
+            self.model.compile(dynamic=True)
+        self.optimizer = build_optimizer(self.model, experiment.optimizer)
+
+    def train(self, batches: Sequence[Resident]) -> None:
+        """Take a step with every `accumulation` micro batches."""
+        with self.changed:
+            for number, batch in enumerate(batches, start=1):
+                self._loss(batch).backward()
+                if number % self.accumulation == 0:
+                    nn.utils.clip_grad_norm_(self.model.parameters(), self.clip_norm)
+                    self.optimizer.step()
+                    self.optimizer.zero_grad()
+
+    def _loss(self, batch: Resident) -> Tensor:
+        device = batch.heights.device
+        dtype = torch.float16 if self.precision == "fp16" else torch.bfloat16
+        with torch.autocast(device.type, dtype, enabled=self.precision != "no"):
+            output = self.model(batch.inputs, batch.heights, batch.draws)
+        losses, _ = self.objective(output, batch.targets, batch.heights, self.weights)
+        return losses.mean() / self.accumulation
+
+
+class GroupNorm(nn.GroupNorm):
+    """torch's own, with the moments of all rows."""
+
+    def forward(self, x: Tensor, rows: Rows) -> Tensor:
+        """(B, C, H, W) to the same shape."""
+        return super().forward(x)
+
+
+class Pool(nn.Module):
+    """torch's adaptive pooling to each level's bins."""
+
+    def __init__(self, levels: Sequence[int]) -> None:
+        super().__init__()
+        self.levels = levels
+
+    def forward(self, x: Tensor, rows: Rows) -> Tensor:
+        """(B, C, H, W) to (B, C * bins)."""
+        pooled = [F.adaptive_avg_pool2d(x, level).flatten(1) for level in self.levels]
+        return torch.cat(pooled, dim=1)
+
+
+class CBAM(nn.Module):
+    """Convolutional block attention (Woo et al. 2018) over all rows, with a masked one's layers."""
+
+    def __init__(self, masked: MaskedCBAM) -> None:
+        super().__init__()
+        self.squeeze, self.excite, self.locate = masked.squeeze, masked.excite, masked.locate
+
+    def forward(self, x: Tensor, rows: Rows) -> Tensor:
+        """(B, C, H, W) to the same shape."""
+        hidden = torch.relu(self.squeeze(torch.stack([x.mean(dim=(2, 3)), x.amax(dim=(2, 3))])))
+        x = x * torch.sigmoid(self.excite(hidden).sum(dim=0))[:, :, None, None]
+        profile = torch.cat([x.mean(dim=1, keepdim=True), x.amax(dim=1, keepdim=True)], dim=1)
+        return x * torch.sigmoid(self.locate(profile))
+
+
+def unmasked(vae: nn.Module) -> contextlib.AbstractContextManager[None]:
+    """Put torch's own layers in place of a model's masked ones; around its use, no map is cleared.
+
+    Pages in a batch of others then are not what they are alone: it is to be measured, not used.
+    """
+    for parent in list(vae.modules()):
+        for name, layer in list(parent.named_children()):
+            if isinstance(layer, MaskedGroupNorm):
+                setattr(parent, name, _group_norm(layer))
+            elif isinstance(layer, PyramidPool):
+                setattr(parent, name, Pool(layer.levels))
+            elif isinstance(layer, MaskedCBAM):
+                setattr(parent, name, CBAM(layer))
+    return _NothingKept()
+
+
+def _group_norm(masked: MaskedGroupNorm) -> GroupNorm:
+    plain = GroupNorm(masked.groups, len(masked.weight), masked.eps)
+    plain.weight, plain.bias = masked.weight, masked.bias
+    return plain
+
+
+class _NothingKept:
+    """A context, entered as often as one likes, in which `keep` returns what it is given."""
+
+    def __enter__(self) -> None:
+        self.stack = contextlib.ExitStack()
+        for module in KEEPERS:
+            self.stack.enter_context(mock.patch.object(module, "keep", lambda x, rows: x))
+
+    def __exit__(self, *_: object) -> None:
+        self.stack.close()
