@@ -3,8 +3,8 @@
     python -m tests.fuzz {layouts,index,shards,experiments} [--seconds 600] [--engine atheris]
 
 The checks are those of the tests of hostile files. hypothesis draws what to damage and how; with
-atheris (pip install atheris) its draws follow what the code has not done yet. The first finding
-ends it, with a traceback and the example, which then belongs among the tests.
+atheris (`pip install -e '.[fuzz]'`) its draws follow what the code has not done yet. The first
+finding ends it, with a traceback and the example, which then belongs among the tests.
 """
 
 from __future__ import annotations

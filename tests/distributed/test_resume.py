@@ -127,6 +127,15 @@ def test_a_finished_run_says_so(trainer, undisturbed):
     assert "is finished: 1200 images" in out
 
 
+def test_its_model_card_tells_the_last_validation(trainer, undisturbed):
+    card = (trainer.folder / undisturbed / "final" / "README.md").read_text()
+    last = trainer.lines(undisturbed, "val")[-1]
+    assert f"after {last['images']} images" in card
+    assert f"| {last['l1']:.4g} |" in card
+    assert "pages were trained on" in card
+    assert "![Pages decoded from the prior.](prior_samples.png)" in card
+
+
 def test_other_settings_are_refused_by_name(trainer, undisturbed):
     command = trainer.command(undisturbed, *SETTINGS, "optimizer.lr=1", "train.seed=9")
     done = trainer.run(command)
