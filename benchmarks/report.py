@@ -84,7 +84,9 @@ SCHEMA = _object(
                 optional=["within"],
             ),
         },
-    }
+        "details": {"type": "object"},
+    },
+    optional=["details"],
 )
 """JSON Schema of every benchmark's file; `results` and `comparisons` are what README.md says."""
 
@@ -190,9 +192,14 @@ def record(
     results: Sequence[dict[str, Any]],
     comparisons: Sequence[dict[str, Any]] = (),
     missing: Sequence[dict[str, str]] = (),
+    details: dict[str, Any] | None = None,
 ) -> dict[str, Any]:
-    """Everything there is to say about one run of a benchmark; of `SCHEMA`."""
-    return {
+    """Everything there is to say about one run of a benchmark; of `SCHEMA`.
+
+    Args:
+        details: what is no rate, such as curves; their schema is the benchmark's own.
+    """
+    told = {
         "schema": 1,
         "benchmark": benchmark,
         "created": datetime.now(timezone.utc).isoformat(timespec="seconds"),
@@ -203,6 +210,7 @@ def record(
         "results": list(results),
         "comparisons": list(comparisons),
     }
+    return told if details is None else {**told, "details": details}
 
 
 def check(told: Any) -> None:
