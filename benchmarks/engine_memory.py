@@ -16,6 +16,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 if __name__ == "__main__" and __package__ is None:  # as ranks run it
     sys.path[0] = str(Path(__file__).resolve().parents[1])
@@ -23,7 +24,9 @@ if __name__ == "__main__" and __package__ is None:  # as ranks run it
 import torch
 from torch import Tensor, nn
 
+from benchmarks import report
 from benchmarks.harness import parser
+from shards import command
 from shards.randomness import sample_keys
 from vaetrain.config import ModelConfig, OptimizerConfig
 from vaetrain.engine import AVERAGE, Engine, start_engine
@@ -34,7 +37,7 @@ from vaetrain.startup import running_launch
 ROOT = Path(__file__).resolve().parents[1]
 ENGINES = ("ddp", "zero1", "zero2", "zero3", "zero3_offload", "fsdp2")
 RANKS, SIDE, FOUND = 2, 64, "found "
-KINDS = ("weights", "gradients", "moments", "average")
+KINDS, ALL = ("weights", "gradients", "moments", "average"), "all of them"
 
 
 def predicted(engine: str, parameters: int) -> dict[str, float]:
@@ -118,16 +121,41 @@ def step(engine: Engine) -> None:
     engine.step(1e-4)
 
 
-def launch(engine: str, size: str) -> dict[str, float]:
+def launch(engine: str, size: str, device: torch.device) -> dict[str, float]:
     """What a rank of an engine held."""
     start = [str(Path(sys.executable).with_name("accelerate")), "launch", "--config_file"]
-    command = [*start, f"accelerate_configs/{engine}.yaml", __file__, "--measure", size]
-    done = subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, text=True, check=True)
+    parts = [*start, f"accelerate_configs/{engine}.yaml", __file__, "--measure", size]
+    without_gpu = {"CUDA_VISIBLE_DEVICES": ""} if device.type == "cpu" else {}
+    environment = os.environ | without_gpu
+    done = subprocess.run(
+        parts, cwd=ROOT, env=environment, stdout=subprocess.PIPE, text=True, check=True
+    )
     (line,) = [line for line in done.stdout.splitlines() if line.startswith(FOUND)]
     return json.loads(line.removeprefix(FOUND))
 
 
-def main() -> None:
+def beside_theory(engine: str, found: dict[str, float]) -> list[dict[str, Any]]:
+    """The report's entries of what a rank held of each kind and in all, and of what it should."""
+    theory = predicted(engine, found["parameters"])
+    entries = []
+    for kind in (*KINDS, ALL):
+        kinds = KINDS if kind == ALL else (kind,)
+        notes = None
+        if kind == ALL and "peak" in found:
+            notes = {"MB at the allocator's peak": round(found["peak"] / 1e6)}
+        for name, told in ((engine, found), (in_theory(engine), theory)):
+            megabytes = sum(told[each] for each in kinds) / 1e6
+            entries.append(report.result(kind, name, "MB a rank", [megabytes], notes))
+            notes = None
+    return entries
+
+
+def in_theory(engine: str) -> str:
+    """The name of an engine's prediction in the report."""
+    return f"{engine}, theory"
+
+
+def main() -> int:
     """Run the command."""
     made = parser("engine_memory", __doc__)
     made.add_argument("--engines", nargs="+", choices=ENGINES, default=ENGINES)
@@ -135,20 +163,33 @@ def main() -> None:
     arguments = made.parse_args()
     if arguments.measure:
         measure(arguments.measure)
-    results = {}
-    print("| engine | " + " | ".join(f"{kind}, MB" for kind in KINDS) + " | sum, MB |")
-    print("|" + "---|" * (len(KINDS) + 2))
-    for engine in arguments.engines:
-        found = launch(engine, "tiny" if arguments.quick else "large")
-        theory = predicted(engine, found["parameters"])
-        results[engine] = {"measured": found, "predicted": theory}
-        pairs = [(found[kind], theory[kind]) for kind in KINDS]
-        pairs.append((sum(a for a, _ in pairs), sum(b for _, b in pairs)))
-        cells = " | ".join(f"{a / 1e6:.0f} ({b / 1e6:.0f})" for a, b in pairs)
-        print(f"| {engine} x{RANKS} | {cells} |", flush=True)
-    arguments.out.mkdir(parents=True, exist_ok=True)
-    (arguments.out / "engine_memory.json").write_text(json.dumps(results, indent=1))
+    size, results = "tiny" if arguments.quick else "large", []
+    for engine in command.progress(arguments.engines, unit="engine"):
+        found = launch(engine, size, arguments.device)
+        results += beside_theory(engine, found)
+    told = report.record(
+        "engine_memory",
+        quick=arguments.quick,
+        settings={
+            "seed": arguments.seed,
+            "rounds": 1,
+            "warmup": 1,
+            "device": str(arguments.device),
+            "ranks": RANKS,
+            "model.size": size,
+            "parameters": found["parameters"],
+        },
+        packages=["accelerate", "deepspeed"],
+        results=results,
+        comparisons=[
+            report.compare(results, kind, engine, in_theory(engine), None)
+            for kind in (*KINDS, ALL)
+            for engine in arguments.engines
+        ],
+    )
+    report.publish(told, arguments.out)
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    command.run("benchmarks.engine_memory", main)
