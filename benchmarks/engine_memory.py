@@ -35,7 +35,7 @@ from vaetrain.optimizers import MOMENTS, build_optimizer
 from vaetrain.startup import running_launch
 
 ROOT = Path(__file__).resolve().parents[1]
-ENGINES = ("ddp", "zero1", "zero2", "zero3", "zero3_offload", "fsdp2")
+STAGES = {"ddp": 0, "zero1": 1, "zero2": 2, "zero3": 3, "zero3_offload": 3, "fsdp2": 3}
 RANKS, SIDE, FOUND = 2, 64, "found "
 KINDS, ALL = ("weights", "gradients", "moments", "average"), "all of them"
 
@@ -47,7 +47,7 @@ def predicted(engine: str, parameters: int) -> dict[str, float]:
     gradient and average, and 8 of moments. ZeRO-1 and 2 keep the whole weights for the forward
     pass, and beside them their share of fp32 weights to optimise.
     """
-    stage = {"ddp": 0, "fsdp2": 3}.get(engine) or int(engine.removeprefix("zero")[:1] or 0)
+    stage = STAGES[engine]
     whole, share = 4.0 * parameters, 4.0 * parameters / RANKS
     weights = (whole, whole + share, whole + share, share)[stage]
     return {
@@ -158,7 +158,7 @@ def in_theory(engine: str) -> str:
 def main() -> int:
     """Run the command."""
     made = parser("engine_memory", __doc__)
-    made.add_argument("--engines", nargs="+", choices=ENGINES, default=ENGINES)
+    made.add_argument("--engines", nargs="+", choices=STAGES, default=list(STAGES))
     made.add_argument("--measure", metavar="SIZE", help="a rank's own part; used by this command")
     arguments = made.parse_args()
     if arguments.measure:

@@ -17,7 +17,7 @@ class ReplicatedEngine(Engine):
 
     def _spread(self, model: nn.Module, optimizer: torch.optim.Optimizer, micro_batch: int) -> None:
         self.adamw = optimizer
-        self.model, self.optimizer = self.accelerator.prepare(model, optimizer)
+        self.model = self.accelerator.prepare(model)
 
     @contextlib.contextmanager
     def micro_batch(self, *, last: bool) -> Iterator[None]:
@@ -32,11 +32,14 @@ class ReplicatedEngine(Engine):
         self.accelerator.backward(loss)
 
     def _step(self) -> Tensor:
+        scaler = self.accelerator.scaler
+        if scaler is not None:
+            scaler.unscale_(self.adamw)
         limit = self.clip_norm if self.clip_norm > 0 else float("inf")
-        norm = self.accelerator.clip_grad_norm_(self.module.parameters(), limit)
+        norm = nn.utils.clip_grad_norm_(self.module.parameters(), limit)
         step_where(norm.isfinite(), self.adamw)
-        if self.accelerator.scaler is not None:
-            self.accelerator.scaler.update()
+        if scaler is not None:
+            scaler.update()
         self.adamw.zero_grad()
         return norm
 

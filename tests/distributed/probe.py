@@ -41,7 +41,6 @@ def scale_losses(engine: Engine) -> None:
         engine.scaler = torch.amp.GradScaler(engine.device.type)
     else:
         engine.accelerator.scaler = torch.amp.GradScaler(engine.device.type)
-        engine.optimizer.scaler = engine.accelerator.scaler
 
 
 def main() -> None:
