@@ -5,13 +5,14 @@ from __future__ import annotations
 import dataclasses
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch.profiler import ProfilerActivity, profile, record_function
 
+from benchmarks import link
 from benchmarks.harness import synchronize
 from benchmarks.purposes import label_modules
 from benchmarks.resident import BareLoop, Resident, unmasked
@@ -92,6 +93,10 @@ class Steps:
             "pixels": rows * self.training.experiment.data.width,
             "sizes": dict(self.sizes),
         }
+
+    def measure_link(self, sizes: Sequence[int], repeats: int) -> dict[str, Any]:
+        """What the ranks send through; see `link.measure`."""
+        return link.measure(self.engine, sizes, repeats)
 
     def lay_out(self, blocks: int, count: int) -> None:
         """Bring blocks of `count` steps' batches to the device, and models for plain loops.

@@ -54,6 +54,7 @@ def test_every_sample_is_a_page_of_the_small_shards(built, made):
     pages, per_shard = len(small.index), large.index.shards[0].samples
     assert len(large.index) == 100_000
     assert per_shard % pages == 0
+    assert np.diff(large.index.table["offset"][:per_shard].astype(int)).min() > 0
     for number in (0, pages, per_shard - 1, per_shard, 99_999):
         assert large.members(number) == small.members(number % per_shard % pages)
 

@@ -1,0 +1,188 @@
+"""Training images per second of our trainer, and of what a user would pick instead.
+
+    python -m benchmarks.peers --out runs/benchmarks
+
+Pages of the built-in sample, from disk to the optimizer's step, with the default experiment's model
+and losses and the same augmentation. A round is an epoch of each. Writes peers.json and peers.png.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import tempfile
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.flop_counter import FlopCounterMode
+
+from benchmarks import augment_peers, harness, report
+from benchmarks.harness import Case
+from benchmarks.input_peers import Pages
+from benchmarks.input_pipeline import OurBatches, sample_lines, write_pictures
+from benchmarks.steps import Steps
+from benchmarks.training_peers import PEERS, Peer, Task
+from shards import command
+from shards.build import build
+from shards.options import BuildOptions
+from shards.reader import EvaluationReader
+from vaetrain.augment.policy import write_policy
+from vaetrain.config import load_experiment
+from vaetrain.engine import start_engine
+from vaetrain.model import draw
+from vaetrain.startup import Command, experiment_path, running_launch
+from vaetrain.training import Training
+
+OURS, GROUP = "ours", "default experiment, 128 px"
+TARGETS = {name: 1.5 if name.startswith("plain script") else 1.0 for name in PEERS}
+WORKERS = 1  # reader processes, of all alike
+PACKAGES = ("torchvision", "pillow", "accelerate", "pytorch-msssim", "pythae", "diffusers")
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """How much is measured: pages of an epoch, a multiple of the batch; rounds, and before."""
+
+    pages: int
+    rounds: int
+    warmup: int
+
+
+FULL = Sizes(pages=96, rounds=5, warmup=1)
+QUICK = Sizes(pages=32, rounds=2, warmup=1)
+
+
+def main() -> int:
+    """Run the command; the exit status."""
+    arguments = harness.parser("peers", __doc__).parse_args()
+    told = measure(arguments.quick, arguments.device, arguments.seed)
+    report.publish(told, arguments.out)
+    return 0
+
+
+def measure(quick: bool, device: torch.device, seed: int) -> dict[str, Any]:
+    """Measure everything; the record."""
+    sizes = QUICK if quick else FULL
+    timing = {"rounds": sizes.rounds, "warmup": sizes.warmup, "device": device, "seed": seed}
+    with contextlib.ExitStack() as stack:
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        trainer = stack.enter_context(contextlib.closing(start_trainer(folder, sizes.pages, seed)))
+        task = task_of(trainer.training, folder, device, seed)
+        peers, missing = start_peers(task)
+        peers = {OURS: ours(trainer, sizes.pages), **peers}
+        cases = [Case(name, peer.epoch) for name, peer in peers.items()]
+        rates = harness.interleave(cases, **timing)
+        canvas, counts = count_flops(peers, task)
+    notes = {
+        name: {"GFLOP a page": round(count, 2), "of ours on one canvas": round(canvas[name], 2)}
+        for name, count in counts.items()
+    }
+    results = [report.result(GROUP, name, "images/s", rates[name], notes[name]) for name in peers]
+    settings = timing | {"device": str(device), "batch": task.pages.batch_size}
+    return report.record(
+        "peers",
+        quick=quick,
+        settings=settings | {"workers": WORKERS, **asdict(sizes)},
+        packages=PACKAGES,
+        results=results,
+        comparisons=[
+            report.compare(results, GROUP, OURS, name, TARGETS[name])
+            for name in peers
+            if name != OURS
+        ],
+        missing=missing,
+    )
+
+
+def start_trainer(folder: Path, pages: int, seed: int) -> Steps:
+    """Our trainer on `pages` pages of the sample, built into `folder`, from everywhere in it."""
+    shards, policy = folder / "shards", folder / "policy.yaml"
+    lines = sample_lines()
+    some = [lines[number * len(lines) // pages] for number in range(pages)]
+    (folder / "some.jsonl").write_bytes(b"".join(some))
+    options = BuildOptions(workers=1, val_fraction=0.0, keep_duplicates=True)
+    build([folder / "some.jsonl"], shards, options)
+    write_policy(policy, augment_peers.POLICY, "what all peers do")
+    settings = [
+        f"data.shards={shards}",
+        f"data.workers={WORKERS}",
+        "data.val_templates=[]",
+        "model.start=random",
+        f"augment.policy={policy}",
+        f"train.seed={seed}",
+    ]
+    launch = running_launch(os.environ)
+    experiment = load_experiment(experiment_path("default"), settings)
+    return Steps(Command(experiment, folder / "run", launch), start_engine(launch))
+
+
+def ours(trainer: Steps, pages: int) -> Peer:
+    """Our trainer, as a peer."""
+    engine, rows = trainer.engine, Counter[int]()
+
+    def epoch() -> int:
+        done = trainer.train(pages // trainer.training.batching.global_batch)
+        for (count, height, _), batches in done["sizes"].items():
+            rows[height] += count * batches
+        return done["images"]
+
+    def forward(images: Tensor, heights: Tensor) -> Tensor:
+        draws = draw(engine.module, torch.zeros_like(heights), tuple(images.shape[2:]), 1.0, 0.0)
+        return engine.model(images, heights, draws).reconstruction
+
+    return Peer(epoch, forward, rows)
+
+
+def task_of(training: Training, folder: Path, device: torch.device, seed: int) -> Task:
+    """The same pages as PNGs, and the same experiment."""
+    data, size = training.data, training.batching.global_batch
+    by_height = EvaluationReader(data.train, data.collator).ids
+    cuts = range(size, len(by_height), size)
+    batches = OurBatches(data.collator, np.split(by_height, cuts))
+    pages = Pages(write_pictures(batches.one_pass(), folder / "pictures"), size, data.ladder)
+    heights = data.train.heights_at(by_height)  # training pages come first in an index
+    place = folder / "peers"
+    return Task(pages, heights, training.experiment, device, WORKERS, place, seed)
+
+
+def start_peers(task: Task) -> tuple[dict[str, Peer], list[dict[str, str]]]:
+    """All that are installed, and the others with the reason."""
+    peers, missing = {}, []
+    for name, start in PEERS.items():
+        try:
+            peers[name] = start(task)
+        except ImportError as error:
+            missing.append({"group": GROUP, "name": name, "reason": str(error)})
+    return peers, missing
+
+
+def count_flops(peers: dict[str, Peer], task: Task) -> tuple[dict[str, float], dict[str, float]]:
+    """By name: FLOPs on the full canvas as a share of ours, and GFLOP spent on a page as trained.
+
+    Of the model's forward and backward pass, without losses, optimizer and augmentation.
+    """
+    shares, spent = {}, {}
+    for name, peer in peers.items():
+
+        @cache
+        def of_height(height: int, forward: Callable = peer.forward) -> int:
+            images = torch.rand(1, 1, height, task.experiment.data.width, device=task.device)
+            with FlopCounterMode(display=False) as counter:
+                forward(images, torch.tensor([height], device=task.device)).sum().backward()
+            return counter.get_total_flops()
+
+        shares[name] = of_height(task.rows)
+        pages = sum(peer.rows.values())
+        spent[name] = sum(of_height(h) * count for h, count in peer.rows.items()) / pages / 1e9
+    return {name: count / shares[OURS] for name, count in shares.items()}, spent
+
+
+if __name__ == "__main__":
+    command.run("benchmarks.peers", main)
