@@ -122,7 +122,7 @@ def _curves(panel: Any, details: dict[str, Any], label: str, speed: Any) -> None
     panel.set_xlabel(label)
     panel.set_ylabel("validation loss")
     panel.set_title("How does it learn? Dotted: the target", loc="left")
-    panel.legend(fontsize=7, loc="upper right")
+    panel.legend(fontsize=7, loc="upper right", framealpha=0.6)
 
 
 def _cost(panel: Any, details: dict[str, Any]) -> None:
