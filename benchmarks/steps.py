@@ -12,7 +12,8 @@ from typing import Any
 import torch
 from torch.profiler import ProfilerActivity, profile, record_function
 
-from benchmarks import link
+from benchmarks import link, memory
+from benchmarks.engine_memory import alive
 from benchmarks.harness import synchronize
 from benchmarks.purposes import label_modules
 from benchmarks.resident import BareLoop, Resident, unmasked
@@ -166,6 +167,18 @@ class Steps:
         action()
         synchronize(self.engine.device)
         return time.perf_counter() - start
+
+    def peak_memory(self, count: int) -> int:
+        """Bytes of tensors that this rank held at most in steps, by the allocator's own record.
+
+        Plain loops are let go of.
+        """
+        self.loops.clear()
+        self.blocks.clear()
+        device = self.engine.device
+        on_gpu = device.type == "cuda"
+        held = torch.cuda.memory_allocated(device) if on_gpu else sum(alive().values())
+        return held + memory.measure(lambda _: self.train(count), device)
 
     def profile(self, count: int, trace: str, *, shapes: bool) -> None:
         """Take steps under the profiler; the main process writes a Chrome trace.

@@ -90,6 +90,7 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
         for worker in workers:
             about = abouts[worker.engine]
             measure_shares(worker, sizes["steps"], timing, about, found)
+            measure_memory(worker, sizes["steps"], found)
     told = {**timing, "device": abouts[workers[0].engine]["device"], "steps": sizes["steps"]}
     told |= {"experiment": arguments.experiment, "settings": settings, "engines": abouts}
     return report.record(
@@ -165,11 +166,12 @@ def add_utilisation(
         (pages, rows, width): model_flops(model, width, about["max_height"], pages, rows)
         for pages, rows, width in sizes
     }
+    on_gpu = torch.device(about["device"]).type == "cuda"
     pixels, shares = [], []
     for rate, turn in zip(rates, told, strict=True):
         counted = sum(times * flops[size] for size, times in turn["sizes"].items())
-        # On ranks that share a device's cores, the device is what all of them together have.
-        of_all = counted * about["ranks"] if about["device"] == "cpu" else counted
+        # Ranks on a CPU share its cores, all of which its best was measured with.
+        of_all = counted * (1 if on_gpu else about["ranks"])
         shares.append(100 * rate / turn["images"] * of_all / best.flops)
         pixels.append(rate * turn["pixels"] / turn["images"] / 1e6)
     notes = {"parameters": about["parameters"], "ranks": about["ranks"]}
@@ -214,6 +216,13 @@ def communication(worker: Worker, steps: int) -> list[float]:
     return [
         waited / (end - start) for waited, (start, end) in zip(seconds, trace.steps, strict=True)
     ]
+
+
+def measure_memory(worker: Worker, steps: int, found: Findings) -> None:
+    """The most bytes of tensors that a rank holds in some steps."""
+    peak_mb = worker("peak_memory", count=steps) / 1e6
+    name = f"ours, {worker.engine}"
+    found.results.append(report.result("memory of a rank", name, "MB", [peak_mb], better="lower"))
 
 
 if __name__ == "__main__":

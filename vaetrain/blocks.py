@@ -15,6 +15,37 @@ GROWTH = 32  # channels that a layer of a dense block adds (Huang et al. 2017, s
 DENSE_LAYERS = 2  # of a dense block, for each residual block of the size
 
 
+class Conv2d(nn.Conv2d):
+    """A convolution, also of maps that are enlarged twofold and lie beside a page.
+
+    Maps and page need not be put into one tensor, and where the kernel is one pixel it is the
+    result that is enlarged: the same for a quarter of the work.
+    """
+
+    def forward(self, x: Tensor, page: Tensor | None = None, rows: Rows | None = None) -> Tensor:
+        """(B, inputs, H, W) to (B, outputs, H / stride, W / stride).
+
+        Args:
+            page: (B, 1, H, W), the last of the inputs; `x` then has the others, at half its size.
+            rows: with a page, the pages' rows in it.
+        """
+        if page is None:
+            return self._convolved(x, self.weight, self.bias)
+        of_maps, of_page = self.weight.tensor_split([x.shape[1]], dim=1)
+        if self.kernel_size == (1, 1):
+            y = enlarge(self._convolved(x, of_maps, None), rows, 2)
+        else:
+            y = self._convolved(enlarge(x, rows, 2), of_maps, None)
+        return y + self._convolved(page, of_page, self.bias)
+
+    def _convolved(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        if self.kernel_size == (1, 1) and self.stride != (1, 1):
+            # Of the pixels it sees alone: on a CPU a stride costs more than their copy.
+            x = x[:, :, :: self.stride[0], :: self.stride[1]]
+            return F.conv2d(x, weight, bias)
+        return self._conv_forward(x, weight, bias)
+
+
 class ResBlock(nn.Module):
     """Two 3x3 convolutions beside a shortcut (He et al. 2016), with attention where asked for.
 
@@ -23,25 +54,26 @@ class ResBlock(nn.Module):
 
     def __init__(self, inputs: int, outputs: int, *, stride: int = 1, attention: str) -> None:
         super().__init__()
-        self.conv1 = nn.Conv2d(inputs, outputs, 3, stride, 1, bias=False)
+        self.conv1 = Conv2d(inputs, outputs, 3, stride, 1, bias=False)
         self.norm1 = MaskedGroupNorm(outputs)
         self.conv2 = nn.Conv2d(outputs, outputs, 3, 1, 1, bias=False)
         self.norm2 = MaskedGroupNorm(outputs, scale=0.0)
         self.attend = MaskedCBAM(outputs) if attention == "cbam" else None
         same = inputs == outputs and stride == 1
-        self.shortcut = nn.Identity() if same else nn.Conv2d(inputs, outputs, 1, stride, bias=False)
+        self.shortcut = None if same else Conv2d(inputs, outputs, 1, stride, bias=False)
 
-    def forward(self, x: Tensor, rows: Rows) -> Tensor:
+    def forward(self, x: Tensor, rows: Rows, page: Tensor | None = None) -> Tensor:
         """(B, inputs, H, W) to (B, outputs, H / stride, W / stride).
 
         Args:
             rows: the pages' rows at the output's stride.
+            page: (B, 1, H, W), see `Conv2d`.
         """
-        y = F.silu(self.norm1(self.conv1(x), rows), inplace=True)
+        y = F.silu(self.norm1(self.conv1(x, page, rows), rows), inplace=True)
         y = self.norm2(self.conv2(y), rows)
         if self.attend is not None:
             y = self.attend(y, rows)
-        return F.silu(y + self.shortcut(x))
+        return F.silu(y + (x if self.shortcut is None else self.shortcut(x, page, rows)))
 
 
 class DenseBlock(nn.Module):
@@ -55,7 +87,7 @@ class DenseBlock(nn.Module):
         self, inputs: int, outputs: int, *, layers: int, stride: int, attention: str
     ) -> None:
         super().__init__()
-        self.enter = nn.Conv2d(inputs, outputs, 3, stride, 1, bias=False)
+        self.enter = Conv2d(inputs, outputs, 3, stride, 1, bias=False)
         widths = [outputs + GROWTH * number for number in range(layers + 1)]
         self.norms = nn.ModuleList(MaskedGroupNorm(width) for width in widths)
         self.layers = nn.ModuleList(
@@ -64,9 +96,9 @@ class DenseBlock(nn.Module):
         self.leave = nn.Conv2d(widths[-1], outputs, 1, bias=False)
         self.attend = MaskedCBAM(outputs) if attention == "cbam" else None
 
-    def forward(self, x: Tensor, rows: Rows) -> Tensor:
-        """(B, inputs, H, W) to (B, outputs, H / stride, W / stride)."""
-        x = self.enter(x)
+    def forward(self, x: Tensor, rows: Rows, page: Tensor | None = None) -> Tensor:
+        """(B, inputs, H, W) to (B, outputs, H / stride, W / stride); `page` as of `ResBlock`."""
+        x = self.enter(x, page, rows)
         for norm, layer in zip(self.norms, self.layers, strict=False):
             x = torch.cat([x, layer(F.silu(norm(x, rows), inplace=True))], dim=1)
         x = self.leave(F.silu(self.norms[-1](x, rows), inplace=True))
@@ -95,14 +127,15 @@ class Stage(nn.Module):
             self.blocks = nn.ModuleList([first, *rest])
         self.checkpoint_activations = False
 
-    def forward(self, x: Tensor, rows: Rows) -> Tensor:
-        """(B, inputs, H, W) to (B, outputs, H / stride, W / stride)."""
+    def forward(self, x: Tensor, rows: Rows, page: Tensor | None = None) -> Tensor:
+        """(B, inputs, H, W) to (B, outputs, H / stride, W / stride); `page` as of `ResBlock`."""
         for block in self.blocks:
             if self.checkpoint_activations and torch.is_grad_enabled():
                 # Nothing in a block is random.
-                x = checkpoint(block, x, rows, use_reentrant=False, preserve_rng_state=False)
+                x = checkpoint(block, x, rows, page, use_reentrant=False, preserve_rng_state=False)
             else:
-                x = block(x, rows)
+                x = block(x, rows, page)
+            page = None
         return x
 
 

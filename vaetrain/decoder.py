@@ -97,8 +97,7 @@ class Decoder(nn.Module):
         for number, stage in enumerate(self.stages):
             stride //= 2
             rows = rows_at(heights, size[0] // stride, stride)
-            x = enlarge(x, rows, 2)
-            x = stage(torch.cat([x, at_stride(coarse, self.cell, stride, rows)], dim=1), rows)
+            x = stage(x, rows, at_stride(coarse, self.cell, stride, rows))
             # The encoder's maps come from fine to coarse, and lack none of the decoder's strides.
             here = None if features is None else features[-2 - number][0]
             if self.is_ladder:

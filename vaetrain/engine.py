@@ -27,6 +27,7 @@ from accelerate.utils import (
 from torch import Tensor, nn
 
 from shards.command import UserError
+from vaetrain.allocator import keep_freed_memory
 from vaetrain.optimizers import MOMENTS, STEP, start_state, step_where
 from vaetrain.settings import ConfigError
 from vaetrain.startup import Launch, hide_engine
@@ -127,6 +128,7 @@ class Engine(abc.ABC):
             # The launcher sets one thread, also for a process that has the machine to itself.
             cores = len(os.sched_getaffinity(0)) // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
             torch.set_num_threads(max(1, cores))
+            keep_freed_memory()
 
     def _check(self, launch: Launch) -> None:
         engine = launch.engine if dist.is_initialized() else "single"

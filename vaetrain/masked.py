@@ -93,7 +93,9 @@ class _GroupNorm(torch.autograd.Function):
         size = (count * (x.shape[3] * x.shape[1] // groups)).clamp(min=1)[:, None]
         mean = _spread(_page_sum(x, mask), groups) / size
         centred = x - mean[:, :, None, None]
-        variance = _spread(_page_sum(centred.square(), mask), groups) / size
+        # The norm of a row sums its squares without a map of them.
+        squares = torch.linalg.vector_norm(centred, dim=3).square()
+        variance = _spread((squares * mask[:, :, :, 0]).sum(dim=2), groups) / size
         rstd = (variance + eps).rsqrt()[:, :, None, None]
         scale, shift = rstd * weight[:, None, None] * mask, bias[:, None, None] * mask
         ctx.save_for_backward(centred.to(x.dtype), weight, rstd, mask, size)

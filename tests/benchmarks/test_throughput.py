@@ -47,7 +47,7 @@ def test_the_quick_throughput_of_two_engines(tmp_path):
     told, _ = run("throughput", tmp_path, "--engines", "single", "ddp")
     ours = {"ours, single", "ours, ddp"}
     assert names(told, throughput.RATES) == {*ours, throughput.BARE, throughput.UNMASKED}
-    for group in ("valid pixels per second", "model FLOP utilisation"):
+    for group in ("valid pixels per second", "model FLOP utilisation", "memory of a rank"):
         assert names(told, group) == ours
     steps = {"forward", "backward", "waiting for data", "validation", "logging"}
     assert names(told, "share of a step, single") > steps
