@@ -26,11 +26,13 @@ _POSITIVE = {"type": "number", "exclusiveMinimum": 0}
 _KNOWN = {"type": ["number", "null"]}
 _NAME = {"type": "string"}
 _SETUP = {"micro": _COUNT, "accumulation": _COUNT, "option": _NAME}
+_SPREAD = {"q1": _POSITIVE, "median": _POSITIVE, "q3": _POSITIVE}
 _DETAILS: dict[str, Any] = {
     "batch": _COUNT,
     "memory": _rows(micro=_COUNT, option=_NAME, predicted=_COUNT, measured=_KNOWN, cuda=_COUNT),
     "fits": _rows(option=_NAME, gib=_COUNT, micro=_COUNT),
-    "speed": _rows(**_SETUP, q1=_POSITIVE, median=_POSITIVE, q3=_POSITIVE),
+    "speed": _rows(**_SETUP, **_SPREAD),
+    "options": _rows(micro=_COUNT, option=_NAME, **_SPREAD),
     "target": {"type": "number"},
     "trainings": _rows(
         batch=_COUNT,
@@ -53,9 +55,9 @@ DETAILS = {
     "additionalProperties": False,
 }
 """JSON Schema of what a study found: `batch`, the experiment's own; `memory`, peaks in bytes, on
-the device and on CUDA; `fits`, the largest micro batches; `speed`, images/s; `trainings`, and the
-images and seconds that each took to the `target` (null: not reached); `noise`, the critical batch
-along the first training (null: infinite)."""
+the device and on CUDA; `fits`, the largest micro batches; `speed`, images/s; `options`, how many
+times as fast as plain; `trainings`, and the images and seconds that each took to the `target`
+(null: not reached); `noise`, the critical batch along the first training (null: infinite)."""
 
 
 def check(details: dict[str, Any]) -> None:
@@ -98,7 +100,8 @@ def best_micro(details: dict[str, Any]) -> tuple[int, str]:
     if micro == max(sweep):
         return micro, f"{speed}, the largest that was timed: a larger one may be faster still."
     costs = f"{peaks[micro] / 1e6:,.0f} MB against {peaks[max(sweep)] / 1e6:,.0f} at {max(sweep)}"
-    return micro, f"{speed}, and at most {best:,.4g} at any: larger only costs memory, {costs}."
+    found = "the fastest" if sweep[micro] == best else f"{best:,.4g} at the fastest"
+    return micro, f"{speed}, {found}: larger only costs memory, {costs}."
 
 
 def best_batch(details: dict[str, Any]) -> tuple[int, str]:
@@ -141,19 +144,16 @@ def critical(details: dict[str, Any]) -> list[str]:
 
 def options(details: dict[str, Any]) -> list[str]:
     """Which options are worth switching on."""
-    speeds = {(row["micro"], row["accumulation"], row["option"]): row for row in details["speed"]}
     peaks = {(row["micro"], row["option"]): row["predicted"] for row in details["memory"]}
     sentences = []
-    for (micro, accumulation, option), row in speeds.items():
-        if option == PLAIN:
-            continue
-        plain = speeds[micro, accumulation, PLAIN]
+    for row in details["options"]:
+        micro, option = row["micro"], row["option"]
         verdict = "which may be chance"
-        if row["q1"] > plain["q3"]:
+        if row["q1"] > 1:
             verdict = "worth it"
-        elif row["q3"] < plain["q1"]:
+        elif row["q3"] < 1:
             verdict = "slower"
-        told = f"{option}: {row['median'] / plain['median']:.2f} times as fast, {verdict}"
+        told = f"{option}: {row['median']:.2f} times as fast, {verdict}"
         if (micro, option) in peaks:
             told += f", in {peaks[micro, option] / peaks[micro, PLAIN]:.2f} of the memory"
         sentences.append(f"{told}.")

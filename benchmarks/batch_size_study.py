@@ -111,6 +111,7 @@ class Study:
             )
         self.results: list[dict[str, Any]] = []
         self.comparisons: list[dict[str, Any]] = []
+        self.options: list[dict[str, Any]] = []
         self.missing: list[dict[str, str]] = []
         self.peak = cache(self._peak)  # bytes that a micro batch needs on a device, there or not
 
@@ -230,11 +231,12 @@ class Study:
             for setup in fitting
         }
         self.results += found.values()
-        self.comparisons += [
-            report.compare(self.results, group, setup.name, self.own.name, None)
-            for setup in fitting
-            if setup.option != PLAIN
-        ]
+        for setup in fitting:
+            if setup.option != PLAIN:
+                compared = report.compare(self.results, group, setup.name, self.own.name, None)
+                self.comparisons.append(compared)
+                named = {"micro": setup.micro, "option": setup.option}
+                self.options.append(named | spread(compared))
         return found
 
     # Noise: at the checkpoints of the first training.
@@ -279,10 +281,8 @@ def measure(study: Study, folder: Path, target: float | None, quick: bool) -> di
         "batch": study.experiment.train.global_batch_size,
         "memory": peaks,
         "fits": fits,
-        "speed": [
-            asdict(setup) | {name: rate[name] for name in ("q1", "median", "q3")}
-            for setup, rate in speeds.items()
-        ],
+        "speed": [asdict(setup) | spread(rate) for setup, rate in speeds.items()],
+        "options": study.options,
         "target": target,
         "trainings": [told(run, target, speeds[study.at_batch(run.batch)]) for run in runs],
         "noise": noise,
@@ -300,6 +300,11 @@ def measure(study: Study, folder: Path, target: float | None, quick: bool) -> di
         missing=study.missing,
         details=details,
     )
+
+
+def spread(entry: dict[str, Any]) -> dict[str, float]:
+    """The quartiles of an entry of a record."""
+    return {name: entry[name] for name in ("q1", "median", "q3")}
 
 
 def told(run: time_to_target.Run, target: float, speed: dict[str, Any]) -> dict[str, Any]:

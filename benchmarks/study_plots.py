@@ -103,7 +103,7 @@ def _noise(panel: Any, details: dict[str, Any]) -> None:
         panel.axhline(batch, **GROUND)
         panel.annotate(f"{batch}", (1, batch), xycoords=("axes fraction", "data"), fontsize=8)
     panel.set_yscale("log", base=2)
-    panel.yaxis.set_major_formatter("{x:.0f}")
+    panel.yaxis.set_major_formatter("{x:g}")
     panel.set_ylabel("pages")
     panel.set_xlabel("images seen")
     panel.set_title("Critical batch (95%); dotted: batches trained at", loc="left")
@@ -117,12 +117,12 @@ def _curves(panel: Any, details: dict[str, Any], label: str, speed: Any) -> None
     panel.axhline(details["target"], **GROUND)
     # The first points are far above all that is compared.
     losses = sorted(loss for run in details["trainings"] for _, loss in run["curve"])
-    low, high = losses[0], losses[-1 - len(losses) // 8]
+    low, high = losses[0], min(losses[-1], 1.5 * losses[0])
     panel.set_ylim(low - 0.05 * (high - low), high + 0.05 * (high - low))
     panel.set_xlabel(label)
     panel.set_ylabel("validation loss")
-    panel.set_title("Dotted: the target", loc="left")
-    panel.legend(fontsize=8)
+    panel.set_title("How does it learn? Dotted: the target", loc="left")
+    panel.legend(fontsize=7, loc="upper right", framealpha=0.6)
 
 
 def _cost(panel: Any, details: dict[str, Any]) -> None:

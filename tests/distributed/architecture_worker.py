@@ -16,9 +16,10 @@ import torch
 from safetensors.torch import save_file
 
 from shards.randomness import sample_keys
+from tests.models import restless
 from vaetrain.config import load_experiment
 from vaetrain.engine import Engine, start_engine
-from vaetrain.model import VAE, draw
+from vaetrain.model import draw
 from vaetrain.objective import Objective
 from vaetrain.optimizers import build_optimizer
 from vaetrain.schedules import Weights
@@ -43,11 +44,7 @@ def pages() -> torch.Tensor:
 def gradient(engine: Engine, micro: int, settings: list[str]) -> dict[str, torch.Tensor]:
     """The gradient of one architecture and its losses' sum, over all ranks."""
     experiment = load_experiment(None, ["model.latent_dim=8", *settings])
-    torch.manual_seed(0)
-    model = VAE(experiment.model, WIDTH, 128)
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.add_(0.02 * torch.randn_like(parameter))
+    model = restless(experiment.model, WIDTH, 128, 0.02)
     share = PAGES // engine.world_size
     engine.prepare(
         model,

@@ -6,14 +6,13 @@ import subprocess
 from pathlib import Path
 
 import pytest
-import torch
 
 from shards.build import build
 from shards.options import BuildOptions
 from tests.distributed.conftest import REPO, launcher
+from tests.models import restless
 from vaetrain.config import load_experiment
 from vaetrain.handover import write_final
-from vaetrain.model import VAE
 
 
 def flat(metrics: dict, prefix: str = "") -> dict[str, float]:
@@ -32,11 +31,7 @@ def measured(tmp_path_factory) -> dict[int, dict[str, float]]:
     build([REPO / "shards" / "sample"], folder / "shards", BuildOptions(count=75, workers=1))
     settings = ["data.width=64", "data.max_height=128", "model.latent_dim=8", "data.workers=0"]
     experiment = load_experiment(None, settings)
-    torch.manual_seed(0)
-    model = VAE(experiment.model, 64, 128)
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.add_(0.05 * torch.randn_like(parameter))
+    model = restless(experiment.model, 64, 128, 0.05)
     write_final(folder / "run" / "final", model, experiment, {}, {})
     found = {}
     for ranks in (1, 2, 4):

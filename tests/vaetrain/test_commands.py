@@ -21,6 +21,7 @@ from shards.options import BuildOptions
 from shards.order import height_ladder
 from shards.reader import Collator, ShardFiles
 from shards.single import read_page
+from tests.models import restless
 from vaetrain import load_model
 from vaetrain.config import load_experiment
 from vaetrain.handover import write_final
@@ -57,11 +58,7 @@ def folder(tmp_path_factory, layouts) -> Path:
     options = BuildOptions(workers=1, shard_mb=0.02, keep_duplicates=True)
     build([folder / "pages.jsonl"], folder / "shards", options)
     assert len(Index.open(folder / "shards").shards) > 2
-    torch.manual_seed(0)
-    model = VAE(EXPERIMENT.model, WIDTH, ROWS)
-    with torch.no_grad():
-        for parameter in model.parameters():  # a fresh model decodes nothing but blank pages
-            parameter.add_(0.05 * torch.randn_like(parameter))
+    model = restless(EXPERIMENT.model, WIDTH, ROWS, 0.05)
     write_final(folder / "run" / "final", model, EXPERIMENT, {}, {})
     return folder
 

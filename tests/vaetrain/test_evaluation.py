@@ -12,6 +12,7 @@ import torch
 
 from shards.build import build
 from shards.options import BuildOptions
+from tests.models import restless
 from vaetrain.config import LossConfig, load_experiment
 from vaetrain.data import PageReader
 from vaetrain.evaluation import NetworkMetrics, path_smoothness
@@ -31,13 +32,9 @@ def trained(tmp_path_factory) -> tuple[TrainedModel, PageReader]:
     folder = tmp_path_factory.mktemp("evaluation")
     build([REPO / "shards" / "sample"], folder / "shards", BuildOptions(count=19, workers=1))
     experiment = load_experiment(None, SETTINGS)
-    torch.manual_seed(0)
-    model = VAE(experiment.model, 64, 128)
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.add_(0.05 * torch.randn_like(parameter))
-        for parameter in model.linear.parameters():
-            parameter.add_(10 * torch.randn_like(parameter))
+    model = restless(experiment.model, 64, 128, 0.05)
+    for parameter in model.linear.parameters():
+        parameter.detach().add_(10 * torch.randn_like(parameter))
     write_final(folder / "run" / "final", model, experiment, {}, {})
     trained = TrainedModel(folder / "run")
     return trained, trained.open_shards(folder / "shards")

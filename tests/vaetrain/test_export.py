@@ -11,11 +11,11 @@ from shards.build import build
 from shards.command import UserError
 from shards.index import Index
 from shards.options import BuildOptions
+from tests.models import restless
 from tests.vaetrain.test_model import ARCHITECTURES, WIDTH, a_model
 from vaetrain import export, load_model, onnx_model
 from vaetrain.config import load_experiment
 from vaetrain.handover import write_final
-from vaetrain.model import VAE
 from vaetrain.onnx_model import (
     TOLERANCE,
     Decoder,
@@ -50,11 +50,7 @@ def folder(tmp_path_factory):
     """Shards with both splits, and a run whose model's weights are no special values."""
     folder = tmp_path_factory.mktemp("export")
     build([REPO / "shards" / "sample"], folder / "shards", BuildOptions(count=30, workers=1))
-    torch.manual_seed(0)
-    model = VAE(EXPERIMENT.model, 64, 128)
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.add_(0.02 * torch.randn_like(parameter))
+    model = restless(EXPERIMENT.model, 64, 128, 0.02)
     write_final(folder / "run" / "final", model, EXPERIMENT, {}, {})
     return folder
 

@@ -10,6 +10,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from shards.build import build
 from shards.options import BuildOptions
+from tests.models import restless
 from vaetrain import gallery
 from vaetrain.config import load_experiment
 from vaetrain.data import TrainingData
@@ -39,11 +40,7 @@ def shards(tmp_path_factory) -> Path:
 def validation(shards: Path, *settings: str, count: int = 12) -> tuple[VAE, TrainingData, Pages]:
     """A random model and what it makes of the first validation pages."""
     experiment = load_experiment(None, [*SETTINGS, f"data.shards={shards}", *settings])
-    torch.manual_seed(0)
-    model = VAE(experiment.model, 64, 128).eval()
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.add_(0.02 * torch.randn_like(parameter))
+    model = restless(experiment.model, 64, 128, 0.02).eval()
     data = TrainingData(experiment, ALONE, model.stride)
     data.val = data.select("all").thinned(count)
     ids = data.val.ids_at(np.arange(len(data.val)))

@@ -7,6 +7,7 @@ import torch
 import torch.nn.functional as F
 
 from shards.randomness import sample_keys
+from tests.models import restless
 from vaetrain.config import ModelConfig, load_experiment
 from vaetrain.gaussian import bounded
 from vaetrain.linear_path import coarse_cell
@@ -21,11 +22,7 @@ HEIGHTS = [64, 65, 100, 333, 511, 512, 1000, 2047, 2048]
 
 def a_model(**settings) -> VAE:
     """A model with no weight at the special values that a fresh one starts with."""
-    torch.manual_seed(0)
-    model = VAE(ModelConfig(latent_dim=24, **settings), WIDTH, MAX_HEIGHT)
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.add_(0.02 * torch.randn_like(parameter))
+    model = restless(ModelConfig(latent_dim=24, **settings), WIDTH, MAX_HEIGHT, 0.02)
     return model.eval()
 
 

@@ -4,8 +4,8 @@ import pytest
 import torch
 
 from shards.reader import Batch
+from tests.models import restless
 from vaetrain.config import load_experiment
-from vaetrain.model import VAE
 from vaetrain.objective import Objective
 from vaetrain.schedules import weights_at
 from vaetrain.validation import ENERGIES, Pages, encode_pages, summarise
@@ -60,15 +60,11 @@ class Alone:
 def probe(ignores_z: bool, skips: str) -> Pages:
     """What validation finds of a model with skips, on four pages."""
     experiment = load_experiment(None, [f"model.skips={skips}", "model.latent_dim=8"])
-    torch.manual_seed(0)
-    model = VAE(experiment.model, 64, 64).eval()
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.add_(0.05 * torch.randn_like(parameter))
-        if ignores_z:
-            for layer in (model.linear.to_page, model.decoder.seed):
-                for parameter in layer.parameters():
-                    parameter.zero_()
+    model = restless(experiment.model, 64, 64, 0.05).eval()
+    if ignores_z:
+        for layer in (model.linear.to_page, model.decoder.seed):
+            for parameter in layer.parameters():
+                parameter.detach().zero_()
     ids = torch.arange(4)
     # From nearly black to nearly white, so that their latents are far apart.
     pixels = (torch.rand(4, 1, 64, 64) * 50 + 65 * ids[:, None, None, None]).to(torch.uint8)
