@@ -1,0 +1,212 @@
+"""Fewer bits: what a model's size and latency gain by them, and what its pages and latents lose.
+
+    python -m benchmarks.precision RUN --shards DIR --calibrate DIR [--quick] [--out DIR]
+
+A run's averaged model in PyTorch (fp32, bf16, linear layers in int8) and in onnxruntime (fp32,
+int8), on one core. Quality is that of all pages of --shards; ranges of onnxruntime's int8 are those
+of training pages of --calibrate. Writes precision.json and precision.png.
+"""
+
+from __future__ import annotations
+
+import copy
+import io
+import tempfile
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from benchmarks import harness, report
+from shards import command
+from shards.reader import Batch
+from vaetrain import losses, onnx_model
+from vaetrain.export import split_pages
+from vaetrain.latents import in_deviations
+from vaetrain.model import VAE
+from vaetrain.retrieval import (
+    RETRIEVED,
+    Names,
+    nearest_of_other_templates,
+    retrieval_precision,
+)
+from vaetrain.trained import TrainedModel
+from vaetrain.validation import SSIM_ROWS
+
+EXACT = "PyTorch, fp32"
+PACKAGES = ("onnxruntime", "onnx", "torchao")
+
+Run = Callable[[Batch], tuple[Tensor, Tensor, Tensor]]
+"""A batch to `mu`, `logvar` and the pages decoded from `mu`."""
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """How much is measured: batches of quality, rounds that count and before, pages of a round."""
+
+    batches: int | None
+    rounds: int
+    warmup: int
+    pages: int
+
+
+FULL = Sizes(batches=None, rounds=15, warmup=2, pages=8)
+QUICK = Sizes(batches=1, rounds=2, warmup=1, pages=2)
+
+
+@dataclass(frozen=True)
+class Variant:
+    """A way to compute a model: the bytes of its file, and how it is run."""
+
+    bytes: int
+    run: Run
+
+
+def in_pytorch(model: VAE, dtype: torch.dtype = torch.float32) -> Variant:
+    """A model as PyTorch runs it, its file that of its tensors; bf16 by autocast."""
+    file = io.BytesIO()
+    if dtype == torch.float32:
+        torch.save(model.state_dict(), file)
+    else:
+        rounded = copy.deepcopy(model).to(dtype)
+        torch.save(rounded.state_dict(), file)
+        model = rounded.float()
+
+    @torch.no_grad()
+    def run(batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
+        with torch.autocast("cpu", dtype, enabled=dtype != torch.float32):
+            posterior = model.posterior(batch.images(), batch.heights)
+            output = model.reconstruct(posterior, batch.heights, batch.size)
+        return output.mu.float(), output.logvar.float(), output.reconstruction.float()
+
+    return Variant(file.tell(), run)
+
+
+def in_onnxruntime(model: VAE, path: Path) -> Variant:
+    """A file as onnxruntime runs it."""
+    runtime = onnx_model.session(path)
+
+    def run(batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
+        wanted = ["mu", "logvar", "reconstruction"]
+        return tuple(
+            map(torch.from_numpy, runtime.run(wanted, onnx_model.page_inputs(model, batch)))
+        )
+
+    return Variant(path.stat().st_size, run)
+
+
+def with_int8_layers(model: VAE) -> VAE:
+    """The model with its linear layers, most of a vector's weights, in torchao's dynamic int8.
+
+    Weights have a scale per output, activations one per page, as they come; convolutions are fp32.
+    """
+    from torchao.quantization import Int8DynamicActivationInt8WeightConfig, quantize_
+
+    model = copy.deepcopy(model)
+    quantize_(model, Int8DynamicActivationInt8WeightConfig())
+    return model
+
+
+def variants_of(trained: TrainedModel, pages: Sequence[Batch], drafts: Path) -> dict[str, Variant]:
+    """All ways to compute a model, by name; int8's ranges are those of the pages."""
+    model, data = trained.model.cpu(), trained.experiment.data
+    exact, small = drafts / "fp32.onnx", drafts / "int8.onnx"
+    onnx_model.write(onnx_model.Whole(model), exact, data.width, data.max_height)
+    onnx_model.quantise(model, exact, small, pages)
+    return {
+        EXACT: in_pytorch(model),
+        "PyTorch, bf16": in_pytorch(model, torch.bfloat16),
+        "PyTorch, int8 linear layers": in_pytorch(with_int8_layers(model)),
+        "onnxruntime, fp32": in_onnxruntime(model, exact),
+        "onnxruntime, int8": in_onnxruntime(model, small),
+    }
+
+
+def quality(run: Run, batches: Sequence[Batch], names: Names | None) -> dict[str, float]:
+    """Mean SSIM over pages, and what a search finds by raw `mu` and as `vaetrain.search` does.
+
+    Args:
+        names: of the batches' pages in their order; None: their latents are not compared.
+    """
+    similar, latents = [], []
+    for batch in batches:
+        mu, logvar, page = run(batch)
+        values = losses.ssim(page.clamp(0, 1), batch.images(), batch.heights)
+        similar.append(values[batch.heights >= SSIM_ROWS])
+        latents.append(torch.stack([mu.flatten(1), logvar.flatten(1)]))
+    found = {"SSIM": round(torch.cat(similar).mean().item(), 4)}
+    if names is not None:
+        mu, logvar = torch.cat(latents, dim=1)
+        known = names.labels >= 0
+        for name, vectors in {"raw": mu, "search": in_deviations(mu, logvar)}.items():
+            neighbours = nearest_of_other_templates(
+                vectors[known], names.templates[known], RETRIEVED
+            )
+            precision = retrieval_precision(neighbours, names.labels[known])
+            found[f"precision@10 ({name})"] = round(precision, 4)
+    return found
+
+
+def measure(arguments: Any, sizes: Sizes, drafts: Path) -> dict[str, Any]:
+    """The benchmark's record."""
+    trained = TrainedModel(arguments.run)
+    calibration, _ = split_pages(trained, arguments.calibrate)
+    shards = trained.open_shards(arguments.shards)
+    batches = [batch for batch in shards.pages(shards.select("all")) if batch is not None]
+    batches = batches[: sizes.batches]
+    variants = variants_of(trained, calibration, drafts)
+    names = None
+    if not (arguments.quick or trained.model.is_spatial):
+        names = Names.of(shards.index, torch.cat([batch.ids for batch in batches]))
+    ids = np.linspace(0, len(shards.index) - 1, sizes.pages).round().astype(np.int64)
+    single = [
+        shards.collator.batch(ids[n : n + 1], np.zeros(1, np.int64), training=False)
+        for n in range(len(ids))
+    ]
+    cases = [
+        harness.Case(name, lambda run=variant.run: sum(len(run(page)[0]) for page in single))
+        for name, variant in variants.items()
+    ]
+    timing = {"rounds": sizes.rounds, "warmup": sizes.warmup, "seed": arguments.seed}
+    rates = harness.interleave(cases, device=torch.device("cpu"), **timing)
+    group = f"{shards.config.width} px, one page at a time"
+    settings = {**asdict(sizes), **timing, "device": "cpu", "measured": sum(map(len, batches))}
+    results = []
+    for name, variant in variants.items():
+        notes = {"MB": round(variant.bytes / 1e6, 2), **quality(variant.run, batches, names)}
+        results.append(report.result(group, name, "pages/s", rates[name], notes))
+    return report.record(
+        "precision",
+        quick=arguments.quick,
+        settings=settings,
+        packages=PACKAGES,
+        results=results,
+        comparisons=[
+            report.compare(results, group, name, EXACT, None) for name in variants if name != EXACT
+        ],
+    )
+
+
+def main() -> int:
+    """Run the command; the exit status."""
+    parser = harness.parser("precision", __doc__)
+    parser.add_argument("run", type=Path, metavar="RUN", help="run directory")
+    parser.add_argument("--shards", type=command.location, required=True, metavar="DIR")
+    parser.add_argument("--calibrate", type=command.location, required=True, metavar="DIR")
+    arguments = parser.parse_args()
+    for module in ("onnx", "onnxscript", "onnxruntime"):
+        command.require(module, "export", "this benchmark")
+    command.require("torchao", "bench", "this benchmark")
+    harness.pin_to_one_core()
+    with tempfile.TemporaryDirectory(prefix="precision-") as drafts:
+        told = measure(arguments, QUICK if arguments.quick else FULL, Path(drafts))
+    report.publish(told, arguments.out)
+    return 0
+
+
+if __name__ == "__main__":
+    command.run("benchmarks.precision", main)
