@@ -29,7 +29,7 @@ if __name__ == "__main__" and __package__ is None:  # as ranks run it
 import numpy as np
 import torch
 from scipy.stats import t as student
-from torch import Tensor, nn
+from torch import Tensor
 
 from benchmarks.trainer_step import PageLosses
 from shards import command
@@ -161,12 +161,12 @@ def measure(
     pages: int = PAGES,
     micro_batch: int = MICRO_BATCH,
 ) -> NoiseScale:
-    """The noise scale of a model at its weights, from pages of which none comes twice. Collective.
+    """The noise scale of a model at its weights, from pages in an order of their own. Collective.
 
     Args:
-        seed: of the pages' order; their own randomness is the experiment's.
-        pages: to take gradients of, over all ranks; fewer where there are fewer, and not less than
-            makes two groups.
+        seed: of that order; the pages' own randomness is the experiment's.
+        pages: to take gradients of, over all ranks; fewer where there are fewer, for none comes
+            twice unless there are too few for two groups.
     """
     world = engine.world_size
     available = min(pages, len(data.train)) // (micro_batch * world)
@@ -196,7 +196,7 @@ def _gradients(
         found = torch.autograd.grad(
             losses(batch).mean(), parameters, allow_unused=True, materialize_grads=True
         )
-        yield nn.utils.parameters_to_vector(found)
+        yield torch.cat([gradient.flatten() for gradient in found])
 
 
 def losses_at(
