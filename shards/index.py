@@ -122,6 +122,12 @@ class Index:
         # To reader processes goes the folder's name: a memory map would be copied whole.
         return Index.of_folder, (self.folder, self.cache)
 
+    def check_unchanged(self) -> None:
+        """Raises DamagedShards where the header on disk is no longer the one that was opened."""
+        path = self.folder / HEADER_NAME
+        if _read_header(path) != self.header:
+            raise DamagedShards(f"{path}: was replaced while it was in use; these are other shards")
+
     @property
     def location(self) -> str:
         """Where the shards are, for messages: the folder, or the address."""

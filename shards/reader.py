@@ -106,7 +106,8 @@ def _clip(firsts: np.ndarray, ids: range) -> np.ndarray:
 class ShardFiles:
     """Samples by id, straight from where the index says their bytes lie.
 
-    Every shard is checked against its SHA-256 when it is first opened, once per process.
+    Every shard is checked against its SHA-256 when it is first opened, once per process, and again
+    when its file is no longer the one that was checked.
     """
 
     OPEN_FILES = 64
@@ -114,7 +115,7 @@ class ShardFiles:
     def __init__(self, index: Index) -> None:
         self.index = index
         self._open: OrderedDict[int, io.FileIO] = OrderedDict()
-        self._checked: set[int] = set()
+        self._checked: dict[int, tuple[int, ...]] = {}
 
     def __reduce__(self) -> tuple:
         return ShardFiles, (self.index,)
@@ -170,9 +171,12 @@ class ShardFiles:
         return members
 
     def _file(self, shard: int) -> io.FileIO:
-        if shard in self._open:
+        file = self._open.get(shard)
+        if file is not None and (self.index.cache or stamp(file) == self._checked[shard]):
             self._open.move_to_end(shard)
-            return self._open[shard]
+            return file
+        if file is not None:
+            self._open.pop(shard).close()
         file = self._opened(shard)
         self._open[shard] = file
         if len(self._open) > self.OPEN_FILES:
@@ -186,18 +190,30 @@ class ShardFiles:
         path = self.index.folder / self.index.shards[shard].name
         try:
             file = io.FileIO(path)
+            found = stamp(file)
+            if found != self._checked.get(shard):
+                if sha256_of(file) != self.index.shards[shard].sha256:
+                    what = (
+                        "was changed while it was in use"
+                        if shard in self._checked
+                        else "is damaged"
+                    )
+                    raise DamagedShards(f"{path}: {what}: its SHA-256 is not the index's")
+                self._checked[shard] = found
         except OSError as error:
             raise DamagedShards(f"{path}: cannot be opened ({error.strerror})") from error
-        if shard not in self._checked:
-            if sha256_of(path) != self.index.shards[shard].sha256:
-                raise DamagedShards(f"{path}: is damaged: its SHA-256 is not the index's")
-            self._checked.add(shard)
         return file
 
     def _let_go(self) -> None:
         """Close files that a cache has removed: until then they take their place on the disk."""
         for shard in [n for n, file in self._open.items() if not os.fstat(file.fileno()).st_nlink]:
             self._open.pop(shard).close()
+
+
+def stamp(file: io.FileIO) -> tuple[int, ...]:
+    """What changes when an open file is written to, or replaced or removed by name."""
+    found = os.fstat(file.fileno())
+    return found.st_ino, found.st_size, found.st_mtime_ns, found.st_nlink
 
 
 class Collator:
@@ -357,8 +373,10 @@ def read_batches(
 ) -> Iterator[Batch | None]:
     """The batches of these numbers, in order, read ahead by `workers` processes.
 
-    Raises DamagedShards when a shard turns out not to be what the index says.
+    Raises DamagedShards when a shard turns out not to be what the index says, or the index to be
+    another than that which was opened.
     """
+    reader.collator.files.index.check_unchanged()  # reader processes open it anew
     if workers:
         start_reader_server("shards.reader")  # unless it was started earlier
     loader = DataLoader(

@@ -1,5 +1,6 @@
 """Batches from disk: the right pages, whole, however many ranks, workers and micro batches."""
 
+import shutil
 import subprocess
 from pathlib import Path
 
@@ -169,3 +170,60 @@ def test_a_damaged_shard_is_refused_in_one_line(index, tmp_path, workers):
     with pytest.raises(DamagedShards, match=r"train-\d+\.tar: is damaged") as refusal:
         training_batches(Index.open(copy), workers=workers)
     assert "\n" not in str(refusal.value)
+
+
+def a_copy(index: Index, folder: Path) -> Index:
+    subprocess.run(["cp", "-r", str(index.folder), str(folder)], check=True)
+    return Index.open(folder)
+
+
+def everything(files: ShardFiles) -> list[dict[str, bytes]]:
+    return [files.members(number) for number in files.index.ids("all")]
+
+
+def spoilt(path: Path) -> bytes:
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    return bytes(data)
+
+
+@pytest.mark.parametrize("how", ["in-place", "renamed-over"])
+def test_a_shard_that_changes_while_it_is_read_is_noticed(index, tmp_path, how):
+    copy = a_copy(index, tmp_path / "copy")
+    files = ShardFiles(copy)
+    before = everything(files)
+    path = copy.folder / copy.shards[0].name
+    if how == "in-place":
+        path.write_bytes(spoilt(path))
+    else:
+        (tmp_path / "new").write_bytes(spoilt(path))
+        (tmp_path / "new").replace(path)
+    with pytest.raises(DamagedShards, match=r"tar: was changed while it was in use: its SHA-256"):
+        files.members(0)
+    # The same bytes once more are no change.
+    again = a_copy(index, tmp_path / "again")
+    files = ShardFiles(again)
+    everything(files)
+    path = again.folder / again.shards[0].name
+    (tmp_path / "same").write_bytes(path.read_bytes())
+    (tmp_path / "same").replace(path)
+    assert everything(files) == before
+
+
+def test_a_shard_that_is_gone_is_named(index, tmp_path):
+    copy = a_copy(index, tmp_path / "copy")
+    files = ShardFiles(copy)
+    files.members(0)
+    (copy.folder / copy.shards[0].name).unlink()
+    for reader in (files, ShardFiles(copy)):
+        with pytest.raises(DamagedShards, match=r"tar: cannot be opened \(No such file"):
+            reader.members(0)
+
+
+def test_shards_that_are_replaced_between_passes_are_refused(index, tmp_path):
+    copy = a_copy(index, tmp_path / "copy")
+    training_batches(copy, steps=range(1))
+    shutil.rmtree(copy.folder)
+    build([SAMPLE], copy.folder, BuildOptions(count=60, workers=1, shard_mb=0.05, seed=1))
+    with pytest.raises(DamagedShards, match=r"index\.json: was replaced while it was in use"):
+        training_batches(copy, steps=range(1))
