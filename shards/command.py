@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import importlib.util
 import signal
 import sys
@@ -66,6 +67,12 @@ def run(name: str, command: Callable[[], int]) -> NoReturn:
 def _say(name: str, message: str, status: int) -> int:
     print(f"{name}: {one_line(message)}", file=sys.stderr)
     return status
+
+
+def say(message: str) -> None:
+    """Print a line at once; that its disk is full, or that nobody reads it, ends nothing."""
+    with contextlib.suppress(OSError):
+        print(message, flush=True)
 
 
 def require(module: str, extra: str, purpose: str) -> None:

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
-from collections.abc import Iterable, Sequence
+import shutil
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from shards.command import UserError
 from shards.index import BLOCK, HEADER_NAME, REJECTS_NAME, TABLE_NAME, header_bytes, sha256_of
 from shards.sources import Reject
 from shards.spool import Place, Spools
@@ -90,11 +93,59 @@ def write_rejects(folder: Path, rejects: Iterable[Reject]) -> None:
     _write(folder / REJECTS_NAME, "".join(lines).encode())
 
 
+class CannotWrite(UserError):
+    """A full disk, or one that is not for writing; the message is one plain line."""
+
+
+@contextlib.contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Around what writes `path`; raises CannotWrite, naming it, where the disk refuses."""
+    try:
+        yield
+    except OSError as error:
+        raise CannotWrite(f"{path}: cannot be written ({error.strerror or error})") from error
+
+
 def write_whole(path: Path, text: str) -> None:
     """Write a text file whole or not at all, in place of one that is there."""
     draft = path.with_name(f".{path.name}.tmp")
-    draft.write_text(text, encoding="utf-8")
-    draft.replace(path)
+    try:
+        draft.write_text(text, encoding="utf-8")
+        draft.replace(path)
+    except OSError:
+        draft.unlink(missing_ok=True)
+        raise
+
+
+@contextlib.contextmanager
+def write_folder(path: Path) -> Iterator[Path]:
+    """A new folder to fill, which takes the place of `path` in the end, on disk and whole.
+
+    Raises CannotWrite where the disk refuses; what was in `path` is still there then.
+    """
+    draft = path.with_name(f".{path.name}.tmp")
+    with writing(path):
+        shutil.rmtree(draft, ignore_errors=True)
+        try:
+            draft.mkdir(parents=True)
+            yield draft
+            for file in draft.iterdir():
+                sync_path(file)
+            sync_path(draft)
+            if path.exists():
+                remove_folder(path)
+            draft.rename(path)
+            sync_path(path.parent)
+        except OSError:
+            shutil.rmtree(draft, ignore_errors=True)  # it may be what fills the disk
+            raise
+
+
+def remove_folder(path: Path) -> None:
+    """Remove a folder whole: a crash leaves all of it, or what its name says is rubbish."""
+    rubbish = path.with_name(f".{path.name}.old.tmp")
+    path.rename(rubbish)
+    shutil.rmtree(rubbish)
 
 
 def sync_path(path: Path) -> None:

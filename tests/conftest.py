@@ -3,7 +3,13 @@
 `--hypothesis-profile=long` goes on looking.
 """
 
+import contextlib
 import os
+import resource
+import shutil
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -34,6 +40,68 @@ def pytest_configure(config: Any) -> None:
         cores, count = sorted(os.sched_getaffinity(0)), worker["workercount"]
         own = cores[int(worker["workerid"].removeprefix("gw")) :: count]
         os.sched_setaffinity(0, own or cores)
+
+
+class FullDisk:
+    """A folder where nothing more can be written once it is filled."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._ballast = folder / "ballast"
+
+    def fill(self) -> None:
+        """Write until the disk refuses."""
+        with contextlib.suppress(OSError), self._ballast.open("ab", buffering=0) as file:
+            while True:
+                file.write(bytes(1 << 12))
+
+    def free(self) -> None:
+        """Make room again."""
+        self._ballast.unlink(missing_ok=True)
+
+    @contextlib.contextmanager
+    def filled(self) -> Iterator[None]:
+        """Full in between."""
+        self.fill()
+        try:
+            yield
+        finally:
+            self.free()
+
+
+class Limit(FullDisk):
+    """The same for this process alone, where mounting is not allowed: no file may grow."""
+
+    def fill(self) -> None:
+        """Have every file be full."""
+        resource.setrlimit(resource.RLIMIT_FSIZE, (64, resource.RLIM_INFINITY))
+
+    def free(self) -> None:
+        """Make room again."""
+        resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY,) * 2)
+
+
+@contextlib.contextmanager
+def small_disk(folder: Path, size: str) -> Iterator[FullDisk]:
+    """A file system of its own in a new folder; skips where mounting is not allowed."""
+    folder.mkdir()
+    command = ["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", str(folder)]
+    if shutil.which("mount") is None or subprocess.run(command, capture_output=True).returncode:
+        pytest.skip("mounting is not allowed here")
+    try:
+        yield FullDisk(folder)
+    finally:
+        subprocess.run(["umount", "--lazy", str(folder)], check=True)
+
+
+@pytest.fixture(params=["disk", "limit"])
+def full_disk(request, tmp_path) -> Iterator[FullDisk]:
+    """Where this process can run out of room."""
+    if request.param == "disk":
+        with small_disk(tmp_path / "disk", "2m") as disk:
+            yield disk
+        return
+    yield Limit(tmp_path)
 
 
 TABLES: dict[str, list[str]] = {}  # what tests measured, by title

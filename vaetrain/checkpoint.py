@@ -14,8 +14,10 @@ Tensors are safetensors and the rest is JSON: nothing is ever unpickled.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import shutil
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -26,7 +28,7 @@ from torch import Tensor
 
 from shards.command import one_line
 from shards.index import sha256_of
-from shards.writer import sync_path
+from shards.writer import remove_folder, write_folder, writing
 from vaetrain.augment.policy import Policy
 from vaetrain.config import Experiment, as_dict
 from vaetrain.settings import ConfigError, flatten
@@ -61,6 +63,8 @@ FREE_TO_CHANGE = {
     "train.checkpoint_every_images",
     "train.keep_checkpoints",
     "train.max_skipped_steps",
+    "train.timeout_seconds",
+    "train.on_failed_save",
 }
 
 
@@ -87,28 +91,25 @@ class Checkpoint:
 
 
 def save(folder: Path, checkpoint: Checkpoint, keep: int) -> Path:
-    """Write `folder/<images>`, whole or not at all, and remove all but the newest `keep`."""
-    folder.mkdir(parents=True, exist_ok=True)
-    for leftover in folder.glob(".*.tmp"):
-        shutil.rmtree(leftover)
+    """Write `folder/<images>`, whole or not at all, and remove all but the newest `keep`.
+
+    Raises CannotWrite where the disk refuses; what was saved before is still there then.
+    """
     final = folder / f"{checkpoint.images:012d}"
-    draft = folder / f".{final.name}.tmp"
-    draft.mkdir()
-    for part in PARTS:
-        save_tensors(draft / f"{part}.safetensors", getattr(checkpoint, part))
-    state = {"images": checkpoint.images, **checkpoint.state}
-    (draft / STATE).write_text(json.dumps(state))
-    digests = {file.name: sha256_of(file) for file in sorted(draft.iterdir())}
-    (draft / MANIFEST).write_text(json.dumps(digests, indent=1))
-    for file in draft.iterdir():
-        sync_path(file)
-    sync_path(draft)
-    if final.exists():
-        shutil.rmtree(final)
-    draft.rename(final)
-    sync_path(folder)
-    for old in saved(folder)[:-keep]:
-        shutil.rmtree(old)
+    with writing(final):
+        folder.mkdir(parents=True, exist_ok=True)
+        for leftover in folder.glob(".*.tmp"):
+            shutil.rmtree(leftover)
+    with write_folder(final) as draft:
+        for part in PARTS:
+            save_tensors(draft / f"{part}.safetensors", getattr(checkpoint, part))
+        state = {"images": checkpoint.images, **checkpoint.state}
+        (draft / STATE).write_text(json.dumps(state))
+        digests = {file.name: sha256_of(file) for file in sorted(draft.iterdir())}
+        (draft / MANIFEST).write_text(json.dumps(digests, indent=1))
+    with writing(folder):
+        for old in saved(folder)[:-keep]:
+            remove_folder(old)
     return final
 
 
@@ -149,6 +150,18 @@ def check_complete(state: dict[str, Any]) -> None:
         )
 
 
+@contextlib.contextmanager
+def of_this_version() -> Iterator[None]:
+    """Around what goes on from a state; raises ConfigError where a part of it lacks something."""
+    try:
+        yield
+    except KeyError as error:
+        raise ConfigError(
+            f"the run's checkpoint says nothing of {error}: another version of this software wrote "
+            "it; give another --run-dir"
+        ) from error
+
+
 def check_same_experiment(saved_experiment: dict[str, Any], experiment: Experiment) -> None:
     """Refuse to resume where a setting that changes the computation differs.
 
@@ -187,13 +200,21 @@ def _changes(before: dict[str, Any], now: dict[str, Any]) -> dict[str, str]:
     """What differs between two trees, by dotted name, with both values."""
     before, now = flatten(before), flatten(now)
     return {
-        key: f"{key} (was {before.get(key)!r}, now {now.get(key)!r})"
+        key: f"{key} (was {_value(before, key)}, now {_value(now, key)})"
         for key in sorted(before.keys() | now.keys())
         if before.get(key) != now.get(key)
     }
 
 
+def _value(tree: dict[str, Any], key: str) -> str:
+    return repr(tree[key]) if key in tree else "not there"
+
+
 def save_tensors(path: Path, tensors: dict[str, Tensor]) -> None:
-    """Write tensors, from any device, to one safetensors file."""
+    """Write tensors, from any device, to one safetensors file; raises OSError."""
     held = {name: tensor.detach().contiguous().cpu() for name, tensor in tensors.items()}
-    save_file(held, path, {"format": "pt"})  # by which other libraries know whose tensors they are
+    try:
+        # By the format other libraries know whose tensors they are.
+        save_file(held, path, {"format": "pt"})
+    except SafetensorError as error:  # its way to say that the disk is full, and the like
+        raise OSError(str(error)) from error

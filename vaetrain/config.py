@@ -67,7 +67,6 @@ class DataConfig:
         300.0,
         "how long a shard that cannot be fetched is tried for before the run ends",
         minimum=0,
-        maximum=480,  # the other ranks wait for ten minutes
     )
 
     @property
@@ -285,6 +284,18 @@ class TrainConfig:
         minimum=1,
     )
     keep_checkpoints: int = setting(3, "newest checkpoints kept", minimum=1)
+    on_failed_save: str = setting(
+        "warn",
+        "where a checkpoint cannot be written, as on a full disk: go on with a warning and try "
+        "again at the next, or stop; the one before it stays whole",
+        choices=("warn", "stop"),
+    )
+    timeout_seconds: float = setting(
+        600.0,
+        "how long ranks wait for one that died, hangs or does not get on, before they name it "
+        "and end; longer than any validation batch, picture or checkpoint takes",
+        minimum=1,
+    )
 
 
 @dataclass
@@ -341,9 +352,16 @@ def experiment_from(tree: Any, where: str) -> Experiment:
 
 def checked_together(experiment: Experiment) -> Experiment:
     """The experiment, where its settings go with one another; raises ConfigError."""
-    if experiment.augment.policy == "auto" and protocol_of(experiment.data.folder) is not None:
+    data, train = experiment.data, experiment.train
+    is_remote = protocol_of(data.folder) is not None
+    if experiment.augment.policy == "auto" and is_remote:
         raise ConfigError(
             "augment.policy: auto lies in a folder of shards; with an address name the policy file"
+        )
+    if is_remote and data.retry_seconds >= train.timeout_seconds:
+        raise ConfigError(
+            f"data.retry_seconds: {data.retry_seconds:g} must be less than "
+            f"train.timeout_seconds={train.timeout_seconds:g}, for which the other ranks wait"
         )
     if (experiment.loss.pixel == "bce") != (experiment.model.output == "sigmoid"):
         raise ConfigError(

@@ -101,7 +101,9 @@ class PageReader:
             world_size=self.engine.world_size,
             batch_size=EVALUATION_BATCH,
         )
-        return self._read(reader, range(len(reader)))
+        for batch in self._read(reader, range(len(reader))):
+            self.engine.at("at work on pages it only looks at")
+            yield batch
 
 
 class TrainingData(PageReader):

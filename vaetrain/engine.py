@@ -10,10 +10,11 @@ from __future__ import annotations
 import abc
 import contextlib
 import datetime
+import functools
 import os
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from typing import Any, NoReturn
+from typing import NoReturn
 
 import torch
 import torch.distributed as dist
@@ -26,24 +27,29 @@ from accelerate.utils import (
 )
 from torch import Tensor, nn
 
-from shards.command import UserError
+from shards.command import UserError, say
+from vaetrain import startup
 from vaetrain.allocator import keep_freed_memory
+from vaetrain.crash import flush_output, leave_after_a_crash
+from vaetrain.heartbeat import Heartbeat
 from vaetrain.optimizers import MOMENTS, STEP, start_state, step_where
 from vaetrain.settings import ConfigError
 from vaetrain.startup import Launch, hide_engine
 
-TIMEOUT = datetime.timedelta(minutes=10)
-# What gloo and NCCL say of a rank that died, in the exceptions of those that waited for it.
-LOST = ("gloo", "NCCL", "Connection closed by peer", "Connection reset by peer")
+TIMEOUT_SECONDS = 600.0
+GRACE_SECONDS = 10.0  # for which collectives outwait the heartbeat, which knows more
 WHOLE_STATES = ("single", "ddp")  # engines where every rank has an optimizer's whole state
 WEIGHT, AVERAGE = "weight", "average"  # what a shard may be of, beside the optimizer's moments
 
 
-def start_engine(launch: Launch, precision: str | None = None) -> Engine:
+def start_engine(
+    launch: Launch, precision: str | None = None, timeout: float = TIMEOUT_SECONDS
+) -> Engine:
     """The engine this process was launched for, with its process group.
 
     Args:
         precision: `no`, `bf16` or `fp16`; None: what the launcher says.
+        timeout: seconds for which ranks wait for one that does not get on.
 
     Raises ConfigError or EngineError in one line.
     """
@@ -53,26 +59,7 @@ def start_engine(launch: Launch, precision: str | None = None) -> Engine:
         from vaetrain.engine_fsdp import FsdpEngine as Kind
     else:
         from vaetrain.engine_replicated import ReplicatedEngine as Kind
-    return Kind(launch, precision)
-
-
-def leave_after_a_crash(*crash: Any) -> NoReturn:
-    """An exception hook: tell the exception, then end the process without Python's own exit.
-
-    That one waits for reader processes, which outlive the SIGTERM it sends them, while the other
-    ranks wait for this one in a collective. The kernel ends the readers with their rank.
-    """
-    sys.__excepthook__(*crash)
-    if isinstance(crash[1], RuntimeError) and any(sign in str(crash[1]) for sign in LOST):
-        rank = os.environ.get("RANK", "0")
-        print(
-            f"error: rank {rank}: another rank is gone, on this machine or another; its own log "
-            "says why. The same command goes on from the last checkpoint",
-            file=sys.stderr,
-        )
-    sys.stdout.flush()
-    sys.stderr.flush()
-    os._exit(1)
+    return Kind(launch, precision, timeout)
 
 
 class EngineError(UserError):
@@ -91,6 +78,7 @@ class Engine(abc.ABC):
         name: `single`, `ddp`, `zero1` ..., one of `startup.ENGINES`.
         backend: `gloo`, `nccl`, or `none` with one process.
         rank, world_size, is_main: this process among all.
+        heartbeat: how ranks find out which of them is lost; None without others.
         device: where this rank computes.
         precision: `no`, `bf16` or `fp16`.
         model: once prepared, what forward passes go through.
@@ -101,7 +89,7 @@ class Engine(abc.ABC):
     module: nn.Module
     adamw: torch.optim.Optimizer  # what steps the slices: AdamW, but where it need not be cut
 
-    def __init__(self, launch: Launch, precision: str | None) -> None:
+    def __init__(self, launch: Launch, precision: str | None, timeout: float) -> None:
         on_cpu = not torch.cuda.is_available()
         self.precision = precision or launch.precision
         if on_cpu and self.precision == "fp16":
@@ -110,15 +98,23 @@ class Engine(abc.ABC):
         handlers: list[KwargsHandler] = []
         if launch.engine != "single":
             backend = "gloo" if on_cpu else "nccl"
-            handlers.append(InitProcessGroupKwargs(backend=backend, timeout=TIMEOUT))
+            patience = datetime.timedelta(seconds=timeout + GRACE_SECONDS)
+            handlers.append(InitProcessGroupKwargs(backend=backend, timeout=patience))
             handlers.append(DistributedDataParallelKwargs(gradient_as_bucket_view=True))
         hide_engine(os.environ)
-        self.accelerator = Accelerator(
-            cpu=on_cpu, mixed_precision=self.precision, kwargs_handlers=handlers
-        )
-        sys.excepthook = leave_after_a_crash  # after the process group has installed its own
+        try:
+            self.accelerator = Accelerator(
+                cpu=on_cpu, mixed_precision=self.precision, kwargs_handlers=handlers
+            )
+        except dist.DistError:
+            startup.fail(f"not all {launch.world_size} ranks came up within {timeout:g} s")
         self.rank = self.accelerator.process_index
         self.world_size = self.accelerator.num_processes
+        self.heartbeat = None
+        if self.world_size > 1:
+            self.heartbeat = Heartbeat(self.rank, self.world_size, timeout)
+        # After the process group has installed its own.
+        sys.excepthook = functools.partial(leave_after_a_crash, self.heartbeat)
         self.is_main = self.accelerator.is_main_process
         self.device = self.accelerator.device
         self.name = launch.engine
@@ -324,20 +320,29 @@ class Engine(abc.ABC):
     def say(self, message: str) -> None:
         """One line of the log, from the main process."""
         if self.is_main:
-            print(message, flush=True)
+            say(message)
 
-    def on_main(self, action: Callable[[], None]) -> None:
-        """Do something in the main process while the others wait; a refusal is raised on all."""
+    def at(self, place: str) -> None:
+        """Note where the training is, at the same places on all ranks; see `Heartbeat.at`."""
+        if self.heartbeat is not None:
+            self.heartbeat.at(place)
+
+    def on_main(self, action: Callable[[], None], refused: type[UserError] = ConfigError) -> None:
+        """Do something in the main process while the others wait.
+
+        A UserError there is raised on all ranks, as `refused`.
+        """
         refusal: list[str | None] = [None]
         if self.is_main:
             try:
                 action()
             except UserError as error:
                 refusal[0] = str(error)
+        self.at("meeting the others")
         if dist.is_initialized():
             dist.broadcast_object_list(refusal)
         if refusal[0] is not None:
-            raise ConfigError(refusal[0])
+            raise refused(refusal[0])
 
     def sum(self, values: Tensor) -> Tensor:
         """The sum over all ranks, on all of them."""
@@ -382,8 +387,7 @@ class Engine(abc.ABC):
         if dist.is_initialized():
             dist.barrier()
             dist.destroy_process_group()
-        sys.stdout.flush()
-        sys.stderr.flush()
+        flush_output()
         os._exit(status)
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from shards.png import encode_png
+from shards.writer import write_folder
 from vaetrain import checkpoint
 from vaetrain.card import CARD, model_card
 from vaetrain.config import Experiment, as_dict, experiment_from
@@ -35,24 +35,22 @@ def write_final(
     Args:
         results: what `RunDir.results` gives back.
         pictures: grey pictures, uint8 (H, W), by name; each becomes a PNG.
+
+    Raises CannotWrite where the disk refuses.
     """
-    draft = folder.with_name(f".{folder.name}.tmp")
-    shutil.rmtree(draft, ignore_errors=True)
-    draft.mkdir(parents=True)
-    checkpoint.save_tensors(draft / WEIGHTS, model.state_dict())
-    config = {
-        "model_type": "vaetrain",
-        "architectures": [type(model).__name__],
-        "experiment": as_dict(experiment),
-        "results": results,
-    }
-    (draft / CONFIG).write_text(json.dumps(config, indent=2))
-    (draft / CARD).write_text(model_card(experiment, results, pictures), encoding="utf-8")
-    for name, picture in pictures.items():
-        (draft / f"{name}.png").write_bytes(encode_png(picture))
-    if folder.exists():  # of a run that was finished, and then trained on for longer
-        shutil.rmtree(folder)
-    draft.rename(folder)
+    # There may be one already, of a run that was finished, and then trained on for longer.
+    with write_folder(folder) as draft:
+        checkpoint.save_tensors(draft / WEIGHTS, model.state_dict())
+        config = {
+            "model_type": "vaetrain",
+            "architectures": [type(model).__name__],
+            "experiment": as_dict(experiment),
+            "results": results,
+        }
+        (draft / CONFIG).write_text(json.dumps(config, indent=2))
+        (draft / CARD).write_text(model_card(experiment, results, pictures), encoding="utf-8")
+        for name, picture in pictures.items():
+            (draft / f"{name}.png").write_bytes(encode_png(picture))
 
 
 def load_model(folder: str | Path) -> VAE:

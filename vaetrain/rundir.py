@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import json
+import os
 import time
 from pathlib import Path
 from typing import Any
 
 from omegaconf import OmegaConf
 
-from shards.writer import write_whole
+from shards.writer import write_whole, writing
 from vaetrain.config import Experiment, as_dict
 from vaetrain.settings import ConfigError
 
@@ -54,9 +56,10 @@ class RunDir:
         return (self.final / "config.json").exists()
 
     def write_experiment(self, experiment: Experiment) -> None:
-        """Write the resolved experiment, whole or not at all."""
+        """Write the resolved experiment, whole or not at all; raises CannotWrite."""
         tree = OmegaConf.create(as_dict(experiment))
-        write_whole(self.experiment_file, OmegaConf.to_yaml(tree))
+        with writing(self.experiment_file):
+            write_whole(self.experiment_file, OmegaConf.to_yaml(tree))
 
     def results(self) -> dict[str, Any]:
         """What a finished run achieved; raises ConfigError where its file is damaged."""
@@ -67,9 +70,62 @@ class RunDir:
             raise ConfigError(f"{path}: is damaged ({error})") from error
 
 
+class MetricsFile:
+    """A `metrics.jsonl` that grows by whole lines; those that a full disk does not take wait."""
+
+    def __init__(self, path: Path) -> None:
+        """Open for what follows; raises CannotWrite."""
+        with writing(path):
+            self._file = path.open("ab", buffering=0)
+        self._waiting = b""
+
+    def append(self, line: dict[str, Any]) -> None:
+        """Add a line; raises OSError while the disk does not take it."""
+        self._waiting += json.dumps(line).encode() + b"\n"
+        self.flush()
+
+    def flush(self) -> None:
+        """Write the lines that wait, or none of them; raises OSError while the disk is full."""
+        whole = os.fstat(self._file.fileno()).st_size
+        left = memoryview(self._waiting)
+        try:
+            while left:
+                left = left[self._file.write(left) :]
+        except OSError:
+            with contextlib.suppress(OSError):
+                self._file.truncate(whole)
+            raise
+        self._waiting = b""
+
+    def sync(self) -> None:
+        """Have the disk hold all lines; raises OSError where it does not."""
+        self.flush()
+        os.fsync(self._file.fileno())
+
+    def close(self) -> None:
+        """Write what waits, or raise OSError, and close."""
+        try:
+            self.flush()
+        finally:
+            self._file.close()
+
+
 def read_metrics(path: Path) -> list[dict[str, Any]]:
-    """The lines of a `metrics.jsonl`; a last line cut off by a crash is left out."""
+    """The lines of a `metrics.jsonl`; a last line cut off by a crash is left out.
+
+    Raises ConfigError naming a line that is none of this trainer's.
+    """
     if not path.exists():
         return []
-    lines = path.read_text().split("\n")
-    return [json.loads(line) for line in lines[:-1] if line]
+    whole = path.read_bytes().split(b"\n")[:-1]
+    return [_read_line(path, number, text) for number, text in enumerate(whole, 1) if text]
+
+
+def _read_line(path: Path, number: int, text: bytes) -> dict[str, Any]:
+    try:
+        line = json.loads(text)
+    except ValueError:
+        line = None
+    if not isinstance(line, dict) or not {"split", "images"} <= line.keys():
+        raise ConfigError(f"{path}: line {number} is damaged; remove it to go on without it")
+    return line

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from accelerate.tracking import MLflowTracker, TensorBoardTracker, WandBTracker
 
-from shards.writer import write_whole
+from shards.writer import write_whole, writing
 from vaetrain.config import Experiment
 from vaetrain.gallery import Projection
 from vaetrain.settings import ConfigError
@@ -45,7 +45,8 @@ def start_trackers(experiment: Experiment, run_dir: Path, images: int) -> list[A
         trackers.append(tracker)
     known = {tracker.name: tracker.run_id for tracker in trackers if tracker.run_id}
     if run_ids | known:
-        write_whole(run_ids_file, json.dumps(run_ids | known))
+        with writing(run_ids_file):
+            write_whole(run_ids_file, json.dumps(run_ids | known))
     return trackers
 
 
@@ -62,7 +63,7 @@ class TensorBoard(TensorBoardTracker):
     """
 
     run_id = None
-    failures: tuple[type[Exception], ...] = ()
+    failures: tuple[type[Exception], ...] = (OSError,)
 
     def store_init_configuration(self, values: dict[str, Any]) -> None:
         """Keep the settings until there are metrics to set them beside."""

@@ -16,10 +16,11 @@ import numpy as np
 from torch.profiler import record_function
 from tqdm import tqdm
 
-from shards.writer import write_whole
+from shards.command import say
+from shards.writer import write_whole, writing
 from vaetrain.config import Experiment, as_dict
 from vaetrain.gallery import Projection
-from vaetrain.rundir import METRICS_FILE, read_metrics
+from vaetrain.rundir import METRICS_FILE, MetricsFile, read_metrics
 from vaetrain.settings import flatten
 from vaetrain.trackers import TensorBoard, start_trackers
 
@@ -35,10 +36,13 @@ class RunLog:
         """Continue the record at `images`; what an interrupted run wrote beyond is dropped.
 
         With `enabled` false, on all but the main process, everything is written to nowhere.
+
+        Raises CannotWrite, and ConfigError where the record is damaged.
         """
         if enabled:
             keep_lines_until(run_dir / METRICS_FILE, images)
-        self.metrics = (run_dir / METRICS_FILE if enabled else Path(os.devnull)).open("a")
+        self.metrics = MetricsFile(run_dir / METRICS_FILE if enabled else Path(os.devnull))
+        self.has_room = True
         self.run_dir = run_dir
         self.experiment = experiment
         self.images = images
@@ -71,9 +75,16 @@ class RunLog:
     def line(self, split: str, images: int, values: dict[str, Any]) -> None:
         """Write one point of `metrics.jsonl` and of every tracker; None is left out."""
         values = {key: value for key, value in values.items() if value is not None}
-        record = {"split": split, "images": images, **values}
-        self.metrics.write(json.dumps(record) + "\n")
-        self.metrics.flush()
+        try:
+            self.metrics.append({"split": split, "images": images, **values})
+            self.has_room = True
+        except OSError as error:
+            if self.has_room:
+                self.say(
+                    f"warning: {self.run_dir / METRICS_FILE}: cannot be written ({error.strerror});"
+                    " its lines wait until it can"
+                )
+            self.has_room = False
         numbers = {f"{split}/{k}": v for k, v in values.items() if isinstance(v, int | float)}
         self._tell(lambda tracker: tracker.log(numbers, step=images))
 
@@ -125,19 +136,29 @@ class RunLog:
         """One line of the log."""
         if self.enabled:
             self.bar.clear()
-            print(message, flush=True)
+            say(message)
+
+    def sync(self) -> None:
+        """Have the disk hold every line of the metrics, before a checkpoint goes beyond them.
+
+        Raises CannotWrite where it does not.
+        """
+        with writing(self.run_dir / METRICS_FILE):
+            self.metrics.sync()
 
     def close(self) -> None:
-        """Flush everything to disk."""
+        """Flush everything to disk; what it does not take, no checkpoint has gone beyond."""
         self.bar.close()
-        self.metrics.close()
+        with contextlib.suppress(OSError):
+            self.metrics.close()
         self._tell(lambda tracker: tracker.finish())
 
 
 def keep_lines_until(path: Path, images: int) -> None:
     """Drop the lines of `metrics.jsonl` that lie beyond an image count."""
     kept = [line for line in read_metrics(path) if line["images"] <= images]
-    write_whole(path, "".join(json.dumps(line) + "\n" for line in kept))
+    with writing(path):
+        write_whole(path, "".join(json.dumps(line) + "\n" for line in kept))
 
 
 def summary_lines(run_dir: Path, results: dict[str, Any]) -> list[str]:

@@ -28,11 +28,13 @@ def main() -> None:
     command = startup.start(sys.argv[1:])
     start_reader_server("shards.reader", "vaetrain.startup")
 
+    from vaetrain.crash import fail_alone
     from vaetrain.engine import start_engine
     from vaetrain.training import Training, TrainingFailed
 
     try:
-        engine = start_engine(command.launch, command.experiment.train.precision)
+        settings = command.experiment.train
+        engine = start_engine(command.launch, settings.precision, settings.timeout_seconds)
         Training(command, engine).run()
     except TrainingFailed as error:
         if engine.is_main:
@@ -42,7 +44,7 @@ def main() -> None:
         startup.refuse(str(error))
     except DamagedShards as error:
         # Only the rank that reads a damaged shard knows of it.
-        startup.fail(str(error))
+        fail_alone(engine.heartbeat, str(error))
     engine.leave(0)
 
 

@@ -13,6 +13,7 @@ from torch import Tensor
 from shards.command import UserError
 from shards.randomness import sample_keys
 from shards.reader import Batch
+from shards.writer import CannotWrite
 from vaetrain import checkpoint, gallery, pictures
 from vaetrain.adversary import Adversary
 from vaetrain.augment.pipeline import Augment
@@ -62,6 +63,7 @@ class Training:
         self.run_dir = RunDir(command.run_dir)
         engine.on_main(self.prepare_disk)
 
+        engine.at("building the model")
         shape = (experiment.model, experiment.data.width, experiment.data.max_height)
         torch.manual_seed(experiment.train.seed)
         model = VAE(*shape).to(engine.device)
@@ -79,7 +81,8 @@ class Training:
             "the run directory must lie on a disk that all machines share",
         )
         if saved is not None:
-            self.check_same_run(saved)
+            with checkpoint.of_this_version():
+                self.check_same_run(saved)
             load_weights(model, saved.weights, self.run_dir.checkpoints)
         elif model.starts_from_components:
             start_from_components(model, self.data, engine)
@@ -115,7 +118,8 @@ class Training:
         self.images = 0
         self.best: dict[str, float] = {}
         if saved is not None:
-            self.resume(saved)
+            with checkpoint.of_this_version():
+                self.resume(saved)
         self.stop = StopRequest()
         self.watch = Stopwatch()
 
@@ -175,6 +179,16 @@ class Training:
 
     def start(self) -> Iterator[Batch]:
         """Open the log, and begin to read: the batches from here to the horizon."""
+        if not self.engine.is_main:
+            self.open_log()
+        self.engine.on_main(self.open_log)
+        steps = range(self.clock.steps(self.images), self.clock.steps(self.clock.horizon))
+        batches = self.data.training_batches(self.batching, steps)
+        self.watch.restart(self.images)
+        return batches
+
+    def open_log(self) -> None:
+        """Begin the record of the run, or go on with it."""
         if self.engine.is_main:
             self.run_dir.write_experiment(self.experiment)
         self.log = RunLog(
@@ -184,11 +198,8 @@ class Training:
             images=self.images,
             enabled=self.engine.is_main,
         )
-        self.engine.on_main(self.log.start_trackers)
-        steps = range(self.clock.steps(self.images), self.clock.steps(self.clock.horizon))
-        batches = self.data.training_batches(self.batching, steps)
-        self.watch.restart(self.images)
-        return batches
+        if self.engine.is_main:
+            self.log.start_trackers()
 
     def step(self, batches: Iterator[Batch]) -> None:
         """One optimizer step: the gradient of the mean loss over a global batch."""
@@ -199,8 +210,10 @@ class Training:
         self.playing = self.adversary is not None and self.adversary.begin(images)
         nats = torch.zeros((), device=self.engine.device)
         for turn in range(self.batching.accumulation):
+            self.engine.at(f"reading pages at {self.images} images")
             with self.watch.phase("data"):
                 batch = next(batches).to(self.engine.device)
+            self.engine.at(f"computing at {self.images} images")
             with self.engine.micro_batch(last=turn == self.batching.accumulation - 1):
                 nats += self.forward_backward(batch, weights, gate)["kl"].sum()
         with self.watch.phase("optimizer"):
@@ -296,7 +309,7 @@ class Training:
             leaving = self.stop.agreed() and not at_end
             if self.clock.due(self.images, settings.checkpoint_every_images) or at_end or leaving:
                 with self.watch.phase("checkpoint"):
-                    self.save()
+                    self.save(must=at_end or leaving)
         if leaving:
             self.log.say(
                 f"asked to stop: saved at {self.images} images in {self.run_dir.checkpoints}; "
@@ -306,7 +319,10 @@ class Training:
 
     def give_up(self, reason: str) -> NoReturn:
         """Save, and end the run on all ranks."""
-        self.save()
+        try:
+            self.save(must=True)
+        except TrainingFailed as error:
+            raise TrainingFailed(f"stopped: {reason}; {error}") from error
         self.log.close()
         raise TrainingFailed(
             f"stopped: {reason}; saved at {self.images} images in {self.run_dir.checkpoints}; "
@@ -347,6 +363,7 @@ class Training:
 
     def validate(self) -> Verdict | None:
         """Evaluate the averaged model on every validation page; what that says of its latent."""
+        self.engine.at(f"validating at {self.images} images")
         if len(self.data.val) == 0:
             return None
         epoch = self.clock.epoch(self.images)
@@ -374,8 +391,15 @@ class Training:
             self.log.pictures(self.images, gallery.gallery(model, self.data, pages))
         return verdict
 
-    def save(self) -> None:
-        """Write a checkpoint that any engine can resume from. Collective."""
+    def save(self, *, must: bool = False) -> None:
+        """Write a checkpoint that any engine can resume from. Collective.
+
+        Args:
+            must: that it cannot be written ends the run, whatever `train.on_failed_save` says.
+
+        Raises TrainingFailed.
+        """
+        self.engine.at(f"saving at {self.images} images")
         state = {
             "experiment": as_dict(self.experiment),
             "policy": asdict(self.augment.policy),
@@ -394,20 +418,41 @@ class Training:
         if self.adversary is not None:
             state["adversary"] = self.adversary.state()
             tensors["adversary"] = self.adversary.tensors()
-        if self.engine.is_main:
+
+        def write() -> None:
+            self.log.sync()
             saved = Checkpoint(self.images, state=state, **tensors)
             checkpoint.save(self.run_dir.checkpoints, saved, self.settings.keep_checkpoints)
 
+        try:
+            self.engine.on_main(write, CannotWrite)
+        except CannotWrite as error:
+            if must or self.settings.on_failed_save == "stop":
+                self.log.close()
+                raise TrainingFailed(
+                    f"not saved at {self.images} images: {error}; once it can be, the same command "
+                    "goes on from the checkpoint before"
+                ) from error
+            self.log.say(
+                f"warning: not saved at {self.images} images: {error}; the checkpoint before "
+                "stays, and training goes on (train.on_failed_save)"
+            )
+
     def finish(self) -> None:
         """Hand the averaged model over, and say in a few lines what was reached."""
+        self.engine.at("handing the model over")
         baselines = self.data.baselines()
         results = {"images": self.images, "best": self.best, "baselines": baselines}
         results["data"] = self.data.summary
         model = self.average.model()
-        if self.engine.is_main:
+
+        def write() -> None:
             results["final"] = self.log.last_validation()
             shown = pictures.panel(model, self.data.fixed_pages()) if len(self.data.val) else {}
             write_final(self.run_dir.final, model, self.experiment, results, shown)
+
+        self.engine.on_main(write, TrainingFailed)
+        if self.engine.is_main:
             self.log.hand_over(self.run_dir.final)
             if self.log.has_projector and len(self.data.val):
                 self.log.projection(self.images, gallery.project(model, self.data))

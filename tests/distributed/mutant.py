@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import random
 import sys
+import tempfile
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -66,6 +70,46 @@ def one_bad_step() -> None:
 def bad_from_the_third() -> None:
     """From the third step on the last rank's loss is infinite."""
     _spoil_steps(lambda step: step >= 3, float("inf"))
+
+
+def stuck_reading() -> None:
+    """The last rank's sixth batch has to come through a pipe into which nobody writes."""
+    from vaetrain.data import TrainingData
+
+    training_batches = TrainingData.training_batches
+
+    def broken(self, batching, steps):
+        for number, batch in enumerate(training_batches(self, batching, steps)):
+            if number == 5 and self.engine.rank == self.engine.world_size - 1:
+                pipe = Path(tempfile.mkdtemp()) / "pipe"
+                os.mkfifo(pipe)
+                pipe.read_bytes()
+            yield batch
+
+    TrainingData.training_batches = broken
+
+
+def clock_jumps() -> None:
+    """The wall clock is another day's whenever it is asked."""
+    chance, now = random.Random(0), time.time
+    time.time = lambda: now() + 86400 * chance.randint(-1000, 1000)
+
+
+def no_memory() -> None:
+    """In the sixth step the last rank asks for more memory than there is."""
+    import torch
+
+    from vaetrain.training import Training
+
+    step = Training.step
+
+    def broken(self, batches):
+        last = self.engine.rank == self.engine.world_size - 1
+        if last and self.images == 5 * self.batching.global_batch:
+            torch.empty(1 << 60, device=self.engine.device)
+        step(self, batches)
+
+    Training.step = broken
 
 
 def _spoil_steps(spoils: Callable[[int], bool], value: float = float("nan")) -> None:

@@ -2,12 +2,16 @@
 
 import json
 import math
+import shutil
+import subprocess
 
 import pytest
 import torch
 from safetensors.torch import load_file
 
+from tests.conftest import small_disk
 from tests.distributed.conftest import GAN
+from tests.distributed.test_resume import same_bits
 
 SETTINGS = (
     "train.max_images=40",
@@ -83,3 +87,65 @@ def test_too_many_of_them_in_a_row_end_the_run(trainer):
     assert "saved at 32 images" in line
     assert moved(trainer, "bad-steps", 16, 32) == (set(), False)
     assert "resuming at 32 of 40 images" in trainer.train("bad-steps", *settings, engine="ddp")
+
+
+@pytest.mark.slow
+def test_a_clock_that_jumps_changes_no_bit(trainer):
+    settings = (*SETTINGS, "tracker=tensorboard", "train.validate_every_images=16")
+    trainer.train("clock", *settings, engine="ddp")
+    done = spoilt(trainer, "jumping-clock", "clock_jumps", *settings, engine="ddp")
+    assert done.returncode == 0, done.stderr
+    assert same_bits(trainer.weights("jumping-clock"), trainer.weights("clock"))
+    rates = [line["images_per_second"] for line in trainer.lines("jumping-clock")]
+    assert all(0 < rate < 1e5 for rate in rates)
+
+
+LONG = ("train.max_images=1000000", "train.checkpoint_every_images=24", "data.workers=1")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("harm", ["removed", "replaced", "rebuilt"])
+def test_shards_that_change_while_a_run_reads_them_end_it(trainer, shards, tmp_path, harm):
+    name, mine = f"shards-{harm}", tmp_path / "shards"
+    shutil.copytree(shards, mine)
+    settings = (*LONG, "train.validate_every_images=40", f"data.shards={mine}")
+    process = trainer.start(trainer.command(name, *settings, engine="ddp"))
+    trainer.wait_for(name, process)
+    for path in mine.glob("train-*.tar"):
+        other = path.with_suffix(".new")
+        other.write_bytes(path.read_bytes()[::-1])
+        if harm == "removed":
+            path.unlink()
+        elif harm == "replaced":
+            other.replace(path)
+    if harm == "rebuilt":
+        header = (mine / "index.json").read_text()
+        (mine / "index.json").write_text(header.replace('"samples"', '"samples_once"', 1))
+    out, err = process.communicate(timeout=120)
+    assert process.returncode == 1, out + err
+    (told,) = [line for line in err.splitlines() if line.startswith("error: ")]
+    says = {
+        "removed": "cannot be opened (No such file or directory)",
+        "replaced": "was changed while it was in use: its SHA-256 is not the index's",
+        "rebuilt": "index.json: ",
+    }
+    assert says[harm] in told
+    assert str(mine) in told
+    shutil.rmtree(mine)
+    shutil.copytree(shards, mine)
+    saved = max((trainer.folder / name / "checkpoints").glob("[0-9]*"), default=None)
+    settings = (*settings, f"train.max_images={24 if saved is None else int(saved.name) + 24}")
+    out = trainer.train(name, *settings, engine="ddp")
+    assert saved is None or f"resuming at {int(saved.name)}" in out
+
+
+@pytest.mark.slow
+def test_a_run_directory_that_is_not_for_writing_is_refused(trainer, tmp_path):
+    with small_disk(tmp_path / "disk", "100m") as disk:
+        settings = ("train.max_images=16", "--run-dir", str(disk.folder / "run"))
+        trainer.train("read-only", *settings, engine=None)
+        subprocess.run(["mount", "-o", "remount,ro", str(disk.folder)], check=True)
+        done = trainer.run(trainer.command("read-only", *settings, engine=None))
+    assert done.returncode == 2
+    (line,) = done.stderr.splitlines()
+    assert line == f"error: {disk.folder / 'run'}: cannot be written (Read-only file system)"

@@ -6,6 +6,8 @@ import json
 import pytest
 import torch
 
+from shards import writer
+from shards.writer import CannotWrite
 from vaetrain import checkpoint
 from vaetrain.augment.policy import load_policy
 from vaetrain.checkpoint import Checkpoint, DamagedCheckpoint
@@ -46,13 +48,33 @@ def test_saving_twice_at_one_count_replaces(tmp_path):
 def test_a_crash_while_saving_leaves_the_last_one_whole(tmp_path, monkeypatch):
     checkpoint.save(tmp_path, a_checkpoint(16), keep=1)
     with monkeypatch.context() as patch:
-        patch.setattr(checkpoint, "sync_path", lambda _: (_ for _ in ()).throw(OSError(28)))
-        with pytest.raises(OSError, match="28"):
+        patch.setattr(writer, "sync_path", lambda _: (_ for _ in ()).throw(KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
             checkpoint.save(tmp_path, a_checkpoint(32), keep=1)
+    assert len(list(tmp_path.iterdir())) == 2  # what it had begun is still there
     assert [path.name for path in checkpoint.saved(tmp_path)] == [f"{16:012d}"]
     checkpoint.load(checkpoint.saved(tmp_path)[0])
     checkpoint.save(tmp_path, a_checkpoint(48), keep=1)
     assert [path.name for path in tmp_path.iterdir()] == [f"{48:012d}"]
+
+
+def test_a_full_disk_leaves_the_last_one_whole_and_no_trace(full_disk):
+    folder = full_disk.folder / "checkpoints"
+    checkpoint.save(folder, a_checkpoint(16), keep=1)
+    with full_disk.filled():
+        with pytest.raises(CannotWrite, match=f"{32:012d}: cannot be written") as refusal:
+            checkpoint.save(folder, a_checkpoint(32), keep=1)
+        assert "\n" not in str(refusal.value)
+        assert [path.name for path in folder.iterdir()] == [f"{16:012d}"]
+        assert checkpoint.load(checkpoint.saved(folder)[0]).images == 16
+    checkpoint.save(folder, a_checkpoint(32), keep=1)
+    assert [path.name for path in folder.iterdir()] == [f"{32:012d}"]
+
+
+def test_a_disk_that_is_not_for_writing_is_named(tmp_path):
+    (tmp_path / "checkpoints").write_text("in the way")
+    with pytest.raises(CannotWrite, match="checkpoints/000000000016: cannot be written"):
+        checkpoint.save(tmp_path / "checkpoints", a_checkpoint(16), keep=1)
 
 
 @pytest.mark.parametrize("name", ["weights.safetensors", "average.safetensors", "state.json"])
@@ -97,3 +119,18 @@ def test_a_policy_is_the_same_after_a_checkpoint(name):
     other = load_policy(AugmentConfig(policy="strong"))
     with pytest.raises(ConfigError, match=r"augment\.policy: .*level \(was"):
         checkpoint.check_same_policy(saved, dataclasses.replace(other, level=0.3))
+
+
+def test_settings_that_did_not_exist_are_named():
+    before = as_dict(Experiment())
+    del before["loss"]["ssim"], before["train"]["timeout_seconds"]
+    with pytest.raises(ConfigError, match=r"loss\.ssim \(was not there, now 0\.1\); give another"):
+        checkpoint.check_same_experiment(before, Experiment())
+
+
+def test_what_an_older_version_did_not_write_is_named_in_a_line():
+    with (
+        pytest.raises(ConfigError, match=r"says nothing of 'verdicts': another version"),
+        checkpoint.of_this_version(),
+    ):
+        {"since": 1}["verdicts"]

@@ -25,7 +25,11 @@ from vaetrain.validation import Pages, encode_pages
 
 REPO = Path(__file__).resolve().parents[2]
 ALONE = SimpleNamespace(
-    device=torch.device("cpu"), rank=0, world_size=1, gather_ragged=lambda rows: rows
+    device=torch.device("cpu"),
+    rank=0,
+    world_size=1,
+    gather_ragged=lambda rows: rows,
+    at=lambda place: None,
 )
 SETTINGS = ("data.width=64", "data.max_height=128", "model.size=tiny", "model.start=random")
 

@@ -3,8 +3,12 @@
 import json
 import time
 
+import pytest
+
+from shards.writer import CannotWrite
 from vaetrain.config import load_experiment
 from vaetrain.rundir import METRICS_FILE, read_metrics
+from vaetrain.settings import ConfigError
 from vaetrain.tracking import RunLog, Stopwatch, summary_lines
 
 QUIET = load_experiment(None, ["tracker=none"])
@@ -34,6 +38,34 @@ def test_lines_are_there_as_soon_as_they_are_written(tmp_path):
     log.line("val", 16, {"l1": 0.5})
     assert json.loads((tmp_path / METRICS_FILE).read_text())["l1"] == 0.5
     log.close()
+
+
+def test_a_full_disk_loses_no_line_and_cuts_none(full_disk, capsys):
+    log = a_log(full_disk.folder)
+    log.line("train", 16, {"loss": 1.0})
+    path = full_disk.folder / METRICS_FILE
+    with full_disk.filled():
+        for images in (32, 48, 64):
+            log.line("train", images, {"loss": 1.0, "long": "x" * 5000})
+        with pytest.raises(CannotWrite, match=r"metrics\.jsonl: cannot be written"):
+            log.sync()
+        assert [line["images"] for line in read_metrics(path)] == [16]
+        assert path.read_bytes().endswith(b"\n")
+    log.line("train", 80, {"loss": 1.0})
+    log.sync()
+    log.close()
+    assert [line["images"] for line in read_metrics(path)] == [16, 32, 48, 64, 80]
+    (told,) = capsys.readouterr().out.splitlines()
+    assert told.startswith(f"warning: {path}: cannot be written (")
+
+
+@pytest.mark.parametrize("text", ["\0\0\0\n", "[1]\n", '{"split": "train"}\n', "{\n"])
+def test_a_damaged_line_is_named(tmp_path, text):
+    path = tmp_path / METRICS_FILE
+    path.write_text('{"split": "train", "images": 16}\n' + text)
+    with pytest.raises(ConfigError, match=r"metrics\.jsonl: line 2 is damaged") as refusal:
+        a_log(tmp_path, images=16)
+    assert "\n" not in str(refusal.value)
 
 
 def test_only_the_main_process_writes(tmp_path, capsys):

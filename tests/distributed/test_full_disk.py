@@ -1,0 +1,95 @@
+"""The disk is full while a run saves: it goes on or stops as set, and nothing is lost."""
+
+import time
+
+import pytest
+
+from tests.conftest import small_disk
+from tests.distributed.conftest import Trainer
+from tests.distributed.test_resume import checkpoints, same_bits
+from vaetrain import checkpoint
+from vaetrain.rundir import METRICS_FILE, read_metrics
+
+pytestmark = pytest.mark.slow
+SETTINGS = (
+    "train.max_images=1200",
+    "train.checkpoint_every_images=24",
+    "train.validate_every_images=240",
+    "tracker=tensorboard",
+)
+
+
+@pytest.fixture(scope="module")
+def undisturbed(trainer):
+    trainer.train("with-room", *SETTINGS, engine="ddp")
+    return "with-room"
+
+
+@pytest.fixture
+def disk(tmp_path):
+    with small_disk(tmp_path / "disk", "200m") as found:
+        yield found
+
+
+def filled(trainer, disk, name, *settings):
+    """A run whose disk is full since its first checkpoint."""
+    process = trainer.start(trainer.command(name, *SETTINGS, *settings, engine="ddp"))
+    deadline = time.monotonic() + 170
+    while not checkpoints(trainer, name):
+        assert process.poll() is None, process.communicate()
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    disk.fill()
+    return process
+
+
+def whole(trainer, name):
+    """The newest checkpoint's images; raises if it is damaged."""
+    return checkpoint.load(checkpoint.saved(trainer.folder / name / "checkpoints")[-1]).images
+
+
+def told(trainer, name, folder):
+    lines = read_metrics(folder / name / METRICS_FILE)
+    return [(x["split"], x["images"], x["loss"], x.get("ids_hash")) for x in lines]
+
+
+def test_it_goes_on_with_a_warning(trainer, shards, disk, undisturbed):
+    here = Trainer(shards, disk.folder)
+    process = filled(here, disk, "goes-on")
+    before = whole(here, "goes-on")
+    for _ in range(20):  # what a failed save gives back is taken again
+        time.sleep(0.3)
+        disk.fill()
+    assert process.poll() is None
+    assert whole(here, "goes-on") <= before + 48
+    disk.free()
+    out, err = process.communicate(timeout=240)
+    assert process.returncode == 0, out + err
+    assert "warning: not saved at" in out
+    assert "No space left on device" in out
+    assert "the checkpoint before stays, and training goes on (train.on_failed_save)" in out
+    assert same_bits(here.weights("goes-on"), trainer.weights(undisturbed))
+    assert told(here, "goes-on", disk.folder) == told(trainer, undisturbed, trainer.folder)
+
+
+def test_it_stops_where_it_is_told_to(trainer, shards, disk, undisturbed):
+    here = Trainer(shards, disk.folder)
+    process = filled(here, disk, "stops", "train.on_failed_save=stop")
+    while process.poll() is None:
+        disk.fill()
+        time.sleep(0.1)
+    _, err = process.communicate()
+    assert process.returncode == 1
+    (line,) = [line for line in err.splitlines() if line.startswith("error: ")]
+    assert line.startswith("error: not saved at ")
+    assert "No space left on device" in line
+    saved = whole(here, "stops")
+    disk.fill()
+    refused = here.run(here.command("stops", *SETTINGS, engine="ddp"))
+    assert refused.returncode == 2
+    assert "cannot be written (No space left on device)" in refused.stderr
+    disk.free()
+    out = here.train("stops", *SETTINGS, engine="ddp")
+    assert f"resuming at {saved} of 1200 images" in out
+    assert same_bits(here.weights("stops"), trainer.weights(undisturbed))
+    assert told(here, "stops", disk.folder) == told(trainer, undisturbed, trainer.folder)
