@@ -7,11 +7,14 @@ import os
 import subprocess
 import sys
 import time
+import uuid
 from pathlib import Path
 from typing import Any
 
 import pytest
 from safetensors.torch import load_file
+
+from launch.soak import MARK
 
 REPO = Path(__file__).resolve().parents[2]
 ACCELERATE = str(Path(sys.executable).with_name("accelerate"))
@@ -91,16 +94,19 @@ class Trainer:
         return ["--run-dir", str(self.folder / name), shards, *QUICK, *settings]
 
     def start(self, command: list[str], **environment: str) -> subprocess.Popen[str]:
-        """Start a command in a session of its own, which can be killed as one."""
-        return subprocess.Popen(
+        """Start a command; all that it starts carries its `mark`, see `launch.soak.family`."""
+        mark = uuid.uuid4().hex
+        process = subprocess.Popen(
             command,
             cwd=REPO,
             text=True,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             start_new_session=True,
-            env=os.environ | environment,
+            env=os.environ | environment | {MARK: mark},
         )
+        process.mark = mark
+        return process
 
     def run(self, command: list[str], **environment: str) -> subprocess.CompletedProcess[str]:
         """Run a command to its end."""

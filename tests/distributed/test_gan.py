@@ -1,12 +1,11 @@
 """A VAE-GAN is the same run however its batches are cut, and after a crash."""
 
-import os
-import signal
 import time
 
 import pytest
 import torch
 
+from launch.soak import kill_family
 from tests.distributed.conftest import GAN
 
 KINDS = {
@@ -113,7 +112,7 @@ def test_killed_it_goes_on_with_the_same_bits(trainer):
         assert process.poll() is None, process.communicate()
         assert time.monotonic() < deadline
         time.sleep(0.01)
-    os.killpg(process.pid, signal.SIGKILL)
+    kill_family(process.mark)
     process.communicate()
     assert "resuming at" in trainer.train("gan-killed", *settings, engine="ddp")
     for part in ("weights", "optimizer", "adversary"):

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from launch.soak import kill_family
 from tests.distributed.conftest import ACCELERATE, REPO
 
 ADDRESSES = ("10.213.7.1", "10.213.7.2")
@@ -66,10 +67,9 @@ def start(trainer, machines, name, *settings):
 
 
 def end(processes):
-    """Kill what is left of some sessions."""
+    """Kill what is left of some runs."""
     for process in processes:
-        if process.poll() is None:
-            os.killpg(process.pid, signal.SIGKILL)
+        kill_family(process.mark)
         process.communicate()
 
 
@@ -84,10 +84,10 @@ def test_two_machines_train_one_run_and_survive_losing_one(trainer, machines):
             assert [half.poll() for half in halves] == [None, None], halves[0].communicate()
             assert time.monotonic() < deadline
             time.sleep(0.1)
-        os.killpg(halves[1].pid, signal.SIGKILL)
+        kill_family(halves[1].mark)
         out, err = halves[0].communicate(timeout=60)
         assert halves[0].returncode != 0
-        assert "error: rank 0: another rank is gone" in err
+        assert "error: rank 1 is gone; last seen" in err
         assert "engine=ddp backend=gloo world_size=2" in out
     finally:
         end(halves)

@@ -1,14 +1,13 @@
 """Training from a server is training from the disk, whatever the server does."""
 
-import os
 import re
-import signal
 import time
 
 import pytest
 
+from launch.soak import family, kill_family
 from shards.index import Index
-from tests.distributed.test_resume import same_bits, session_members
+from tests.distributed.test_resume import same_bits
 from tests.page_server import PageServer, served_by_s3
 
 SETTINGS = (
@@ -73,12 +72,11 @@ def test_a_server_that_dies_ends_the_run_which_goes_on_later(trainer, from_disk,
         gone = time.monotonic()
         out, err = process.communicate(timeout=RETRY_SECONDS + 60)
         took = time.monotonic() - gone
-        while session_members(process.pid):
+        while family(process.mark):
             assert time.monotonic() < gone + RETRY_SECONDS + 60
             time.sleep(0.1)
     finally:
-        if process.poll() is None:
-            os.killpg(process.pid, signal.SIGKILL)
+        kill_family(process.mark)
         server.start()
     assert process.returncode == 1
     told = [line for line in err.splitlines() if "cannot be fetched" in line]

@@ -1,12 +1,15 @@
 """Killed at any moment and started again, a run ends where it would have ended."""
 
-import os
+import json
 import random
 import signal
 import time
 
 import pytest
 import torch
+
+from launch.soak import family, kill_family
+from shards.index import sha256_of
 
 SETTINGS = (
     "train.max_images=1200",
@@ -32,7 +35,7 @@ def kill_soon(trainer, name, engine, chance):
         time.sleep(0.01)
     assert process.poll() is None, process.communicate()
     time.sleep(chance.uniform(0, 0.2))
-    os.killpg(process.pid, signal.SIGKILL)
+    kill_family(process.mark)
     process.communicate()
 
 
@@ -101,25 +104,10 @@ def test_no_rank_outlives_its_launcher_and_no_reader_its_rank(trainer, engine):
     trainer.wait_for(name, process)
     process.kill()
     deadline = time.monotonic() + 30
-    while session_members(process.pid):
-        assert time.monotonic() < deadline, session_members(process.pid)
+    while family(process.mark):
+        assert time.monotonic() < deadline, family(process.mark)
         time.sleep(0.1)
     process.communicate()
-
-
-def session_members(session: int) -> list[int]:
-    """The processes alive in a session."""
-    members = []
-    for entry in os.listdir("/proc"):
-        if entry.isdigit():
-            try:
-                with open(f"/proc/{entry}/stat") as file:
-                    fields = file.read().rpartition(")")[2].split()
-            except FileNotFoundError:
-                continue
-            if int(fields[3]) == session and fields[0] != "Z":
-                members.append(int(entry))
-    return members
 
 
 def test_a_finished_run_says_so(trainer, undisturbed):
@@ -158,6 +146,25 @@ def test_a_policy_file_that_was_changed_is_refused(trainer, tmp_path):
     assert "flip.probability (was 0.5, now 0.25)" in line
     path.write_text("# the same, written otherwise\nflip:\n  magnitude: 1.0\n  probability: .5\n")
     assert "is finished: 16 images" in trainer.train("own-policy", *settings, engine=None)
+
+
+@pytest.mark.slow
+def test_a_checkpoint_of_an_older_version_is_refused_in_a_line(trainer):
+    settings = ("train.max_images=16",)
+    trainer.train("older", *settings, engine=None)
+    path = trainer.folder / "older" / "checkpoints" / f"{16:012d}"
+    state = json.loads((path / "state.json").read_text())
+    meter = {name: value for name, value in state["meter"].items() if name != "verdicts"}
+    without = {name: value for name, value in state.items() if name != "collapse"}
+    for older, lacks in ((without, "collapse"), (state | {"meter": meter}, "'verdicts'")):
+        (path / "state.json").write_text(json.dumps(older))
+        manifest = json.loads((path / "manifest.json").read_text())
+        manifest["state.json"] = sha256_of(path / "state.json")
+        (path / "manifest.json").write_text(json.dumps(manifest))
+        done = trainer.run(trainer.command("older", *settings, engine=None))
+        assert done.returncode == 2
+        (line,) = done.stderr.splitlines()
+        assert f"says nothing of {lacks}: another version of this software wrote it" in line
 
 
 def test_a_damaged_checkpoint_is_passed_over(trainer):
