@@ -22,6 +22,7 @@ from shards.command import UserError
 
 _MARKS = {"${": "${...}", "???": "???"}  # to OmegaConf a reference, and a value to come
 MOST_DEPTH = 20  # of a tree of settings; ours needs five
+MOST_DIGITS = 308  # before the point of a float
 _KEY = re.compile(r"\w+(\.\w+|\[\d+\])*")
 
 
@@ -135,6 +136,9 @@ def merge(schema: type, config: Any, tree: Any, where: str) -> Any:
     except OmegaConfBaseException as error:
         key = error.full_key or next(iter(tree))
         raise ConfigError(f"{where}{key}: {_wrong_type(schema, key, plain.get(key))}") from error
+    except OverflowError as error:  # an integer that no float holds
+        long = [key for key, value in plain.items() if len(str(value)) > MOST_DIGITS]
+        raise ConfigError(f"{where}{', '.join(long or plain)}: a number is too large") from error
     except TypeError as error:
         # OmegaConf's own, for a section where a list belongs; it names no key.
         lists = [name for name, field in _fields(schema, "") if field.type.startswith("list")]

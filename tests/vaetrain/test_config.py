@@ -29,6 +29,7 @@ def test_a_file_and_then_the_command_line_override(tmp_path):
         ("wrong=1", "wrong: there is no such setting"),
         ("train=3", "train: "),
         ("model.size=huge", "model.size: 'huge' is not allowed; allowed: tiny | small"),
+        ("augment.level=" + "9" * 400, "augment.level: a number is too large"),
         ("train.seed=-1", "train.seed: -1 is not allowed; allowed: at least 0"),
         ("train.epochs=nan", "train.epochs: nan is not allowed; allowed: more than 0"),
         ("train.epochs=.inf", "train.epochs: inf is not allowed"),
@@ -51,6 +52,13 @@ def test_a_mistake_on_the_command_line_is_named(override, says):
         load_experiment(None, [override])
     assert str(refusal.value).startswith(says)
     assert "\n" not in str(refusal.value)
+
+
+def test_who_fetches_shards_must_not_be_given_up_by_the_others():
+    remote = ["data.shards=s3://bucket/pages", "data.retry_seconds=60"]
+    assert load_experiment(None, [*remote, "train.timeout_seconds=61"]).data.retry_seconds == 60
+    with pytest.raises(ConfigError, match=r"data\.retry_seconds: 60 must be less than train\.tim"):
+        load_experiment(None, [*remote, "train.timeout_seconds=60"])
 
 
 @pytest.mark.parametrize(
