@@ -21,6 +21,7 @@ from launch.compare import Interval
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000", "#7F7F7F")
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
 LINES = ("-", "--", "-.", ":")
+FEW_POINTS = 12  # of a curve, up to which each is marked
 _STYLE = {
     "text.parse_math": False,  # a label with dollars is no formula
     "svg.hashsalt": "vaetrain",
@@ -61,6 +62,8 @@ def curves(series: Sequence[Series], y_label: str) -> str:
                 continue
             colour = COLOURS[number % len(COLOURS)]
             style = {"color": colour, "linestyle": LINES[number % len(LINES)], "linewidth": 1.8}
+            if len(images) <= FEW_POINTS:  # of one alone there would be nothing to see
+                style |= {"marker": MARKERS[number % len(MARKERS)], "markersize": 5}
             axes.plot(images, rows.mean(0), label=_shown(one.label), **style)
             if len(rows) > 1:
                 axes.fill_between(images, rows.min(0), rows.max(0), color=colour, alpha=0.15, lw=0)
