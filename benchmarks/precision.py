@@ -127,7 +127,7 @@ def variants_of(trained: TrainedModel, pages: Sequence[Batch], drafts: Path) -> 
 
 
 def quality(run: Run, batches: Sequence[Batch], names: Names | None) -> dict[str, float]:
-    """Mean SSIM over pages, and what a search finds by raw `mu` and as `vaetrain.search` does.
+    """Mean SSIM over pages, and what is near by raw `mu` and by `mu` in its deviations.
 
     Args:
         names: of the batches' pages in their order; None: their latents are not compared.
@@ -142,7 +142,7 @@ def quality(run: Run, batches: Sequence[Batch], names: Names | None) -> dict[str
     if names is not None:
         mu, logvar = torch.cat(latents, dim=1)
         known = names.labels >= 0
-        for name, vectors in {"raw": mu, "search": in_deviations(mu, logvar)}.items():
+        for name, vectors in {"raw": mu, "deviations": in_deviations(mu, logvar)}.items():
             neighbours = nearest_of_other_templates(
                 vectors[known], names.templates[known], RETRIEVED
             )

@@ -42,7 +42,7 @@ def embed(run: Path, shards: str | Path, out: Path) -> tuple[int, int]:
 
     trained = TrainedModel(run)
     data = trained.open_shards(shards)
-    ids, mu, _ = (tensor.numpy() for tensor in trained.encode_all(data))
+    ids, mu = (tensor.numpy() for tensor in trained.describe_all(data)[:2])
     index, rows = data.index, data.index.rows(ids)
     with out.open("wb") as stream:
         np.savez(

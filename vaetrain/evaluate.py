@@ -68,7 +68,6 @@ def evaluate(
         compare_with_baselines,
         path_smoothness,
     )
-    from vaetrain.latents import in_deviations
     from vaetrain.objective import Objective
     from vaetrain.schedules import weights_at
     from vaetrain.trained import TrainedModel
@@ -93,7 +92,7 @@ def evaluate(
     if len(pages.ids) > 1:
         metrics["latent_std"] = pages.mu.double().std(dim=0).tolist()
     metrics |= retrieval.metrics(pages.mu)
-    searched = retrieval.metrics(in_deviations(pages.mu, pages.logvar))
+    searched = retrieval.metrics(pages.vectors())
     metrics |= {f"{name}_search": searched[name] for name in RANKED if name in searched}
     metrics |= path_smoothness(trained, data, selection)
     if fitted is not None:

@@ -112,7 +112,7 @@ def neighbours(data: PageReader, pages: Pages, ids: Tensor) -> dict[str, np.ndar
     """
     asked = ids[:: -(-len(ids) // QUERIES)].contiguous()
     rows = torch.searchsorted(pages.ids, asked)
-    vectors = in_deviations(pages.mu, pages.logvar)
+    vectors = pages.vectors()
     templates = Names.of(data.index, pages.ids).templates
     found = nearest_of_other_templates(vectors, templates, NEIGHBOURS, rows)
     if (found < 0).all():
@@ -144,7 +144,7 @@ class Projection(NamedTuple):
 
 @torch.no_grad()
 def project(model: nn.Module, data: TrainingData) -> Projection:
-    """The latents of validation pages, at most `PROJECTED`, as `search` measures them."""
+    """The latents of validation pages, at most `PROJECTED`, in posterior deviations."""
     device = next(model.parameters()).device
     count = min(PROJECTED, len(data.val))
     ids = data.val.ids_at(np.linspace(0, len(data.val) - 1, count).round().astype(int))

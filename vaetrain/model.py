@@ -23,7 +23,8 @@ from vaetrain.gaussian import bounded, reparameterized
 from vaetrain.linear_path import PatchPath, VectorPath
 from vaetrain.masked import keep, rows_at
 from vaetrain.mixup import mix_pairs
-from vaetrain.sizes import STRIDES
+from vaetrain.similarity import structure, structure_size
+from vaetrain.sizes import SIZES, STRIDES
 from vaetrain.skips import LADDER_CHANNELS
 
 LOGIT_EPS = 1 / 255  # the coarse page's values are kept so far from 0 and 1 before their logits
@@ -79,6 +80,7 @@ class VAE(nn.Module):
     Attributes:
         stride: widths and padded heights are multiples of it.
         latent_dim: D.
+        map_size: (rows, columns) of the encoder's first map of the tallest page.
         is_spatial: whether the latent is (B, D, H / 16, W / 16) rather than (B, D).
         skip_gate: scalar buffer, how far skips are open where no draws say so.
     """
@@ -92,6 +94,7 @@ class VAE(nn.Module):
         self.latent_dim = config.latent_dim
         self.is_spatial = config.latent == "spatial"
         rows = -(-max_height // self.stride)
+        self.map_size = (rows * self.stride // STRIDES[0], width // STRIDES[0])
         grid = (rows, width // self.stride)
         self.encoder = Encoder(config)
         if self.is_spatial:
@@ -204,6 +207,15 @@ class VAE(nn.Module):
             return latent
         places = rows_at(heights, latent.shape[2], self.stride).count * latent.shape[3]
         return latent.sum(dim=(2, 3)) / places.clamp(min=1)[:, None]
+
+    def structure(self, levels: list[Level]) -> Tensor:
+        """What the encoder's first map shows of pages' boxes, (B, S); see `similarity`."""
+        return structure(levels[0][0], self.map_size[0])
+
+    @property
+    def structure_dim(self) -> int:
+        """S."""
+        return structure_size(SIZES[self.config.size].channels[0], *self.map_size)
 
     def use(self, *, channels_last: bool, checkpoint_activations: bool) -> None:
         """Choose how the same is computed: memory layout, and memory against time."""

@@ -3,9 +3,9 @@
     python -m vaetrain.search RUN --shards DIR --query LAYOUT_OR_PNG [--top K] [--sheet PNG]
 
 Prints a line for each page, nearest first: key, label, template and distance, separated by tabs.
-The distance is the Euclidean one between posterior means, `mu`, each dimension in units of its mean
-posterior standard deviation: what a dimension tells apart counts. The query is a layout (.json, or
-the first of .jsonl) or a wireframe (.png); the sheet shows it first, then the pages in order.
+The distance, from 0 to 2.45, compares the pages' latents and what the encoder's first map shows of
+their boxes (`vaetrain.similarity`). The query is a layout (.json, or the first of .jsonl) or a
+wireframe (.png); the sheet shows it first, then the pages in order.
 """
 
 from __future__ import annotations
@@ -41,17 +41,18 @@ def search(run: Path, shards: str | Path, query: Path, top: int, sheet: Path | N
     # Imported only now: torch takes seconds, and `--help` must not wait for it.
     import numpy as np
 
-    from vaetrain.latents import in_deviations
     from vaetrain.sheet import cut_pages, write_sheet
+    from vaetrain.similarity import Similarity
     from vaetrain.trained import TrainedModel
 
     trained = TrainedModel(run)
     page = trained.read_page(query)
     data = trained.open_shards(shards)
-    ids, mu, logvar = trained.encode_all(data)
-    distances = (
-        in_deviations(mu, logvar) - in_deviations(trained.encode(page).cpu(), logvar)
-    ).norm(dim=1)
+    ids, mu, logvar, structure = trained.describe_all(data)
+    space = Similarity(mu, logvar, structure)
+    asked_mu, _, asked_structure = (tensor.cpu() for tensor in trained.describe(page))
+    asked = space.vectors(asked_mu, asked_structure)
+    distances = (space.vectors(mu, structure) - asked).norm(dim=1)
     nearest = distances.argsort(stable=True)[:top]
     found, index = ids[nearest].numpy(), data.index
     for number, distance in zip(found, distances[nearest].tolist(), strict=True):

@@ -67,22 +67,28 @@ class TrainedModel:
         return self.model.reconstruct(posterior, batch.heights, batch.size).reconstruction
 
     @torch.no_grad()
-    def encode_all(self, data: PageReader) -> tuple[Tensor, Tensor, Tensor]:
-        """Encode all pages of some shards.
+    def describe(self, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
+        """What a search goes by: `mu`, `logvar` (B, D) and `structure` (B, S), on the device."""
+        batch = batch.to(self.engine.device)
+        mu, logvar, levels = self.model.posterior(batch.images(), batch.heights)
+        latents = [self.model.embed(x, batch.heights) for x in (mu, logvar)]
+        return *latents, self.model.structure(levels)
 
-        Returns: ids Long (N,), ascending, `mu` and `logvar` float32 (N, D), on the host.
+    @torch.no_grad()
+    def describe_all(self, data: PageReader) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """All pages of some shards: ids Long (N,), ascending, and what `describe` gives of them.
 
-        Raises DamagedShards naming the shard that is.
+        Float32 on the host. Raises DamagedShards naming the shard that is.
         """
-
-        def measure(batch: Batch) -> Tensor:
-            latents = self.model.encode(batch.images(), batch.heights)
-            return torch.cat([self.model.embed(x, batch.heights) for x in latents], 1)
-
-        batches, columns = self.batches(data, "all", "encoding"), 2 * self.model.latent_dim
-        ids, _, table = for_each_page(measure, columns, batches, self.engine)
-        mu, logvar = table.float().chunk(2, dim=1)
-        return ids, mu, logvar
+        dimensions = self.model.latent_dim
+        sizes = [dimensions, dimensions, self.model.structure_dim]
+        ids, _, table = for_each_page(
+            lambda batch: torch.cat(self.describe(batch), 1),
+            sum(sizes),
+            self.batches(data, "all", "encoding"),
+            self.engine,
+        )
+        return ids, *table.float().split(sizes, dim=1)
 
     @torch.no_grad()
     def latents(self, batches: Sequence[Batch]) -> Tensor:

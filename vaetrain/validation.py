@@ -19,6 +19,7 @@ from vaetrain.model import draw
 from vaetrain.objective import Objective, kl_per_dimension
 from vaetrain.retrieval import Names, label_metrics
 from vaetrain.schedules import Weights
+from vaetrain.similarity import Similarity
 
 SSIM_ROWS = 11  # a page with fewer has no room for SSIM's window
 MOST_COMPARED = 2048  # pages that are compared with one another while training waits
@@ -39,6 +40,7 @@ class Pages:
             `<metric>_<probe>` for every probe.
         mu, logvar: float32 (N, D), of a spatial latent the mean over its places.
         kl: float64 (N, K), nats of each latent dimension, and of each level of a ladder.
+        structure: float32 (N, S), see `similarity`.
     """
 
     ids: Tensor
@@ -47,6 +49,12 @@ class Pages:
     mu: Tensor
     logvar: Tensor
     kl: Tensor
+    structure: Tensor
+
+    def vectors(self) -> Tensor:
+        """What a search among these pages goes by, float64 (N, D + S)."""
+        space = Similarity(self.mu, self.logvar, self.structure)
+        return space.vectors(self.mu, self.structure)
 
 
 @torch.no_grad()
@@ -81,15 +89,16 @@ def encode_pages(
                 values[f"{metric}_{probe}"] = getattr(losses, metric)(page, images, heights)
         columns = torch.stack([values[name] for name in names], 1)
         latents = [model.embed(x, heights) for x in (output.mu, output.logvar)]
-        return torch.cat([columns, *latents, kl_per_dimension(output)], 1)
+        structure = model.structure(posterior.levels)
+        return torch.cat([columns, *latents, kl_per_dimension(output), structure], 1)
 
     dimensions = model.latent_dim
-    columns = len(names) + 3 * dimensions + model.ladder_levels
-    ids, heights, table = for_each_page(measure, columns, batches, engine)
     sizes = [len(names), dimensions, dimensions, dimensions + model.ladder_levels]
-    values, mu, logvar, kl = table.split(sizes, dim=1)
+    sizes.append(model.structure_dim)
+    ids, heights, table = for_each_page(measure, sum(sizes), batches, engine)
+    values, mu, logvar, kl, structure = table.split(sizes, dim=1)
     by_name = dict(zip(names, values.unbind(1), strict=True))
-    return Pages(ids, heights, by_name, mu.float(), logvar.float(), kl)
+    return Pages(ids, heights, by_name, mu.float(), logvar.float(), kl, structure.float())
 
 
 def probes(model: nn.Module) -> dict[str, dict[str, bool]]:
@@ -165,14 +174,15 @@ def summarise(pages: Pages, index: Index | None = None) -> dict[str, float]:
 
 
 def alive_dimensions(pages: Pages, model: nn.Module) -> int:
-    """How many latent dimensions tell pages apart: active units; of a spatial latent, channels.
+    """How many latent dimensions tell the decoder of a page; of a spatial latent, channels.
 
-    The mean over its places, which `mu` is of a spatial latent, evens out what differs between
-    pages. Its channels are alive that cost more than `LEAST_NATS` a page.
+    They are active units that cost more than `LEAST_NATS` a page: under a beta far too high, `mu`
+    may vary a little in most of them while all together say no more than a nat. Of a spatial latent
+    the cost alone counts, for the mean over its places, which `mu` is there, evens out what differs
+    between pages.
     """
-    if model.is_spatial:
-        return int((pages.kl[:, : model.latent_dim].mean(dim=0) > LEAST_NATS).sum())
-    return int(is_active(pages.mu).sum())
+    alive = pages.kl[:, : model.latent_dim].mean(dim=0) > LEAST_NATS
+    return int((alive if model.is_spatial else alive & is_active(pages.mu)).sum())
 
 
 def measured(metrics: dict[str, float]) -> dict[str, float]:

@@ -73,7 +73,7 @@ def test_quality_is_that_of_the_pages(pages):
     found = precision.quality(perfect, batches, Names(names.labels[ids], names.templates[ids]))
     assert found["SSIM"] == 1
     # Of the ten nearest by number three are the others of a page's four.
-    assert found["precision@10 (raw)"] == found["precision@10 (search)"] == 0.3
+    assert found["precision@10 (raw)"] == found["precision@10 (deviations)"] == 0.3
 
     def nothing(batch: Batch):
         return (*perfect(batch)[:2], torch.zeros_like(batch.images()))

@@ -74,18 +74,32 @@ def picture(path: Path) -> np.ndarray:
 
 
 @torch.no_grad()
-def by_hand(folder: Path, numbers: range) -> tuple[np.ndarray, np.ndarray]:
-    """`mu` and `logvar` of pages one by one."""
+def by_hand(folder: Path, numbers: range) -> list[np.ndarray]:
+    """`mu`, `logvar` and the structure of pages one by one."""
     model = load_model(folder / "run")
     files = ShardFiles(Index.open(folder / "shards"))
     ladder = height_ladder(ROWS, model.stride)
     collator = Collator(files, width=WIDTH, max_height=ROWS, ladder=ladder, seed=0)
-    latents = []
+    parts = []
     for number in numbers:
         page = collator.batch(np.array([number]), np.array([0]), training=False)
-        latents.append(torch.stack(model.encode(page.images(), page.heights)))
-    mu, logvar = torch.cat(latents, dim=1).numpy()
-    return mu, logvar
+        mu, logvar, levels = model.posterior(page.images(), page.heights)
+        parts.append((mu, logvar, cell_statistics(levels[0][0][0])))
+    return [torch.cat(part).double().numpy() for part in zip(*parts, strict=True)]
+
+
+def cell_statistics(features: torch.Tensor) -> torch.Tensor:
+    """Mean and deviation of one page's map (C, H, W) in cells of a quarter of its width."""
+    cell = features.shape[2] // 4
+    whole = torch.zeros(len(features), ROWS // 2, features.shape[2])
+    whole[:, : features.shape[1]] = features
+    cells = whole.unfold(1, cell, cell).unfold(2, cell, cell)
+    means, deviations = cells.mean(dim=(3, 4)), cells.std(dim=(3, 4), correction=0)
+    return torch.cat([means.flatten(), deviations.flatten()])[None]
+
+
+def directions(vectors: np.ndarray) -> np.ndarray:
+    return vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
 
 
 @pytest.fixture(scope="module")
@@ -122,8 +136,12 @@ def test_search_finds_the_page_itself_and_then_the_nearest(
     command("search", monkeypatch, *where, "--query", query, "--top", 5, "--sheet", sheet)
     lines = [line.split("\t") for line in capsys.readouterr().out.splitlines()]
     place = latents["keys"].tolist().index(layouts[number]["id"])
-    deviations = np.exp(by_hand(folder, range(len(layouts)))[1] / 2).mean(axis=0)
-    distances = np.linalg.norm((latents["mu"] - latents["mu"][place]) / deviations, axis=1)
+    mu, logvar, structure = by_hand(folder, range(len(layouts)))
+    latent = directions((mu - mu.mean(0)) / np.sqrt(np.exp(logvar / 2).mean(0)))
+    spread = structure.std(0)
+    seen = directions((structure - structure.mean(0)) / np.maximum(spread, 0.1 * spread.mean()))
+    apart = [1 - part @ part[place] for part in (latent, seen)]  # by cosines
+    distances = np.sqrt(np.maximum(apart[0] + 2 * apart[1], 0))
     nearest = np.argsort(distances)[:5]
     assert lines[0][:3] == [layouts[number][key] for key in ("id", "label", "template")]
     assert [line[0] for line in lines] == latents["keys"][nearest].tolist()

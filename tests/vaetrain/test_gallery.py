@@ -77,7 +77,7 @@ def test_a_gallery_of_any_model_and_any_number_of_pages(shards, settings, count)
 
 def some_pages(mu: torch.Tensor, kl: torch.Tensor) -> Pages:
     ids = torch.arange(len(mu))
-    return Pages(ids, ids, {}, mu, torch.zeros_like(mu), kl)
+    return Pages(ids, ids, {}, mu, torch.zeros_like(mu), kl, torch.ones(len(mu), 1))
 
 
 def test_the_charts_are_of_the_right_numbers_in_the_right_order(monkeypatch):
@@ -142,8 +142,7 @@ def test_neighbours_are_of_other_templates_and_nearest_first(shards, monkeypatch
     templates = dict(
         zip(pages.ids.tolist(), Names.of(data.index, pages.ids).templates.tolist(), strict=True)
     )
-    unit = (pages.logvar.double() / 2).exp().mean(dim=0)
-    places = dict(zip(pages.ids.tolist(), pages.mu.double() / unit, strict=True))
+    places = dict(zip(pages.ids.tolist(), pages.vectors(), strict=True))
     for page, *found in [line.tolist() for line in read]:
         others = [n for n in places if templates[n] != templates[page]]
         nearest = sorted(others, key=lambda n: float((places[n] - places[page]).norm()))

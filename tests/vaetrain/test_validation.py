@@ -1,5 +1,7 @@
 """The numbers of a validation, against formulas written out in numpy."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 
@@ -8,7 +10,7 @@ from tests.models import restless
 from vaetrain.config import load_experiment
 from vaetrain.objective import Objective
 from vaetrain.schedules import weights_at
-from vaetrain.validation import ENERGIES, Pages, encode_pages, summarise
+from vaetrain.validation import ENERGIES, Pages, alive_dimensions, encode_pages, summarise
 
 N, D = 40, 6
 NAMES = ("loss", "recon", "kl", "l1", "ssim", "ms_ssim", "ssim_sampled", *ENERGIES)
@@ -23,7 +25,8 @@ def pages() -> Pages:
     values = {name: torch.rand(N, generator=draw, dtype=torch.float64) for name in NAMES}
     logvar = torch.randn(N, D, generator=draw)
     kl = torch.rand(N, D, generator=draw, dtype=torch.float64)
-    return Pages(torch.arange(N), heights, values, mu, logvar, kl)
+    structure = torch.rand(N, 3, generator=draw)
+    return Pages(torch.arange(N), heights, values, mu, logvar, kl, structure)
 
 
 def test_the_summary_is_what_the_formulas_say(pages):
@@ -46,6 +49,13 @@ def test_what_cannot_be_measured_is_left_out(pages):
     metrics = summarise(one)
     assert not {"ssim", "ms_ssim"} & set(metrics)
     assert "active_units" not in metrics
+
+
+@pytest.mark.parametrize(("is_spatial", "alive"), [(False, 3), (True, 5)])
+def test_a_dimension_is_alive_that_varies_and_costs_something(pages, is_spatial, alive):
+    pages.kl[:] = torch.tensor([2.0, 0.09, 0.2, 0.2, 3.0, 3.0])  # four vary, the second for nothing
+    model = SimpleNamespace(is_spatial=is_spatial, latent_dim=D)
+    assert alive_dimensions(pages, model) == alive
 
 
 class Alone:
