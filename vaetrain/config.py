@@ -207,6 +207,12 @@ class GanConfig:
         choices=("light", "patch"),
     )
     channels: int = setting(32, "channels of the discriminator's first layer", minimum=1)
+    input_scale: float = setting(
+        1.0,
+        "what pages are multiplied by before the discriminator sees them: 40 makes a level of "
+        "nesting 1, and faint differences large beside its biases",
+        above=0,
+    )
     loss: str = setting(
         "hinge", "the game's loss", choices=("hinge", "nonsaturating", "leastsquares")
     )

@@ -50,8 +50,9 @@ class LightDiscriminator(nn.Module):
     Kernels of 5 with stride 2 as in Larsen et al. 2016, table 1.
     """
 
-    def __init__(self, channels: int) -> None:
+    def __init__(self, channels: int, input_scale: float = 1.0) -> None:
         super().__init__()
+        self.input_scale = input_scale
         self.convs = nn.ModuleList(
             [nn.Conv2d(1, channels, 5, 2, 2), nn.Conv2d(channels, 2 * channels, 5, 2, 2)]
         )
@@ -59,7 +60,7 @@ class LightDiscriminator(nn.Module):
 
     def forward(self, images: Tensor, heights: Tensor) -> Verdict:
         """Judge images (B, 1, H, W) of Long (B,) valid rows; N is 1."""
-        features = _through(self.convs, images, heights)
+        features = _through(self.convs, self.input_scale * images, heights)
         x, rows = features[-1]
         pooled = x.sum(dim=(2, 3)) / (rows.count * x.shape[3])[:, None]
         logits = self.logit(pooled)
@@ -77,8 +78,9 @@ class PatchDiscriminator(nn.Module):
     is cut into forward passes changes nothing.
     """
 
-    def __init__(self, channels: int) -> None:
+    def __init__(self, channels: int, input_scale: float = 1.0) -> None:
         super().__init__()
+        self.input_scale = input_scale
         layers = [
             nn.Conv2d(1, channels, 4, 2, 1),
             nn.Conv2d(channels, 2 * channels, 4, 2, 1),
@@ -91,7 +93,7 @@ class PatchDiscriminator(nn.Module):
 
     def forward(self, images: Tensor, heights: Tensor) -> Verdict:
         """Judge images (B, 1, H, W), H and W multiples of 8; N is H / 8 * W / 8."""
-        features = _through(self.convs, images, heights)
+        features = _through(self.convs, self.input_scale * images, heights)
         x, rows = features[-1]
         logits = self.logit(x)
         weights = rows.mask / (rows.count * x.shape[3])[:, None, None, None]
@@ -112,7 +114,7 @@ Discriminator = LightDiscriminator | PatchDiscriminator
 def build_discriminator(config: GanConfig) -> Discriminator:
     """The discriminator that the settings name, with random weights."""
     kinds = {"light": LightDiscriminator, "patch": PatchDiscriminator}
-    return kinds[config.discriminator](config.channels)
+    return kinds[config.discriminator](config.channels, config.input_scale)
 
 
 def _through(convs: nn.ModuleList, images: Tensor, heights: Tensor) -> list[FeatureMap]:

@@ -42,6 +42,15 @@ def test_a_page_in_a_batch_is_judged_as_if_alone(kind):
 
 
 @pytest.mark.parametrize("kind", KINDS)
+def test_pages_are_scaled_before_they_are_seen(kind):
+    torch.manual_seed(0)
+    scaled = build_discriminator(GanConfig(discriminator=kind, channels=4, input_scale=40))
+    images = noise(4, 1, 64, 32)
+    found = scaled(images, HEIGHTS).logits
+    torch.testing.assert_close(found, judge(kind)(40 * images, HEIGHTS).logits)
+
+
+@pytest.mark.parametrize("kind", KINDS)
 def test_weights_are_a_mean_over_the_page(kind):
     verdict = judge(kind)(noise(4, 1, 64, 32), HEIGHTS)
     torch.testing.assert_close(verdict.weights.sum(dim=1), torch.ones(4))
