@@ -69,7 +69,7 @@ class ResBlock(nn.Module):
             rows: the pages' rows at the output's stride.
             page: (B, 1, H, W), see `Conv2d`.
         """
-        y = F.silu(self.norm1(self.conv1(x, page, rows), rows), inplace=True)
+        y = F.silu(self.norm1(self.conv1(x, page, rows), rows))
         y = self.norm2(self.conv2(y), rows)
         if self.attend is not None:
             y = self.attend(y, rows)
@@ -100,8 +100,8 @@ class DenseBlock(nn.Module):
         """(B, inputs, H, W) to (B, outputs, H / stride, W / stride); `page` as of `ResBlock`."""
         x = self.enter(x, page, rows)
         for norm, layer in zip(self.norms, self.layers, strict=False):
-            x = torch.cat([x, layer(F.silu(norm(x, rows), inplace=True))], dim=1)
-        x = self.leave(F.silu(self.norms[-1](x, rows), inplace=True))
+            x = torch.cat([x, layer(F.silu(norm(x, rows)))], dim=1)
+        x = self.leave(F.silu(self.norms[-1](x, rows)))
         return x if self.attend is None else self.attend(x, rows)
 
 
