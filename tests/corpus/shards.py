@@ -79,7 +79,7 @@ def write_bad_shards(folder: Path, whole: Path) -> Iterator[Bad]:
     kinds = {"link": b"2", "hard-link": b"1", "device": b"3", "disk": b"4", "folder": b"5"}
     kinds |= {"pipe": b"6", "pax": b"x", "global-pax": b"g", "long-name": b"L", "sparse": b"S"}
     for name, kind in kinds.items():
-        yield vouched(f"type-{name}", sample("a.boxes.npy", b"", kind))
+        yield vouched(f"type-{name}", sample("a.boxes.npy", npy(BOXES), kind))
     for number, name in enumerate(
         (
             "/etc/a.boxes.npy",
