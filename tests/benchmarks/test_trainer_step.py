@@ -29,6 +29,10 @@ SETTINGS = (
     "beta.schedule=constant",
     "lr.schedule=constant",
     "lr.warmup_epochs=0",
+    # Steps that tell gradients of another size, unlike AdamW's and clipped ones.
+    "optimizer.lr=0.1",
+    "optimizer.eps=0.01",
+    "optimizer.clip_norm=0",
     "train.global_batch_size=8",
     "train.micro_batch_size=4",
     "train.max_images=8",
@@ -60,7 +64,7 @@ def test_it_moves_every_weight_as_the_trainer_does(tmp_path):
     theirs = load_file(saved / "weights.safetensors")
     assert any(not torch.equal(before[name], theirs[name]) for name in before)
     for name, weight in step.losses.model.named_parameters():
-        torch.testing.assert_close(weight.detach(), theirs[name], atol=1e-6, rtol=1e-5)
+        torch.testing.assert_close(weight.detach(), theirs[name], atol=1e-5, rtol=1e-5)
 
 
 def first_ids(data: PageReader, experiment) -> np.ndarray:
