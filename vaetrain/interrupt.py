@@ -9,7 +9,7 @@ import threading
 import torch
 import torch.distributed as dist
 
-from shards.lifetime import STOP_SIGNALS, die_with_parent
+from shards.lifetime import STOP_SIGNALS
 
 ORPHAN_SECONDS = 60.0
 
@@ -28,7 +28,6 @@ class StopRequest:
         for number in STOP_SIGNALS:
             signal.signal(number, self._on_signal)
         self._parent = os.getppid()
-        die_with_parent(signal.SIGTERM)
 
     def _on_signal(self, *_: object) -> None:
         self._asked = True

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import argparse
 import os
-import signal
 import sys
 from collections.abc import Mapping, MutableMapping
 from dataclasses import dataclass
@@ -18,7 +17,6 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from shards.command import UserError, require
-from shards.lifetime import die_with_parent
 from shards.remote import require_driver
 from vaetrain.augment.policy import load_policy
 from vaetrain.batching import cut_batch
@@ -240,8 +238,6 @@ def _start_again(path: Path, asked: Launch, running: Launch, argv: list[str]) ->
         )
     if os.environ.get("RANK", "0") != "0":
         sys.exit(0)  # the first process becomes the launcher; its ranks take the others' place
-    # SIGTERM, not SIGKILL: to a rank it means save and leave.
-    die_with_parent(signal.SIGTERM)
     environment = {
         name: value
         for name, value in os.environ.items()

@@ -9,6 +9,7 @@ What a run does is told in `vaetrain/training.py`.
 
 from __future__ import annotations
 
+import signal
 import sys
 from pathlib import Path
 
@@ -18,12 +19,15 @@ if __name__ == "__main__":
 
 from shards.command import UserError
 from shards.index import DamagedShards
-from shards.lifetime import start_reader_server
+from shards.lifetime import die_with_parent, start_reader_server
 from vaetrain import startup
 
 
 def main() -> None:
     """Run the command to its end; does not return."""
+    # At once: a rank whose launcher died while it imported torch would train on as an orphan. To
+    # what trains it means save and leave (`StopRequest`), to what does not yet it is the end.
+    die_with_parent(signal.SIGTERM)
     # This may start the script anew under another launcher, or refuse: before torch is imported.
     command = startup.start(sys.argv[1:])
     start_reader_server("shards.reader", "vaetrain.startup")

@@ -96,18 +96,35 @@ def test_asked_to_stop_it_saves_and_goes_on_later(trainer, undisturbed, number):
     assert same_bits(trainer.weights(name), trainer.weights(undisturbed))
 
 
-@pytest.mark.parametrize("engine", ["ddp", "single", None])
-def test_no_rank_outlives_its_launcher_and_no_reader_its_rank(trainer, engine):
-    name = f"orphaned-{engine}"
-    settings = ("train.max_images=1000000", "train.log_every_images=8")
-    process = trainer.start(trainer.command(name, *settings, engine=engine))
-    trainer.wait_for(name, process)
+def all_end(process) -> None:
+    """Kill a launcher, after which all that it started has to end."""
     process.kill()
     deadline = time.monotonic() + 30
     while family(process.mark):
         assert time.monotonic() < deadline, family(process.mark)
         time.sleep(0.1)
     process.communicate()
+
+
+@pytest.mark.parametrize("engine", ["ddp", "single", None])
+def test_no_rank_outlives_its_launcher_and_no_reader_its_rank(trainer, engine):
+    name = f"orphaned-{engine}"
+    settings = ("train.max_images=1000000", "train.log_every_images=8")
+    process = trainer.start(trainer.command(name, *settings, engine=engine))
+    trainer.wait_for(name, process)
+    all_end(process)
+
+
+def test_no_rank_that_has_just_been_started_outlives_its_launcher(trainer):
+    command = trainer.command("young", "train.max_images=1000000", engine="single")
+    process = trainer.start(command)
+    found = {}
+    # The rank has started its readers' server, and imports torch now.
+    while not any(parent in found and parent != process.pid for parent in found.values()):
+        assert process.poll() is None
+        time.sleep(0.05)
+        found = family(process.mark)
+    all_end(process)
 
 
 def test_a_finished_run_says_so(trainer, undisturbed):
