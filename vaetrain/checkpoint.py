@@ -140,6 +140,21 @@ def load(path: Path) -> Checkpoint:
     return Checkpoint(images=images, state=state, **tensors)
 
 
+def check_same_run(
+    saved: Checkpoint, experiment: Experiment, policy: Policy, fingerprint: str
+) -> None:
+    """Raises ConfigError where going on from a checkpoint would be another run.
+
+    Args:
+        fingerprint: of the data now.
+    """
+    check_complete(saved.state)
+    check_same_experiment(saved.state["experiment"], experiment)
+    check_same_policy(saved.state["policy"], policy)
+    if saved.state["data"] != fingerprint:
+        raise ConfigError(f"{experiment.data.folder}: is not the data the run was started on")
+
+
 def check_complete(state: dict[str, Any]) -> None:
     """Raises ConfigError where a state lacks what a resumption needs; see `STATE_KEYS`."""
     missing = STATE_KEYS - state.keys()

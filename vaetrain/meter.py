@@ -13,6 +13,7 @@ from shards.order import SampleOrder
 from vaetrain.engine import Engine
 
 PER_STEP = ("grad_norm", "clipped_share")
+MOST_TOLD = 16  # steps that were left out, and pages of each, in a line of the log
 
 
 class Meter:
@@ -153,3 +154,22 @@ def ids_hash(order: SampleOrder, steps: range) -> str:
     """
     ids = np.sort(np.concatenate([order.step(step)[0] for step in steps]))
     return hashlib.sha256(ids.astype("<i8").tobytes()).hexdigest()[:16]
+
+
+def left_out(skipped: list[list[int]], steps: int, images: int) -> str:
+    """A warning of steps that were skipped, for the log; metrics.jsonl has all of their pages.
+
+    Args:
+        skipped: the sample ids of each.
+        steps: how many there were since the last line.
+        images: the image count now.
+    """
+
+    def told(ids: list[int]) -> str:
+        more = f" and {len(ids) - MOST_TOLD} more" if len(ids) > MOST_TOLD else ""
+        return ", ".join(map(str, ids[:MOST_TOLD])) + more
+
+    return (
+        f"warning: {len(skipped)} of {steps} steps up to {images} images were left out, for a loss "
+        "or gradient was not finite; their pages: " + "; ".join(map(told, skipped[:MOST_TOLD]))
+    )

@@ -30,19 +30,16 @@ from vaetrain.discriminators import build_discriminator
 from vaetrain.engine import AVERAGE, Engine
 from vaetrain.handover import load_weights, newest_checkpoint, write_final
 from vaetrain.interrupt import StopRequest
-from vaetrain.meter import Meter, ids_hash
+from vaetrain.meter import Meter, ids_hash, left_out
 from vaetrain.mixup import Mixup
 from vaetrain.model import VAE, draw
 from vaetrain.objective import Objective
 from vaetrain.optimizers import build_optimizer
 from vaetrain.rundir import RunDir
 from vaetrain.schedules import Clock, Weights, lr_at, skip_gate_at, weights_at
-from vaetrain.settings import ConfigError
 from vaetrain.startup import Command
 from vaetrain.tracking import RunLog, Stopwatch, summary_lines
 from vaetrain.validation import MOST_COMPARED, alive_dimensions, encode_pages, summarise
-
-MOST_TOLD = 16  # steps, and pages of each, in a line of the log; metrics.jsonl has them all
 
 
 class TrainingFailed(UserError):
@@ -82,7 +79,9 @@ class Training:
         )
         if saved is not None:
             with checkpoint.of_this_version():
-                self.check_same_run(saved)
+                checkpoint.check_same_run(
+                    saved, experiment, self.augment.policy, self.data.fingerprint
+                )
             load_weights(model, saved.weights, self.run_dir.checkpoints)
         elif model.starts_from_components:
             start_from_components(model, self.data, engine)
@@ -137,14 +136,6 @@ class Training:
         self.run_dir.claim()
         if self.experiment.data.folder == SAMPLE_SHARDS:
             build_sample()
-
-    def check_same_run(self, saved: Checkpoint) -> None:
-        """Raises ConfigError where going on from a checkpoint would be another run."""
-        checkpoint.check_complete(saved.state)
-        checkpoint.check_same_experiment(saved.state["experiment"], self.experiment)
-        checkpoint.check_same_policy(saved.state["policy"], self.augment.policy)
-        if saved.state["data"] != self.data.fingerprint:
-            raise ConfigError(f"{self.data.index.location}: is not the data the run was started on")
 
     def resume(self, saved: Checkpoint) -> None:
         """Go on from a checkpoint, whose weights the model was made of."""
@@ -353,11 +344,7 @@ class Training:
             bad = [self.data.order.step(steps[number])[0].tolist() for number in self.meter.skipped]
             if bad:
                 values["skipped_ids"] = bad
-                self.log.say(
-                    f"warning: {len(bad)} of {len(steps)} steps up to {self.images} images were "
-                    "left out, for a loss or gradient was not finite; their pages: "
-                    + "; ".join(shortened(ids) for ids in bad[:MOST_TOLD])
-                )
+                self.log.say(left_out(bad, len(steps), self.images))
         self.log.line("train", self.images, values)
         self.log.show(values)
 
@@ -458,9 +445,3 @@ class Training:
                 self.log.projection(self.images, gallery.project(model, self.data))
         for line in summary_lines(self.run_dir.folder, results):
             self.log.say(line)
-
-
-def shortened(ids: list[int]) -> str:
-    """Sample ids for a line of the log."""
-    more = f" and {len(ids) - MOST_TOLD} more" if len(ids) > MOST_TOLD else ""
-    return ", ".join(map(str, ids[:MOST_TOLD])) + more

@@ -121,6 +121,16 @@ def test_a_policy_is_the_same_after_a_checkpoint(name):
         checkpoint.check_same_policy(saved, dataclasses.replace(other, level=0.3))
 
 
+def test_a_run_goes_on_with_its_own_data_alone():
+    experiment, policy = Experiment(), load_policy(AugmentConfig(policy="none"))
+    saved = dataclasses.replace(a_checkpoint(16), state=dict.fromkeys(checkpoint.STATE_KEYS))
+    saved.state |= {"experiment": as_dict(experiment), "policy": dataclasses.asdict(policy)}
+    saved.state["data"] = "one"
+    checkpoint.check_same_run(saved, experiment, policy, "one")
+    with pytest.raises(ConfigError, match="sample: is not the data the run was started on"):
+        checkpoint.check_same_run(saved, experiment, policy, "other")
+
+
 def test_settings_that_did_not_exist_are_named():
     before = as_dict(Experiment())
     del before["loss"]["ssim"], before["train"]["timeout_seconds"]
