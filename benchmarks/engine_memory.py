@@ -65,6 +65,12 @@ def bytes_of(tensors: list[Tensor]) -> dict[int, int]:
     return {storage.data_ptr(): storage.nbytes() for storage in storages}
 
 
+def alive() -> dict[int, int]:
+    """Storages of all tensors that Python knows, and their sizes."""
+    gc.collect()
+    return bytes_of([found for found in gc.get_objects() if type(found) in (Tensor, nn.Parameter)])
+
+
 def held(engine: Engine) -> dict[str, int]:
     """Bytes of all tensors that are alive, by what they are for."""
     parameters = list(engine.module.parameters())
@@ -72,14 +78,12 @@ def held(engine: Engine) -> dict[str, int]:
     weights += [parameter.ds_tensor for parameter in parameters if hasattr(parameter, "ds_tensor")]
     # Python knows a gradient only once it was asked for.
     gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
-    gc.collect()
-    alive = [found for found in gc.get_objects() if type(found) in (Tensor, nn.Parameter)]
     known = {
         "weights": bytes_of(weights),
         "moments": bytes_of([piece for kind in MOMENTS for piece in engine.slices(kind)]),
         "average": bytes_of(engine.slices(AVERAGE)),
     }
-    rest = bytes_of(alive + gradients)
+    rest = alive() | bytes_of(gradients)
     for storages in known.values():
         rest = {pointer: size for pointer, size in rest.items() if pointer not in storages}
     return {kind: sum(storages.values()) for kind, storages in (known | {REST: rest}).items()}
