@@ -86,7 +86,7 @@ def test_it_stops_where_it_is_told_to(trainer, shards, disk, undisturbed):
     saved = whole(here, "stops")
     disk.fill()
     refused = here.run(here.command("stops", *SETTINGS, engine="ddp"))
-    assert refused.returncode == 2
+    assert refused.returncode == 1  # what torch's launcher makes of a rank's 2
     assert "cannot be written (No space left on device)" in refused.stderr
     disk.free()
     out = here.train("stops", *SETTINGS, engine="ddp")
