@@ -14,6 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
+from shards.files import ShardFiles
 from shards.index import (
     BLOCK,
     HEADER_NAME,
@@ -24,7 +25,7 @@ from shards.index import (
     sha256_of,
 )
 from shards.order import SampleOrder, height_ladder
-from shards.reader import Collator, ShardFiles, TrainingReader, select
+from shards.reader import Collator, TrainingReader, select
 
 SHARD_BYTES = 32 << 20  # as shards.build cuts them
 PAGES_A_TEMPLATE = 100

@@ -26,11 +26,12 @@ from benchmarks.harness import Case
 from benchmarks.input_peers import PEERS, Pages
 from shards import command
 from shards.build import build
+from shards.files import ShardFiles
 from shards.index import Index
 from shards.options import BuildOptions
 from shards.order import height_ladder
 from shards.png import encode_png
-from shards.reader import Batch, Collator, EvaluationReader, ShardFiles, read_batches, select
+from shards.reader import Batch, Collator, EvaluationReader, read_batches, select
 
 SAMPLE = Path(__file__).resolve().parents[1] / "shards" / "sample"
 HEIGHTS = {128: 512, 256: 1024}  # the experiments' widths, and the rows they keep of a page, px

@@ -77,8 +77,9 @@ def draw_sheet(index: Index, path: Path) -> None:
     # Imported only where pictures are asked for: torch takes seconds.
     from PIL import Image, ImageDraw
 
+    from shards.files import ShardFiles
     from shards.order import height_ladder
-    from shards.reader import Collator, ShardFiles
+    from shards.reader import Collator
 
     width, most = THUMB
     ids = np.unique(np.linspace(0, len(index) - 1, COLUMNS * ROWS).round().astype(np.int64))

@@ -8,12 +8,13 @@ from pathlib import Path
 import numpy as np
 
 from shards.command import UserError
+from shards.files import ShardFiles
 from shards.index import RECORD, Index, Shard
 from shards.layout import MAX_AREA, MAX_BYTES, BadLayout, parse_layout, scaled_height
 from shards.order import height_ladder
 from shards.pages import decode_json
 from shards.png import SIGNATURE, decode_png
-from shards.reader import Batch, Collator, ShardFiles
+from shards.reader import Batch, Collator
 from shards.sources import Found, FoundFile, Reject, read_inputs, read_whole
 from shards.tar import BOXES, PNG
 

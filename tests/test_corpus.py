@@ -18,11 +18,12 @@ import yaml
 from launch.study import load_study
 from shards.build import build
 from shards.command import UserError
+from shards.files import ShardFiles
 from shards.index import REJECTS_NAME, DamagedShards, Index
 from shards.inspect import describe
 from shards.options import BuildOptions
 from shards.png import encode_png
-from shards.reader import Collator, ShardFiles
+from shards.reader import Collator
 from shards.single import read_page
 from shards.verify import damages
 from tests.corpus import Bad, settings, write_files

@@ -10,13 +10,13 @@ from typing import Any
 import numpy as np
 import torch
 
+from shards.files import ShardFiles
 from shards.index import DamagedShards, Index
 from shards.order import SampleOrder, Selection, height_ladder
 from shards.reader import (
     Batch,
     Collator,
     EvaluationReader,
-    ShardFiles,
     TrainingReader,
     read_batches,
     select,

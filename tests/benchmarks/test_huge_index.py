@@ -9,10 +9,11 @@ from benchmarks import huge_index
 from benchmarks.huge_index import MICRO_BATCH, ROWS, WIDTH
 from benchmarks.input_pipeline import sample_lines
 from shards.build import build
+from shards.files import ShardFiles
 from shards.index import RECORD, Index
 from shards.options import BuildOptions
 from shards.order import SampleOrder, height_ladder
-from shards.reader import Collator, ShardFiles, TrainingReader, select
+from shards.reader import Collator, TrainingReader, select
 
 RANKS = 64
 

@@ -15,12 +15,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from shards.build import build
+from shards.files import ShardFiles
 from shards.index import HEADER_NAME, RECORD, TABLE_NAME, DamagedShards, Index, header_bytes
 from shards.layout import MAX_SIDE, BadLayout, parse_layout
 from shards.options import BuildOptions
 from shards.pages import decode_json
 from shards.png import decode_png, encode_png
-from shards.reader import Collator, ShardFiles, select
+from shards.reader import Collator, select
 from shards.tar import read_boxes, read_members
 from shards.verify import damages
 from tests.damage import TREES, damaged, disturbed

@@ -9,13 +9,13 @@ import pytest
 import torch
 
 from shards.build import build
+from shards.files import ShardFiles
 from shards.index import DamagedShards, Index
 from shards.options import BuildOptions
 from shards.order import SampleOrder, height_ladder
 from shards.reader import (
     Collator,
     EvaluationReader,
-    ShardFiles,
     TrainingReader,
     read_batches,
     select,

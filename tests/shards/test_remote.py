@@ -17,9 +17,10 @@ import pytest
 from shards.build import build
 from shards.cache import CacheOptions
 from shards.command import UserError
+from shards.files import ShardFiles
 from shards.index import DamagedShards, Index
 from shards.options import BuildOptions
-from shards.reader import Collator, EvaluationReader, ShardFiles, select
+from shards.reader import Collator, EvaluationReader, select
 from shards.remote import parse_location
 from shards.verify import main
 from tests.page_server import PageServer, served_by_s3

@@ -15,11 +15,12 @@ from PIL import Image
 
 from shards.build import build
 from shards.command import UserError
+from shards.files import ShardFiles
 from shards.index import Index
 from shards.layout import MAX_DEPTH
 from shards.options import BuildOptions
 from shards.order import height_ladder
-from shards.reader import Collator, ShardFiles
+from shards.reader import Collator
 from shards.single import read_page
 from tests.models import restless
 from vaetrain import load_model

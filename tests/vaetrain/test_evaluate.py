@@ -10,10 +10,11 @@ import pytest
 import torch
 
 from shards.build import build
+from shards.files import ShardFiles
 from shards.index import Index
 from shards.options import BuildOptions
 from shards.order import height_ladder
-from shards.reader import Collator, ShardFiles
+from shards.reader import Collator
 from vaetrain import load_model
 from vaetrain.config import load_experiment
 from vaetrain.handover import write_final

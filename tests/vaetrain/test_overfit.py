@@ -11,10 +11,11 @@ import pytest
 import torch
 
 from shards.build import build
+from shards.files import ShardFiles
 from shards.index import Index
 from shards.options import BuildOptions
 from shards.randomness import sample_keys
-from shards.reader import Batch, Collator, ShardFiles
+from shards.reader import Batch, Collator
 from vaetrain import losses
 from vaetrain.config import load_experiment
 from vaetrain.data import SAMPLE_LAYOUTS

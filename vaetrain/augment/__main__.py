@@ -39,8 +39,9 @@ def draw_sheet(shards: Path, page: int, path: Path) -> None:
     import numpy as np
     from PIL import Image, ImageDraw
 
+    from shards.files import ShardFiles
     from shards.index import Index
-    from shards.reader import Collator, ShardFiles
+    from shards.reader import Collator
     from vaetrain.augment.pipeline import Augment
     from vaetrain.pictures import as_grey
 
