@@ -13,8 +13,7 @@ import datetime
 import functools
 import os
 import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from typing import NoReturn
+from collections.abc import Iterable, Iterator, Mapping
 
 import torch
 import torch.distributed as dist
@@ -27,12 +26,13 @@ from accelerate.utils import (
 )
 from torch import Tensor, nn
 
-from shards.command import UserError, say
+from shards.command import UserError
 from vaetrain import startup
 from vaetrain.allocator import keep_freed_memory
-from vaetrain.crash import flush_output, leave_after_a_crash
+from vaetrain.crash import leave_after_a_crash
 from vaetrain.heartbeat import Heartbeat
 from vaetrain.optimizers import MOMENTS, STEP, start_state, step_where
+from vaetrain.ranks import Ranks
 from vaetrain.settings import ConfigError
 from vaetrain.startup import Launch, hide_engine
 
@@ -66,20 +66,17 @@ class EngineError(UserError):
     """The processes are not what was asked for; the message is one plain line."""
 
 
-class Engine(abc.ABC):
+class Engine(Ranks, abc.ABC):
     """The process group, the device, and a training step that means the same on all of them.
 
     What a rank holds of the model it holds as *slices*: the fp32 tensors its optimizer steps, each
     with AdamW's moments and the weights' average beside it, all cut alike. `slices` are the rank's
     own; `gather` and `scatter` go to and from whole tensors by parameter name.
 
-    Attributes:
+    Attributes, beside those of `Ranks`:
         accelerator: Accelerate's own object.
         name: `single`, `ddp`, `zero1` ..., one of `startup.ENGINES`.
         backend: `gloo`, `nccl`, or `none` with one process.
-        rank, world_size, is_main: this process among all.
-        heartbeat: how ranks find out which of them is lost; None without others.
-        device: where this rank computes.
         precision: `no`, `bf16` or `fp16`.
         model: once prepared, what forward passes go through.
         module: the model itself, for its attributes only.
@@ -314,81 +311,6 @@ class Engine(abc.ABC):
         step_where(taken & norm.isfinite(), optimizer)
         optimizer.zero_grad()
         return norm
-
-    # The process group.
-
-    def say(self, message: str) -> None:
-        """One line of the log, from the main process."""
-        if self.is_main:
-            say(message)
-
-    def at(self, place: str) -> None:
-        """Note where the training is, at the same places on all ranks; see `Heartbeat.at`."""
-        if self.heartbeat is not None:
-            self.heartbeat.at(place)
-
-    def on_main(self, action: Callable[[], None], refused: type[UserError] = ConfigError) -> None:
-        """Do something in the main process while the others wait.
-
-        A UserError there is raised on all ranks, as `refused`.
-        """
-        refusal: list[str | None] = [None]
-        if self.is_main:
-            try:
-                action()
-            except UserError as error:
-                refusal[0] = str(error)
-        self.at("meeting the others")
-        if dist.is_initialized():
-            dist.broadcast_object_list(refusal)
-        if refusal[0] is not None:
-            raise refused(refusal[0])
-
-    def sum(self, values: Tensor) -> Tensor:
-        """The sum over all ranks, on all of them."""
-        if dist.is_initialized():
-            values = values.clone()
-            dist.all_reduce(values)
-        return values
-
-    def must_agree(self, number: int, refusal: str) -> None:
-        """Raise ConfigError with `refusal` on all ranks where a number differs between them."""
-        mine = torch.tensor(number, device=self.device)
-        if int(self.sum((mine != self.from_main(mine.clone())).long())):
-            raise ConfigError(refusal)
-
-    def from_main(self, values: Tensor) -> Tensor:
-        """The main process' values, of the same shape on all ranks."""
-        if dist.is_initialized():
-            dist.broadcast(values, src=0)
-        return values
-
-    def gather_ragged(self, rows: Tensor) -> Tensor:
-        """The rows (N, K) of all ranks, in order of rank; N may differ between them."""
-        if not dist.is_initialized():
-            return rows
-        most = torch.tensor(len(rows), device=self.device)
-        dist.all_reduce(most, dist.ReduceOp.MAX)
-        # A leading column tells rows from padding.
-        padded = rows.new_zeros(int(most), 1 + rows.shape[1])
-        padded[: len(rows), 0] = 1
-        padded[: len(rows), 1:] = rows
-        parts = [torch.empty_like(padded) for _ in range(self.world_size)]
-        dist.all_gather(parts, padded)
-        table = torch.cat(parts)
-        return table[table[:, 0] == 1, 1:]
-
-    def leave(self, status: int) -> NoReturn:
-        """End this process, cleanly and for certain, with an exit status.
-
-        On a busy machine a process that had succeeded sometimes aborted in the interpreter's exit,
-        among threads of the process group; so what must happen is done here, and the rest skipped.
-        """
-        if dist.is_initialized():
-            dist.barrier()
-            dist.destroy_process_group()
-        flush_output()
-        os._exit(status)
 
 
 def compute_in(model: nn.Module, device: torch.device, precision: str) -> None:
