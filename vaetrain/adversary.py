@@ -134,14 +134,13 @@ class Adversary:
         )
         return line if counts < length else f"{line}: never in this run"
 
-    def begin(self, images: int) -> bool:
-        """Open the step that ends at `images`; whether the discriminator plays in it.
+    def begin(self, images: int) -> None:
+        """Open the step that ends at `images`.
 
         Before its start nothing of it is computed: no parameter of the VAE is reached through it
         alone, so the graph that the engines see is the same without it.
         """
         self.turn = turn_at(self.config, self.clock, images)
-        return self.turn is not None
 
     @property
     def factor(self) -> Tensor:

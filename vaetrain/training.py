@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Iterator
 from dataclasses import asdict
 from typing import NoReturn
@@ -15,28 +14,25 @@ from shards.randomness import sample_keys
 from shards.reader import Batch
 from shards.writer import CannotWrite
 from vaetrain import checkpoint, gallery, pictures
-from vaetrain.adversary import Adversary
 from vaetrain.augment.pipeline import Augment
 from vaetrain.augment.policy import load_policy
-from vaetrain.average import WeightAverage
 from vaetrain.batching import cut_batch
 from vaetrain.checkpoint import Checkpoint
-from vaetrain.collapse import CollapseWatch, Verdict
+from vaetrain.collapse import Verdict
 from vaetrain.components import start_from_components
 from vaetrain.config import SAMPLE_SHARDS, as_dict
-from vaetrain.controller import KLController, LearnedWeights
 from vaetrain.data import TrainingData, build_sample
-from vaetrain.discriminators import build_discriminator
-from vaetrain.engine import AVERAGE, Engine
+from vaetrain.engine import Engine
 from vaetrain.handover import load_weights, newest_checkpoint, write_final
 from vaetrain.interrupt import StopRequest
+from vaetrain.learners import Learners
 from vaetrain.meter import Meter, ids_hash, left_out
 from vaetrain.mixup import Mixup
 from vaetrain.model import VAE, draw
 from vaetrain.objective import Objective
 from vaetrain.optimizers import build_optimizer
 from vaetrain.rundir import RunDir
-from vaetrain.schedules import Clock, Weights, lr_at, skip_gate_at, weights_at
+from vaetrain.schedules import Clock, Weights, skip_gate_at
 from vaetrain.startup import Command
 from vaetrain.tracking import RunLog, Stopwatch, summary_lines
 from vaetrain.validation import MOST_COMPARED, alive_dimensions, encode_pages, summarise
@@ -96,24 +92,11 @@ class Training:
         )
         with torch.device("meta"):
             skeleton = VAE(*shape)
-        self.average = WeightAverage(engine, skeleton, experiment.train.ema_half_life_images)
         alpha = experiment.augment.mixup_alpha
         self.mixup = Mixup(alpha, engine.device) if alpha > 0 else None
         self.objective = Objective(experiment).to(engine.device)
-        self.controllers: dict[str, KLController | LearnedWeights] = {}
-        if experiment.beta.schedule == "controller":
-            self.controllers["beta"] = KLController(experiment.beta, engine.device)
-        if self.objective.log_variances is not None:
-            self.controllers["weights"] = LearnedWeights(self.objective.log_variances)
-        self.adversary = None
-        if experiment.gan.enabled:
-            discriminator = build_discriminator(experiment.gan).to(engine.device)
-            self.adversary = Adversary(experiment, discriminator, self.clock, engine)
-            engine.say(self.adversary.plan)
+        self.learners = Learners(experiment, self.clock, engine, self.objective, skeleton)
         self.meter = Meter(engine, self.objective.parts)
-        self.collapse = CollapseWatch(
-            experiment.collapse, starts_awake=engine.module.starts_from_components
-        )
         self.images = 0
         self.best: dict[str, float] = {}
         if saved is not None:
@@ -139,15 +122,9 @@ class Training:
 
     def resume(self, saved: Checkpoint) -> None:
         """Go on from a checkpoint, whose weights the model was made of."""
-        self.engine.scatter(AVERAGE, saved.average)
         self.engine.load_optimizer_state(saved.optimizer)
-        for name, controller in self.controllers.items():
-            controller.load(saved.state["controllers"][name])
-        if self.adversary is not None:
-            self.adversary.load_tensors(saved.adversary)
-            self.adversary.load(saved.state["adversary"])
+        self.learners.load(saved)
         self.meter.load(saved.state["meter"])
-        self.collapse.load(saved.state["collapse"])
         self.best = saved.state["best"]
         self.images = saved.images
 
@@ -196,9 +173,9 @@ class Training:
         """One optimizer step: the gradient of the mean loss over a global batch."""
         images = self.images + self.batching.global_batch
         epoch = self.clock.epoch(images)
-        weights, gate = self.weights_at(epoch), skip_gate_at(self.experiment.skips, epoch)
+        weights, gate = self.learners.weights_at(epoch), skip_gate_at(self.experiment.skips, epoch)
         self.engine.module.skip_gate.fill_(gate)  # where an evaluation finds it
-        self.playing = self.adversary is not None and self.adversary.begin(images)
+        self.learners.begin(images)
         nats = torch.zeros((), device=self.engine.device)
         for turn in range(self.batching.accumulation):
             self.engine.at(f"reading pages at {self.images} images")
@@ -208,51 +185,15 @@ class Training:
             with self.engine.micro_batch(last=turn == self.batching.accumulation - 1):
                 nats += self.forward_backward(batch, weights, gate)["kl"].sum()
         with self.watch.phase("optimizer"):
-            norm, taken = self.update(images, nats)
+            norm, taken = self.learners.step(images, nats)
         with self.watch.phase("log"):
             self.meter.add_step(norm, self.experiment.optimizer.clip_norm, taken)
             self.log.progress(images)
         self.images = images
 
-    def update(self, images: int, nats: Tensor) -> tuple[Tensor, Tensor]:
-        """Let everything that learns take the step that ends at `images`.
-
-        Args:
-            nats: the KL of this rank's pages, their sum.
-
-        Returns: the gradient's norm before clipping, and whether the step was taken, a bool scalar.
-        """
-        learned = self.controllers.get("weights")
-        if learned is not None:
-            self.engine.average_gradients([learned.log_variances])
-        peak = self.experiment.optimizer.lr
-        norm = self.engine.step(
-            lr_at(self.experiment.lr, peak, self.clock.epoch(images), self.clock.epochs)
-        )
-        moved = taken = norm.isfinite()
-        if learned is not None:
-            taken = learned.step(self.engine, taken)
-        if self.playing:
-            taken = self.adversary.step(taken)
-        if "beta" in self.controllers:
-            kl = self.engine.sum(nats) / self.batching.global_batch
-            self.controllers["beta"].update(kl, moved, self.collapse.cap)
-        self.average.update(images, self.batching.global_batch, moved)
-        return norm, taken
-
-    def weights_at(self, epoch: float) -> Weights:
-        """What multiplies each loss at an epoch."""
-        weights = weights_at(self.experiment, epoch, self.clock.epochs)
-        beta, cap = weights.beta, self.collapse.cap
-        if "beta" in self.controllers:
-            beta = self.controllers["beta"].beta
-        if cap is not None:
-            beta = beta.clamp(max=cap) if isinstance(beta, Tensor) else min(beta, cap)
-        return dataclasses.replace(weights, beta=beta)
-
     def forward_backward(self, batch: Batch, weights: Weights, gate: float) -> dict[str, Tensor]:
         """Add one micro batch to the step's gradient; the parts of its loss."""
-        seed, phase = self.settings.seed, self.watch.phase
+        seed, phase, opponent = self.settings.seed, self.watch.phase, self.learners.opponent
         with phase("augment"):
             inputs, targets = self.augment(batch, seed)
             keys = sample_keys(seed, batch.epochs, batch.ids, "eps")
@@ -264,12 +205,12 @@ class Training:
             output = self.engine.model(inputs, batch.heights, draws, shares)
         shares = None if shares is None else 2 * shares
         with phase("loss"):
-            if self.playing:
-                output, theirs = self.adversary.fork(output, batch.heights)
+            if opponent is not None:
+                output, theirs = opponent.fork(output, batch.heights)
             losses, parts = self.objective(output, targets, batch.heights, weights, shares)
-            if self.playing:
+            if opponent is not None:
                 ours = output.reconstruction
-                losses = losses + self.adversary.terms(ours, theirs, targets, batch.heights, shares)
+                losses = losses + opponent.terms(ours, theirs, targets, batch.heights, shares)
                 parts["loss"] = losses.detach()
         with phase("backward"):
             self.engine.backward(losses, self.batching.global_batch)
@@ -325,19 +266,19 @@ class Training:
         since, epoch = self.meter.since, self.clock.epoch(self.images)
         steps = range(self.clock.steps(since), self.clock.steps(self.images))
         values = self.meter.read(self.images)
-        peak = self.experiment.optimizer.lr
         values |= {
             "epoch": epoch,
-            "beta": float(self.weights_at(epoch).beta),
-            "lr": lr_at(self.experiment.lr, peak, epoch, self.clock.epochs),
+            "beta": float(self.learners.weights_at(epoch).beta),
+            "lr": self.learners.lr_at(epoch),
             "images_per_second": (self.images - self.watch.images) / self.watch.elapsed,
             "data_wait_share": self.watch.seconds["data"] / self.watch.elapsed,
             **self.objective.learned_weights(),
         }
         self.watch.restart(self.images)
-        if self.adversary is not None:
-            values |= self.adversary.read()
-            for message in self.adversary.warnings(values):
+        adversary = self.learners.adversary
+        if adversary is not None:
+            values |= adversary.read()
+            for message in adversary.warnings(values):
                 self.log.say(message)
         if self.engine.is_main:
             values["ids_hash"] = ids_hash(self.data.order, steps)
@@ -354,7 +295,7 @@ class Training:
         if len(self.data.val) == 0:
             return None
         epoch = self.clock.epoch(self.images)
-        weights, model = self.weights_at(epoch), self.average.model()
+        weights, model = self.learners.weights_at(epoch), self.learners.average.model()
         pages = encode_pages(
             model, self.data.pages(self.data.val), self.engine, self.objective, weights
         )
@@ -362,7 +303,7 @@ class Training:
         metrics = summarise(pages, self.data.index if asks_labels else None)
         verdict = None
         if len(pages.ids) > 1:
-            verdict = self.collapse.look(
+            verdict = self.learners.collapse.look(
                 alive_dimensions(pages, model),
                 min(model.latent_dim, len(pages.ids) - 1),
                 float(weights.beta),
@@ -392,19 +333,14 @@ class Training:
             "policy": asdict(self.augment.policy),
             "data": self.data.fingerprint,
             "meter": self.meter.state(),
-            "collapse": self.collapse.state(),
-            "controllers": {name: part.state() for name, part in self.controllers.items()},
             "best": self.best,
+            **self.learners.state(),
         }
         tensors = {
             "weights": self.engine.collect(self.engine.weights()),
-            "average": self.engine.collect(self.average.tensors()),
             "optimizer": self.engine.collect(self.engine.optimizer_state()),
-            "adversary": {},
+            **self.learners.tensors(),
         }
-        if self.adversary is not None:
-            state["adversary"] = self.adversary.state()
-            tensors["adversary"] = self.adversary.tensors()
 
         def write() -> None:
             self.log.sync()
@@ -431,7 +367,7 @@ class Training:
         baselines = self.data.baselines()
         results = {"images": self.images, "best": self.best, "baselines": baselines}
         results["data"] = self.data.summary
-        model = self.average.model()
+        model = self.learners.average.model()
 
         def write() -> None:
             results["final"] = self.log.last_validation()

@@ -82,7 +82,8 @@ def pages(seed: int) -> tuple[Tensor, Tensor]:
 
 def play(game: Adversary, step: int, micro: int = BATCH) -> Tensor:
     """One step with reconstructions that are leaves; the gradient that they get."""
-    assert game.begin(BATCH * step)
+    game.begin(BATCH * step)
+    assert game.turn is not None
     real, fake = pages(step)
     fake.requires_grad_()
     for start in range(0, BATCH, micro):
@@ -186,7 +187,8 @@ def test_where_the_pixel_loss_is_of_logits_its_gradient_is_measured_there():
     experiment = Experiment(gan=config, loss=LossConfig(pixel="bce"))
     torch.manual_seed(0)
     game = Adversary(experiment, build_discriminator(config), CLOCK, Ranks(1))
-    assert game.begin(BATCH)
+    game.begin(BATCH)
+    assert game.turn is not None
     real, fake = pages(1)
     logits = torch.logit(fake, eps=1e-3).requires_grad_()
     output, theirs = game.fork(an_output(torch.sigmoid(logits), logits), HEIGHTS)
@@ -209,7 +211,8 @@ def test_where_the_pixel_loss_is_of_logits_its_gradient_is_measured_there():
 def test_in_the_warm_up_the_vae_feels_nothing_and_the_discriminator_learns():
     game = an_adversary(dataclasses.replace(KINDS["lecam-features"], warmup_epochs=1.0))
     before = {name: value.clone() for name, value in game.tensors().items()}
-    assert game.begin(BATCH)
+    game.begin(BATCH)
+    assert game.turn is not None
     real, fake = pages(1)
     fake.requires_grad_()
     output, theirs = game.fork(an_output(fake), HEIGHTS)
@@ -273,7 +276,8 @@ def test_rounding_errors_move_nothing():
 
 def test_what_was_not_played_is_not_told():
     game = an_adversary(dataclasses.replace(QUICK, updates=0.5, start_epoch=1.0))
-    assert not game.begin(BATCH)
+    game.begin(BATCH)
+    assert game.turn is None
     assert game.read() == {}
     play(game, 3)
     assert game.read().keys() == {"g_loss", "adaptive_weight"}
