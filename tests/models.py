@@ -1,9 +1,16 @@
-"""Models for tests that need no training."""
+"""Models, and runs that have them, for tests that need no training."""
+
+from pathlib import Path
 
 import torch
 
-from vaetrain.config import ModelConfig
+from shards.build import build
+from shards.options import BuildOptions
+from vaetrain.config import Experiment, ModelConfig
+from vaetrain.handover import write_final
 from vaetrain.model import VAE
+
+REPO = Path(__file__).resolve().parents[1]
 
 
 def restless(config: ModelConfig, width: int, max_height: int, noise: float) -> VAE:
@@ -18,3 +25,11 @@ def restless(config: ModelConfig, width: int, max_height: int, noise: float) -> 
         for parameter in model.parameters():
             parameter.add_(noise * torch.randn_like(parameter))
     return model
+
+
+def write_run(folder: Path, experiment: Experiment, pages: int, noise: float = 0.0) -> None:
+    """Shards of pages of the sample, `folder/shards`, and `folder/run` with a restless model."""
+    build([REPO / "shards" / "sample"], folder / "shards", BuildOptions(count=pages, workers=1))
+    data = experiment.data
+    model = restless(experiment.model, data.width, data.max_height, noise)
+    write_final(folder / "run" / "final", model, experiment, {}, {})

@@ -9,12 +9,9 @@ import pytest
 import torch
 
 from benchmarks import precision, report
-from shards.build import build
-from shards.options import BuildOptions
 from shards.reader import Batch
+from tests.models import write_run
 from vaetrain.config import load_experiment
-from vaetrain.handover import write_final
-from vaetrain.model import VAE
 from vaetrain.retrieval import Names
 from vaetrain.trained import TrainedModel
 
@@ -28,13 +25,7 @@ EXPERIMENT = load_experiment(
 def folder(tmp_path_factory) -> Path:
     """Shards, and a run whose weights are no special values."""
     folder = tmp_path_factory.mktemp("precision")
-    build([REPO / "shards" / "sample"], folder / "shards", BuildOptions(count=40, workers=1))
-    torch.manual_seed(0)
-    model = VAE(EXPERIMENT.model, 64, 128)
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.add_(0.02 * torch.randn_like(parameter))
-    write_final(folder / "run" / "final", model, EXPERIMENT, {}, {})
+    write_run(folder, EXPERIMENT, pages=40, noise=0.02)
     return folder
 
 

@@ -7,12 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from shards.build import build
-from shards.options import BuildOptions
 from tests.distributed.conftest import REPO, launcher
-from tests.models import restless
+from tests.models import write_run
 from vaetrain.config import load_experiment
-from vaetrain.handover import write_final
 
 
 def flat(metrics: dict, prefix: str = "") -> dict[str, float]:
@@ -28,11 +25,9 @@ def flat(metrics: dict, prefix: str = "") -> dict[str, float]:
 def measured(tmp_path_factory) -> dict[int, dict[str, float]]:
     """The metrics of 75 pages in batches of 16: ranks have full, broken and empty ones."""
     folder: Path = tmp_path_factory.mktemp("evaluate")
-    build([REPO / "shards" / "sample"], folder / "shards", BuildOptions(count=75, workers=1))
     settings = ["data.width=64", "data.max_height=128", "model.latent_dim=8", "data.workers=0"]
     experiment = load_experiment(None, settings)
-    model = restless(experiment.model, 64, 128, 0.05)
-    write_final(folder / "run" / "final", model, experiment, {}, {})
+    write_run(folder, experiment, pages=75, noise=0.05)
     found = {}
     for ranks in (1, 2, 4):
         out = folder / f"{ranks}.json"

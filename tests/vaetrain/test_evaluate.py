@@ -9,16 +9,13 @@ import numpy as np
 import pytest
 import torch
 
-from shards.build import build
 from shards.files import ShardFiles
 from shards.index import Index
-from shards.options import BuildOptions
 from shards.order import height_ladder
 from shards.reader import Collator
+from tests.models import write_run
 from vaetrain import load_model
 from vaetrain.config import load_experiment
-from vaetrain.handover import write_final
-from vaetrain.model import VAE
 
 REPO = Path(__file__).resolve().parents[2]
 EXPERIMENT = load_experiment(
@@ -30,10 +27,7 @@ EXPERIMENT = load_experiment(
 def folder(tmp_path_factory) -> Path:
     """Shards, and a run whose model has seen nothing."""
     folder = tmp_path_factory.mktemp("evaluate")
-    build([REPO / "shards" / "sample"], folder / "shards", BuildOptions(count=30, workers=1))
-    torch.manual_seed(0)
-    model = VAE(EXPERIMENT.model, 64, 128)
-    write_final(folder / "run" / "final", model, EXPERIMENT, {}, {})
+    write_run(folder, EXPERIMENT, pages=30)
     return folder
 
 

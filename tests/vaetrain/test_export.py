@@ -7,15 +7,12 @@ from pathlib import Path
 import pytest
 import torch
 
-from shards.build import build
 from shards.command import UserError
 from shards.index import Index
-from shards.options import BuildOptions
-from tests.models import restless
+from tests.models import write_run
 from tests.vaetrain.test_model import ARCHITECTURES, WIDTH, a_model
 from vaetrain import export, load_model, onnx_model
 from vaetrain.config import load_experiment
-from vaetrain.handover import write_final
 from vaetrain.onnx_model import (
     TOLERANCE,
     Decoder,
@@ -49,9 +46,7 @@ def test_every_architecture_at_any_batch_and_height(architecture, tmp_path):
 def folder(tmp_path_factory):
     """Shards with both splits, and a run whose model's weights are no special values."""
     folder = tmp_path_factory.mktemp("export")
-    build([REPO / "shards" / "sample"], folder / "shards", BuildOptions(count=30, workers=1))
-    model = restless(EXPERIMENT.model, 64, 128, 0.02)
-    write_final(folder / "run" / "final", model, EXPERIMENT, {}, {})
+    write_run(folder, EXPERIMENT, pages=30, noise=0.02)
     return folder
 
 
