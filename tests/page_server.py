@@ -1,8 +1,8 @@
-"""Servers of shards: one of the web that fails when a test says so, and one that speaks S3."""
+"""Servers of shards that fail when a test says so: one of the web, and one that speaks S3."""
 
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
@@ -10,7 +10,37 @@ from pathlib import Path
 
 import fsspec
 import pytest
-from moto.server import ThreadedMotoServer
+from moto.server import DomainDispatcherApplication, MotoRequestHandler, create_backend_app
+from werkzeug.serving import make_server
+
+
+class FailingServer:
+    """What is asked of a server, and what it does to some of it.
+
+    Attributes:
+        requests: the paths that were asked for.
+        every: what every n-th request meets is `fault`; 0: none.
+        fault: a status, "truncated", or of the web alone "flipped" or "slow".
+        failed: how many requests met it.
+    """
+
+    def __init__(self) -> None:
+        self.requests: list[str] = []
+        self.every, self.fault, self.failed = 0, 500, 0
+        self._lock = threading.Lock()
+
+    @property
+    def tars(self) -> list[str]:
+        """The requests for shards."""
+        return [path for path in self.requests if path.endswith(".tar")]
+
+    def fails(self, path: str) -> bool:
+        """Count a request; whether it has to fail."""
+        with self._lock:
+            self.requests.append(path)
+            hit = self.every > 0 and len(self.requests) % self.every == 0
+            self.failed += hit
+        return hit
 
 
 class Handler(SimpleHTTPRequestHandler):
@@ -22,10 +52,7 @@ class Handler(SimpleHTTPRequestHandler):
 
     def do_GET(self) -> None:
         owner = self.owner
-        with owner.lock:
-            owner.requests.append(self.path)
-            hit = owner.every and len(owner.requests) % owner.every == 0
-        if not hit:
+        if not owner.fails(self.path):
             super().do_GET()
         elif isinstance(owner.fault, int):
             self.send_error(owner.fault)
@@ -46,31 +73,21 @@ class Handler(SimpleHTTPRequestHandler):
         pass
 
 
-class PageServer:
+class PageServer(FailingServer):
     """Serves a folder from `start` to `stop`, which may come more than once.
 
-    Attributes:
+    Attributes, beside those of `FailingServer`:
         url: the folder's address, the same each time.
-        requests: the paths that were asked for.
-        every: what every n-th request meets is `fault`; 0: none.
-        fault: a status, or "truncated", "flipped" or "slow".
     """
 
     def __init__(self, folder: Path) -> None:
+        super().__init__()
         self.folder = folder
-        self.requests: list[str] = []
-        self.lock = threading.Lock()
-        self.every, self.fault = 0, 500
         self._port = 0
 
     @property
     def url(self) -> str:
         return f"http://127.0.0.1:{self._port}/{self.folder.name}"
-
-    @property
-    def tars(self) -> list[str]:
-        """The requests for shards."""
-        return [path for path in self.requests if path.endswith(".tar")]
 
     def start(self) -> None:
         self._server = ThreadingHTTPServer(("127.0.0.1", self._port), partial(Handler, self))
@@ -84,24 +101,53 @@ class PageServer:
         self._server.server_close()
 
 
+class S3Server(FailingServer):
+    """Moto's S3, between it and its clients what every n-th GET meets."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._moto = DomainDispatcherApplication(create_backend_app)
+        self._server = make_server(
+            "127.0.0.1", 0, self._answer, threaded=True, request_handler=MotoRequestHandler
+        )
+        self.url = f"http://127.0.0.1:{self._server.port}"
+        self._thread = threading.Thread(target=self._server.serve_forever)
+        self._thread.start()
+
+    def _answer(self, asked: dict, start_response: Callable) -> Iterable[bytes]:
+        if asked["REQUEST_METHOD"] != "GET" or not self.fails(asked["PATH_INFO"]):
+            return self._moto(asked, start_response)
+        if self.fault != "truncated":
+            start_response(f"{self.fault} as asked for", [("Content-Length", "0")])
+            return []
+        content = b"".join(self._moto(asked, start_response))  # with the length of all of it
+        return [content[: len(content) // 2]]
+
+    def stop(self) -> None:
+        self._server.shutdown()
+        self._thread.join()
+        self._server.server_close()
+
+
 @contextmanager
-def served_by_s3(folder: Path) -> Iterator[tuple[str, ThreadedMotoServer]]:
+def served_by_s3(folder: Path) -> Iterator[tuple[str, S3Server]]:
     """The address of a folder in an S3 of this machine, and its server."""
-    found = ThreadedMotoServer("127.0.0.1", 0, verbose=False)
-    found.start()
+    server = S3Server()
     with pytest.MonkeyPatch.context() as environment:
-        host, port = found.get_host_and_port()
         for name, value in {
             "AWS_ACCESS_KEY_ID": "key",
             "AWS_SECRET_ACCESS_KEY": "secret",
             "AWS_DEFAULT_REGION": "us-east-1",
             "AWS_CONFIG_FILE": "/dev/null",
-            "AWS_ENDPOINT_URL": f"http://{host}:{port}",
+            "AWS_ENDPOINT_URL": server.url,
             "NO_PROXY": "127.0.0.1",
         }.items():
             environment.setenv(name, value)
-        files = fsspec.filesystem("s3")
-        files.mkdir("bucket")
-        files.put(f"{folder}/*", "bucket/pages/")
-        yield "s3://bucket/pages", found
-        found.stop()
+        try:
+            # fsspec keeps one for its arguments, and knows nothing of the environment.
+            files = fsspec.filesystem("s3", endpoint_url=server.url)
+            files.makedirs("bucket", exist_ok=True)
+            files.put(f"{folder}/*", "bucket/pages/")
+            yield "s3://bucket/pages", server
+        finally:
+            server.stop()

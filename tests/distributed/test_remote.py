@@ -1,7 +1,9 @@
 """Training from a server is training from the disk, whatever the server does."""
 
 import re
+import subprocess
 import time
+from urllib.parse import urlsplit
 
 import pytest
 
@@ -9,6 +11,7 @@ from launch.soak import family, kill_family
 from shards.index import Index
 from tests.distributed.test_resume import same_bits
 from tests.page_server import PageServer, served_by_s3
+from tests.shards.test_remote import cached
 
 SETTINGS = (
     "train.max_images=480",
@@ -18,6 +21,7 @@ SETTINGS = (
     "data.prefetch=1",
 )
 RETRY_SECONDS = 4
+ROOM = 2  # shards in the cache
 
 
 @pytest.fixture(scope="module")
@@ -37,7 +41,7 @@ def server(shards, monkeypatch):
 
 def remote_settings(address, shards, folder):
     """Room for two shards, so that shards are fetched all the time."""
-    room = 2 * max(shard.bytes for shard in Index.open(shards).shards)
+    room = ROOM * max(shard.bytes for shard in Index.open(shards).shards)
     return (
         *SETTINGS,
         f"data.shards={address}",
@@ -47,19 +51,56 @@ def remote_settings(address, shards, folder):
     )
 
 
-@pytest.mark.slow
-def test_failing_requests_change_no_bit(trainer, from_disk, server, tmp_path):
-    server.every, server.fault = 20, "truncated"
-    trainer.train("failing", *remote_settings(server.url, server.folder, tmp_path), engine="ddp")
-    assert len(server.requests) >= 2 * server.every
-    assert same_bits(trainer.weights("failing"), trainer.weights(from_disk))
+def train_watched(trainer, name, settings, folder):
+    """A training that must succeed, its cache watched: the most bytes that shards had in it."""
+    process = trainer.start(trainer.command(name, *settings, engine="ddp"))
+    most, until = 0, time.monotonic() + 300
+    while time.monotonic() < until:
+        try:
+            out, err = process.communicate(timeout=0.02)
+        except subprocess.TimeoutExpired:
+            most = max(most, cached(folder))
+        else:
+            assert process.returncode == 0, out + err
+            return most
+    kill_family(process.mark)
+    raise AssertionError(process.communicate())
+
+
+def same_training(trainer, from_disk, server, settings, folder):
+    """Train from a server of which every twentieth request fails: all is as from the disk."""
+    name = f"{urlsplit(server.url).port}-{server.fault}"
+    shards = Index.open(trainer.shards).shards
+    largest = max(shard.bytes for shard in shards)
+    most = train_watched(trainer, name, settings, folder)
+    assert server.failed >= 2
+    assert server.failed == len(server.requests) // server.every
+    assert len(server.tars) > 2 * len(shards)  # they were removed, and fetched again
+    assert largest <= most <= ROOM * largest
+    assert same_bits(trainer.weights(name), trainer.weights(from_disk))
+    told = [
+        [(line["loss"], line["ids_hash"]) for line in trainer.lines(n)] for n in (name, from_disk)
+    ]
+    assert told[0] == told[1]
 
 
 @pytest.mark.slow
-def test_from_s3_it_is_the_same_training(trainer, from_disk, shards, tmp_path):
-    with served_by_s3(shards) as (address, _):
-        trainer.train("s3", *remote_settings(address, shards, tmp_path), engine="ddp")
-    assert same_bits(trainer.weights("s3"), trainer.weights(from_disk))
+@pytest.mark.parametrize("fault", ["truncated", 503])
+def test_from_a_web_server_that_fails_it_is_the_same_training(
+    trainer, from_disk, server, tmp_path, fault
+):
+    server.every, server.fault = 20, fault
+    settings = remote_settings(server.url, server.folder, tmp_path)
+    same_training(trainer, from_disk, server, settings, tmp_path)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("fault", ["truncated", 503])
+def test_from_an_s3_that_fails_it_is_the_same_training(trainer, from_disk, shards, tmp_path, fault):
+    with served_by_s3(shards) as (address, server):
+        server.every, server.fault = 20, fault
+        settings = remote_settings(address, shards, tmp_path)
+        same_training(trainer, from_disk, server, settings, tmp_path)
 
 
 @pytest.mark.slow
