@@ -45,6 +45,7 @@ RECORD = np.dtype(
 
 _HEADER_SHA256 = "header_sha256"
 _SHARD_NAME = re.compile(r"(train|val)-\d{6}\.tar")
+_SHA256 = re.compile(r"[0-9a-f]{64}")  # it names files of a cache, and stands in model cards
 
 
 class DamagedShards(ValueError):
@@ -170,6 +171,8 @@ def _read_header(path: Path) -> dict[str, Any]:
     width = header.get("png_width")
     if width is not None and not (type(width) is int and width > 0):
         raise DamagedShards(f'{path}: "png_width" must be a positive number or null')
+    if not _is_sha256(header.get("table_sha256")):
+        raise DamagedShards(f'{path}: "table_sha256" must be a SHA-256')
     return header
 
 
@@ -195,7 +198,12 @@ def _is_shard(entry: object) -> bool:
     if not isinstance(entry, dict) or {key: type(entry[key]) for key in entry} != kinds:
         return False
     name = _SHARD_NAME.fullmatch(entry["name"])
-    return name is not None and name[1] == entry["split"] and entry["samples"] > 0
+    is_named = name is not None and name[1] == entry["split"] and _is_sha256(entry["sha256"])
+    return is_named and entry["samples"] > 0 and entry["bytes"] > 0
+
+
+def _is_sha256(text: object) -> bool:
+    return isinstance(text, str) and _SHA256.fullmatch(text) is not None
 
 
 def _names(path: Path, header: dict[str, Any], key: str) -> list[str]:

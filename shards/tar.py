@@ -26,14 +26,16 @@ def read_members(data: bytes, path: Path | str) -> Iterator[tuple[str, str, byte
         path: the shard, for messages.
 
     Raises DamagedShards for anything but regular files that lie within `data`, and for names that
-    lead out of a folder. A key holds no dot, so every `..` in a path would follow a slash.
+    lead out of a folder. A key holds no dot, so every `..` in a path would follow a slash; and what
+    POSIX puts in front of a name, from byte 345 of a header on, has to be empty.
     """
     position = 0
     while position + BLOCK <= len(data):
         header = data[position : position + BLOCK]
         name = header[:100].rstrip(b"\0").decode("ascii", "replace")
         digits = header[124:136].strip(b"\0 ")
-        if header[156:157] not in (b"0", b"\0") or not _OCTAL.fullmatch(digits):
+        is_file = header[156:157] in (b"0", b"\0") and not header[345:500].strip(b"\0")
+        if not is_file or not _OCTAL.fullmatch(digits):
             raise DamagedShards(f"{path}: {name!r} is not a regular file of a plain tar")
         size = int(digits, 8)
         position += BLOCK

@@ -88,6 +88,7 @@ def write_bad_shards(folder: Path, whole: Path) -> Iterator[Bad]:
             "",
             ".boxes.npy",
             "./a.boxes.npy",
+            f"../{'a' * 99}/a.boxes.npy",  # too long for where names stand: what leads out is apart
         )
     ):
         yield vouched(f"name-{number}", sample(name, npy(BOXES)))
@@ -127,15 +128,17 @@ def write_bad_shards(folder: Path, whole: Path) -> Iterator[Bad]:
         "template": 9, "boxes": 3,
     }.items():  # fmt: skip
         yield vouched(f"row-{key}", good, **{key: value})
-    entry = {"name": "train-000000.tar", "split": "train", "samples": 1, "bytes": 1, "sha256": ""}
+    entry = {"name": "train-000000.tar", "split": "train", "samples": 1, "bytes": 1}
+    entry["sha256"] = "0" * 64
     for key, values in {
         "schema": (..., 2, "1"), "store": (..., "pickle", None), "png_width": (0, -1, "5", True),
         "samples": (..., 2, "1"), "labels": (..., 5, [5], []), "templates": (..., [None], []),
         "shards": (
             ..., [], {}, [5], [{}], [entry], [{**entry, "name": "../x.tar"}],
             [{**entry, "samples": -1}], [{**entry, "more": 1}], [{**entry, "name": 5}],
+            [{**entry, "bytes": -1}], [{**entry, "sha256": "../../a"}],
         ),
-        "table_sha256": (..., "0" * 64),
+        "table_sha256": (..., "0" * 64, 5, "`<script>"),
     }.items():  # fmt: skip
         for number, value in enumerate(values):
             yield vouched(f"header-{key}-{number}", good, {key: value})

@@ -17,12 +17,12 @@ def test_a_hundred_million_samples_open_at_once(tmp_path):
             "split": "train",
             "samples": PER_SHARD,
             "bytes": 1,
-            "sha256": "0",
+            "sha256": "0" * 64,
         }
         for number in range(SAMPLES // PER_SHARD)
     ]
     header = {"schema": 1, "store": "boxes", "samples": SAMPLES, "shards": shards}
-    header |= {"labels": ["other"], "templates": [""]}
+    header |= {"labels": ["other"], "templates": [""], "table_sha256": "0" * 64}
     (tmp_path / "index.json").write_text(json.dumps(header))
     with (tmp_path / "index.bin").open("wb") as stream:
         stream.truncate(SAMPLES * RECORD.itemsize)
