@@ -194,11 +194,13 @@ def test_a_broken_trainer_is_noticed(trainer, alone, kind, mutation):
         assert_equal_losses(found)
 
 
+# Slow enough that runs in fp32 stay together, too: at 5e-4 those of two engines, which add up in
+# another order, were 1.3% apart after 180 steps; here they are alike for 200.
 BF16 = (
     "train.max_images=2400",
     "train.log_every_images=240",
     "lr.schedule=constant",
-    "optimizer.lr=5e-4",
+    "optimizer.lr=2e-4",
     "train.validate_every_images=100000",
 )
 
@@ -219,10 +221,12 @@ def test_bf16_follows_fp32(trainer, exact, kind, engine, engine_file, tables):
     trainer.train(name, *settings, engine=engine_file(engine))
     here = [line["loss"] for line in trainer.lines(name)]
     there = [line["loss"] for line in trainer.lines(exact)]
-    apart = max(abs(a - b) / b for a, b in zip(here, there, strict=True))
-    tables.setdefault("bf16 against fp32 over 300 steps", []).append(f"{name}: {apart:.2%}")
+    apart = [abs(a - b) / b for a, b in zip(here, there, strict=True)]
+    told = f"{name}: {max(apart[:4]):.2%} in the first 120, {max(apart):.2%} in all"
+    tables.setdefault("bf16 against fp32 over 300 steps", []).append(told)
     assert here != there
-    assert apart < 0.03
+    assert max(apart[:4]) < 0.002
+    assert max(apart) < 0.03
     # Weights and moments were never rounded to bf16: hardly one of its numbers is among them.
     for part in ("weights", "average", "optimizer"):
         for tensor_name, tensor in trainer.weights(name, part).items():
