@@ -57,7 +57,6 @@ def make(folder: Path, built: Path, samples: int) -> None:
             del shards[-1]["first"]
             if number:
                 os.link(shard, folder / shards[-1]["name"])
-            rows["shard"] = number
             table.write(rows[:count].tobytes())
         table.flush()
         os.fsync(table.fileno())

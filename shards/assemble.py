@@ -177,9 +177,6 @@ def _plan_shards(
         mine = [at for at in order if (group_of[at] in val) == (split == "val")]
         cuts = plan.cut(pages, mine, int(options.shard_mb * (1 << 20)))
         shards += [_Shard(f"{split}-{n:06d}.tar", split, held) for n, held in enumerate(cuts)]
-    most = np.iinfo(RECORD["shard"]).max
-    if len(shards) > most:
-        raise UserError(f"--shard-mb: makes {len(shards)} shards, an index holds {most}")
     return shards
 
 
@@ -217,12 +214,12 @@ def _write_index(
     label_at = {label: at for at, label in enumerate(labels)}
     template_at = {template: at for at, template in enumerate(templates)}
     rows = []
-    for number, (shard, done) in enumerate(zip(shards, written, strict=True)):
+    for shard, done in zip(shards, written, strict=True):
         for at, offset, blocks in zip(shard.pages, done.offsets, done.blocks, strict=True):
             page = pages[at]
             size = (page.width, page.height, page.boxes)
             names = (label_at[page.label], template_at[page.template])
-            rows.append((number, offset, blocks, *size, *names))
+            rows.append((offset, blocks, *size, *names))
     entries = [
         {
             "name": shard.name,

@@ -56,20 +56,23 @@ class ShardFiles:
             reason = f"has no {name}"
         except ValueError as error:
             reason = f"cannot be read: {error}"
-        shard = self.index.shards[int(record["shard"])].name
+        shard = self.index.shards[self._shard_of(sample_id)].name
         raise DamagedShards(f"{self.index.location}/{shard}: sample {sample_id} {reason}")
 
     def key(self, sample_id: int) -> str:
         """What the names of a sample's files begin with; raises as `members` does."""
         return self._read(sample_id, self.index.rows(np.array([sample_id]))[0])[0][0]
 
-    def prefetch(self, shards: Iterable[int]) -> None:
-        """Fetch shards of a server ahead, by number, in the order they will be needed."""
+    def prefetch(self, samples: Iterable[int]) -> None:
+        """Fetch shards of a server ahead, each by a sample of it, in the order they are needed."""
         if self.index.cache is not None:
-            self.index.cache.prefetch(self.index.shards[number] for number in shards)
+            self.index.cache.prefetch(self.index.shards[self._shard_of(at)] for at in samples)
+
+    def _shard_of(self, sample_id: int) -> int:
+        return int(self.index.shards_of(np.array([sample_id]))[0])
 
     def _read(self, sample_id: int, record: np.void) -> list[tuple[str, str, bytes]]:
-        shard = int(record["shard"])
+        shard = self._shard_of(sample_id)
         start, length = int(record["offset"]) * BLOCK, int(record["blocks"]) * BLOCK
         data = os.pread(self._file(shard).fileno(), length, start)
         path = f"{self.index.location}/{self.index.shards[shard].name}"

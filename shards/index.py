@@ -1,7 +1,8 @@
 """The index beside the shards: a small JSON header and a memory-mapped table, one row a sample.
 
 A sample's id is its row, for ever. Train samples come first, then val; the samples of one shard are
-consecutive rows, in the order of the tar. Opening costs the same for ten samples and for 10^8.
+consecutive rows, in the order of the tar, and the header says how many they are. Opening costs the
+same for ten samples and for 10^8.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ import numpy as np
 if TYPE_CHECKING:
     from shards.cache import CacheOptions, ShardCache
 
-SCHEMA = 1
+SCHEMA = 2
 HEADER_NAME = "index.json"
 TABLE_NAME = "index.bin"
 REJECTS_NAME = "rejects.jsonl"
@@ -32,7 +33,6 @@ STORES = ("boxes", "png", "both")
 # for PNG-only samples; `label` and `template` are positions in the header's lists.
 RECORD = np.dtype(
     [
-        ("shard", "<u2"),
         ("offset", "<u4"),
         ("blocks", "<u2"),
         ("width", "<u2"),
@@ -137,14 +137,17 @@ class Index:
     def rows(self, ids: np.ndarray) -> np.ndarray:
         """The table's rows of samples, int64 (B,); raises DamagedShards for impossible ones."""
         rows = self.table[ids]
-        is_whole = rows["shard"] == np.searchsorted(self._firsts, ids, side="right") - 1
-        is_whole &= (rows["width"] > 0) & (rows["height"] > 0)
+        is_whole = (rows["width"] > 0) & (rows["height"] > 0)
         is_whole &= rows["label"] < len(self.labels)
         is_whole &= rows["template"] < len(self.templates)
         if not is_whole.all():
             wrong = np.asarray(ids)[~is_whole][0]
             raise DamagedShards(f"{self.folder / TABLE_NAME}: the row of sample {wrong} is damaged")
         return rows
+
+    def shards_of(self, ids: np.ndarray) -> np.ndarray:
+        """The numbers of the shards that samples, int64 (B,), lie in, int64 (B,)."""
+        return np.searchsorted(self._firsts, ids, side="right") - 1
 
     @cached_property
     def _firsts(self) -> np.ndarray:

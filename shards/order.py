@@ -160,12 +160,11 @@ class SampleOrder:
         return epoch, int(np.searchsorted(bounds, position, side="right")) - 1
 
     def shards_from(self, epoch: int, window: int) -> Iterator[int]:
-        """The numbers of the shards as they are needed from a window on, without an end."""
+        """The first sample of each shard, as shards are needed from a window on, without an end."""
         selection = self.selection
         while True:
             for shards in self._windows(epoch)[0][window:]:
-                firsts = selection.ids_at(selection.starts[shards])
-                yield from selection.table["shard"][firsts].tolist()
+                yield from selection.ids_at(selection.starts[shards]).tolist()
             epoch, window = epoch + 1, 0
 
     def _places(self, epoch: int, start: int, stop: int) -> np.ndarray:

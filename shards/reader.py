@@ -209,9 +209,9 @@ class EvaluationReader(Dataset):
         world_size: int = 1,
         batch_size: int = 16,
     ) -> None:
-        places = np.arange(len(selection))
+        index, places = collator.files.index, np.arange(len(selection))
         ids = selection.ids_at(places)
-        portions = _portions(collator.files.index)[selection.table["shard"][ids]]
+        portions = _portions(index)[index.shards_of(ids)]
         self.ids = ids[np.lexsort((selection.heights_at(places), portions))]
         self.collator = collator
         self.rank = rank

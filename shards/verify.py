@@ -80,8 +80,8 @@ def damages(location: str | Path, options: CacheOptions | None = None) -> Iterat
         return
     yield from _folder_damages(index) if index.cache is None else _server_damages(index)
     bar = command.progress(index.shards, desc="checking", unit="shard")
-    for number, shard in enumerate(bar):
-        yield from _shard_damages(index, number, shard)
+    for shard in bar:
+        yield from _shard_damages(index, shard)
 
 
 def _folder_damages(index: Index) -> Iterator[str]:
@@ -107,7 +107,7 @@ def _server_damages(index: Index) -> Iterator[str]:
         yield str(error)
 
 
-def _shard_damages(index: Index, number: int, shard: Shard) -> Iterator[str]:
+def _shard_damages(index: Index, shard: Shard) -> Iterator[str]:
     path = f"{index.location}/{shard.name}"
     if index.cache is not None:
         try:
@@ -127,15 +127,15 @@ def _shard_damages(index: Index, number: int, shard: Shard) -> Iterator[str]:
             yield f"{path}: its SHA-256 is not the one in the index"
         stream = local.open("rb")
     with stream:
-        yield from _sample_damages(index, number, shard, stream)
+        yield from _sample_damages(index, shard, stream)
 
 
-def _sample_damages(index: Index, number: int, shard: Shard, stream: BinaryIO) -> Iterator[str]:
+def _sample_damages(index: Index, shard: Shard, stream: BinaryIO) -> Iterator[str]:
     """What is wrong with the samples in an open shard, up to the first that cannot be read."""
     path, expected = f"{index.location}/{shard.name}", 0
     for sample_id in range(shard.first, shard.first + shard.samples):
         record = index.table[sample_id]
-        if (int(record["shard"]), int(record["offset"])) != (number, expected):
+        if int(record["offset"]) != expected:
             yield f"{path}: the index's row of sample {sample_id} points elsewhere"
             return
         expected += int(record["blocks"])

@@ -69,7 +69,7 @@ def test_all_ranks_together_read_one_step(made):
     assert all(batch.images().max() > 0 for batch in batches[:3])
 
 
-def test_twenty_bytes_a_sample_and_little_besides(made):
+def test_eighteen_bytes_a_sample_and_little_besides(made):
     for samples in (100_000, 1_000_000):
         size = huge_index.on_disk(made / str(samples))
         assert samples * RECORD.itemsize < size < 1.02 * samples * RECORD.itemsize + 20_000

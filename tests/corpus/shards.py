@@ -42,7 +42,7 @@ def write_vouched(folder: Path, tar: bytes, header: dict[str, Any], row: dict[st
     (folder / "index.bin").write_bytes(rows.tobytes())
     digest = hashlib.sha256(tar).hexdigest()
     shard = {"name": "train-000000.tar", "split": "train", "samples": 1, "bytes": len(tar)}
-    plain = {"schema": 1, "store": "boxes", "png_width": None, "samples": 1, "labels": ["other"]}
+    plain = {"schema": 2, "store": "boxes", "png_width": None, "samples": 1, "labels": ["other"]}
     plain |= {"templates": [""], "shards": [{**shard, "sha256": digest}]}
     plain["table_sha256"] = hashlib.sha256(rows.tobytes()).hexdigest()
     changed = {key: value for key, value in (plain | header).items() if value is not ...}
@@ -124,14 +124,14 @@ def write_bad_shards(folder: Path, whole: Path) -> Iterator[Bad]:
         tar = tar_of(("a.json", told, regular), ("a.boxes.npy", npy(BOXES), regular))
         yield vouched(f"json-{number}", tar)
     for key, value in {
-        "shard": 7, "offset": 1 << 31, "blocks": 0, "width": 0, "height": 0, "label": 9,
+        "offset": 1 << 31, "blocks": 0, "width": 0, "height": 0, "label": 9,
         "template": 9, "boxes": 3,
     }.items():  # fmt: skip
         yield vouched(f"row-{key}", good, **{key: value})
     entry = {"name": "train-000000.tar", "split": "train", "samples": 1, "bytes": 1}
     entry["sha256"] = "0" * 64
     for key, values in {
-        "schema": (..., 2, "1"), "store": (..., "pickle", None), "png_width": (0, -1, "5", True),
+        "schema": (..., 1, "2"), "store": (..., "pickle", None), "png_width": (0, -1, "5", True),
         "samples": (..., 2, "1"), "labels": (..., 5, [5], []), "templates": (..., [None], []),
         "shards": (
             ..., [], {}, [5], [{}], [entry], [{**entry, "name": "../x.tar"}],

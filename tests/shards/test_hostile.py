@@ -206,9 +206,9 @@ def test_a_size_that_is_not_octal_is_damage():
         list(read_members(bytes(header), Path("x.tar")))
 
 
-def test_a_row_that_points_to_no_shard_is_damage(whole, folder):
+def test_a_row_that_cannot_be_is_damage(whole, folder):
     table = np.fromfile(whole / TABLE_NAME, RECORD)
-    for column in ("shard", "width", "height", "label", "template"):
+    for column in ("width", "height", "label", "template"):
         changed = table.copy()
         changed[column][0] = 0 if column in ("width", "height") else 60_000
         changed.tofile(folder / TABLE_NAME)

@@ -10,7 +10,7 @@ SAMPLES, PER_SHARD = 10**8, 100_000
 
 
 def test_a_hundred_million_samples_open_at_once(tmp_path):
-    """The table is a hole of 2 GB: reading it whole would take far longer than this may."""
+    """The table is a hole of nearly 2 GB: reading it whole would take far longer than this may."""
     shards = [
         {
             "name": f"train-{number:06d}.tar",
@@ -21,7 +21,7 @@ def test_a_hundred_million_samples_open_at_once(tmp_path):
         }
         for number in range(SAMPLES // PER_SHARD)
     ]
-    header = {"schema": 1, "store": "boxes", "samples": SAMPLES, "shards": shards}
+    header = {"schema": 2, "store": "boxes", "samples": SAMPLES, "shards": shards}
     header |= {"labels": ["other"], "templates": [""], "table_sha256": "0" * 64}
     (tmp_path / "index.json").write_text(json.dumps(header))
     with (tmp_path / "index.bin").open("wb") as stream:

@@ -15,7 +15,6 @@ def a_selection(ids=None) -> Selection:
     draw = np.random.default_rng(3)
     table["width"] = 1280
     table["height"] = draw.integers(500, 8000, SIZE)
-    table["shard"] = np.arange(SIZE) // PER_SHARD
     ids = range(SIZE) if ids is None else ids
     starts = np.searchsorted(np.asarray(ids), np.arange(SHARDS + 1) * PER_SHARD)
     return Selection(table, ids, starts, width=128, max_height=512)
