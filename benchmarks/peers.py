@@ -3,7 +3,8 @@
     python -m benchmarks.peers --out runs/benchmarks
 
 Pages of the built-in sample, from disk to the optimizer's step, with the default experiment's model
-and losses and the same augmentation. A round is an epoch of each. Writes peers.json and peers.png.
+and losses and the same augmentation; each in a process of its own. A round is an epoch of each.
+Writes peers.json and peers.png.
 """
 
 from __future__ import annotations
@@ -12,23 +13,21 @@ import contextlib
 import os
 import tempfile
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from functools import cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks import augment_peers, harness, report
 from benchmarks.harness import Case
 from benchmarks.input_peers import Pages
 from benchmarks.input_pipeline import OurBatches, sample_lines, write_pictures
 from benchmarks.steps import Steps
-from benchmarks.training_peers import PEERS, Peer, Task
+from benchmarks.training_peers import PEERS, Peer, PeerProcess, Task, peer_process
 from shards import command
 from shards.build import build
 from shards.options import BuildOptions
@@ -75,7 +74,7 @@ def measure(quick: bool, device: torch.device, seed: int) -> dict[str, Any]:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         trainer = stack.enter_context(contextlib.closing(start_trainer(folder, sizes.pages, seed)))
         task = task_of(trainer.training, folder, device, seed)
-        peers, missing = start_peers(task)
+        peers, missing = start_peers(task, stack)
         peers = {OURS: ours(trainer, sizes.pages), **peers}
         cases = [Case(name, peer.epoch) for name, peer in peers.items()]
         rates = harness.interleave(cases, **timing)
@@ -152,35 +151,32 @@ def task_of(training: Training, folder: Path, device: torch.device, seed: int) -
     return Task(pages, heights, training.experiment, device, WORKERS, place, seed)
 
 
-def start_peers(task: Task) -> tuple[dict[str, Peer], list[dict[str, str]]]:
-    """All that are installed, and the others with the reason."""
+def start_peers(
+    task: Task, stack: contextlib.ExitStack
+) -> tuple[dict[str, PeerProcess], list[dict[str, str]]]:
+    """All that are installed, until the stack is closed, and the others with the reason."""
     peers, missing = {}, []
-    for name, start in PEERS.items():
+    for name in PEERS:
         try:
-            peers[name] = start(task)
+            peers[name] = stack.enter_context(peer_process(name, task))
         except ImportError as error:
             missing.append({"group": GROUP, "name": name, "reason": str(error)})
     return peers, missing
 
 
-def count_flops(peers: dict[str, Peer], task: Task) -> tuple[dict[str, float], dict[str, float]]:
+def count_flops(
+    peers: Mapping[str, Peer | PeerProcess], task: Task
+) -> tuple[dict[str, float], dict[str, float]]:
     """By name: FLOPs on the full canvas as a share of ours, and GFLOP spent on a page as trained.
 
     Of the model's forward and backward pass, without losses, optimizer and augmentation.
     """
+    width, device = task.experiment.data.width, task.device
     shares, spent = {}, {}
     for name, peer in peers.items():
-
-        @cache
-        def of_height(height: int, forward: Callable = peer.forward) -> int:
-            images = torch.rand(1, 1, height, task.experiment.data.width, device=task.device)
-            with FlopCounterMode(display=False) as counter:
-                forward(images, torch.tensor([height], device=task.device)).sum().backward()
-            return counter.get_total_flops()
-
-        shares[name] = of_height(task.rows)
-        pages = sum(peer.rows.values())
-        spent[name] = sum(of_height(h) * count for h, count in peer.rows.items()) / pages / 1e9
+        shares[name] = peer.flops(task.rows, width, device)
+        of_all = sum(peer.flops(h, width, device) * count for h, count in peer.rows.items())
+        spent[name] = of_all / sum(peer.rows.values()) / 1e9
     return {name: count / shares[OURS] for name, count in shares.items()}, spent
 
 

@@ -1,14 +1,15 @@
 """Plain PyTorch loops on batches that lie on the device: what a trainer's step is measured against.
 
 The same model, losses, clipping and optimizer, and nothing else. `unmasked` takes a model's masks
-away: what they cost is the difference.
+away: what they cost is the difference. `textbook` takes away whatever its layers do in ways of
+their own: what is left is what anyone would have written.
 """
 
 from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 from unittest import mock
 
 import torch
@@ -122,20 +123,38 @@ class CBAM(nn.Module):
         return x * torch.sigmoid(self.locate(profile))
 
 
+class Conv2d(nn.Conv2d):
+    """A convolution of maps that are enlarged, and put into one tensor with the page first."""
+
+    def forward(self, x: Tensor, page: Tensor | None = None, rows: Rows | None = None) -> Tensor:
+        """As `blocks.Conv2d`."""
+        if page is not None:
+            x = torch.cat([F.interpolate(x, scale_factor=2), page], dim=1)
+        return super().forward(x)
+
+
 def unmasked(vae: nn.Module) -> contextlib.AbstractContextManager[None]:
     """Put torch's own layers in place of a model's masked ones; around its use, no map is cleared.
 
     Pages in a batch of others then are not what they are alone: it is to be measured, not used.
     """
+    _replace(vae, MaskedGroupNorm, _group_norm)
+    _replace(vae, PyramidPool, lambda masked: Pool(masked.levels))
+    _replace(vae, MaskedCBAM, CBAM)
+    return NothingKept()
+
+
+def textbook(vae: nn.Module) -> contextlib.AbstractContextManager[None]:
+    """Put torch's own layers in place of all of a model's; around its use, no map is cleared."""
+    _replace(vae, blocks.Conv2d, _conv)
+    return unmasked(vae)
+
+
+def _replace(vae: nn.Module, kind: type[nn.Module], by: Callable[[Any], nn.Module]) -> None:
     for parent in list(vae.modules()):
         for name, layer in list(parent.named_children()):
-            if isinstance(layer, MaskedGroupNorm):
-                setattr(parent, name, _group_norm(layer))
-            elif isinstance(layer, PyramidPool):
-                setattr(parent, name, Pool(layer.levels))
-            elif isinstance(layer, MaskedCBAM):
-                setattr(parent, name, CBAM(layer))
-    return _NothingKept()
+            if isinstance(layer, kind):
+                setattr(parent, name, by(layer))
 
 
 def _group_norm(masked: MaskedGroupNorm) -> GroupNorm:
@@ -144,7 +163,14 @@ def _group_norm(masked: MaskedGroupNorm) -> GroupNorm:
     return plain
 
 
-class _NothingKept:
+def _conv(own: blocks.Conv2d) -> Conv2d:
+    sizes = (own.in_channels, own.out_channels, own.kernel_size, own.stride, own.padding)
+    plain = Conv2d(*sizes, bias=own.bias is not None)
+    plain.weight, plain.bias = own.weight, own.bias
+    return plain
+
+
+class NothingKept:
     """A context, entered as often as one likes, in which `keep` returns what it is given."""
 
     def __enter__(self) -> None:

@@ -2,7 +2,8 @@
 
 A peer is a function of a `Task` that returns a `Peer`. All train on the same PNGs, decoded by
 Pillow and augmented by torchvision in a DataLoader's worker processes. Each imports what it needs
-itself, so that an ImportError says that a peer isn't installed.
+itself, so that an ImportError says that a peer isn't installed. And each trains in a process of its
+own: what our trainer does to its process, such as `keep_freed_memory`, is none of theirs.
 """
 
 from __future__ import annotations
@@ -10,9 +11,12 @@ from __future__ import annotations
 import contextlib
 import io
 import logging
+import signal
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field
+from multiprocessing import get_context, set_start_method
 from pathlib import Path
 from typing import Any
 
@@ -21,11 +25,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, default_collate
+from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.augment_peers import torchvision_page
 from benchmarks.input_peers import Pages
+from benchmarks.resident import NothingKept, textbook
+from shards.lifetime import die_with_parent
 from vaetrain.config import Experiment
-from vaetrain.model import VAE, Draws
+from vaetrain.model import VAE, Draws, VAEOutput
 
 EMA_DECAY = 0.5 ** (16 / 2000)  # halves in 2,000 images, as our trainer's average does
 
@@ -63,6 +70,12 @@ class Task:
         data = self.experiment.data
         return VAE(self.experiment.model, data.width, data.max_height).to(self.device)
 
+    def textbook_model(self) -> VAE:
+        """The same in torch's own layers; to be used within `NothingKept`."""
+        vae = self.model()
+        textbook(vae)
+        return vae
+
 
 @dataclass(frozen=True)
 class Peer:
@@ -76,6 +89,60 @@ class Peer:
     epoch: Callable[[], int]
     forward: Callable[[Tensor, Tensor], Tensor]
     rows: Counter[int] = field(default_factory=Counter)
+
+    def flops(self, height: int, width: int, device: torch.device) -> int:
+        """Of its model's forward and backward pass of one page of this size."""
+        images = torch.rand(1, 1, height, width, device=device)
+        with FlopCounterMode(display=False) as counter:
+            self.forward(images, torch.tensor([height], device=device)).sum().backward()
+        return counter.get_total_flops()
+
+
+class PeerProcess:
+    """A peer in a process of its own, for the time of a context: `peer_process`."""
+
+    def __init__(self, pool: ProcessPoolExecutor) -> None:
+        """Take the process in which `_start` has put a peer."""
+        self.rows: Counter[int] = Counter()
+        self._pool = pool
+
+    def epoch(self) -> int:
+        """As of `Peer`."""
+        images, self.rows = self._pool.submit(_epoch).result()
+        return images
+
+    def flops(self, height: int, width: int, device: torch.device) -> int:
+        """As of `Peer`."""
+        return self._pool.submit(_flops, height, width, device).result()
+
+
+@contextlib.contextmanager
+def peer_process(name: str, task: Task) -> Iterator[PeerProcess]:
+    """One of `PEERS` in a process with as many threads as this one.
+
+    Raises ImportError where it isn't installed.
+    """
+    with ProcessPoolExecutor(1, get_context("spawn")) as pool:
+        pool.submit(_start, name, task, torch.get_num_threads()).result()
+        yield PeerProcess(pool)
+
+
+_here: list[Peer] = []  # in a process of `peer_process`: its peer
+
+
+def _start(name: str, task: Task, threads: int) -> None:
+    die_with_parent(signal.SIGKILL)
+    set_start_method("fork", force=True)  # of a DataLoader's processes, as in a script
+    torch.set_num_threads(threads)
+    _here.append(PEERS[name](task))
+
+
+def _epoch() -> tuple[int, Counter[int]]:
+    return _here[0].epoch(), _here[0].rows
+
+
+def _flops(*size: Any) -> int:
+    return _here[0].flops(*size)
 
 
 class PngPages(Dataset):
@@ -129,26 +196,32 @@ def loss_of(page: Tensor, targets: Tensor, mu: Tensor, logvar: Tensor, task: Tas
     return picture + task.experiment.beta.max * nats / targets[0].numel()
 
 
-def _through(model: VAE, images: Tensor, heights: Tensor):
+def _through(model: VAE, images: Tensor, heights: Tensor) -> VAEOutput:
     eps = torch.randn(len(images), model.latent_dim, device=images.device)
     return model(images, heights, Draws(eps, (), torch.ones(len(images), device=images.device)))
 
 
-def _plain_script(task: Task, loader: Iterable) -> Peer:
+def _plain_script(task: Task, loader: Iterable, model: VAE | None = None) -> Peer:
     from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-    model, options = task.model(), task.experiment.optimizer
+    masks = NothingKept() if model is None else contextlib.nullcontext()
+    model = task.textbook_model() if model is None else model
+    options = task.experiment.optimizer
     average = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(EMA_DECAY))
     optimizer = torch.optim.AdamW(
         model.parameters(), lr=options.lr, weight_decay=options.weight_decay, fused=True
     )
     rows: Counter[int] = Counter()
 
+    def through(images: Tensor, heights: Tensor) -> VAEOutput:
+        with masks:
+            return _through(model, images, heights)
+
     def epoch() -> int:
         images = 0
         for batch in loader:
             inputs, targets, heights = (part.to(task.device, non_blocking=True) for part in batch)
-            output = _through(model, inputs, heights)
+            output = through(inputs, heights)
             loss = loss_of(output.reconstruction, targets, output.mu, output.logvar, task)
             optimizer.zero_grad()
             loss.backward()
@@ -159,7 +232,7 @@ def _plain_script(task: Task, loader: Iterable) -> Peer:
             rows[inputs.shape[2]] += len(inputs)
         return images
 
-    return Peer(epoch, lambda *pages: _through(model, *pages).reconstruction, rows)
+    return Peer(epoch, lambda *pages: through(*pages).reconstruction, rows)
 
 
 def _loader(task: Task, **options: Any) -> DataLoader:
@@ -180,7 +253,7 @@ def plain_canvas(task: Task) -> Peer:
     )
 
 
-def plain_sorted(task: Task) -> Peer:
+def plain_sorted(task: Task, model: VAE | None = None) -> Peer:
     """The same script by a user who has noticed: batches of like height, padded as ours are."""
 
     def collate(samples: Sequence[tuple[Tensor, Tensor, int]]) -> list[Tensor]:
@@ -193,9 +266,13 @@ def plain_sorted(task: Task) -> Peer:
 
     batches = LikeHeights(task.heights, task.pages.batch_size, task.seed)
     dataset = PngPages(task, on_canvas=False)
-    return _plain_script(
-        task, _loader(task, dataset=dataset, batch_sampler=batches, collate_fn=collate)
-    )
+    loader = _loader(task, dataset=dataset, batch_sampler=batches, collate_fn=collate)
+    return _plain_script(task, loader, model)
+
+
+def plain_sorted_ours(task: Task) -> Peer:
+    """That, of our model with its own layers: what is left are losses, reading and memory."""
+    return plain_sorted(task, task.model())
 
 
 def pythae_trainer(task: Task) -> Peer:
@@ -217,7 +294,8 @@ def pythae_trainer(task: Task) -> Peer:
             self.vae = vae
 
         def forward(self, images: Tensor) -> ModelOutput:
-            mu, logvar = self.vae.encode(images, whole(images))
+            with NothingKept():
+                mu, logvar = self.vae.encode(images, whole(images))
             return ModelOutput(embedding=mu, log_covariance=logvar)
 
     class Decode(BaseDecoder):
@@ -226,13 +304,14 @@ def pythae_trainer(task: Task) -> Peer:
             self.vae = vae
 
         def forward(self, z: Tensor) -> ModelOutput:
-            return ModelOutput(reconstruction=self.vae.decode(z, whole(z), size))
+            with NothingKept():
+                return ModelOutput(reconstruction=self.vae.decode(z, whole(z), size))
 
     class PythaePages(PngPages):
         def __getitem__(self, number: int) -> DatasetOutput:
             return DatasetOutput(data=super().__getitem__(number)[0])
 
-    vae = task.model()
+    vae = task.textbook_model()
     config = models.VAEConfig(input_dim=(1, *size), latent_dim=vae.latent_dim)
     model = models.VAE(config, encoder=Encode(vae), decoder=Decode(vae))
     dataset = PythaePages(task, on_canvas=True)
@@ -310,6 +389,7 @@ def diffusers_accelerate(task: Task) -> Peer:
 PEERS = {
     "plain script, one canvas": plain_canvas,
     "plain script, like heights": plain_sorted,
+    "plain script, like heights, our layers": plain_sorted_ours,
     "pythae": pythae_trainer,
     "diffusers AutoencoderKL": diffusers_accelerate,
 }

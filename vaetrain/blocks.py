@@ -18,12 +18,15 @@ DENSE_LAYERS = 2  # of a dense block, for each residual block of the size
 class Conv2d(nn.Conv2d):
     """A convolution, also of maps that are enlarged twofold and lie beside a page.
 
-    Maps and page need not be put into one tensor, and where the kernel is one pixel it is the
-    result that is enlarged: the same for a quarter of the work.
+    Maps and page need not be put into one tensor, nor the maps be enlarged: a transposed
+    convolution gives the same for half the work, and of one pixel the result is enlarged.
     """
 
     def forward(self, x: Tensor, page: Tensor | None = None, rows: Rows | None = None) -> Tensor:
         """(B, inputs, H, W) to (B, outputs, H / stride, W / stride).
+
+        Where a page's rows are odd the maps' last row is half below it: a kernel of 3x3 sees both
+        halves, alone as in a batch. Its result is not cleared below the pages.
 
         Args:
             page: (B, 1, H, W), the last of the inputs; `x` then has the others, at half its size.
@@ -35,7 +38,7 @@ class Conv2d(nn.Conv2d):
         if self.kernel_size == (1, 1):
             y = enlarge(self._convolved(x, of_maps, None), rows, 2)
         else:
-            y = self._convolved(enlarge(x, rows, 2), of_maps, None)
+            y = F.conv_transpose2d(x, _of_enlarged(of_maps), stride=2, padding=1)
         return y + self._convolved(page, of_page, self.bias)
 
     def _convolved(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
@@ -44,6 +47,22 @@ class Conv2d(nn.Conv2d):
             x = x[:, :, :: self.stride[0], :: self.stride[1]]
             return F.conv2d(x, weight, bias)
         return self._conv_forward(x, weight, bias)
+
+
+def _of_enlarged(weight: Tensor) -> Tensor:
+    """What a 3x3 convolution does to a map enlarged twofold, as a transposed one of the map itself.
+
+    Enlarging is itself a transposed convolution, by 2x2 ones. The two together have a kernel of
+    4x4, of which every second row and column meets a pixel: 4 products instead of 9.
+
+    Args:
+        weight: (outputs, inputs, 3, 3).
+
+    Returns: (inputs, outputs, 4, 4), for a stride of 2 and a padding of 1.
+    """
+    kernel = F.pad(weight.flip(2, 3), (1, 1, 1, 1)).transpose(0, 1)
+    kernel = kernel[:, :, 1:] + kernel[:, :, :-1]
+    return kernel[:, :, :, 1:] + kernel[:, :, :, :-1]
 
 
 class ResBlock(nn.Module):

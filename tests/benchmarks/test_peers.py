@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import itertools
 import json
@@ -15,7 +16,7 @@ from PIL import Image
 
 from benchmarks import peers, report, training_peers
 from benchmarks.input_peers import Pages
-from benchmarks.training_peers import PEERS, LikeHeights, Peer, PngPages, Task
+from benchmarks.training_peers import PEERS, LikeHeights, Peer, PngPages, Task, peer_process
 from shards.order import height_ladder
 from shards.png import encode_png
 from vaetrain.config import load_experiment
@@ -65,7 +66,7 @@ def test_batches_of_like_height_are_an_epoch_in_an_order_of_its_own():
     assert epochs[0] != epochs[1]
 
 
-@pytest.mark.parametrize("name", ["plain script, one canvas", "plain script, like heights"])
+@pytest.mark.parametrize("name", [name for name in PEERS if name.startswith("plain script")])
 def test_the_plain_script_trains_on_every_page(name, task):
     torch.manual_seed(0)
     peer = PEERS[name](task)
@@ -95,10 +96,23 @@ def test_flops_are_those_of_the_heights_that_batches_had(task):
     assert spent[peers.OURS] == pytest.approx(4 * 27 * 128 * 20 / 1e9)
 
 
+def test_a_peer_trains_in_a_process_of_its_own(task):
+    name = "plain script, like heights"
+    with peer_process(name, task) as peer:
+        assert peer.epoch() == peer.epoch() == 16
+        assert sum(peer.rows.values()) == 32
+        here = PEERS[name](task)
+        assert peer.flops(64, 128, CPU) == here.flops(64, 128, CPU)
+
+
 def test_a_peer_that_is_not_installed_is_named(task, monkeypatch):
-    monkeypatch.setitem(sys.modules, "pythae", None)
+    def start(name, task):
+        raise ImportError("No module named 'pythae'")
+
     monkeypatch.setattr(peers, "PEERS", {"pythae": training_peers.pythae_trainer})
-    started, missing = peers.start_peers(task)
+    monkeypatch.setattr(peers, "peer_process", start)
+    with contextlib.ExitStack() as stack:
+        started, missing = peers.start_peers(task, stack)
     assert started == {}
     assert [entry["name"] for entry in missing] == ["pythae"]
     assert "pythae" in missing[0]["reason"]
@@ -106,11 +120,11 @@ def test_a_peer_that_is_not_installed_is_named(task, monkeypatch):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", PEERS)
-def test_every_peer_learns_and_has_our_flops_on_one_canvas(name, task):
+def test_every_peer_learns_and_has_our_models_flops_on_one_canvas(name, task):
     if not INSTALLED.get(name, True):
         pytest.skip(f"{name} is not installed")
     peer = PEERS[name](task)
-    model = task.model()
+    model = task.model() if name.endswith("our layers") else task.textbook_model()
 
     def ours(images, heights):
         return training_peers._through(model, images, heights).reconstruction

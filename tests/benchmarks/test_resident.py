@@ -1,12 +1,13 @@
-"""Without masks a model is the same where no page is padded, and another where one is."""
+"""In torch's layers a model is the same where no page is padded, and another where one is."""
 
 from __future__ import annotations
 
 import pytest
 import torch
 
-from benchmarks.resident import unmasked
+from benchmarks.resident import textbook, unmasked
 from shards.randomness import sample_keys
+from vaetrain import blocks
 from vaetrain.config import ModelConfig
 from vaetrain.masked import MaskedCBAM, MaskedGroupNorm, PyramidPool
 from vaetrain.model import VAE, draw
@@ -14,16 +15,18 @@ from vaetrain.model import VAE, draw
 ROWS, WIDTH = 64, 32
 
 
+@pytest.mark.parametrize("change", [unmasked, textbook])
 @pytest.mark.parametrize("skips", ["none", "gated"])
-def test_masks_are_all_that_is_gone(skips):
+def test_our_layers_are_all_that_is_gone(skips, change):
     torch.manual_seed(0)
     config = ModelConfig(attention="cbam", skips=skips, latent_dim=8, pyramid=[1, 2])
     masked, plain = VAE(config, WIDTH, ROWS), VAE(config, WIDTH, ROWS)
     for parameter in masked.parameters():
         torch.nn.init.normal_(parameter, std=0.1)
     plain.load_state_dict(masked.state_dict())
-    changed = unmasked(plain)
+    changed = change(plain)
     gone = (MaskedCBAM, MaskedGroupNorm, PyramidPool)
+    gone += (blocks.Conv2d,) if change is textbook else ()
     assert not any(isinstance(module, gone) for module in plain.modules())
     images, ids = torch.rand(3, 1, ROWS, WIDTH), torch.arange(3)
     draws = draw(masked, sample_keys(0, ids, ids, "eps"), (ROWS, WIDTH), 1.0, 0.0)
