@@ -92,7 +92,9 @@ class PageServer(FailingServer):
     def start(self) -> None:
         self._server = ThreadingHTTPServer(("127.0.0.1", self._port), partial(Handler, self))
         self._port = self._server.server_address[1]
-        self._thread = threading.Thread(target=self._server.serve_forever, args=(0.01,))
+        self._thread = threading.Thread(
+            target=self._server.serve_forever, args=(0.01,), daemon=True
+        )
         self._thread.start()
 
     def stop(self) -> None:
@@ -111,7 +113,7 @@ class S3Server(FailingServer):
             "127.0.0.1", 0, self._answer, threaded=True, request_handler=MotoRequestHandler
         )
         self.url = f"http://127.0.0.1:{self._server.port}"
-        self._thread = threading.Thread(target=self._server.serve_forever)
+        self._thread = threading.Thread(target=self._server.serve_forever, daemon=True)
         self._thread.start()
 
     def _answer(self, asked: dict, start_response: Callable) -> Iterable[bytes]:
