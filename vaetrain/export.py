@@ -82,7 +82,7 @@ def export(arguments: argparse.Namespace, drafts: Path) -> None:
         found = onnx_model.write(graph, drafts / target.name, *shape)
         print(f"{target}: differs from PyTorch by at most {found:.2g}")
     if arguments.int8:
-        exact, small = drafts / path.name, drafts / "int8.onnx"
+        exact, small = drafts / path.name, drafts / f"int8-{path.name}"
         onnx_model.quantise(model, exact, small, calibration)
         before, after = (onnx_model.mean_ssim(model, file, measured) for file in (exact, small))
         print(f"{path}: int8, {exact.stat().st_size / small.stat().st_size:.2f} times smaller")

@@ -189,7 +189,7 @@ class Pages(CalibrationDataReader):
 
 def quantise(model: VAE, source: Path, target: Path, batches: Sequence[Batch]) -> None:
     """Static quantisation of convolutions and linear layers (QDQ, a scale per output channel)."""
-    prepared = target.with_name("prepared.onnx")
+    prepared = target.with_name(f"prepared-{target.name}")
     quant_pre_process(source, prepared, skip_symbolic_shape=True)
     quantize_static(
         prepared,

@@ -1,14 +1,18 @@
 """What onnxruntime makes of an exported model is what PyTorch makes of it."""
 
 import math
+import re
+import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 import torch
 
+from shards.build import build
 from shards.command import UserError
 from shards.index import Index
+from shards.options import BuildOptions
 from tests.models import write_run
 from tests.vaetrain.test_model import ARCHITECTURES, WIDTH, a_model
 from vaetrain import export, load_model, onnx_model
@@ -75,7 +79,7 @@ def test_it_is_calibrated_on_pages_that_it_is_not_measured_on(folder):
 
 @pytest.mark.parametrize(("lost", "written"), [(0.009, ["a.onnx"]), (0.011, []), (math.nan, [])])
 def test_int8_that_loses_too_much_is_refused(lost, written, folder, tmp_path, monkeypatch):
-    scores = {"a.onnx": 0.9, "int8.onnx": 0.9 - lost}
+    scores = {"a.onnx": 0.9, "int8-a.onnx": 0.9 - lost}
     monkeypatch.setattr(onnx_model, "write", lambda graph, path, *size: path.write_bytes(b"fp32"))
     monkeypatch.setattr(
         onnx_model, "quantise", lambda model, source, target, pages: target.write_bytes(b"int8")
@@ -104,6 +108,26 @@ def test_eight_bits_are_near_and_small(folder, tmp_path, monkeypatch, capsys):
     inputs = page_inputs(trained.model, measured[0])
     ours, theirs = (session(path).run(["reconstruction"], inputs)[0] for path in (exact, small))
     assert 0 < abs(ours - theirs).mean() < 0.05 * ours.std()
+
+
+@pytest.mark.slow
+def test_a_trained_model_in_eight_bits_is_a_third_and_as_good(tmp_path):
+    """At the size of the default experiment, and whatever the file is called."""
+    shards, run, small = tmp_path / "shards", tmp_path / "run", tmp_path / "int8.onnx"
+    build([REPO / "shards" / "sample"], shards, BuildOptions(workers=1))
+    train = ["vaetrain/train.py", "--run-dir", run, f"data.shards={shards}"]
+    train += ["data.val_templates=[]", "train.max_images=1024", "tracker=none"]
+    export = ["-m", "vaetrain.export", run, "--onnx", small, "--int8", "--calibrate", shards]
+    for command in (train, export):
+        done = subprocess.run(
+            [sys.executable, *map(str, command)], cwd=REPO, capture_output=True, text=True
+        )
+        assert done.returncode == 0, done.stderr
+    (smaller,) = re.findall(r"int8, ([\d.]+) times smaller", done.stdout)
+    assert float(smaller) >= 3
+    ((exact, rough),) = re.findall(r"fp32 ([\d.]+), int8 ([\d.]+)", done.stdout)
+    assert 0.85 < float(exact) < float(rough) + 0.01
+    assert "not calibrated on" in done.stdout
 
 
 @pytest.mark.parametrize(
