@@ -9,6 +9,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 REPO = Path(__file__).resolve().parents[2]
 sys.path[0] = str(REPO)
@@ -63,13 +64,18 @@ def discriminator_local() -> None:
 
 
 def one_bad_step() -> None:
-    """In the third step the last rank's loss is not a number."""
-    _spoil_steps(lambda step: step == 3)
+    """In the third step the last rank's loss is not a number; its gradient is as finite as ever."""
+    _spoil_steps(lambda step: step == 3, lambda losses: losses + float("nan"))
+
+
+def one_bad_gradient() -> None:
+    """In the third step the last rank's gradient is not a number; its loss is as finite as ever."""
+    _spoil_steps(lambda step: step == 3, lambda losses: losses + (0 * losses).sqrt())
 
 
 def bad_from_the_third() -> None:
     """From the third step on the last rank's loss is infinite."""
-    _spoil_steps(lambda step: step >= 3, float("inf"))
+    _spoil_steps(lambda step: step >= 3, lambda losses: losses + float("inf"))
 
 
 def stuck_reading() -> None:
@@ -112,7 +118,7 @@ def no_memory() -> None:
     Training.step = broken
 
 
-def _spoil_steps(spoils: Callable[[int], bool], value: float = float("nan")) -> None:
+def _spoil_steps(spoils: Callable[[int], bool], how: Callable[[Any], Any]) -> None:
     from vaetrain.training import Training
 
     forward_backward = Training.forward_backward
@@ -121,8 +127,7 @@ def _spoil_steps(spoils: Callable[[int], bool], value: float = float("nan")) -> 
         step = self.images // self.batching.global_batch + 1
         objective = self.objective
         if spoils(step) and self.engine.rank == self.engine.world_size - 1:
-            # Its gradient is as finite as ever.
-            self.objective = lambda *given: _spoilt(objective(*given), value)
+            self.objective = lambda *given: _spoilt(objective(*given), how)
         parts = forward_backward(self, batch, weights, gate)
         self.objective = objective
         return parts
@@ -130,9 +135,9 @@ def _spoil_steps(spoils: Callable[[int], bool], value: float = float("nan")) -> 
     Training.forward_backward = broken
 
 
-def _spoilt(told: tuple, value: float) -> tuple:
+def _spoilt(told: tuple, how: Callable[[Any], Any]) -> tuple:
     losses, parts = told
-    losses = losses + value
+    losses = how(losses)
     return losses, parts | {"loss": losses.detach()}
 
 

@@ -56,10 +56,13 @@ def moved(trainer, name, before, after):
     return names, our_state != their_state
 
 
+@pytest.mark.parametrize(
+    "what", ["one_bad_step", pytest.param("one_bad_gradient", marks=pytest.mark.slow)]
+)
 @pytest.mark.parametrize("engine", ENGINES)
-def test_nothing_moves_in_a_step_that_is_not_finite(trainer, engine):
-    name = f"bad-step-{engine}"
-    done = spoilt(trainer, name, "one_bad_step", *SETTINGS, *CONTROLLED, engine=engine)
+def test_nothing_moves_in_a_step_that_is_not_finite(trainer, engine, what):
+    name = f"{what}-{engine}"
+    done = spoilt(trainer, name, what, *SETTINGS, *CONTROLLED, engine=engine)
     assert done.returncode == 0, done.stdout + done.stderr
     assert moved(trainer, name, 16, 24) == (set(), False)
     names, controllers = moved(trainer, name, 24, 32)
