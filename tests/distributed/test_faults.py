@@ -2,16 +2,21 @@
 
 import json
 import math
+import os
 import shutil
+import signal
 import subprocess
+import time
 
 import pytest
 import torch
 from safetensors.torch import load_file
 
+from launch.soak import kill_family, ranks
 from tests.conftest import small_disk
 from tests.distributed.conftest import GAN
 from tests.distributed.test_resume import same_bits
+from vaetrain.rundir import LOCK_SECONDS
 
 SETTINGS = (
     "train.max_images=40",
@@ -140,6 +145,36 @@ def test_shards_that_change_while_a_run_reads_them_end_it(trainer, shards, tmp_p
     settings = (*settings, f"train.max_images={24 if saved is None else int(saved.name) + 24}")
     out = trainer.train(name, *settings, engine="ddp")
     assert saved is None or f"resuming at {int(saved.name)}" in out
+
+
+@pytest.mark.slow
+def test_a_second_run_in_a_run_directory_costs_the_first_nothing(trainer):
+    # Nothing may depend on the length that a run would have had.
+    settings = (*LONG, "lr.schedule=constant", "beta.schedule=constant")
+    command = trainer.command("shared", *settings, engine="ddp")
+    first = trainer.start(command)
+    try:
+        trainer.wait_for("shared", first)
+        of_first = ranks(first.mark, first.pid).values()
+        for rank in of_first:  # it need not get far
+            os.kill(rank, signal.SIGSTOP)
+        begun = time.monotonic()
+        second = trainer.run(command)
+        assert time.monotonic() - begun < LOCK_SECONDS + 60  # to start takes its time, too
+        assert second.returncode == 1  # what torch's launcher makes of a rank's 2
+        (told,) = [line for line in second.stderr.splitlines() if line.startswith("error: ")]
+        folder = trainer.folder / "shared"
+        assert told == f"error: {folder}: another training is running in this directory"
+        for rank in of_first:
+            os.kill(rank, signal.SIGCONT)
+        first.send_signal(signal.SIGTERM)
+        out, err = first.communicate(timeout=60)
+    finally:
+        kill_family(first.mark)
+    assert "asked to stop: saved at" in out, out + err
+    images = max(int(path.name) for path in (folder / "checkpoints").glob("[0-9]*"))
+    trainer.train("not-shared", *settings, f"train.max_images={images}", engine="ddp")
+    assert same_bits(trainer.weights("shared"), trainer.weights("not-shared"))
 
 
 @pytest.mark.slow
