@@ -168,7 +168,7 @@ def _read_header(path: Path) -> dict[str, Any]:
     except (ValueError, RecursionError):
         raise DamagedShards(f"{path}: damaged, not JSON") from None
     if not isinstance(header, dict) or header.get("schema") != SCHEMA:
-        raise DamagedShards(f"{path}: not an index of schema {SCHEMA}")
+        raise DamagedShards(f"{path}: not an index of schema {SCHEMA}: build these shards anew")
     if header.get("store") not in STORES:
         raise DamagedShards(f'{path}: "store" must be one of {", ".join(STORES)}')
     width = header.get("png_width")

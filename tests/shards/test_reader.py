@@ -2,6 +2,7 @@
 
 import shutil
 import subprocess
+from multiprocessing.reduction import ForkingPickler
 from pathlib import Path
 
 import numpy as np
@@ -157,6 +158,20 @@ def test_pictures_look_like_the_boxes_they_were_drawn_from(index, tmp_path):
         a_collator(i).batch(ids, np.zeros_like(ids), training=False) for i in (index, pictures)
     )
     torch.testing.assert_close(stored.images(), drawn.images(), rtol=0, atol=0.5 / 255 + 1e-6)
+
+
+@pytest.mark.parametrize("store", ["boxes", "png"])
+def test_a_batch_is_the_same_after_it_was_sent(tmp_path, store):
+    index = built(tmp_path / store, store=store, png_width=WIDTH)
+    batch = a_collator(index).batch(np.arange(8), np.full(8, 3), training=True)
+    sent = ForkingPickler.loads(ForkingPickler.dumps(batch))
+    assert vars(sent).keys() == vars(batch).keys()
+    for name, value in vars(batch).items():
+        if isinstance(value, torch.Tensor):
+            assert getattr(sent, name).dtype == value.dtype
+            assert torch.equal(getattr(sent, name), value)
+        else:
+            assert getattr(sent, name) == value
 
 
 @pytest.mark.parametrize("workers", [0, 2])
