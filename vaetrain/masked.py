@@ -76,7 +76,8 @@ class MaskedGroupNorm(nn.Module):
 class _GroupNorm(torch.autograd.Function):
     """The norm with its gradient written out: half the passes over memory that autograd makes.
 
-    Sums run over the width first; the mask then weighs the (B, C, H) row sums, not the pixels.
+    Maps are seen as (B, groups, C / groups, H, W), so that a group's moments broadcast over it.
+    Where a mask is needed sums run over the width first, and it weighs their rows, not the pixels.
     """
 
     @staticmethod
@@ -90,44 +91,40 @@ class _GroupNorm(torch.autograd.Function):
         groups: int,
         eps: float,
     ) -> Tensor:
-        size = (count * (x.shape[3] * x.shape[1] // groups)).clamp(min=1)[:, None]
-        mean = _spread(_page_sum(x, mask), groups) / size
-        centred = x - mean[:, :, None, None]
-        # The norm of a row sums its squares without a map of them.
-        squares = torch.linalg.vector_norm(centred, dim=3).square()
-        variance = _spread((squares * mask[:, :, :, 0]).sum(dim=2), groups) / size
-        rstd = (variance + eps).rsqrt()[:, :, None, None]
-        scale, shift = rstd * weight[:, None, None] * mask, bias[:, None, None] * mask
+        grouped, mask = x.unflatten(1, (groups, -1)), mask[:, None]
+        size = (count * (grouped.shape[2] * x.shape[3])).clamp(min=1).view(-1, 1, 1, 1, 1)
+        row_sums = grouped.sum(dim=4, keepdim=True, dtype=torch.float32) * mask
+        # Zero below the page from here on: sums need no mask, and long ones are the fast ones.
+        centred = (grouped - row_sums.sum(dim=(2, 3), keepdim=True) / size).mul_(mask)
+        # A vector's norm sums its squares without a map of them.
+        squares = torch.linalg.vector_norm(centred, dim=(2, 3, 4), keepdim=True).square()
+        rstd = (squares / size + eps).rsqrt()
         ctx.save_for_backward(centred.to(x.dtype), weight, rstd, mask, size)
-        ctx.groups = groups
-        return (centred * scale).add_(shift).to(x.dtype)
+        scale, shift = (each.view(groups, -1, 1, 1) for each in (weight, bias))
+        return (centred * (rstd * scale)).add_(shift * mask).flatten(1, 2).to(x.dtype)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         centred, weight, rstd, mask, size = ctx.saved_tensors
-        grad_sum = _page_sum(grad, mask)
-        grad_dot = _page_sum(grad * centred, mask)
-        mean_grad = (_spread(grad_sum * weight, ctx.groups) / size)[:, :, None, None]
-        mean_dot = (_spread(grad_dot * weight, ctx.groups) / size)[:, :, None, None]
-        scale = rstd * mask
-        grad_x = grad * (scale * weight[:, None, None])
+        grad, scale = grad.unflatten(1, centred.shape[1:3]), weight.view(*centred.shape[1:3], 1, 1)
+        row_sums = grad.sum(dim=4, keepdim=True, dtype=torch.float32) * mask
+        grad_sum = row_sums.sum(dim=3, keepdim=True)
+        grad_dot = (grad * centred).sum(dim=(3, 4), keepdim=True, dtype=torch.float32)
+        mean_grad, mean_dot = (
+            (each * scale).sum(dim=2, keepdim=True) / size for each in (grad_sum, grad_dot)
+        )
+        grad_x = grad * (rstd * scale * mask)
         # In place: on a CPU a pass that writes into other memory takes as long as three.
-        grad_x.addcmul_(centred, scale * rstd.square() * mean_dot, value=-1)
-        grad_x.sub_(scale * mean_grad)
-        grad_weight = (grad_dot * rstd[:, :, 0, 0]).sum(0)
-        return grad_x.to(centred.dtype), grad_weight, grad_sum.sum(0), None, None, None, None
+        grad_x.addcmul_(centred, rstd**3 * mean_dot, value=-1).sub_(rstd * mean_grad * mask)
+        grad_weight, grad_bias = (grad_dot * rstd).sum(0).flatten(), grad_sum.sum(0).flatten()
+        grad_x = grad_x.flatten(1, 2).to(centred.dtype)
+        return grad_x, grad_weight, grad_bias, None, None, None, None
 
 
 def _page_sum(x: Tensor, mask: Tensor) -> Tensor:
     """Sum over the page's pixels, float32: (B, C, H, W) to (B, C)."""
     return (x.sum(dim=3, dtype=torch.float32) * mask[:, :, :, 0]).sum(dim=2)
-
-
-def _spread(sums: Tensor, groups: int) -> Tensor:
-    """Each channel's (B, C) value replaced by the sum over its group."""
-    grouped = sums.unflatten(1, (groups, -1))
-    return grouped.sum(dim=2, keepdim=True).expand_as(grouped).flatten(1)
 
 
 class PyramidPool(nn.Module):

@@ -195,7 +195,7 @@ def quantise(model: VAE, source: Path, target: Path, batches: Sequence[Batch]) -
         prepared,
         target,
         Pages(model, batches),
-        op_types_to_quantize=["Conv", "Gemm", "MatMul"],
+        op_types_to_quantize=["Conv", "ConvTranspose", "Gemm", "MatMul"],
         per_channel=True,
         activation_type=QuantType.QUInt8,
         weight_type=QuantType.QInt8,
