@@ -201,11 +201,11 @@ def _through(model: VAE, images: Tensor, heights: Tensor) -> VAEOutput:
     return model(images, heights, Draws(eps, (), torch.ones(len(images), device=images.device)))
 
 
-def _plain_script(task: Task, loader: Iterable, model: VAE | None = None) -> Peer:
+def _plain_script(task: Task, loader: Iterable, *, our_layers: bool = False) -> Peer:
     from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-    masks = NothingKept() if model is None else contextlib.nullcontext()
-    model = task.textbook_model() if model is None else model
+    masks = contextlib.nullcontext() if our_layers else NothingKept()
+    model = task.model() if our_layers else task.textbook_model()
     options = task.experiment.optimizer
     average = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(EMA_DECAY))
     optimizer = torch.optim.AdamW(
@@ -253,7 +253,7 @@ def plain_canvas(task: Task) -> Peer:
     )
 
 
-def plain_sorted(task: Task, model: VAE | None = None) -> Peer:
+def plain_sorted(task: Task, *, our_layers: bool = False) -> Peer:
     """The same script by a user who has noticed: batches of like height, padded as ours are."""
 
     def collate(samples: Sequence[tuple[Tensor, Tensor, int]]) -> list[Tensor]:
@@ -267,12 +267,12 @@ def plain_sorted(task: Task, model: VAE | None = None) -> Peer:
     batches = LikeHeights(task.heights, task.pages.batch_size, task.seed)
     dataset = PngPages(task, on_canvas=False)
     loader = _loader(task, dataset=dataset, batch_sampler=batches, collate_fn=collate)
-    return _plain_script(task, loader, model)
+    return _plain_script(task, loader, our_layers=our_layers)
 
 
 def plain_sorted_ours(task: Task) -> Peer:
     """That, of our model with its own layers: what is left are losses, reading and memory."""
-    return plain_sorted(task, task.model())
+    return plain_sorted(task, our_layers=True)
 
 
 def pythae_trainer(task: Task) -> Peer:
