@@ -24,21 +24,30 @@ from typing import Any
 
 import torch
 
-from benchmarks import harness, memory, noise_scale, report, study_plots, time_to_target
-from benchmarks.advice import advice, check
-from benchmarks.harness import Case
-from benchmarks.setups import OPTIONS, PLAIN, Setup, with_option
-from benchmarks.trainer_step import TrainerStep, cut, made_up_batch, pages_of_one_height
-from shards import command
-from shards.command import UserError
-from vaetrain import checkpoint
-from vaetrain.arguments import whole
-from vaetrain.batching import cut_batch
-from vaetrain.config import SAMPLE_SHARDS, Experiment, as_dict, load_experiment
-from vaetrain.data import TrainingData, build_sample
-from vaetrain.engine import start_engine
-from vaetrain.model import VAE
-from vaetrain.startup import experiment_path, running_launch
+from benchmarks import noise_scale
+from benchmarks.support import harness, memory, report
+from benchmarks.support.batch_size import plots, time_to_target
+from benchmarks.support.batch_size.advice import advice, check
+from benchmarks.support.batch_size.setups import OPTIONS, PLAIN, Setup, with_option
+from benchmarks.support.batch_size.trainer_step import (
+    TrainerStep,
+    cut,
+    made_up_batch,
+    pages_of_one_height,
+)
+from benchmarks.support.harness import Case
+from shards import cli
+from shards.errors import UserError
+from vaetrain.artifacts import checkpoint
+from vaetrain.cli import whole
+from vaetrain.config.command import experiment_path
+from vaetrain.config.experiment import Experiment, as_dict, load_experiment
+from vaetrain.data.batching import cut_batch
+from vaetrain.data.config import SAMPLE_SHARDS
+from vaetrain.data.loading import TrainingData, build_sample
+from vaetrain.engines.factory import start_engine
+from vaetrain.engines.spec import running_launch
+from vaetrain.model.vae import VAE
 
 GIB = 2**30
 CUDA = torch.device("cuda", 0)
@@ -101,7 +110,13 @@ class Study:
         self.engine = start_engine(running_launch(os.environ), "no")
         if experiment.data.folder == SAMPLE_SHARDS:
             build_sample()
-        self.data = TrainingData(experiment, self.engine, VAE.stride)
+        self.data = TrainingData(
+            experiment.data,
+            self.engine,
+            VAE.stride,
+            seed=experiment.train.seed,
+            global_batch_size=experiment.train.global_batch_size,
+        )
         self.own = self.at_batch(experiment.train.global_batch_size)
         self.pages = math.lcm(*plan.micros, *plan.batches, experiment.train.global_batch_size)
         if self.pages > MOST_PAGES:
@@ -117,8 +132,7 @@ class Study:
 
     def at_batch(self, batch: int) -> Setup:
         """How the trainer would cut a global batch on one device."""
-        train = replace(self.experiment.train, global_batch_size=batch, micro_batch_size=None)
-        found = cut_batch(train, 1)
+        found = cut_batch(batch, None, world_size=1)
         return Setup(found.micro_batch, found.accumulation)
 
     @property
@@ -160,7 +174,7 @@ class Study:
         options = [(self.own.micro, name) for name in self.plan.options if name != "compile"]
         cases = list(dict.fromkeys([*sweep, *options]))
         rows = []
-        for micro, option in command.progress(cases, desc="memory", unit="case"):
+        for micro, option in cli.progress(cases, desc="memory", unit="case"):
             row = {"micro": micro, "option": option, "measured": None}
             row["predicted"] = self.peak(micro, option, self.device)
             row["cuda"] = self.peak(micro, option, CUDA)
@@ -191,7 +205,7 @@ class Study:
             for gib in self.plan.memory
         ]
         rows = []
-        for option, gib in command.progress(cases, desc="fitting", unit="size"):
+        for option, gib in cli.progress(cases, desc="fitting", unit="size"):
             peak = partial(self.peak, option=option, device=CUDA)
             micro = memory.largest_that_fits(peak, gib * GIB)
             rows.append({"option": option, "gib": gib, "micro": micro})
@@ -340,12 +354,12 @@ def main() -> int:
     folder = arguments.out / "batch_size_study"
     record = measure(study, folder, arguments.target, arguments.quick)
     check(record["details"])
-    report.publish(record, arguments.out, study_plots.plot)
+    report.publish(record, arguments.out, plots.plot)
     print("\n" + "\n".join(record["details"]["advice"]))
     return 0
 
 
-def _parser() -> command.Parser:
+def _parser() -> cli.Parser:
     parser = harness.parser("batch_size_study", __doc__)
     add = parser.add_argument
     add("--experiment", help="YAML file, or a name in launch/experiments/")
@@ -387,4 +401,4 @@ def _names(known: Collection[str]) -> Callable[[str], tuple[str, ...]]:
 
 
 if __name__ == "__main__":
-    command.run("benchmarks.batch_size_study", main)
+    cli.run("benchmarks.batch_size_study", main)

@@ -16,9 +16,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from benchmarks import report
-from shards import command
-from shards.command import UserError
+from benchmarks.support import report
+from shards import cli
+from shards.errors import UserError
 
 NOTCH = 1.57  # half a notch is so many quartile ranges over the root of the rounds
 SAME = ("cpu", "cores", "gpu")  # of the machine, where rates are to be compared
@@ -145,7 +145,7 @@ def load(path: Path) -> dict[str, Any]:
 
 def main() -> int:
     """Run the command; the exit status."""
-    parser = command.Parser(prog="benchmarks.compare", description=__doc__.split("\n")[0])
+    parser = cli.Parser(prog="benchmarks.compare", description=__doc__.split("\n")[0])
     parser.add_argument("old", type=Path, help="a record, or a folder of them")
     parser.add_argument("new", type=Path, help="what is to be no worse")
     arguments = parser.parse_args()
@@ -166,4 +166,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    command.run("benchmarks.compare", main)
+    cli.run("benchmarks.compare", main)

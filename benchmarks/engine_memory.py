@@ -9,7 +9,6 @@ everything is there at once. On a GPU the allocator's peak is told too.
 
 from __future__ import annotations
 
-import gc
 import json
 import os
 import subprocess
@@ -17,21 +16,24 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from benchmarks.support.memory import alive, bytes_of
+
 if __name__ == "__main__" and __package__ is None:  # as ranks run it
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
 import torch
-from torch import Tensor, nn
 
-from benchmarks import report
-from benchmarks.harness import parser
-from shards import command
+from benchmarks.support import report
+from benchmarks.support.harness import parser
+from shards import cli
 from shards.randomness import sample_keys
-from vaetrain.config import ModelConfig, OptimizerConfig
-from vaetrain.engine import AVERAGE, WEIGHT, Engine, start_engine
-from vaetrain.model import VAE, draw
-from vaetrain.optimizers import MOMENTS, build_optimizer
-from vaetrain.startup import running_launch
+from vaetrain.engines.base import AVERAGE, WEIGHT, Engine
+from vaetrain.engines.config import OptimizerConfig
+from vaetrain.engines.factory import start_engine
+from vaetrain.engines.optimizers import MOMENTS, build_optimizer
+from vaetrain.engines.spec import running_launch
+from vaetrain.model.config import ModelConfig
+from vaetrain.model.vae import VAE, draw_noise
 
 ROOT = Path(__file__).resolve().parents[1]
 STAGES = {"ddp": 0, "zero1": 1, "zero2": 2, "zero3": 3, "zero3_offload": 3, "fsdp2": 3}
@@ -56,19 +58,6 @@ def predicted(engine: str, parameters: int) -> dict[str, float]:
         "moments": 2 * (share if stage >= 1 else whole),
         "average": share if stage >= 1 else whole,
     }
-
-
-def bytes_of(tensors: list[Tensor]) -> dict[int, int]:
-    """Storages and their sizes, each once however many tensors share it."""
-    plain = [t.to_local() if hasattr(t, "to_local") else t for t in tensors]
-    storages = (tensor.untyped_storage() for tensor in plain if tensor.device.type != "meta")
-    return {storage.data_ptr(): storage.nbytes() for storage in storages}
-
-
-def alive() -> dict[int, int]:
-    """Storages of all tensors that Python knows, and their sizes."""
-    gc.collect()
-    return bytes_of([found for found in gc.get_objects() if type(found) in (Tensor, nn.Parameter)])
 
 
 def held(engine: Engine) -> dict[str, int]:
@@ -113,7 +102,7 @@ def backward(engine: Engine) -> None:
     """The forward and backward of one page."""
     ids = torch.tensor([engine.rank], device=engine.device)
     images = torch.rand(1, 1, SIDE, SIDE, device=engine.device)
-    draws = draw(engine.module, sample_keys(0, ids, ids, "eps"), (SIDE, SIDE), 1.0, 0.0)
+    draws = draw_noise(engine.module, sample_keys(0, ids, ids, "eps"), (SIDE, SIDE), 1.0, 0.0)
     with engine.micro_batch(last=True):
         output = engine.model(images, torch.full_like(ids, SIDE), draws, None)
         losses = (output.reconstruction - images).square().mean((1, 2, 3))
@@ -165,7 +154,7 @@ def main() -> int:
     if arguments.measure:
         measure(arguments.measure)
     size, results = "tiny" if arguments.quick else "large", []
-    for engine in command.progress(arguments.engines, unit="engine"):
+    for engine in cli.progress(arguments.engines, unit="engine"):
         found = launch(engine, size, arguments.device)
         results += beside_theory(engine, found)
     told = report.record(
@@ -193,4 +182,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    command.run("benchmarks.engine_memory", main)
+    cli.run("benchmarks.engine_memory", main)

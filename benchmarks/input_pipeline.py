@@ -21,17 +21,22 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from benchmarks import augment_peers, harness, report
-from benchmarks.harness import Case
-from benchmarks.input_peers import PEERS, Pages
-from shards import command
+from benchmarks.support import harness, report
+from benchmarks.support.harness import Case
+from benchmarks.support.other_trainers import augmentation
+from benchmarks.support.other_trainers.input import PEERS, Pages
+from shards import cli
 from shards.build import build
-from shards.files import ShardFiles
-from shards.index import Index
-from shards.options import BuildOptions
-from shards.order import height_ladder
-from shards.png import encode_png
-from shards.reader import Batch, Collator, EvaluationReader, read_batches, select
+from shards.building.options import BuildOptions
+from shards.format.index import Index
+from shards.format.png import encode_png
+from shards.open import open_index
+from shards.reading.batch import Batch
+from shards.reading.collator import Collator
+from shards.reading.files import ShardFiles
+from shards.reading.order import height_ladder
+from shards.reading.reader import EvaluationReader, read_batches
+from shards.reading.selection import select
 
 SAMPLE = Path(__file__).resolve().parents[1] / "shards" / "sample"
 HEIGHTS = {128: 512, 256: 1024}  # the experiments' widths, and the rows they keep of a page, px
@@ -108,7 +113,7 @@ def measure(quick: bool, device: torch.device, seed: int) -> dict[str, Any]:
         for width in HEIGHTS:
             place = Path(folder) / str(width)
             place.mkdir()
-            stored = store(Index.open(shards), width, place, sizes.pages)
+            stored = store(open_index(shards), width, place, sizes.pages)
             timing = {"rounds": sizes.rounds, "warmup": sizes.warmup}
             timing |= {"device": device, "seed": seed}
             measure_input(f"{width} px, pages from disk", width, stored, place, found, timing)
@@ -142,7 +147,7 @@ def store(index: Index, width: int, folder: Path, count: int) -> Stored:
 
     options = BuildOptions(format="png", png_width=width, keep_duplicates=True, workers=1)
     build([pictures], folder / "pngs", options)
-    as_pngs = ShardFiles(Index.open(folder / "pngs"))
+    as_pngs = ShardFiles(open_index(folder / "pngs"))
     number_of = {as_pngs.key(number): number for number in range(len(as_pngs.index))}
     ids = np.array([number_of[file.stem] for file in files])
     pngs = OurBatches(Collator(as_pngs, **limits), np.split(ids, cuts))
@@ -226,19 +231,19 @@ def measure_augmentation(
         replace(batch, boxes=None, owner=None, pixels=image.mul(255).round().byte())
         for batch, image in zip(boxes, images, strict=True)
     ]
-    augment = augment_peers.ours(seed)
+    augment = augmentation.ours(seed)
     cases = [
         Case("ours, images", lambda: sum(len(augment(batch)[0]) for batch in pixels)),
         Case("ours, boxes, with drawing", lambda: sum(len(augment(batch)[0]) for batch in boxes)),
     ]
-    for name, make in augment_peers.PEERS.items():
+    for name, make in augmentation.PEERS.items():
         try:
             peer = make(seed)
         except ImportError as error:
             found.missing.append({"group": group, "name": name, "reason": str(error)})
             continue
 
-        def run(peer: augment_peers.AugmentImages = peer) -> int:
+        def run(peer: augmentation.AugmentImages = peer) -> int:
             pairs = zip(images, boxes, strict=True)
             return sum(len(peer(image, batch.heights)[0]) for image, batch in pairs)
 
@@ -255,4 +260,4 @@ def measure_augmentation(
 
 
 if __name__ == "__main__":
-    command.run("benchmarks.input_pipeline", main)
+    cli.run("benchmarks.input_pipeline", main)

@@ -31,19 +31,22 @@ import torch
 from scipy.stats import t as student
 from torch import Tensor
 
-from benchmarks.trainer_step import PageLosses
-from shards import command
-from shards.order import SampleOrder
-from shards.writer import write_whole
-from vaetrain.arguments import output_file, whole
-from vaetrain.checkpoint import Checkpoint
-from vaetrain.components import start_from_components
-from vaetrain.config import SAMPLE_SHARDS, Experiment, experiment_from, load_experiment
-from vaetrain.data import TrainingData, build_sample
-from vaetrain.engine import Engine, start_engine
-from vaetrain.handover import newest_checkpoint
-from vaetrain.model import VAE
-from vaetrain.startup import experiment_path, running_launch
+from benchmarks.support.batch_size.trainer_step import PageLosses
+from shards import cli, errors
+from shards.reading.order import SampleOrder
+from shards.storage import write_whole
+from vaetrain.artifacts.checkpoint import Checkpoint
+from vaetrain.artifacts.final_model import newest_checkpoint
+from vaetrain.cli import output_file, whole
+from vaetrain.config.command import experiment_path
+from vaetrain.config.experiment import Experiment, experiment_from, load_experiment
+from vaetrain.data.config import SAMPLE_SHARDS
+from vaetrain.data.loading import TrainingData, build_sample
+from vaetrain.engines.base import Engine
+from vaetrain.engines.factory import start_engine
+from vaetrain.engines.spec import running_launch
+from vaetrain.model.vae import VAE
+from vaetrain.training.pca_start import start_from_components
 
 CONFIDENCE = 0.95
 GROUPS, MICRO_BATCH, PAGES = 16, 4, 512
@@ -190,7 +193,7 @@ def _gradients(
     losses: PageLosses, order: SampleOrder, data: TrainingData, numbers: range, engine: Engine
 ) -> Iterator[Tensor]:
     parameters = list(losses.model.parameters())
-    for number in command.progress(numbers, desc="gradients", unit="batch"):
+    for number in cli.progress(numbers, desc="gradients", unit="batch"):
         ids, epochs = order.step(number)
         batch = data.collator.batch(ids, epochs, training=True).to(engine.device)
         found = torch.autograd.grad(
@@ -220,14 +223,20 @@ def main() -> int:
     if arguments.run is not None:
         saved = newest_checkpoint(arguments.run / "checkpoints", engine.say)
         if saved is None:
-            raise command.UserError(f"{arguments.run}: there is no checkpoint in it")
+            raise errors.UserError(f"{arguments.run}: there is no checkpoint in it")
         experiment = experiment_from(saved.state["experiment"], str(arguments.run))
     else:
         path = experiment_path(arguments.experiment)
         experiment = load_experiment(path, arguments.settings)
     if experiment.data.folder == SAMPLE_SHARDS:
         engine.on_main(build_sample)
-    data = TrainingData(experiment, engine, VAE.stride)
+    data = TrainingData(
+        experiment.data,
+        engine,
+        VAE.stride,
+        seed=experiment.train.seed,
+        global_batch_size=experiment.train.global_batch_size,
+    )
     losses = losses_at(experiment, saved, data, engine)
     found = measure(
         losses,
@@ -256,8 +265,8 @@ def as_json(found: NoiseScale) -> dict[str, float | None]:
     return {name: value if math.isfinite(value) else None for name, value in asdict(found).items()}
 
 
-def _parser() -> command.Parser:
-    parser = command.Parser(
+def _parser() -> cli.Parser:
+    parser = cli.Parser(
         prog="benchmarks.noise_scale",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -274,4 +283,4 @@ def _parser() -> command.Parser:
 
 
 if __name__ == "__main__":
-    command.run("benchmarks.noise_scale", main)
+    cli.run("benchmarks.noise_scale", main)

@@ -15,9 +15,9 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 
-from benchmarks import harness, report
-from benchmarks.harness import Case
-from shards import command
+from benchmarks.support import harness, report
+from benchmarks.support.harness import Case
+from shards import cli
 
 MATMULS = ((512, 512, 512), (1024, 1024, 1024), (2048, 2048, 1024), (128, 4096, 2048))
 """(m, k, n): an m x k matrix times a k x n one."""
@@ -160,4 +160,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    command.run("benchmarks.peak", main)
+    cli.run("benchmarks.peak", main)

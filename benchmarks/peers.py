@@ -1,4 +1,4 @@
-"""Training images per second of our trainer, and of what a user would pick instead.
+"""Trainer images per second of our trainer, and of what a user would pick instead.
 
     python -m benchmarks.peers --out runs/benchmarks
 
@@ -22,22 +22,24 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from benchmarks import augment_peers, harness, report
-from benchmarks.harness import Case
-from benchmarks.input_peers import Pages
 from benchmarks.input_pipeline import OurBatches, sample_lines, write_pictures
-from benchmarks.steps import Steps
-from benchmarks.training_peers import PEERS, Peer, PeerProcess, Task, peer_process
-from shards import command
+from benchmarks.support import harness, report
+from benchmarks.support.harness import Case
+from benchmarks.support.other_trainers import augmentation
+from benchmarks.support.other_trainers.input import Pages
+from benchmarks.support.other_trainers.training import PEERS, Peer, PeerProcess, Task, peer_process
+from benchmarks.support.steps import Steps
+from shards import cli
 from shards.build import build
-from shards.options import BuildOptions
-from shards.reader import EvaluationReader
-from vaetrain.augment.policy import write_policy
-from vaetrain.config import load_experiment
-from vaetrain.engine import start_engine
-from vaetrain.model import draw
-from vaetrain.startup import Command, experiment_path, running_launch
-from vaetrain.training import Training
+from shards.building.options import BuildOptions
+from shards.reading.reader import EvaluationReader
+from vaetrain.augmentation.policy import write_policy
+from vaetrain.config.command import Command, experiment_path
+from vaetrain.config.experiment import load_experiment
+from vaetrain.engines.factory import start_engine
+from vaetrain.engines.spec import running_launch
+from vaetrain.model.vae import draw_noise
+from vaetrain.training.trainer import Trainer
 
 OURS, GROUP = "ours", "default experiment, 128 px"
 TARGETS = {name: 1.5 if name.startswith("plain script") else 1.0 for name in PEERS}
@@ -108,7 +110,7 @@ def start_trainer(folder: Path, pages: int, seed: int) -> Steps:
     (folder / "some.jsonl").write_bytes(b"".join(some))
     options = BuildOptions(workers=1, val_fraction=0.0, keep_duplicates=True)
     build([folder / "some.jsonl"], shards, options)
-    write_policy(policy, augment_peers.POLICY, "what all peers do")
+    write_policy(policy, augmentation.POLICY, "what all peers do")
     settings = [
         f"data.shards={shards}",
         f"data.workers={WORKERS}",
@@ -133,13 +135,15 @@ def ours(trainer: Steps, pages: int) -> Peer:
         return done["images"]
 
     def forward(images: Tensor, heights: Tensor) -> Tensor:
-        draws = draw(engine.module, torch.zeros_like(heights), tuple(images.shape[2:]), 1.0, 0.0)
+        draws = draw_noise(
+            engine.module, torch.zeros_like(heights), tuple(images.shape[2:]), 1.0, 0.0
+        )
         return engine.model(images, heights, draws).reconstruction
 
     return Peer(epoch, forward, rows)
 
 
-def task_of(training: Training, folder: Path, device: torch.device, seed: int) -> Task:
+def task_of(training: Trainer, folder: Path, device: torch.device, seed: int) -> Task:
     """The same pages as PNGs, and the same experiment."""
     data, size = training.data, training.batching.global_batch
     by_height = EvaluationReader(data.train, data.collator).ids
@@ -181,4 +185,4 @@ def count_flops(
 
 
 if __name__ == "__main__":
-    command.run("benchmarks.peers", main)
+    cli.run("benchmarks.peers", main)

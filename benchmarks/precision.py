@@ -21,21 +21,22 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from benchmarks import harness, report
-from shards import command
-from shards.reader import Batch
-from vaetrain import losses, onnx_model
-from vaetrain.export import split_pages
-from vaetrain.latents import in_deviations
-from vaetrain.model import VAE
-from vaetrain.retrieval import (
+from benchmarks.support import harness, report
+from shards import cli, extras
+from shards.reading.batch import Batch
+from vaetrain import onnx_graph
+from vaetrain.evaluation.inference import TrainedModel
+from vaetrain.evaluation.latents import in_deviations
+from vaetrain.evaluation.retrieval import (
     RETRIEVED,
     Names,
     nearest_of_other_templates,
     retrieval_precision,
 )
-from vaetrain.trained import TrainedModel
-from vaetrain.validation import SSIM_ROWS
+from vaetrain.evaluation.validation import SSIM_ROWS
+from vaetrain.export import split_pages
+from vaetrain.losses import ssim
+from vaetrain.model.vae import VAE
 
 EXACT = "PyTorch, fp32"
 PACKAGES = ("onnxruntime", "onnx", "torchao")
@@ -88,12 +89,12 @@ def in_pytorch(model: VAE, dtype: torch.dtype = torch.float32) -> Variant:
 
 def in_onnxruntime(model: VAE, path: Path) -> Variant:
     """A file as onnxruntime runs it."""
-    runtime = onnx_model.session(path)
+    runtime = onnx_graph.session(path)
 
     def run(batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
         wanted = ["mu", "logvar", "reconstruction"]
         return tuple(
-            map(torch.from_numpy, runtime.run(wanted, onnx_model.page_inputs(model, batch)))
+            map(torch.from_numpy, runtime.run(wanted, onnx_graph.page_inputs(model, batch)))
         )
 
     return Variant(path.stat().st_size, run)
@@ -115,8 +116,8 @@ def variants_of(trained: TrainedModel, pages: Sequence[Batch], drafts: Path) -> 
     """All ways to compute a model, by name; int8's ranges are those of the pages."""
     model, data = trained.model.cpu(), trained.experiment.data
     exact, small = drafts / "fp32.onnx", drafts / "int8.onnx"
-    onnx_model.write(onnx_model.Whole(model), exact, data.width, data.max_height)
-    onnx_model.quantise(model, exact, small, pages)
+    onnx_graph.write(onnx_graph.Whole(model), exact, data.width, data.max_height)
+    onnx_graph.quantise(model, exact, small, pages)
     return {
         EXACT: in_pytorch(model),
         "PyTorch, bf16": in_pytorch(model, torch.bfloat16),
@@ -135,7 +136,7 @@ def quality(run: Run, batches: Sequence[Batch], names: Names | None) -> dict[str
     similar, latents = [], []
     for batch in batches:
         mu, logvar, page = run(batch)
-        values = losses.ssim(page.clamp(0, 1), batch.images(), batch.heights)
+        values = ssim.ssim(page.clamp(0, 1), batch.images(), batch.heights)
         similar.append(values[batch.heights >= SSIM_ROWS])
         latents.append(torch.stack([mu.flatten(1), logvar.flatten(1)]))
     found = {"SSIM": round(torch.cat(similar).mean().item(), 4)}
@@ -161,8 +162,8 @@ def measure(arguments: Any, sizes: Sizes, drafts: Path) -> dict[str, Any]:
     variants = variants_of(trained, calibration, drafts)
     names = None
     if not (arguments.quick or trained.model.is_spatial):
-        names = Names.of(shards.index, torch.cat([batch.ids for batch in batches]))
-    ids = np.linspace(0, len(shards.index) - 1, sizes.pages).round().astype(np.int64)
+        names = Names.of(shards.format.index, torch.cat([batch.ids for batch in batches]))
+    ids = np.linspace(0, len(shards.format.index) - 1, sizes.pages).round().astype(np.int64)
     single = [
         shards.collator.batch(ids[n : n + 1], np.zeros(1, np.int64), training=False)
         for n in range(len(ids))
@@ -195,12 +196,12 @@ def main() -> int:
     """Run the command; the exit status."""
     parser = harness.parser("precision", __doc__)
     parser.add_argument("run", type=Path, metavar="RUN", help="run directory")
-    parser.add_argument("--shards", type=command.location, required=True, metavar="DIR")
-    parser.add_argument("--calibrate", type=command.location, required=True, metavar="DIR")
+    parser.add_argument("--shards", type=cli.location, required=True, metavar="DIR")
+    parser.add_argument("--calibrate", type=cli.location, required=True, metavar="DIR")
     arguments = parser.parse_args()
     for module in ("onnx", "onnxscript", "onnxruntime"):
-        command.require(module, "export", "this benchmark")
-    command.require("torchao", "bench", "this benchmark")
+        extras.require(module, "export", "this benchmark")
+    extras.require("torchao", "bench", "this benchmark")
     harness.pin_to_one_core()
     with tempfile.TemporaryDirectory(prefix="precision-") as drafts:
         told = measure(arguments, QUICK if arguments.quick else FULL, Path(drafts))
@@ -209,4 +210,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    command.run("benchmarks.precision", main)
+    cli.run("benchmarks.precision", main)

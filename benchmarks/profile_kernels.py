@@ -17,11 +17,12 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks import harness, peak, report, traces
+from benchmarks import peak
+from benchmarks.support import harness, report, traces
+from benchmarks.support.traces import OVERHEAD, WAITING, Trace
+from benchmarks.support.workers import Worker, add_trainer_arguments, engine_names
 from benchmarks.throughput import QUICK_SETTINGS
-from benchmarks.traces import OVERHEAD, WAITING, Trace
-from benchmarks.workers import Worker, add_trainer_arguments, engine_names
-from shards import command
+from shards import cli
 
 STEPS, QUICK_STEPS = 10, 3
 GROUP, SHARES = "time of a step", "share of a step"
@@ -141,4 +142,4 @@ def _changes(what: str, before: dict[str, float], after: dict[str, float], most:
 
 
 if __name__ == "__main__":
-    command.run("benchmarks.profile_kernels", main)
+    cli.run("benchmarks.profile_kernels", main)

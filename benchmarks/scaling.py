@@ -24,14 +24,14 @@ from typing import Any
 
 import torch
 
-from benchmarks import harness, huge_index, report, scaling_plot
-from benchmarks import scaling_model as model
-from benchmarks.harness import Case
 from benchmarks.input_pipeline import sample_lines
-from benchmarks.workers import Worker
-from shards import command
+from benchmarks.support import harness, huge_index, report, scaling_plot
+from benchmarks.support import scaling_model as model
+from benchmarks.support.harness import Case
+from benchmarks.support.workers import Worker
+from shards import cli
 from shards.build import build
-from shards.options import BuildOptions
+from shards.building.options import BuildOptions
 
 RANKS, WITHIN = 2, 0.1
 ROWS = 256  # of every page here: all steps are the same work
@@ -300,4 +300,4 @@ def measure_index(folder: Path, sizes: Sizes) -> list[dict[str, Any]]:
 
 
 if __name__ == "__main__":
-    command.run("benchmarks.scaling", main)
+    cli.run("benchmarks.scaling", main)

@@ -18,13 +18,14 @@ from typing import Any
 
 import torch
 
-from benchmarks import harness, peak, report, traces
-from benchmarks.flops import model_flops
-from benchmarks.harness import Case
+from benchmarks import peak
 from benchmarks.input_pipeline import Findings
-from benchmarks.workers import Worker, add_trainer_arguments, engine_names
-from shards import command
-from vaetrain.config import ModelConfig
+from benchmarks.support import harness, report, traces
+from benchmarks.support.flops import model_flops
+from benchmarks.support.harness import Case
+from benchmarks.support.workers import Worker, add_trainer_arguments, engine_names
+from shards import cli
+from vaetrain.model.config import ModelConfig
 
 FULL = {"rounds": 9, "warmup": 1, "steps": 4}
 QUICK = {"rounds": 2, "warmup": 1, "steps": 1}
@@ -226,4 +227,4 @@ def measure_memory(worker: Worker, steps: int, found: Findings) -> None:
 
 
 if __name__ == "__main__":
-    command.run("benchmarks.throughput", main)
+    cli.run("benchmarks.throughput", main)

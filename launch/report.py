@@ -21,8 +21,8 @@ from urllib.parse import quote
 
 from launch.compare import Comparison, Interval, compare, mean_interval
 from launch.study import Study, load_study
-from shards import command
-from shards.writer import write_whole
+from shards import cli, extras
+from shards.storage import write_whole
 from vaetrain.settings import ConfigError
 
 if TYPE_CHECKING:
@@ -36,7 +36,7 @@ PICTURE = Path("final") / "reconstructions.png"
 
 def main() -> int:
     """Run the command; the exit status."""
-    parser = command.Parser(
+    parser = cli.Parser(
         prog="launch.report",
         formatter_class=argparse.RawDescriptionHelpFormatter,
         description=__doc__,
@@ -45,7 +45,7 @@ def main() -> int:
     parser.add_argument("--run-dir", type=Path, help="the study's folder, if it was given")
     parser.add_argument("settings", nargs="*", metavar="key=value", help="those of the sweep")
     arguments = parser.parse_intermixed_args()
-    command.require("optuna", "sweep", "a report")
+    extras.require("optuna", "sweep", "a report")
     study = load_study(arguments.study, arguments.settings)
     folder = arguments.run_dir or Path("runs") / study.name
     if study.sweep.storage is None and not (folder / "study.db").exists():
@@ -81,8 +81,8 @@ class Row:
 
 def write_report(study: Study, outcomes: Sequence[Outcome], folder: Path) -> list[Path]:
     """Write both reports; their paths."""
-    command.require("matplotlib", "sweep", "a report")
-    command.require("jinja2", "sweep", "a report")
+    extras.require("matplotlib", "sweep", "a report")
+    extras.require("jinja2", "sweep", "a report")
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
     rows = table(study, outcomes)
@@ -276,4 +276,4 @@ def data_url(content: str | Path) -> str:
 
 
 if __name__ == "__main__":
-    command.run("launch.report", main)
+    cli.run("launch.report", main)

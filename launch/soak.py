@@ -29,11 +29,11 @@ import uuid
 from collections import Counter
 from pathlib import Path
 
-from shards import command
+from shards import cli, errors
 from shards.build import build
-from shards.index import sha256_of
-from shards.options import BuildOptions
-from vaetrain.rundir import METRICS_FILE, read_metrics
+from shards.building.options import BuildOptions
+from shards.storage import sha256_of
+from vaetrain.artifacts.run_dir import METRICS_FILE, read_metrics
 from vaetrain.settings import ConfigError
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -80,7 +80,7 @@ class Mismatch(Exception):
 
 def main() -> int:
     """Soak for a while."""
-    parser = command.Parser(
+    parser = cli.Parser(
         prog="python -m launch.soak",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -168,7 +168,7 @@ class Soak:
             build([ROOT / "shards" / "sample"], out / "shards", options)
         self.steady = self.out / "undisturbed"
         if not (self.steady / "final").exists() and self.launch(self.steady, UNDISTURBED).wait():
-            raise command.UserError(f"the undisturbed run failed; see {self.log(self.steady)}")
+            raise errors.UserError(f"the undisturbed run failed; see {self.log(self.steady)}")
         self.lines = comparable(self.steady)
 
     def log(self, run: Path) -> Path:
@@ -370,4 +370,4 @@ def comparable(run: Path) -> list[dict]:
 
 
 if __name__ == "__main__":
-    command.run("launch.soak", main)
+    cli.run("launch.soak", main)

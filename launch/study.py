@@ -32,9 +32,10 @@ from typing import Any
 
 from omegaconf import OmegaConf
 
-from vaetrain.augment.policy import load_policy
-from vaetrain.batching import cut_batch
-from vaetrain.config import Experiment, as_dict, checked_together
+from vaetrain.augmentation.policy import load_policy
+from vaetrain.config.command import experiment_path
+from vaetrain.config.experiment import Experiment, as_dict, checked_together
+from vaetrain.engines.spec import read_engine_file
 from vaetrain.settings import (
     ConfigError,
     checked,
@@ -45,7 +46,6 @@ from vaetrain.settings import (
     read_yaml,
     setting,
 )
-from vaetrain.startup import experiment_path, read_engine_file
 
 ENGINES = Path(__file__).resolve().parents[1] / "accelerate_configs"
 VARIANT = "variant"  # the name under which the choice of a variant is one of the space's entries
@@ -157,7 +157,7 @@ class Study:
                 config = merge(Experiment, config, OmegaConf.create(tree), "")
             experiment = checked_together(checked(config))
             world_size = read_engine_file(self.engine).world_size
-            cut_batch(experiment.train, world_size, pairs=experiment.augment.mixup_alpha > 0)
+            experiment.batching(world_size)
             load_policy(experiment.augment, experiment.data.folder)
         except ConfigError as error:
             raise ConfigError(f"{where}{error}") from error

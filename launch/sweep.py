@@ -18,9 +18,9 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from launch.study import describe_sweep, load_study
-from shards import command
-from vaetrain.arguments import whole
-from vaetrain.config import SAMPLE_SHARDS
+from shards import cli, extras
+from vaetrain.cli import whole
+from vaetrain.data.config import SAMPLE_SHARDS
 
 SMOKE = ("train.max_images=1", "sweep.seeds=[0]", "sweep.pruner=none")
 
@@ -28,7 +28,7 @@ SMOKE = ("train.max_images=1", "sweep.seeds=[0]", "sweep.pruner=none")
 def main() -> int:
     """Run the command; the exit status: 1 when a setting failed."""
     arguments = _parser().parse_intermixed_args()
-    command.require("optuna", "sweep", "a sweep")
+    extras.require("optuna", "sweep", "a sweep")
     study = load_study(arguments.study, arguments.settings)
     if arguments.smoke:
         smoke = (*SMOKE, f"name={study.name}-smoke")
@@ -37,7 +37,7 @@ def main() -> int:
     # Imported only now: they take seconds, and `--help` must not wait for them.
     from launch.report import write_report
     from launch.trials import Trials
-    from vaetrain.data import build_sample
+    from vaetrain.data.loading import build_sample
 
     folder.mkdir(parents=True, exist_ok=True)
     with alone(folder):
@@ -45,7 +45,7 @@ def main() -> int:
             build_sample()  # once, before several trainings would at the same time
         trials = Trials(study, folder, stale_seconds=arguments.stale_after)
         trials.queue(retry_failed=arguments.retry_failed)
-    with command.progress(total=trials.total(), unit="setting", desc=study.name) as bar:
+    with cli.progress(total=trials.total(), unit="setting", desc=study.name) as bar:
 
         def advance(line: str) -> None:
             bar.clear()
@@ -64,8 +64,8 @@ def main() -> int:
     return 1 if failed else 0
 
 
-def _parser() -> command.Parser:
-    parser = command.Parser(
+def _parser() -> cli.Parser:
+    parser = cli.Parser(
         prog="launch.sweep",
         formatter_class=argparse.RawDescriptionHelpFormatter,
         description=__doc__,
@@ -98,4 +98,4 @@ def alone(folder: Path):
 
 
 if __name__ == "__main__":
-    command.run("launch.sweep", main)
+    cli.run("launch.sweep", main)

@@ -15,9 +15,9 @@ from typing import Any
 
 from omegaconf import OmegaConf
 
-from shards.writer import write_whole
-from vaetrain.config import Experiment, as_dict
-from vaetrain.rundir import METRICS_FILE, read_metrics
+from shards.storage import write_whole
+from vaetrain.artifacts.run_dir import METRICS_FILE, read_metrics
+from vaetrain.config.experiment import Experiment, as_dict
 
 TRAINER = Path(__file__).resolve().parents[1] / "vaetrain" / "train.py"
 POLL_SECONDS = 0.5

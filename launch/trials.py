@@ -24,7 +24,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from launch.study import FREE_TO_CHANGE, Setting, Study, folder_name, label
 from launch.trial import Record, TrialFailed, read_record, train
-from vaetrain.config import Experiment, as_dict
+from vaetrain.config.experiment import Experiment, as_dict
 from vaetrain.settings import ConfigError, flatten
 
 # User attributes of trials, and of the study.

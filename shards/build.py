@@ -20,11 +20,9 @@ from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 
-from shards.assemble import Assembled, assemble
-from shards.command import Parser, UserError, run
-from shards.index import REJECTS_NAME, STORES
-from shards.options import SPLIT_KEYS, BuildOptions
-from shards.sources import (
+from shards.building.assemble import Assembled, assemble
+from shards.building.options import SPLIT_KEYS, BuildOptions
+from shards.building.sources import (
     FORMATS,
     Found,
     Input,
@@ -33,8 +31,11 @@ from shards.sources import (
     generated_inputs,
     read_inputs,
 )
-from shards.workers import start_workers
-from shards.writer import sync_path
+from shards.building.workers import start_workers
+from shards.cli import Parser, run
+from shards.errors import UserError
+from shards.format.index import REJECTS_NAME, STORES
+from shards.storage import sync_path
 
 _GENERATED = 1000  # pages, where no count is given
 

@@ -11,10 +11,11 @@ from pathlib import Path
 
 import numpy as np
 
-from shards import command
-from shards.command import UserError
-from shards.index import Index
-from shards.layout import scaled_height
+from shards import cli, errors
+from shards.errors import UserError
+from shards.format.index import Index
+from shards.format.layout import scaled_height
+from shards.open import open_index
 
 THUMB = (160, 240)  # width and most rows of a picture on the sheet, px
 COLUMNS, ROWS = 8, 4
@@ -24,15 +25,15 @@ BRIGHTNESS = 2.5  # real pages use less than half of the grey range
 
 def main() -> int:
     """Run the command; the exit status."""
-    parser = command.Parser(
+    parser = cli.Parser(
         prog="shards.inspect",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("folder", type=command.location, metavar="DIR", help="folder or address")
+    parser.add_argument("folder", type=cli.location, metavar="DIR", help="folder or address")
     parser.add_argument("--sheet", type=Path, metavar="PNG", help="draw some of the pages here")
     arguments = parser.parse_args()
-    index = Index.open(arguments.folder)
+    index = open_index(arguments.folder)
     for line in describe(index):
         print(line)
     if arguments.sheet is not None:
@@ -64,7 +65,7 @@ def describe(index: Index) -> list[str]:
 
 
 def _counted(counter: Counter, most: int = 30) -> str:
-    told = [f"{command.one_line(str(name))} {count}" for name, count in counter.most_common(most)]
+    told = [f"{errors.one_line(str(name))} {count}" for name, count in counter.most_common(most)]
     rest = len(counter) - most
     return ", ".join(told) + (f" and {rest} more" if rest > 0 else "")
 
@@ -77,9 +78,9 @@ def draw_sheet(index: Index, path: Path) -> None:
     # Imported only where pictures are asked for: torch takes seconds.
     from PIL import Image, ImageDraw
 
-    from shards.files import ShardFiles
-    from shards.order import height_ladder
-    from shards.reader import Collator
+    from shards.reading.collator import Collator
+    from shards.reading.files import ShardFiles
+    from shards.reading.order import height_ladder
 
     width, most = THUMB
     ids = np.unique(np.linspace(0, len(index) - 1, COLUMNS * ROWS).round().astype(np.int64))
@@ -103,4 +104,4 @@ def draw_sheet(index: Index, path: Path) -> None:
 
 
 if __name__ == "__main__":
-    command.run("shards.inspect", main)
+    cli.run("shards.inspect", main)

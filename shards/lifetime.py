@@ -39,7 +39,7 @@ def start_reader_server(*modules: str) -> None:
     paths = [path for path in os.environ.get("PYTHONPATH", "").split(os.pathsep) if path]
     if root not in paths:
         os.environ["PYTHONPATH"] = os.pathsep.join([root, *paths])
-    multiprocessing.set_forkserver_preload(["shards.reader_server", *modules])
+    multiprocessing.set_forkserver_preload(["shards.reading.reader_server", *modules])
     # What is ignored stays so in the server: a launcher signals the whole process group of a rank,
     # which asks the rank to save, and for that it still needs its readers.
     before = {number: signal.signal(number, signal.SIG_IGN) for number in STOP_SIGNALS}

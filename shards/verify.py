@@ -18,23 +18,23 @@ from typing import BinaryIO
 
 import numpy as np
 
-from shards import command
-from shards.cache import CacheOptions
-from shards.command import UserError
-from shards.index import (
+from shards import cli, errors
+from shards.errors import DamagedShards, UserError
+from shards.format.index import (
     BLOCK,
     HEADER_NAME,
     REJECTS_NAME,
     TABLE_NAME,
-    DamagedShards,
     Index,
     Shard,
     header_bytes,
-    sha256_of,
 )
-from shards.layout import BadLayout
-from shards.png import decode_png
-from shards.tar import BOXES, JSON, PNG, read_boxes, read_members
+from shards.format.layout import BadLayout
+from shards.format.png import decode_png
+from shards.format.tar import BOXES, JSON, PNG, read_boxes, read_members
+from shards.open import open_index
+from shards.remote.cache import CacheOptions
+from shards.storage import sha256_of
 
 PATIENCE = 60.0  # seconds for which a file of a server that cannot be fetched is tried for
 END_OF_TAR = 2 * BLOCK  # zeros, and padding to whole records after them
@@ -43,13 +43,13 @@ MEMBERS = {"boxes": {JSON, BOXES}, "png": {JSON, PNG}, "both": {JSON, BOXES, PNG
 
 def main() -> int:
     """Run the command; the exit status."""
-    parser = command.Parser(
+    parser = cli.Parser(
         prog="shards.verify",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument(
-        "location", type=command.location, metavar="DIR", help="folder of built shards, or address"
+        "location", type=cli.location, metavar="DIR", help="folder of built shards, or address"
     )
     location = parser.parse_args().location
     if isinstance(location, Path) and not location.is_dir():
@@ -61,7 +61,7 @@ def main() -> int:
             print(problem)
             problems += 1
         if problems == 0:
-            index = Index.open(location, options)
+            index = open_index(location, options)
             print(f"{location}: whole, {len(index)} samples in {len(index.shards)} shards")
     return 1 if problems else 0
 
@@ -74,12 +74,12 @@ def damages(location: str | Path, options: CacheOptions | None = None) -> Iterat
             fetched again.
     """
     try:
-        index = Index.open(location, options)
+        index = open_index(location, options)
     except DamagedShards as error:
         yield str(error)
         return
     yield from _folder_damages(index) if index.cache is None else _server_damages(index)
-    bar = command.progress(index.shards, desc="checking", unit="shard")
+    bar = cli.progress(index.shards, desc="checking", unit="shard")
     for shard in bar:
         yield from _shard_damages(index, shard)
 
@@ -143,7 +143,7 @@ def _sample_damages(index: Index, shard: Shard, stream: BinaryIO) -> Iterator[st
         try:
             _check_sample(index, record, data, path)
         except (DamagedShards, BadLayout, ValueError, KeyError, RecursionError) as error:
-            yield f"{path}: sample {sample_id} cannot be read: {command.one_line(str(error))}"
+            yield f"{path}: sample {sample_id} cannot be read: {errors.one_line(str(error))}"
             return
     rest = stream.read()
     if len(rest) < END_OF_TAR or rest.strip(b"\0"):
@@ -182,4 +182,4 @@ def _check_sample(index: Index, record: np.void, data: bytes, path: str) -> None
 
 
 if __name__ == "__main__":
-    command.run("shards.verify", main)
+    cli.run("shards.verify", main)

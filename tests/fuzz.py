@@ -22,7 +22,13 @@ from hypothesis import HealthCheck, Phase, given, seed, settings
 from hypothesis import strategies as st
 
 PIECE = 500  # examples between two looks at the clock
-FUZZED = ("shards", "vaetrain.settings", "vaetrain.config", "vaetrain.startup", "vaetrain.augment")
+FUZZED = (
+    "shards",
+    "vaetrain.settings",
+    "vaetrain.config.experiment",
+    "vaetrain.startup",
+    "vaetrain.augment",
+)
 
 Check = Callable[[], None]
 """A test of hypothesis that needs no fixtures."""

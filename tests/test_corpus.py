@@ -17,26 +17,30 @@ import yaml
 
 from launch.study import load_study
 from shards.build import build
-from shards.command import UserError
-from shards.files import ShardFiles
-from shards.index import REJECTS_NAME, DamagedShards, Index
+from shards.building.options import BuildOptions
+from shards.errors import DamagedShards, UserError
+from shards.format.index import REJECTS_NAME, Index
+from shards.format.png import encode_png
 from shards.inspect import describe
-from shards.options import BuildOptions
-from shards.png import encode_png
-from shards.reader import Collator
-from shards.single import read_page
+from shards.open import open_index
+from shards.page_file import read_page
+from shards.reading.collator import Collator
+from shards.reading.files import ShardFiles
 from shards.verify import damages
 from tests.corpus import Bad, settings, write_files
 from tests.corpus.pages import LAYOUT, bad_layouts, bad_lines, bad_pictures, write_odd_files
 from tests.corpus.runs import write_bad_checkpoints, write_bad_models
 from tests.corpus.shards import write_bad_shards
-from vaetrain import checkpoint, load_model
-from vaetrain.augment.policy import load_policy
-from vaetrain.checkpoint import Checkpoint
-from vaetrain.config import AugmentConfig, as_dict, load_experiment
-from vaetrain.handover import newest_checkpoint, write_final
-from vaetrain.model import VAE
-from vaetrain.startup import RELAUNCHED, read_engine_file, start
+from vaetrain import load_model
+from vaetrain.artifacts import checkpoint
+from vaetrain.artifacts.checkpoint import Checkpoint
+from vaetrain.artifacts.final_model import newest_checkpoint, write_final
+from vaetrain.augmentation.config import AugmentConfig
+from vaetrain.augmentation.policy import load_policy
+from vaetrain.config.experiment import as_dict, load_experiment
+from vaetrain.engines.spec import read_engine_file
+from vaetrain.model.vae import VAE
+from vaetrain.startup import RELAUNCHED, start
 
 SECONDS = 20  # longer than any file may take
 ENGINE = Path(__file__).resolve().parents[1] / "accelerate_configs" / "ddp.yaml"
@@ -93,7 +97,7 @@ def built(folder: Path, out: Path, store: str) -> tuple[Index, list[dict]]:
     assert not list(damages(out))
     rejects = [json.loads(line) for line in (out / REJECTS_NAME).read_text().splitlines()]
     assert all(reject["reason"].isprintable() for reject in rejects)
-    return Index.open(out), rejects
+    return open_index(out), rejects
 
 
 def test_layouts(tmp_path):
@@ -128,7 +132,7 @@ def test_pictures(tmp_path):
 
 def read_every_sample(folder: Path) -> int:
     """How many samples can be trained on; raises DamagedShards where the index is no good."""
-    index = Index.open(folder)
+    index = open_index(folder)
     assert all(line.isprintable() for line in describe(index))
     collator = Collator(ShardFiles(index), width=32, max_height=64, ladder=np.array([64]), seed=0)
     read = 0
@@ -149,7 +153,7 @@ def test_shards(tmp_path):
     good_pages(source)
     options = BuildOptions(shard_mb=0.005, workers=1, keep_duplicates=True)
     build([source], tmp_path / "whole", options)
-    whole = Index.open(tmp_path / "whole")
+    whole = open_index(tmp_path / "whole")
     assert len(whole.shards) > 3
     (tmp_path / "bad").mkdir()
     files = list(write_bad_shards(tmp_path / "bad", tmp_path / "whole"))

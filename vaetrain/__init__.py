@@ -8,7 +8,7 @@ __all__ = ["load_model"]
 def __getattr__(name: str) -> Any:
     # Imported when asked for: torch takes seconds, and `--help` must not wait for it.
     if name in __all__:
-        from vaetrain import handover
+        from vaetrain.artifacts import final_model
 
-        return getattr(handover, name)
+        return getattr(final_model, name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

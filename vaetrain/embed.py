@@ -13,19 +13,19 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from shards import command
-from vaetrain.arguments import output_file
+from shards import cli
+from vaetrain.cli import output_file
 
 
 def main() -> int:
     """Run the command; the exit status."""
-    parser = command.Parser(
+    parser = cli.Parser(
         prog="vaetrain.embed",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("run", type=Path, metavar="RUN", help="run directory")
-    parser.add_argument("--shards", type=command.location, required=True, help="folder or address")
+    parser.add_argument("--shards", type=cli.location, required=True, help="folder or address")
     parser.add_argument("--out", type=output_file, required=True, help="NPZ file to write")
     arguments = parser.parse_args()
     pages, dimensions = embed(arguments.run, arguments.shards, arguments.out)
@@ -38,7 +38,7 @@ def embed(run: Path, shards: str | Path, out: Path) -> tuple[int, int]:
     # Imported only now: torch takes seconds, and `--help` must not wait for it.
     import numpy as np
 
-    from vaetrain.trained import TrainedModel
+    from vaetrain.evaluation.inference import TrainedModel
 
     trained = TrainedModel(run)
     data = trained.open_shards(shards)
@@ -57,4 +57,4 @@ def embed(run: Path, shards: str | Path, out: Path) -> tuple[int, int]:
 
 
 if __name__ == "__main__":
-    command.run("vaetrain.embed", main)
+    cli.run("vaetrain.embed", main)

@@ -19,29 +19,29 @@ import math
 from pathlib import Path
 from typing import Any
 
-from shards import command
-from shards.writer import write_whole
-from vaetrain.arguments import output_file
+from shards import cli
+from shards.storage import write_whole
+from vaetrain.cli import output_file
 
 RANKED = ("precision_at_10", "box_iou_at_10")  # measured by the distance of a search, too
 
 
 def main() -> int:
     """Run the command; the exit status."""
-    parser = command.Parser(
+    parser = cli.Parser(
         prog="vaetrain.evaluate",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("run", type=Path, metavar="RUN", help="run directory")
-    parser.add_argument("--shards", type=command.location, required=True, help="folder or address")
+    parser.add_argument("--shards", type=cli.location, required=True, help="folder or address")
     parser.add_argument("--split", choices=("val", "train", "all"), default="all")
     parser.add_argument(
         "--json", type=output_file, metavar="FILE", help="write the metrics to this file"
     )
     parser.add_argument(
         "--baselines",
-        type=command.location,
+        type=cli.location,
         metavar="TRAIN_SHARDS",
         help="also measure a blank page, and the mean and the principal components of the training "
         "pages of these shards",
@@ -62,16 +62,16 @@ def evaluate(
         training: shards that baselines are fitted to; None: there are none.
     """
     # Imported only now: torch takes seconds, and `--help` must not wait for it.
-    from vaetrain.evaluation import (
+    from vaetrain.artifacts.final_model import build_objective
+    from vaetrain.evaluation.full_evaluation import (
         NetworkMetrics,
         Retrieval,
         compare_with_baselines,
-        path_smoothness,
     )
-    from vaetrain.objective import Objective
+    from vaetrain.evaluation.inference import TrainedModel
+    from vaetrain.evaluation.interpolation import path_smoothness
+    from vaetrain.evaluation.validation import encode_pages, summarise
     from vaetrain.schedules import weights_at
-    from vaetrain.trained import TrainedModel
-    from vaetrain.validation import encode_pages, summarise
 
     trained = TrainedModel(run)
     experiment, engine = trained.experiment, trained.engine
@@ -82,7 +82,7 @@ def evaluate(
         trained.model,
         trained.batches(data, split, "evaluating"),
         engine,
-        Objective(experiment).to(engine.device),
+        build_objective(experiment).to(engine.device),
         weights_at(experiment, math.inf, math.inf),
     )
     networks = NetworkMetrics(trained, data, selection)
@@ -119,4 +119,4 @@ def show(metrics: dict[str, Any]) -> None:
 
 
 if __name__ == "__main__":
-    command.run("vaetrain.evaluate", main)
+    cli.run("vaetrain.evaluate", main)

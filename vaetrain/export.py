@@ -17,12 +17,12 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from shards import command
-from vaetrain.arguments import output_file
+from shards import cli, errors, extras
+from vaetrain.cli import output_file
 
 if TYPE_CHECKING:
-    from shards.reader import Batch
-    from vaetrain.trained import TrainedModel
+    from shards.reading.batch import Batch
+    from vaetrain.evaluation.inference import TrainedModel
 
 MOST_PAGES = 128  # of either split: to calibrate on, to measure
 MOST_SSIM_LOST = 0.01
@@ -30,7 +30,7 @@ MOST_SSIM_LOST = 0.01
 
 def main() -> int:
     """Run the command; the exit status."""
-    parser = command.Parser(
+    parser = cli.Parser(
         prog="vaetrain.export",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -43,7 +43,7 @@ def main() -> int:
     parser.add_argument("--int8", action="store_true", help="eight-bit integers")
     parser.add_argument(
         "--calibrate",
-        type=command.location,
+        type=cli.location,
         metavar="DIR",
         help="folder of built shards, or address",
     )
@@ -53,7 +53,7 @@ def main() -> int:
     if arguments.int8 and arguments.separate:
         parser.error("--int8 goes without --separate")
     for module in ("onnx", "onnxscript", "onnxruntime"):
-        command.require(module, "export", "the export")
+        extras.require(module, "export", "the export")
     # Written beside its place under another name: what a check refuses never gets its own.
     with tempfile.TemporaryDirectory(dir=arguments.onnx.parent, prefix=".export-") as folder:
         export(arguments, Path(folder))
@@ -63,8 +63,8 @@ def main() -> int:
 def export(arguments: argparse.Namespace, drafts: Path) -> None:
     """Write, check and name the files that were asked for."""
     # Imported only now: torch takes seconds, and `--help` must not wait for it.
-    from vaetrain import onnx_model
-    from vaetrain.trained import TrainedModel
+    from vaetrain import onnx_graph
+    from vaetrain.evaluation.inference import TrainedModel
 
     trained = TrainedModel(arguments.run)
     model, data = trained.model.cpu(), trained.experiment.data
@@ -72,25 +72,25 @@ def export(arguments: argparse.Namespace, drafts: Path) -> None:
         # Before what takes long: the folder may not be one of shards.
         calibration, measured = split_pages(trained, arguments.calibrate)
     path, shape = arguments.onnx, (data.width, data.max_height)
-    graphs = {path: onnx_model.Whole(model)}
+    graphs = {path: onnx_graph.Whole(model)}
     if arguments.separate:
         graphs = {
-            path.with_name(f"{path.stem}-encoder.onnx"): onnx_model.Encoder(model),
-            path.with_name(f"{path.stem}-decoder.onnx"): onnx_model.Decoder(model, *shape),
+            path.with_name(f"{path.stem}-encoder.onnx"): onnx_graph.Encoder(model),
+            path.with_name(f"{path.stem}-decoder.onnx"): onnx_graph.Decoder(model, *shape),
         }
     for target, graph in graphs.items():
-        found = onnx_model.write(graph, drafts / target.name, *shape)
+        found = onnx_graph.write(graph, drafts / target.name, *shape)
         print(f"{target}: differs from PyTorch by at most {found:.2g}")
     if arguments.int8:
         exact, small = drafts / path.name, drafts / f"int8-{path.name}"
-        onnx_model.quantise(model, exact, small, calibration)
-        before, after = (onnx_model.mean_ssim(model, file, measured) for file in (exact, small))
+        onnx_graph.quantise(model, exact, small, calibration)
+        before, after = (onnx_graph.mean_ssim(model, file, measured) for file in (exact, small))
         print(f"{path}: int8, {exact.stat().st_size / small.stat().st_size:.2f} times smaller")
         count = sum(len(batch) for batch in measured)
         seen = "also calibrated on" if measured is calibration else "not calibrated on"
         print(f"SSIM of {count} pages {seen}: fp32 {before:.4f}, int8 {after:.4f}")
         if not before - after <= MOST_SSIM_LOST:
-            raise command.UserError(
+            raise errors.UserError(
                 f"int8 loses {before - after:.4f} SSIM, more than {MOST_SSIM_LOST}; nothing written"
             )
         small.replace(exact)
@@ -109,9 +109,9 @@ def split_pages(trained: TrainedModel, folder: str | Path) -> tuple[list[Batch],
         for split in ("train", "val")
     )
     if not train and not val:
-        raise command.UserError(f"{folder}: there are no pages to calibrate on")
+        raise errors.UserError(f"{folder}: there are no pages to calibrate on")
     return train or val, val or train
 
 
 if __name__ == "__main__":
-    command.run("vaetrain.export", main)
+    cli.run("vaetrain.export", main)

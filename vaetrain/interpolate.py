@@ -11,13 +11,13 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from shards import command
-from vaetrain.arguments import output_file, whole
+from shards import cli
+from vaetrain.cli import output_file, whole
 
 
 def main() -> int:
     """Run the command; the exit status."""
-    parser = command.Parser(
+    parser = cli.Parser(
         prog="vaetrain.interpolate",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -39,9 +39,9 @@ def interpolate(run: Path, start: Path, end: Path, out: Path, steps: int) -> Non
     # Imported only now: torch takes seconds, and `--help` must not wait for it.
     import torch
 
-    from vaetrain.pictures import slerp
+    from vaetrain.evaluation.inference import TrainedModel
+    from vaetrain.evaluation.interpolation import slerp
     from vaetrain.sheet import cut_pages, write_sheet
-    from vaetrain.trained import TrainedModel
 
     trained = TrainedModel(run)
     a, b = trained.read_page(start), trained.read_page(end)
@@ -55,4 +55,4 @@ def interpolate(run: Path, start: Path, end: Path, out: Path, steps: int) -> Non
 
 
 if __name__ == "__main__":
-    command.run("vaetrain.interpolate", main)
+    cli.run("vaetrain.interpolate", main)

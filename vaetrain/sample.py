@@ -8,14 +8,14 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from shards import command
-from shards.command import UserError
-from vaetrain.arguments import output_file, whole
+from shards import cli
+from shards.errors import UserError
+from vaetrain.cli import output_file, whole
 
 
 def main() -> int:
     """Run the command; the exit status."""
-    parser = command.Parser(
+    parser = cli.Parser(
         prog="vaetrain.sample",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -41,8 +41,8 @@ def sample(run: Path, out: Path, count: int, height: int | None, seed: int) -> N
     import torch
 
     from shards.randomness import sample_keys
+    from vaetrain.evaluation.inference import TrainedModel
     from vaetrain.sheet import write_sheet
-    from vaetrain.trained import TrainedModel
 
     trained = TrainedModel(run)
     tallest = trained.experiment.data.max_height
@@ -55,4 +55,4 @@ def sample(run: Path, out: Path, count: int, height: int | None, seed: int) -> N
 
 
 if __name__ == "__main__":
-    command.run("vaetrain.sample", main)
+    cli.run("vaetrain.sample", main)

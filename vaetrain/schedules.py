@@ -7,14 +7,11 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
+from vaetrain.losses.config import BetaConfig, CurriculumConfig, ObjectiveSettings
+from vaetrain.losses.weights import PICTURE_TERMS, Weights
+from vaetrain.model.config import SkipConfig
 from vaetrain.settings import setting
-
-if TYPE_CHECKING:
-    from torch import Tensor
-
-    from vaetrain.config import Experiment
 
 
 @dataclass
@@ -35,75 +32,6 @@ class LrConfig:
     floor: float = setting(1e-6, "lowest learning rate of a cycle", minimum=0)
 
 
-@dataclass
-class BetaConfig:
-    schedule: str = setting(
-        "linear",
-        "how beta goes: constant; linear from 0; two_stage, to half in a line and on towards the "
-        "whole exponentially; cyclical; controller, holding the KL at target_kl",
-        choices=("constant", "linear", "two_stage", "cyclical", "controller"),
-    )
-    max: float = setting(1.0, "highest beta", minimum=0)
-    warmup_epochs: float = setting(
-        10.0, "linear: epochs from beta 0 to beta.max; two_stage: to its half", minimum=0
-    )
-    cycles: int = setting(4, "cyclical: cycles in the training", minimum=1)
-    cycle_ramp: float = setting(
-        0.5, "cyclical: share of a cycle in which beta rises", above=0, maximum=1
-    )
-    target_kl: float = setting(100.0, "controller: the KL to hold, in nats a page", minimum=0)
-    proportional: float = setting(0.01, "controller: gain on the last step's KL", minimum=0)
-    integral: float = setting(0.0001, "controller: gain on the sum over all steps", minimum=0)
-    reduction: str = setting(
-        "pixel",
-        "what beta multiplies, for each page: its KL in nats over the latent's dimensions, as "
-        "their sum, their mean, or the sum divided by the page's pixels (beta 1 is then the "
-        "bound itself, per pixel)",
-        choices=("sum", "mean", "pixel"),
-    )
-    free_bits: float = setting(
-        0.0, "nats of each page and latent dimension that cost nothing", minimum=0
-    )
-    capacity: float | None = setting(
-        None, "nats a page that the KL is drawn towards, from either side; null: off", minimum=0
-    )
-    capacity_epochs: float = setting(10.0, "epochs in which the capacity rises from 0", minimum=0)
-
-
-@dataclass
-class Phase:
-    epoch: float = setting(0.0, "epoch from which the phase holds", minimum=0)
-    recon: float | None = setting(None, "loss.recon from here on", minimum=0)
-    ssim: float | None = setting(None, "loss.ssim from here on", minimum=0)
-    ms_ssim: float | None = setting(None, "loss.ms_ssim from here on", minimum=0)
-    gradient: float | None = setting(None, "loss.gradient from here on", minimum=0)
-    perceptual: float | None = setting(None, "loss.perceptual from here on", minimum=0)
-    beta: float | None = setting(None, "beta.max from here on", minimum=0)
-
-
-@dataclass
-class CurriculumConfig:
-    phases: list[Phase] = setting(
-        [],
-        "weights that change by epoch: a list of {epoch, and any of recon, ssim, ms_ssim, "
-        "gradient, perceptual, beta}; what a phase leaves out stays as it was",
-    )
-    blend_epochs: float = setting(
-        0.0,
-        "epochs from one phase's weights to the next's, in a straight line; 0: at once",
-        minimum=0,
-    )
-
-
-@dataclass
-class SkipConfig:
-    start_epoch: float = setting(5.0, "epochs in which skips stay shut", minimum=0)
-    ramp_epochs: float = setting(5.0, "epochs from shut to open", minimum=0)
-    dropout: float = setting(
-        0.5, "share of pages decoded from the latent alone in training", minimum=0, maximum=1
-    )
-
-
 @dataclass(frozen=True)
 class Clock:
     """What turns an image count into the units people write schedules in.
@@ -119,14 +47,15 @@ class Clock:
     horizon: int
 
     @classmethod
-    def of(cls, experiment: Experiment, epoch_images: int) -> Clock:
-        """The clock of an experiment on this many training pages."""
-        train = experiment.train
-        wanted = train.epochs * epoch_images
-        if train.max_images is not None:
-            wanted = min(wanted, train.max_images)
-        steps = max(1, math.ceil(wanted / train.global_batch_size))
-        return cls(epoch_images, train.global_batch_size, steps * train.global_batch_size)
+    def of(
+        cls, epochs: float, max_images: int | None, global_batch_size: int, epoch_images: int
+    ) -> Clock:
+        """The clock of a training of `epochs`, but at most `max_images`, rounded up to a step."""
+        wanted = epochs * epoch_images
+        if max_images is not None:
+            wanted = min(wanted, max_images)
+        steps = max(1, math.ceil(wanted / global_batch_size))
+        return cls(epoch_images, global_batch_size, steps * global_batch_size)
 
     @property
     def epochs(self) -> float:
@@ -151,29 +80,7 @@ def ramp(epoch: float, length: float) -> float:
     return 1.0 if epoch >= length else epoch / length
 
 
-@dataclass(frozen=True)
-class Weights:
-    """What multiplies each loss now.
-
-    Attributes:
-        recon, ssim, ms_ssim, gradient, perceptual: weights of these losses.
-        beta: weight of the KL, a number, or a scalar on the device where a controller holds it.
-        capacity: nats the KL is drawn towards; None: it is drawn to 0.
-    """
-
-    recon: float = 1.0
-    ssim: float = 0.0
-    ms_ssim: float = 0.0
-    gradient: float = 0.0
-    perceptual: float = 0.0
-    beta: float | Tensor = 0.0
-    capacity: float | None = None
-
-
-PICTURE_TERMS = ("recon", "ssim", "ms_ssim", "gradient", "perceptual")
-
-
-def weights_at(experiment: Experiment, epoch: float, epochs: float) -> Weights:
+def weights_at(experiment: ObjectiveSettings, epoch: float, epochs: float) -> Weights:
     """The weights at an epoch of a training that lasts `epochs`: curriculum, beta and capacity."""
     beta = experiment.beta
     settings = {term: getattr(experiment.loss, term) for term in PICTURE_TERMS}
@@ -182,15 +89,6 @@ def weights_at(experiment: Experiment, epoch: float, epochs: float) -> Weights:
     if beta.capacity is not None:
         settings["capacity"] = beta.capacity * ramp(epoch, beta.capacity_epochs)
     return Weights(**settings)
-
-
-def terms_in_use(experiment: Experiment) -> list[str]:
-    """The picture losses that weigh something at any time of the training."""
-    used = [
-        {term: getattr(part, term) for term in PICTURE_TERMS}
-        for part in (experiment.loss, *experiment.curriculum.phases)
-    ]
-    return [term for term in PICTURE_TERMS if any(part[term] for part in used)]
 
 
 def phase_at(

@@ -4,7 +4,7 @@
 
 Prints a line for each page, nearest first: key, label, template and distance, separated by tabs.
 The distance, from 0 to 2.45, compares the pages' latents and what the encoder's first map shows of
-their boxes (`vaetrain.similarity`). The query is a layout (.json, or the first of .jsonl) or a
+their boxes (`vaetrain.model.similarity`). The query is a layout (.json, the first of .jsonl) or a
 wireframe (.png); the sheet shows it first, then the pages in order.
 """
 
@@ -13,19 +13,19 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from shards import command
-from vaetrain.arguments import output_file, whole
+from shards import cli
+from vaetrain.cli import output_file, whole
 
 
 def main() -> int:
     """Run the command; the exit status."""
-    parser = command.Parser(
+    parser = cli.Parser(
         prog="vaetrain.search",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("run", type=Path, metavar="RUN", help="run directory")
-    parser.add_argument("--shards", type=command.location, required=True, help="folder or address")
+    parser.add_argument("--shards", type=cli.location, required=True, help="folder or address")
     parser.add_argument(
         "--query", type=Path, required=True, metavar="LAYOUT_OR_PNG", help="what to look for"
     )
@@ -41,9 +41,9 @@ def search(run: Path, shards: str | Path, query: Path, top: int, sheet: Path | N
     # Imported only now: torch takes seconds, and `--help` must not wait for it.
     import numpy as np
 
+    from vaetrain.evaluation.inference import TrainedModel
+    from vaetrain.model.similarity import Similarity
     from vaetrain.sheet import cut_pages, write_sheet
-    from vaetrain.similarity import Similarity
-    from vaetrain.trained import TrainedModel
 
     trained = TrainedModel(run)
     page = trained.read_page(query)
@@ -71,4 +71,4 @@ def _plain(text: str) -> str:
 
 
 if __name__ == "__main__":
-    command.run("vaetrain.search", main)
+    cli.run("vaetrain.search", main)

@@ -18,7 +18,7 @@ import yaml
 from omegaconf import OmegaConf
 from omegaconf.errors import ConfigKeyError, OmegaConfBaseException
 
-from shards.command import UserError
+from shards.errors import UserError
 
 _MARKS = {"${": "${...}", "???": "???"}  # to OmegaConf a reference, and a value to come
 MOST_DEPTH = 20  # of a tree of settings; ours needs five

@@ -6,10 +6,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+import torch
 from torch import Tensor
 
-from shards.png import encode_png
-from vaetrain.pictures import GAP, PAPER, as_grey
+from shards.format.png import encode_png
 
 
 def cut_pages(images: Tensor, heights: Tensor) -> list[np.ndarray]:
@@ -37,3 +37,51 @@ def contact_sheet(pages: Sequence[np.ndarray], columns: int) -> np.ndarray:
 def write_sheet(path: Path, pages: Sequence[np.ndarray], columns: int = 8) -> None:
     """Write a contact sheet as a PNG file."""
     path.write_bytes(encode_png(contact_sheet(pages, columns)))
+
+
+BRIGHTNESS = 2.5  # real pages use less than half of the grey range
+
+
+ERROR_BRIGHTNESS = 10.0  # a reconstruction is seldom further from its page than a tenth
+
+
+GAP = 4  # pixels between pictures
+
+
+PAPER = 255
+
+
+def as_grey(images: Tensor) -> np.ndarray:
+    """Images (B, 1, H, W) in [0, 1] as uint8 (B, H, W), brightened for the eye."""
+    return _grey(images * BRIGHTNESS)
+
+
+def error_map(images: Tensor, others: Tensor) -> np.ndarray:
+    """How far images (B, 1, H, W) are from others, uint8 (B, H, W): black where nowhere."""
+    return _grey((images - others).abs() * ERROR_BRIGHTNESS)
+
+
+def _grey(bright: Tensor) -> np.ndarray:
+    grey = bright.detach().float().clamp(0, 1) * 255
+    return grey.round().to(torch.uint8).squeeze(1).cpu().numpy()
+
+
+def rows_of_pages(rows: list[np.ndarray], heights: np.ndarray) -> np.ndarray:
+    """Pages side by side, the rows of the list below one another.
+
+    Args:
+        rows: uint8 (B, H, W) each; column b shows page b of every row.
+        heights: (B,) rows of each page; what lies below is paper.
+
+    Returns: uint8 (height, width), white between and below the pages.
+    """
+    tallest = int(heights.max())
+    lines = []
+    for row in rows:
+        columns = []
+        for page, height in zip(row, heights, strict=True):
+            column = np.full((tallest + GAP, page.shape[1] + GAP), PAPER, np.uint8)
+            column[:height, : page.shape[1]] = page[:height]
+            columns.append(column)
+        lines.append(np.concatenate(columns, axis=1))
+    return np.concatenate(lines, axis=0)

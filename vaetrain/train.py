@@ -17,10 +17,9 @@ if __name__ == "__main__":
     # Run as a script, Python looks for modules in vaetrain/ itself, where ours would hide others.
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
-from shards.command import UserError
-from shards.index import DamagedShards
+from shards.errors import DamagedShards, UserError
 from shards.lifetime import die_with_parent, start_reader_server
-from vaetrain import startup
+from vaetrain import cli, startup
 
 
 def main() -> None:
@@ -30,22 +29,22 @@ def main() -> None:
     die_with_parent(signal.SIGTERM)
     # This may start the script anew under another launcher, or refuse: before torch is imported.
     command = startup.start(sys.argv[1:])
-    start_reader_server("shards.reader", "vaetrain.startup")
+    start_reader_server("shards.reading.reader", "vaetrain.startup")
 
-    from vaetrain.crash import fail_alone
-    from vaetrain.engine import start_engine
-    from vaetrain.training import Training, TrainingFailed
+    from vaetrain.engines.crash import fail_alone
+    from vaetrain.engines.factory import start_engine
+    from vaetrain.training.trainer import Trainer, TrainingFailed
 
     try:
         settings = command.experiment.train
         engine = start_engine(command.launch, settings.precision, settings.timeout_seconds)
-        Training(command, engine).run()
+        Trainer(command, engine).run()
     except TrainingFailed as error:
         if engine.is_main:
             print(f"error: {error}", file=sys.stderr)
         engine.leave(1)
     except UserError as error:
-        startup.refuse(str(error))
+        cli.refuse(str(error))
     except DamagedShards as error:
         # Only the rank that reads a damaged shard knows of it.
         fail_alone(engine.heartbeat, str(error))

@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from shards.synthetic.blocks import Block, cut, leaf, picture, stack, tree
-from shards.synthetic.components import DESKTOP, MOBILE, Dice, Kit, Style
 from shards.synthetic.sections import (
     article,
     card,
@@ -25,6 +24,7 @@ from shards.synthetic.sections import (
     titled,
     tool,
 )
+from shards.synthetic.widgets import DESKTOP, MOBILE, Dice, Kit, Style
 
 FAMILIES = 64  # design families of one seed
 LOWEST, TALLEST = 500, 4000  # px of canvas

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from shards.synthetic.blocks import Block, flow, leaf, middle, picture, row, stack
-from shards.synthetic.components import Dice, Kit
+from shards.synthetic.widgets import Dice, Kit
 
 
 def header(kit: Kit) -> Block:

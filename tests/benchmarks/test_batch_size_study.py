@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from benchmarks import advice, report, study_plots
+from benchmarks.support import report
+from benchmarks.support.batch_size import advice, plots
 
 
 def speed(micro: int, accumulation: int, median: float, option: str = "plain") -> dict:
@@ -119,7 +120,7 @@ def test_details_of_another_form_are_refused(details, path, value):
 
 def test_every_panel_of_the_plot_shows_something(details, tmp_path):
     environment = {"machine": {"gpu": None, "cpu": "a processor"}}
-    study_plots.plot({"details": details, "environment": environment}, tmp_path / "study.png")
+    plots.plot({"details": details, "environment": environment}, tmp_path / "study.png")
     look(tmp_path / "study.png")
 
 

@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import compare, report
+from benchmarks import compare
+from benchmarks.support import report
 
 
 @pytest.fixture

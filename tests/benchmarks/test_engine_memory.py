@@ -2,8 +2,8 @@
 
 import pytest
 
-from benchmarks import report
 from benchmarks.engine_memory import ALL, REST, beside_theory, in_theory, predicted
+from benchmarks.support import report
 
 # Bytes a parameter on two ranks, as figure 1 of Rajbhandari et al. 2020 counts them, for fp32 and
 # with the average of the weights: weights (twice what ZeRO optimises), gradients, moments, average.

@@ -12,11 +12,13 @@ import pytest
 import torch
 from PIL import Image
 
-from benchmarks import augment_peers, input_peers, input_pipeline, report
+from benchmarks import input_pipeline
+from benchmarks.support import report
+from benchmarks.support.other_trainers import augmentation, input
 from shards.build import build
-from shards.index import Index
-from shards.options import BuildOptions
-from vaetrain.augment.warp import is_page
+from shards.building.options import BuildOptions
+from shards.open import open_index
+from vaetrain.augmentation.warp import is_page
 
 WIDTH = 128
 MODULES = {
@@ -34,7 +36,7 @@ MODULES = {
 def stored(tmp_path_factory) -> input_pipeline.Stored:
     folder = tmp_path_factory.mktemp("stored")
     build([input_pipeline.SAMPLE], folder / "boxes", BuildOptions(workers=1, count=60))
-    return input_pipeline.store(Index.open(folder / "boxes"), WIDTH, folder, 40)
+    return input_pipeline.store(open_index(folder / "boxes"), WIDTH, folder, 40)
 
 
 def installed(name: str) -> bool:
@@ -49,13 +51,13 @@ def test_pngs_are_the_drawn_boxes_to_half_a_grey_value(stored):
         assert torch.equal(drawn.heights, decoded.heights)
 
 
-@pytest.mark.parametrize("name", input_peers.PEERS)
+@pytest.mark.parametrize("name", input.PEERS)
 def test_a_peer_gives_the_same_pixels_in_every_pass(name, stored, tmp_path):
     if not installed(name):
         with pytest.raises(ImportError):
-            input_peers.PEERS[name](stored.pages, tmp_path)
+            input.PEERS[name](stored.pages, tmp_path)
         return
-    open_pass = input_peers.PEERS[name](stored.pages, tmp_path)
+    open_pass = input.PEERS[name](stored.pages, tmp_path)
     for _ in range(2):
         batches = [input_pipeline.as_floats(batch, torch.device("cpu")) for batch in open_pass()]
         assert len(batches) == 3
@@ -63,15 +65,15 @@ def test_a_peer_gives_the_same_pixels_in_every_pass(name, stored, tmp_path):
             assert torch.equal(ours.images(), theirs)
 
 
-@pytest.mark.parametrize("name", augment_peers.PEERS)
+@pytest.mark.parametrize("name", augmentation.PEERS)
 def test_a_peer_augments_pages_like_ours(name, stored):
     if not installed(name):
         with pytest.raises(ImportError):
-            augment_peers.PEERS[name](0)
+            augmentation.PEERS[name](0)
         return
     batches = list(stored.boxes.one_pass())
-    ours = augment_peers.ours(0)
-    theirs = augment_peers.PEERS[name](0)
+    ours = augmentation.ours(0)
+    theirs = augmentation.PEERS[name](0)
     shares = []
     for batch in batches:
         images = batch.images()
@@ -93,8 +95,8 @@ def test_a_peer_that_is_not_installed_is_named(stored, tmp_path, monkeypatch):
         input_pipeline,
         "PEERS",
         {
-            "WebDataset + PIL": input_peers.webdataset_pil,
-            "a folder": input_peers.torchvision_folder,
+            "WebDataset + PIL": input.webdataset_pil,
+            "a folder": input.torchvision_folder,
         },
     )
     found = input_pipeline.Findings()
@@ -119,6 +121,6 @@ def test_the_quick_run_leaves_a_record_and_a_picture(tmp_path):
         for what in ("pages from disk", "augmentation alone")
     }
     named = {entry["name"] for entry in told["results"] + told["missing"]}
-    assert named >= {*input_peers.PEERS, *augment_peers.PEERS, "ours, boxes", "ours, PNGs"}
+    assert named >= {*input.PEERS, *augmentation.PEERS, "ours, boxes", "ours, PNGs"}
     picture = np.asarray(Image.open(tmp_path / "input_pipeline.png").convert("L"))
     assert picture.std() > 20

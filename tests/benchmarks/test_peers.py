@@ -14,13 +14,22 @@ import pytest
 import torch
 from PIL import Image
 
-from benchmarks import peers, report, training_peers
-from benchmarks.input_peers import Pages
-from benchmarks.training_peers import PEERS, LikeHeights, Peer, PngPages, Task, peer_process
-from shards.order import height_ladder
-from shards.png import encode_png
-from vaetrain.config import load_experiment
-from vaetrain.startup import experiment_path
+from benchmarks import peers
+from benchmarks.support import report
+from benchmarks.support.other_trainers import training
+from benchmarks.support.other_trainers.input import Pages
+from benchmarks.support.other_trainers.training import (
+    PEERS,
+    LikeHeights,
+    Peer,
+    PngPages,
+    Task,
+    peer_process,
+)
+from shards.format.png import encode_png
+from shards.reading.order import height_ladder
+from vaetrain.config.command import experiment_path
+from vaetrain.config.experiment import load_experiment
 
 CPU = torch.device("cpu")
 HEIGHTS = np.array([20, 500, 60, 512, 33, 250, 40, 480] * 2)
@@ -44,7 +53,7 @@ def task(tmp_path_factory) -> Task:
 
 @pytest.mark.parametrize("on_canvas", [True, False])
 def test_pages_are_the_files_and_padding_is_zero(task, on_canvas, monkeypatch):
-    monkeypatch.setattr(training_peers, "torchvision_page", lambda: lambda page: (1 - page, page))
+    monkeypatch.setattr(training, "torchvision_page", lambda: lambda page: (1 - page, page))
     spoiled, clean, height = PngPages(task, on_canvas=on_canvas)[4]
     stored = np.asarray(Image.open(task.pages.files[4])) / 255
     assert height == HEIGHTS[4]
@@ -88,7 +97,7 @@ def test_flops_are_those_of_the_heights_that_batches_had(task):
     def forward(images, heights):
         return layer(images)
 
-    one = Peer(lambda: 0, forward, rows=training_peers.Counter({16: 3, 32: 1}))
+    one = Peer(lambda: 0, forward, rows=training.Counter({16: 3, 32: 1}))
     twice = Peer(lambda: 0, lambda *pages: forward(*pages) + forward(*pages), one.rows)
     shares, spent = peers.count_flops({peers.OURS: one, "twice": twice}, task)
     assert shares == {peers.OURS: 1.0, "twice": 2.0}
@@ -109,7 +118,7 @@ def test_a_peer_that_is_not_installed_is_named(task, monkeypatch):
     def start(name, task):
         raise ImportError("No module named 'pythae'")
 
-    monkeypatch.setattr(peers, "PEERS", {"pythae": training_peers.pythae_trainer})
+    monkeypatch.setattr(peers, "PEERS", {"pythae": training.pythae_trainer})
     monkeypatch.setattr(peers, "peer_process", start)
     with contextlib.ExitStack() as stack:
         started, missing = peers.start_peers(task, stack)
@@ -127,7 +136,7 @@ def test_every_peer_learns_and_has_our_models_flops_on_one_canvas(name, task):
     model = task.model() if name.endswith("our layers") else task.textbook_model()
 
     def ours(images, heights):
-        return training_peers._through(model, images, heights).reconstruction
+        return training._through(model, images, heights).reconstruction
 
     peer.rows[512] += 1
     shares, _ = peers.count_flops({peers.OURS: Peer(lambda: 0, ours, peer.rows), name: peer}, task)

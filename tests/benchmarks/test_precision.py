@@ -8,12 +8,13 @@ from pathlib import Path
 import pytest
 import torch
 
-from benchmarks import precision, report
-from shards.reader import Batch
-from tests.models import write_run
-from vaetrain.config import load_experiment
-from vaetrain.retrieval import Names
-from vaetrain.trained import TrainedModel
+from benchmarks import precision
+from benchmarks.support import report
+from shards.reading.batch import Batch
+from tests.support.models import write_run
+from vaetrain.config.experiment import load_experiment
+from vaetrain.evaluation.inference import TrainedModel
+from vaetrain.evaluation.retrieval import Names
 
 REPO = Path(__file__).resolve().parents[2]
 EXPERIMENT = load_experiment(

@@ -11,8 +11,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from benchmarks import report, scaling
+from benchmarks import scaling
 from benchmarks.scaling import BESIDE, MEASURED, ONE, TWICE, Findings, on_core
+from benchmarks.support import report
 
 LINK = {"sizes": [1000, 10**8], "seconds": [1e-3, 0.1 + 1e-3], "hidden": 0.0}
 SIZES = scaling.Sizes(("ddp", "zero3"), 2, 0, 2, 1, (), 8)

@@ -11,9 +11,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from benchmarks import profile_kernels, report, throughput, traces
-from benchmarks.flops import model_flops
-from vaetrain.config import ModelConfig
+from benchmarks import profile_kernels, throughput
+from benchmarks.support import report, traces
+from benchmarks.support.flops import model_flops
+from vaetrain.model.config import ModelConfig
 
 
 def test_flops_of_convolutions_grow_with_rows_and_pages():

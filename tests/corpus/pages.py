@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from shards.png import SIGNATURE, encode_png
+from shards.format.png import SIGNATURE, encode_png
 from tests.corpus import TOO_DEEP, Bad, harmed, put
 
 LEAVES = [{"b": [10 * n, 20, 30.5, 15]} for n in range(3)]

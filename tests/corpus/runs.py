@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from safetensors.torch import load_file, save_file
 
-from shards.index import sha256_of
+from shards.storage import sha256_of
 from tests.corpus import TOO_DEEP, Bad, harmed
 
 # What is no file of tensors.

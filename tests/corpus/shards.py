@@ -14,8 +14,8 @@ from typing import Any
 
 import numpy as np
 
-from shards.index import RECORD, header_bytes
-from shards.png import encode_png
+from shards.format.index import RECORD, header_bytes
+from shards.format.png import encode_png
 from tests.corpus import TOO_DEEP, Bad, harmed
 from tests.corpus.pages import GRAY
 

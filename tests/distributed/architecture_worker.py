@@ -16,14 +16,15 @@ import torch
 from safetensors.torch import save_file
 
 from shards.randomness import sample_keys
-from tests.models import restless
-from vaetrain.config import load_experiment
-from vaetrain.engine import Engine, start_engine
-from vaetrain.model import draw
-from vaetrain.objective import Objective
-from vaetrain.optimizers import build_optimizer
-from vaetrain.schedules import Weights
-from vaetrain.startup import running_launch
+from tests.support.models import restless
+from vaetrain.config.experiment import load_experiment
+from vaetrain.engines.base import Engine
+from vaetrain.engines.factory import start_engine
+from vaetrain.engines.optimizers import build_optimizer
+from vaetrain.engines.spec import running_launch
+from vaetrain.losses.objective import Objective
+from vaetrain.losses.weights import Weights
+from vaetrain.model.vae import draw_noise
 
 WIDTH, PAGES = 64, 8
 HEIGHTS = torch.tensor([40, 64, 64, 33, 96, 128, 100, 90])
@@ -61,7 +62,7 @@ def gradient(engine: Engine, micro: int, settings: list[str]) -> dict[str, torch
         here = slice(first, first + micro)
         heights, ids = HEIGHTS[here], torch.arange(PAGES)[here]
         size = (-(-int(heights.max()) // 16) * 16, WIDTH)
-        draws = draw(model, sample_keys(0, torch.zeros_like(ids), ids, "eps"), size, 0.7, 0.3)
+        draws = draw_noise(model, sample_keys(0, torch.zeros_like(ids), ids, "eps"), size, 0.7, 0.3)
         page = images[here, :, : size[0]]
         with engine.micro_batch(last=turn == share // micro - 1):
             losses, _ = objective(engine.model(page, heights, draws), page, heights, weights)

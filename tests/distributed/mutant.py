@@ -17,7 +17,7 @@ sys.path[0] = str(REPO)
 
 def forward_unwrapped() -> None:
     """Forward passes go to the model itself, so that nobody reduces its gradients."""
-    from vaetrain.engine import Engine
+    from vaetrain.engines.base import Engine
 
     prepare = Engine.prepare
 
@@ -30,7 +30,7 @@ def forward_unwrapped() -> None:
 
 def accumulation_not_averaged() -> None:
     """Each micro batch counts as if it were the whole step."""
-    from vaetrain.engine import Engine
+    from vaetrain.engines.base import Engine
 
     def broken(self, losses, global_batch_size):
         self._backward(losses.mean())
@@ -40,7 +40,7 @@ def accumulation_not_averaged() -> None:
 
 def ranks_not_averaged() -> None:
     """A loss scaled as for one process, where the engine divides by the number of ranks."""
-    from vaetrain.engine import Engine
+    from vaetrain.engines.base import Engine
 
     def broken(self, losses, global_batch_size):
         self._backward(losses.sum() / global_batch_size)
@@ -50,7 +50,7 @@ def ranks_not_averaged() -> None:
 
 def adaptive_weight_local() -> None:
     """Each rank balances the adversarial loss by its own pages alone."""
-    from vaetrain.balance import GradientBalance
+    from vaetrain.gan.adaptive_weight import GradientBalance
 
     update = GradientBalance.update
     GradientBalance.update = lambda self, _, taken: update(self, self.squares, taken)
@@ -58,7 +58,7 @@ def adaptive_weight_local() -> None:
 
 def discriminator_local() -> None:
     """Each rank steps its discriminator with the gradients of its own pages."""
-    from vaetrain.engine import Engine
+    from vaetrain.engines.base import Engine
 
     Engine.average_gradients = lambda self, parameters: None
 
@@ -80,7 +80,7 @@ def bad_from_the_third() -> None:
 
 def stuck_reading() -> None:
     """The last rank's sixth batch has to come through a pipe into which nobody writes."""
-    from vaetrain.data import TrainingData
+    from vaetrain.data.loading import TrainingData
 
     training_batches = TrainingData.training_batches
 
@@ -105,9 +105,9 @@ def no_memory() -> None:
     """In the sixth step the last rank asks for more memory than there is."""
     import torch
 
-    from vaetrain.training import Training
+    from vaetrain.training.trainer import Trainer
 
-    step = Training.step
+    step = Trainer.step
 
     def broken(self, batches):
         last = self.engine.rank == self.engine.world_size - 1
@@ -115,13 +115,13 @@ def no_memory() -> None:
             torch.empty(1 << 60, device=self.engine.device)
         step(self, batches)
 
-    Training.step = broken
+    Trainer.step = broken
 
 
 def _spoil_steps(spoils: Callable[[int], bool], how: Callable[[Any], Any]) -> None:
-    from vaetrain.training import Training
+    from vaetrain.training.trainer import Trainer
 
-    forward_backward = Training.forward_backward
+    forward_backward = Trainer.forward_backward
 
     def broken(self, batch, weights, gate):
         step = self.images // self.batching.global_batch + 1
@@ -132,7 +132,7 @@ def _spoil_steps(spoils: Callable[[int], bool], how: Callable[[Any], Any]) -> No
         self.objective = objective
         return parts
 
-    Training.forward_backward = broken
+    Trainer.forward_backward = broken
 
 
 def _spoilt(told: tuple, how: Callable[[Any], Any]) -> tuple:

@@ -16,13 +16,14 @@ from torch import nn
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from vaetrain.average import WeightAverage
-from vaetrain.config import OptimizerConfig
-from vaetrain.engine import AVERAGE, WEIGHT, Engine, start_engine
-from vaetrain.engine_zero import FIRST_SCALE
-from vaetrain.optimizers import MOMENTS, STEP, build_optimizer
+from vaetrain.engines.base import AVERAGE, WEIGHT, Engine
+from vaetrain.engines.config import OptimizerConfig
+from vaetrain.engines.factory import start_engine
+from vaetrain.engines.optimizers import MOMENTS, STEP, build_optimizer
+from vaetrain.engines.spec import running_launch
+from vaetrain.engines.zero import FIRST_SCALE
 from vaetrain.settings import ConfigError
-from vaetrain.startup import running_launch
+from vaetrain.training.ema import WeightAverage
 
 GLOBAL, STEPS, CLIP = 12, 6, 0.5
 

@@ -3,7 +3,7 @@
 import pytest
 
 from shards.build import build
-from shards.options import BuildOptions
+from shards.building.options import BuildOptions
 from tests.distributed.conftest import REPO, Trainer
 
 # Far too high a beta, on a model that has nothing to start from.

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from tests.distributed.conftest import REPO, launcher
-from tests.models import write_run
-from vaetrain.config import load_experiment
+from tests.support.models import write_run
+from vaetrain.config.experiment import load_experiment
 
 
 def flat(metrics: dict, prefix: str = "") -> dict[str, float]:

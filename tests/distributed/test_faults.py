@@ -16,7 +16,7 @@ from launch.soak import kill_family, ranks
 from tests.conftest import small_disk
 from tests.distributed.conftest import GAN
 from tests.distributed.test_resume import same_bits
-from vaetrain.rundir import LOCK_SECONDS
+from vaetrain.artifacts.run_dir import LOCK_SECONDS
 
 SETTINGS = (
     "train.max_images=40",

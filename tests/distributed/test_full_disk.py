@@ -7,8 +7,8 @@ import pytest
 from tests.conftest import small_disk
 from tests.distributed.conftest import Trainer
 from tests.distributed.test_resume import checkpoints, same_bits
-from vaetrain import checkpoint
-from vaetrain.rundir import METRICS_FILE, read_metrics
+from vaetrain.artifacts import checkpoint
+from vaetrain.artifacts.run_dir import METRICS_FILE, read_metrics
 
 pytestmark = pytest.mark.slow
 SETTINGS = (

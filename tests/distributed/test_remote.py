@@ -8,10 +8,10 @@ from urllib.parse import urlsplit
 import pytest
 
 from launch.soak import family, kill_family
-from shards.index import Index
+from shards.open import open_index
 from tests.distributed.test_resume import same_bits
-from tests.page_server import PageServer, served_by_s3
-from tests.shards.test_remote import cached
+from tests.shards.remote.test_remote import cached
+from tests.support.page_server import PageServer, served_by_s3
 
 SETTINGS = (
     "train.max_images=480",
@@ -41,7 +41,7 @@ def server(shards, monkeypatch):
 
 def remote_settings(address, shards, folder):
     """Room for two shards, so that shards are fetched all the time."""
-    room = ROOM * max(shard.bytes for shard in Index.open(shards).shards)
+    room = ROOM * max(shard.bytes for shard in open_index(shards).shards)
     return (
         *SETTINGS,
         f"data.shards={address}",
@@ -70,7 +70,7 @@ def train_watched(trainer, name, settings, folder):
 def same_training(trainer, from_disk, server, settings, folder):
     """Train from a server of which every twentieth request fails: all is as from the disk."""
     name = f"{urlsplit(server.url).port}-{server.fault}"
-    shards = Index.open(trainer.shards).shards
+    shards = open_index(trainer.shards).shards
     largest = max(shard.bytes for shard in shards)
     most = train_watched(trainer, name, settings, folder)
     assert server.failed >= 2

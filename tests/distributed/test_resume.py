@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from launch.soak import family, kill_family
-from shards.index import sha256_of
+from shards.storage import sha256_of
 
 SETTINGS = (
     "train.max_images=1200",

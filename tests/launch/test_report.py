@@ -20,7 +20,7 @@ from launch.report import SHOWN, interval_text, plain_markdown, table, write_rep
 from launch.study import Study, folder_name, load_study
 from launch.trial import Record
 from launch.trials import Outcome
-from shards.png import encode_png
+from shards.format.png import encode_png
 
 HOSTILE = "<script>alert('x')</script> | a $b$ _c_ [d](http://e) `f` & {{ 7 * 7 }}"
 SSIM = {0.1: [0.80, 0.82, 0.81], 1.0: [0.70, 0.72, 0.71], 3.0: [0.69, 0.75, 0.70]}

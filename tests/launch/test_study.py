@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from launch.study import folder_name, label, load_study
-from vaetrain.config import load_experiment
+from vaetrain.config.experiment import load_experiment
 from vaetrain.settings import ConfigError
 
 REPO = Path(__file__).resolve().parents[2]

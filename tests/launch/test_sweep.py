@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from shards.build import build
-from shards.options import BuildOptions
+from shards.building.options import BuildOptions
 
 REPO = Path(__file__).resolve().parents[2]
 EXPERIMENTS = sorted((REPO / "launch" / "experiments").glob("*.yaml"))

@@ -13,14 +13,16 @@ import pytest
 import webdataset
 
 from shards.build import build
-from shards.command import UserError
-from shards.index import RECORD, DamagedShards, Index, sha256_of
-from shards.options import BuildOptions
-from shards.plan import val_groups
-from shards.png import decode_png, encode_png
-from shards.tar import read_boxes
+from shards.building.options import BuildOptions
+from shards.building.plan import val_groups
+from shards.building.writer import write_index
+from shards.errors import DamagedShards, UserError
+from shards.format.index import RECORD
+from shards.format.png import decode_png, encode_png
+from shards.format.tar import read_boxes
+from shards.open import open_index
+from shards.storage import sha256_of
 from shards.verify import damages
-from shards.writer import write_index
 
 REPO = Path(__file__).resolve().parents[2]
 SAMPLE = REPO / "shards" / "sample"
@@ -65,7 +67,7 @@ def test_the_seed_changes_the_order(built, tmp_path):
 
 
 def test_the_index_says_where_everything_is(built):
-    index = Index.open(built)
+    index = open_index(built)
     assert len(index) == sum(shard.samples for shard in index.shards) <= PAGES
     assert len(index.shards) > 3
     assert len(index.ids("train")) + len(index.ids("val")) == len(index)
@@ -78,7 +80,7 @@ def test_the_index_says_where_everything_is(built):
 
 
 def test_webdataset_reads_the_shards(built):
-    index = Index.open(built)
+    index = open_index(built)
     urls = [str(built / shard.name) for shard in index.shards]
     samples = list(webdataset.WebDataset(urls, shardshuffle=False))
     assert len(samples) == len(index)
@@ -90,7 +92,7 @@ def test_webdataset_reads_the_shards(built):
 
 
 def test_no_template_is_on_both_sides(built):
-    index = Index.open(built)
+    index = open_index(built)
     sides = [
         {index.templates[n] for n in index.table["template"][list(index.ids(split))]}
         for split in ("train", "val")
@@ -100,7 +102,7 @@ def test_no_template_is_on_both_sides(built):
 
 
 def test_templates_are_spread_over_the_shards(built):
-    index = Index.open(built)
+    index = open_index(built)
     first = {index.templates[row["template"]] for row in index.table[: index.shards[0].samples]}
     assert len(first) > 2
 
@@ -108,11 +110,11 @@ def test_templates_are_spread_over_the_shards(built):
 def test_the_split_falls_back_to_the_source_and_then_the_sample(tmp_path):
     records = [page(f"s{n}", x=n, source=f"site{n // 5}") for n in range(20)]
     build([write_lines(tmp_path / "a.jsonl", records)], tmp_path / "a", ONE_WORKER)
-    index = Index.open(tmp_path / "a")
+    index = open_index(tmp_path / "a")
     assert len(index.ids("val")) == 5
     records = [page(f"s{n}", x=n) for n in range(20)]
     build([write_lines(tmp_path / "b.jsonl", records)], tmp_path / "b", ONE_WORKER)
-    assert len(Index.open(tmp_path / "b").ids("val")) == 2
+    assert len(open_index(tmp_path / "b").ids("val")) == 2
 
 
 @pytest.mark.parametrize("fraction", [0.0, 0.01, 0.3, 0.5, 0.99])
@@ -167,7 +169,7 @@ def test_pictures_are_drawn_or_taken_over(tmp_path):
         gray = np.full((40, 30), 10 * number, np.uint8)
         (folder / f"p{number}.png").write_bytes(encode_png(gray))
     build([folder.parent], tmp_path / "png", BuildOptions(keep_duplicates=True, workers=1))
-    index = Index.open(tmp_path / "png")
+    index = open_index(tmp_path / "png")
     assert (index.header["store"], index.labels) == ("png", ["login"])
 
 
@@ -248,7 +250,7 @@ def test_a_failed_build_leaves_nothing_behind(tmp_path, monkeypatch):
     def fail(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("shards.assemble.write_index", fail)
+    monkeypatch.setattr("shards.building.assemble.write_index", fail)
     with pytest.raises(OSError, match="No space left"):
         build([SAMPLE], tmp_path / "out", BuildOptions(count=4, workers=1))
     assert list(tmp_path.iterdir()) == []
@@ -347,7 +349,7 @@ def test_verify_sees_any_changed_byte_and_never_breaks(tmp_path):
 def test_an_index_that_is_odd_is_refused_at_opening(copied):
     cut(copied / "index.bin")
     with pytest.raises(DamagedShards, match=r"index\.bin"):
-        Index.open(copied)
+        open_index(copied)
 
 
 def test_inspect_tells_and_draws(built, tmp_path):

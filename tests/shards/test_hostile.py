@@ -15,16 +15,19 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from shards.build import build
-from shards.files import ShardFiles
-from shards.index import HEADER_NAME, RECORD, TABLE_NAME, DamagedShards, Index, header_bytes
-from shards.layout import MAX_SIDE, BadLayout, parse_layout
-from shards.options import BuildOptions
-from shards.pages import decode_json
-from shards.png import decode_png, encode_png
-from shards.reader import Collator, select
-from shards.tar import read_boxes, read_members
+from shards.building.options import BuildOptions
+from shards.building.pages import decode_json
+from shards.errors import DamagedShards
+from shards.format.index import HEADER_NAME, RECORD, TABLE_NAME, header_bytes
+from shards.format.layout import MAX_SIDE, BadLayout, parse_layout
+from shards.format.png import decode_png, encode_png
+from shards.format.tar import read_boxes, read_members
+from shards.open import open_index
+from shards.reading.collator import Collator
+from shards.reading.files import ShardFiles
+from shards.reading.selection import select
 from shards.verify import damages
-from tests.damage import TREES, damaged, disturbed
+from tests.support.damage import TREES, damaged, disturbed
 
 LEAVES = [{"b": [10 * n, 20, 30.5, 15]} for n in range(3)]
 COMPACT = {"id": "a", "label": "b", "w": 200, "h": 300, "r": {"b": [0, 0, 200, 300], "c": LEAVES}}
@@ -109,7 +112,7 @@ def folder(whole, tmp_path_factory) -> Path:
 
 def read_all(folder: Path) -> None:
     """Open shards and read everything in them, as training and the commands do."""
-    index = Index.open(folder)
+    index = open_index(folder)
     files = ShardFiles(index)
     collator = Collator(files, width=32, max_height=64, ladder=np.array([64]), seed=0)
     for split in ("train", "val"):
@@ -191,7 +194,7 @@ def test_a_sample_that_was_damaged_before_it_was_checked(whole, data):
 
 @given(data=st.data())
 def test_boxes_that_were_damaged(whole, data):
-    index = Index.open(whole)
+    index = open_index(whole)
     member = ShardFiles(index).members(0)["boxes.npy"]
     with only(ValueError):
         boxes = read_boxes(data.draw(damaged(member)))

@@ -14,21 +14,21 @@ import torch
 from PIL import Image
 
 from shards.build import build
-from shards.command import UserError
-from shards.files import ShardFiles
-from shards.index import Index
-from shards.layout import MAX_DEPTH
-from shards.options import BuildOptions
-from shards.order import height_ladder
-from shards.reader import Collator
-from shards.single import read_page
-from tests.models import restless
+from shards.building.options import BuildOptions
+from shards.errors import UserError
+from shards.format.layout import MAX_DEPTH
+from shards.open import open_index
+from shards.page_file import read_page
+from shards.reading.collator import Collator
+from shards.reading.files import ShardFiles
+from shards.reading.order import height_ladder
+from tests.support.models import restless
 from vaetrain import load_model
-from vaetrain.config import load_experiment
-from vaetrain.handover import write_final
-from vaetrain.model import VAE
-from vaetrain.pictures import BRIGHTNESS, GAP, PAPER
-from vaetrain.trained import TrainedModel
+from vaetrain.artifacts.final_model import write_final
+from vaetrain.config.experiment import load_experiment
+from vaetrain.evaluation.inference import TrainedModel
+from vaetrain.model.vae import VAE
+from vaetrain.sheet import BRIGHTNESS, GAP, PAPER
 
 REPO = Path(__file__).resolve().parents[2]
 SAMPLE = REPO / "shards" / "sample" / "npm-sample.jsonl.gz"
@@ -58,7 +58,7 @@ def folder(tmp_path_factory, layouts) -> Path:
     (folder / "pages.jsonl").write_text("".join(json.dumps(page) + "\n" for page in layouts))
     options = BuildOptions(workers=1, shard_mb=0.02, keep_duplicates=True)
     build([folder / "pages.jsonl"], folder / "shards", options)
-    assert len(Index.open(folder / "shards").shards) > 2
+    assert len(open_index(folder / "shards").shards) > 2
     model = restless(EXPERIMENT.model, WIDTH, ROWS, 0.05)
     write_final(folder / "run" / "final", model, EXPERIMENT, {}, {})
     return folder
@@ -78,7 +78,7 @@ def picture(path: Path) -> np.ndarray:
 def by_hand(folder: Path, numbers: range) -> list[np.ndarray]:
     """`mu`, `logvar` and the structure of pages one by one."""
     model = load_model(folder / "run")
-    files = ShardFiles(Index.open(folder / "shards"))
+    files = ShardFiles(open_index(folder / "shards"))
     ladder = height_ladder(ROWS, model.stride)
     collator = Collator(files, width=WIDTH, max_height=ROWS, ladder=ladder, seed=0)
     parts = []
@@ -118,7 +118,7 @@ def test_embed_writes_every_page_with_its_names(folder, layouts, latents):
     assert latents["ids"].tolist() == list(everything)
     assert latents["mu"].dtype == np.float32
     assert latents["mu"] == pytest.approx(by_hand(folder, everything)[0], abs=1e-5)
-    files = ShardFiles(Index.open(folder / "shards"))
+    files = ShardFiles(open_index(folder / "shards"))
     told = [json.loads(files.members(number)["json"]) for number in everything]
     # The sample's ids are proper keys already.
     for name, key in (("keys", "id"), ("labels", "label"), ("templates", "template")):

@@ -14,18 +14,20 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from shards.randomness import sample_keys
-from shards.reader import Batch
-from vaetrain.adversary import Adversary
-from vaetrain.augment.pipeline import Augment
-from vaetrain.augment.policy import load_policy
-from vaetrain.config import Experiment, GanConfig, load_experiment
-from vaetrain.controller import KLController
-from vaetrain.discriminators import build_discriminator
-from vaetrain.engine import Engine
-from vaetrain.mixup import Mixup
-from vaetrain.model import VAE, VAEOutput, draw
-from vaetrain.objective import Objective
-from vaetrain.schedules import Clock, Weights
+from shards.reading.batch import Batch
+from vaetrain.augmentation.pipeline import Augment
+from vaetrain.augmentation.policy import load_policy
+from vaetrain.config.experiment import load_experiment
+from vaetrain.engines.base import Engine
+from vaetrain.gan.config import GanConfig
+from vaetrain.gan.discriminators import build_discriminator
+from vaetrain.gan.trainer import Adversary
+from vaetrain.losses.objective import Objective
+from vaetrain.losses.weights import Weights
+from vaetrain.model.mixup import Mixup
+from vaetrain.model.vae import VAE, VAEOutput, draw_noise
+from vaetrain.schedules import Clock
+from vaetrain.training.controllers import KLController
 
 CUDA = torch.device("cuda", 0)
 PAGES, BOXES, ROWS, WIDTH, LATENT = 4, 50, 128, 64, 8
@@ -87,7 +89,7 @@ class Step:
     def losses(self, batch: Batch, spoil=lambda images: images):
         inputs, targets = self.augment(batch, 0)
         keys = sample_keys(0, batch.epochs, batch.ids, "eps")
-        draws = draw(self.model, keys, batch.size, gate=0.5, dropout=0.3)
+        draws = draw_noise(self.model, keys, batch.size, gate=0.5, dropout=0.3)
         shares = self.mixup.shares(0, batch.epochs, batch.ids)
         output = self.model(spoil(inputs), batch.heights, draws, shares)
         weights = Weights(**self.terms, beta=self.controller.beta, capacity=3.0)
@@ -142,7 +144,7 @@ def test_the_adversary_stays_on_the_device(kind, monkeypatch):
     with meta:
         clock = Clock(epoch_images=10, global_batch_size=2 * PAGES, horizon=100)
         judge = build_discriminator(config)
-        game = Adversary(Experiment(gan=config), judge, clock, OneRank())
+        game = Adversary(config, judge, clock, OneRank())
         nothing = torch.empty(PAGES, 0)
         pages = torch.empty(PAGES, 1, ROWS, WIDTH)
         reconstruction = torch.empty(PAGES, 1, ROWS, WIDTH, requires_grad=True)

@@ -9,13 +9,13 @@ import numpy as np
 import pytest
 import torch
 
-from shards.files import ShardFiles
-from shards.index import Index
-from shards.order import height_ladder
-from shards.reader import Collator
-from tests.models import write_run
+from shards.open import open_index
+from shards.reading.collator import Collator
+from shards.reading.files import ShardFiles
+from shards.reading.order import height_ladder
+from tests.support.models import write_run
 from vaetrain import load_model
-from vaetrain.config import load_experiment
+from vaetrain.config.experiment import load_experiment
 
 REPO = Path(__file__).resolve().parents[2]
 EXPERIMENT = load_experiment(
@@ -41,7 +41,7 @@ def by_hand(folder: Path, ids: range) -> float:
     """The L1 of pages one by one."""
     model = load_model(folder / "run")
     ladder = height_ladder(128, model.stride)
-    files = ShardFiles(Index.open(folder / "shards"))
+    files = ShardFiles(open_index(folder / "shards"))
     collator = Collator(files, width=64, max_height=128, ladder=ladder, seed=0)
     errors = []
     for number in ids:
@@ -59,7 +59,7 @@ def test_it_is_the_mean_over_pages(folder, tmp_path, split):
     done = evaluate(folder / "run", "--shards", folder / "shards", "--split", split, "--json", out)
     assert done.returncode == 0, done.stderr
     metrics = json.loads(out.read_text())
-    ids = Index.open(folder / "shards").ids(split)
+    ids = open_index(folder / "shards").ids(split)
     assert metrics["pages"] == len(ids)
     assert metrics["l1"] == pytest.approx(by_hand(folder, ids), rel=1e-5)
     assert {"ssim", "mse", "kl", "active_units", "latent_std_mean", "kl_per_dim_max"} <= set(

@@ -10,14 +10,15 @@ import pytest
 import torch
 
 from shards.build import build
-from shards.command import UserError
-from shards.index import Index
-from shards.options import BuildOptions
-from tests.models import write_run
-from tests.vaetrain.test_model import ARCHITECTURES, WIDTH, a_model
-from vaetrain import export, load_model, onnx_model
-from vaetrain.config import load_experiment
-from vaetrain.onnx_model import (
+from shards.building.options import BuildOptions
+from shards.errors import UserError
+from shards.open import open_index
+from tests.support.models import write_run
+from tests.vaetrain.model.test_vae import ARCHITECTURES, WIDTH, a_model
+from vaetrain import export, load_model, onnx_graph
+from vaetrain.config.experiment import load_experiment
+from vaetrain.evaluation.inference import TrainedModel
+from vaetrain.onnx_graph import (
     TOLERANCE,
     Decoder,
     Encoder,
@@ -27,7 +28,6 @@ from vaetrain.onnx_model import (
     session,
     write,
 )
-from vaetrain.trained import TrainedModel
 
 REPO = Path(__file__).resolve().parents[2]
 EXPERIMENT = load_experiment(
@@ -69,7 +69,7 @@ def test_encoder_and_decoder_apart(graph, folder, tmp_path):
 
 def test_it_is_calibrated_on_pages_that_it_is_not_measured_on(folder):
     trained = TrainedModel(folder / "run")
-    index = Index.open(folder / "shards")
+    index = open_index(folder / "shards")
     for split, batches in zip(
         ("train", "val"), export.split_pages(trained, folder / "shards"), strict=True
     ):
@@ -80,11 +80,11 @@ def test_it_is_calibrated_on_pages_that_it_is_not_measured_on(folder):
 @pytest.mark.parametrize(("lost", "written"), [(0.009, ["a.onnx"]), (0.011, []), (math.nan, [])])
 def test_int8_that_loses_too_much_is_refused(lost, written, folder, tmp_path, monkeypatch):
     scores = {"a.onnx": 0.9, "int8-a.onnx": 0.9 - lost}
-    monkeypatch.setattr(onnx_model, "write", lambda graph, path, *size: path.write_bytes(b"fp32"))
+    monkeypatch.setattr(onnx_graph, "write", lambda graph, path, *size: path.write_bytes(b"fp32"))
     monkeypatch.setattr(
-        onnx_model, "quantise", lambda model, source, target, pages: target.write_bytes(b"int8")
+        onnx_graph, "quantise", lambda model, source, target, pages: target.write_bytes(b"int8")
     )
-    monkeypatch.setattr(onnx_model, "mean_ssim", lambda model, path, pages: scores[path.name])
+    monkeypatch.setattr(onnx_graph, "mean_ssim", lambda model, path, pages: scores[path.name])
     command = (folder / "run", "--onnx", tmp_path / "a.onnx", "--int8", "--calibrate")
     if written:
         run(monkeypatch, *command, folder / "shards")

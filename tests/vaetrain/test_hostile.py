@@ -9,18 +9,18 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.damage import ODD, TREES, damaged, disturbed
-from vaetrain.augment.policy import OPS, Policy, load_policy
-from vaetrain.config import (
-    AugmentConfig,
+from tests.support.damage import ODD, TREES, damaged, disturbed
+from vaetrain.augmentation.config import AugmentConfig
+from vaetrain.augmentation.policy import OPS, Policy, load_policy
+from vaetrain.config.experiment import (
     Experiment,
     as_dict,
     describe_settings,
     experiment_from,
     load_experiment,
 )
+from vaetrain.engines.spec import Launch, read_engine_file
 from vaetrain.settings import ConfigError, flatten
-from vaetrain.startup import Launch, read_engine_file
 
 REPO = Path(__file__).resolve().parents[2]
 EXPERIMENTS = sorted((REPO / "launch" / "experiments").glob("*.yaml"))

@@ -3,20 +3,14 @@
 import pytest
 import torch
 
-from vaetrain.config import load_experiment
-from vaetrain.schedules import (
-    Clock,
-    LrConfig,
-    SkipConfig,
-    lr_at,
-    skip_gate_at,
-    terms_in_use,
-    weights_at,
-)
+from vaetrain.config.experiment import load_experiment
+from vaetrain.losses.weights import terms_in_use
+from vaetrain.model.config import SkipConfig
+from vaetrain.schedules import Clock, LrConfig, lr_at, skip_gate_at, weights_at
 
 
 def clock_of(pages: int, *overrides: str) -> Clock:
-    return Clock.of(load_experiment(None, list(overrides)), pages)
+    return load_experiment(None, list(overrides)).clock(pages)
 
 
 def test_the_horizon_is_whole_steps():

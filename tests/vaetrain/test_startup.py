@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from vaetrain.engines.spec import Launch, read_engine_file, running_launch
 from vaetrain.settings import ConfigError
-from vaetrain.startup import Launch, read_engine_file, running_launch
 
 REPO = Path(__file__).resolve().parents[2]
 CONFIGS = REPO / "accelerate_configs"

@@ -8,9 +8,10 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from shards import command
-from shards.command import UserError
-from vaetrain.augment.policy import OPS, Chance, Policy
+from shards import cli
+from shards.errors import UserError
+from shards.open import open_index
+from vaetrain.augmentation.policy import OPS, Chance, Policy
 
 WIDTH, ROWS = 128, 160  # pixels of a page on the sheet
 LEVELS = (1 / 3, 2 / 3, 1.0)  # of each operation's full strength
@@ -20,7 +21,7 @@ CAPTION, GAP = 14, 6  # pixels
 
 def main() -> int:
     """Run the command; the exit status."""
-    parser = command.Parser(
+    parser = cli.Parser(
         prog="vaetrain.augment",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -39,13 +40,12 @@ def draw_sheet(shards: Path, page: int, path: Path) -> None:
     import numpy as np
     from PIL import Image, ImageDraw
 
-    from shards.files import ShardFiles
-    from shards.index import Index
-    from shards.reader import Collator
-    from vaetrain.augment.pipeline import Augment
-    from vaetrain.pictures import as_grey
+    from shards.reading.collator import Collator
+    from shards.reading.files import ShardFiles
+    from vaetrain.augmentation.pipeline import Augment
+    from vaetrain.sheet import as_grey
 
-    index = Index.open(shards)
+    index = open_index(shards)
     if not 0 <= page < len(index):
         raise UserError(f"--page: {page} is not a sample id; allowed: 0 to {len(index) - 1}")
     collator = Collator(
@@ -74,4 +74,4 @@ def draw_sheet(shards: Path, page: int, path: Path) -> None:
 
 
 if __name__ == "__main__":
-    command.run("vaetrain.augment", main)
+    cli.run("vaetrain.augment", main)

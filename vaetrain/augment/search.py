@@ -25,12 +25,14 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from shards import command
-from shards.command import UserError
-from shards.index import Index
-from shards.writer import write_whole
-from vaetrain.arguments import output_file, whole
-from vaetrain.augment.policy import (
+from shards import cli
+from shards.errors import UserError
+from shards.format.index import Index
+from shards.open import open_index
+from shards.storage import write_whole
+from vaetrain.artifacts.run_dir import METRICS_FILE, read_metrics
+from vaetrain.augmentation.config import AugmentConfig
+from vaetrain.augmentation.policy import (
     CHOICES,
     FOUND_NAME,
     OPS,
@@ -39,9 +41,9 @@ from vaetrain.augment.policy import (
     load_policy,
     write_policy,
 )
-from vaetrain.config import AugmentConfig, Experiment, as_dict, load_experiment
-from vaetrain.rundir import METRICS_FILE, read_metrics
-from vaetrain.startup import experiment_path
+from vaetrain.cli import output_file, whole
+from vaetrain.config.command import experiment_path
+from vaetrain.config.experiment import Experiment, as_dict, load_experiment
 
 KEPT = 4  # one in so many goes on to so many times the images
 TRAINER = Path(__file__).resolve().parents[1] / "train.py"
@@ -62,7 +64,7 @@ def main() -> int:
     experiment = load_experiment(
         experiment_path(arguments.experiment), [*arguments.settings, *BRIEF, "augment.policy=none"]
     )
-    index = Index.open(experiment.data.folder)
+    index = open_index(experiment.data.folder)
     out = arguments.out or index.folder / FOUND_NAME
     trainer = [sys.executable, str(TRAINER), *arguments.settings, *BRIEF]
     for option in ("config_file", "experiment"):
@@ -71,7 +73,7 @@ def main() -> int:
     trainings = Trainings(trainer, out.with_suffix(".trials.jsonl"), _digest(experiment, index))
     policies = candidates(arguments.trials, arguments.seed, experiment.augment.denoise)
     total = sum(count for count, _ in rungs(len(policies), arguments.images))
-    with command.progress(total=total, desc="searching", unit="training") as bar:
+    with cli.progress(total=total, desc="searching", unit="training") as bar:
 
         def score(name: str, images: int) -> float:
             bar.set_postfix_str(f"{name}, {images} images")
@@ -89,8 +91,8 @@ def main() -> int:
     return 0
 
 
-def _parser() -> command.Parser:
-    parser = command.Parser(
+def _parser() -> cli.Parser:
+    parser = cli.Parser(
         prog="vaetrain.augment.search",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -246,4 +248,4 @@ def _told(policy: Policy) -> str:
 
 
 if __name__ == "__main__":
-    command.run("vaetrain.augment.search", main)
+    cli.run("vaetrain.augment.search", main)

@@ -5,7 +5,7 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from shards.layout import parse_layout
+from shards.format.layout import parse_layout
 from shards.synthetic.archetypes import ARCHETYPES, generate
 
 

@@ -10,11 +10,11 @@ from pathlib import Path
 import pytest
 
 from shards.build import build
-from shards.command import UserError
-from shards.options import BuildOptions
-from vaetrain.augment.policy import CHOICES, OPS, load_policy
+from shards.building.options import BuildOptions
+from shards.errors import UserError
 from vaetrain.augment.search import Trainings, candidates, halve, random_policy, rungs
-from vaetrain.config import AugmentConfig
+from vaetrain.augmentation.config import AugmentConfig
+from vaetrain.augmentation.policy import CHOICES, OPS, load_policy
 
 REPO = Path(__file__).resolve().parents[3]
 SMALL = (

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from shards.build import build
-from shards.options import BuildOptions
-from shards.png import decode_png
+from shards.building.options import BuildOptions
+from shards.format.png import decode_png
 
 REPO = Path(__file__).resolve().parents[3]
 

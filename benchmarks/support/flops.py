@@ -1,0 +1,39 @@
+"""FLOPs of a training step's model: counted, not estimated."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils.flop_counter import FlopCounterMode
+
+from shards.randomness import sample_keys
+from vaetrain.model.config import ModelConfig
+from vaetrain.model.vae import VAE, draw_noise
+
+
+def model_flops(config: ModelConfig, width: int, max_height: int, pages: int, rows: int) -> int:
+    """FLOPs of a forward and backward pass of `pages` pages padded to `rows` rows.
+
+    Of convolutions and matrix products, a multiplication and an addition being two. Counted on
+    fake tensors.
+    """
+
+    def work() -> None:
+        model = VAE(config, width, max_height)
+        ids = torch.zeros(pages, dtype=torch.long)
+        draws = draw_noise(model, sample_keys(0, ids, ids, "eps"), (rows, width), 1.0, 0.0)
+        output = model(torch.zeros(pages, 1, rows, width), ids, draws)
+        losses = [each.sum() for each in (output.reconstruction, output.mu, output.logvar)]
+        (sum(losses) + output.ladder.sum()).backward()
+
+    return count(work)
+
+
+def count(work: Callable[[], Any]) -> int:
+    """FLOPs of some work, which makes all its tensors itself; they will be fake."""
+    with FakeTensorMode(), FlopCounterMode(display=False) as counter:
+        work()
+    return counter.get_total_flops()

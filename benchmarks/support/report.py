@@ -1,0 +1,313 @@
+"""What a benchmark leaves behind: a JSON of a checked schema, a table, a plot."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
+from datetime import datetime, timezone
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import jsonschema
+import matplotlib
+import numpy as np
+import torch
+
+ROOT = Path(__file__).resolve().parents[2]
+
+_SPREAD = {
+    "median": {"type": "number", "exclusiveMinimum": 0},
+    "q1": {"type": "number", "exclusiveMinimum": 0},
+    "q3": {"type": "number", "exclusiveMinimum": 0},
+}
+_NAMED = {"group": {"type": "string"}, "name": {"type": "string"}}
+
+
+def _object(properties: dict[str, Any], optional: Sequence[str] = ()) -> dict[str, Any]:
+    return {
+        "type": "object",
+        "properties": properties,
+        "required": [name for name in properties if name not in optional],
+        "additionalProperties": False,
+    }
+
+
+SCHEMA = _object(
+    {
+        "schema": {"const": 1},
+        "benchmark": {"type": "string"},
+        "created": {"type": "string", "format": "date-time"},
+        "quick": {"type": "boolean"},
+        "environment": _object(
+            {
+                "machine": {"type": "object", "required": ["cpu", "cores", "memory_gib", "gpu"]},
+                "versions": {"type": "object", "required": ["python", "torch", "numpy"]},
+                "commit": {"type": ["string", "null"]},
+                "uncommitted_changes": {"type": ["boolean", "null"]},
+                "threads": {"type": "integer", "minimum": 1},
+                "load_average": {"type": "number"},
+            }
+        ),
+        "settings": {"type": "object", "required": ["seed", "rounds", "warmup", "device"]},
+        "missing": {"type": "array", "items": _object({**_NAMED, "reason": {"type": "string"}})},
+        "results": {
+            "type": "array",
+            "minItems": 1,
+            "items": _object(
+                {
+                    **_NAMED,
+                    "unit": {"type": "string"},
+                    "better": {"enum": ["higher", "lower", "neither"]},
+                    **_SPREAD,
+                    "rounds": {"type": "array", "items": {"type": "number"}, "minItems": 1},
+                    "notes": {"type": "object"},
+                },
+                optional=["notes"],
+            ),
+        },
+        "comparisons": {
+            "type": "array",
+            "items": _object(
+                {
+                    **_NAMED,
+                    "against": {"type": "string"},
+                    **_SPREAD,
+                    "target": {"type": ["number", "null"]},
+                    "within": {"type": "number", "exclusiveMinimum": 0},
+                    "met": {"type": ["boolean", "null"]},
+                },
+                optional=["within"],
+            ),
+        },
+        "details": {"type": "object"},
+    },
+    optional=["details"],
+)
+"""JSON Schema of every benchmark's file; `results` and `comparisons` are what README.md says."""
+
+
+def environment(packages: Sequence[str]) -> dict[str, Any]:
+    """Machine, versions and commit; `packages` are those besides torch and numpy that count."""
+    versions = {"python": platform.python_version(), "torch": torch.__version__}
+    for package in ("numpy", *packages):
+        try:
+            versions[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            versions[package] = None
+    changes = _git("status", "--porcelain")
+    return {
+        "machine": {
+            "cpu": _cpu(),
+            "cores": os.cpu_count(),
+            "memory_gib": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30),
+            "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
+        },
+        "versions": versions,
+        "commit": _git("rev-parse", "HEAD"),
+        "uncommitted_changes": None if changes is None else changes != "",
+        "threads": torch.get_num_threads(),
+        "load_average": os.getloadavg()[0],
+    }
+
+
+def _cpu() -> str:
+    for line in Path("/proc/cpuinfo").read_text().splitlines():
+        if line.startswith("model name"):
+            return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()
+
+
+def _git(*arguments: str) -> str | None:
+    try:
+        done = subprocess.run(["git", *arguments], cwd=ROOT, capture_output=True, text=True)
+    except FileNotFoundError:
+        return None
+    return done.stdout.strip() if done.returncode == 0 else None
+
+
+def result(
+    group: str,
+    name: str,
+    unit: str,
+    rounds: Sequence[float],
+    notes: dict[str, Any] | None = None,
+    better: str = "higher",
+) -> dict[str, Any]:
+    """An entry of `results`: what every round measured, and their median and quartiles.
+
+    Args:
+        better: `higher` as of a rate, `lower` as of memory, `neither` as of a share of the whole.
+    """
+    entry = {"group": group, "name": name, "unit": unit, "better": better}
+    entry |= {**_spread(rounds), "rounds": list(rounds)}
+    return entry if notes is None else {**entry, "notes": notes}
+
+
+def compare(
+    results: Sequence[dict[str, Any]],
+    group: str,
+    name: str,
+    against: str,
+    target: float | None,
+    *,
+    within: float | None = None,
+) -> dict[str, Any]:
+    """An entry of `comparisons`: how many times as fast `name` is as `against`.
+
+    The median and quartiles of the ratios within each round, so that what slowed a whole round
+    down cancels out.
+
+    Args:
+        target: it should be at least so many times as fast.
+        within: the two should differ by this share at most; the target is then 1.
+    """
+    rates = {entry["name"]: entry["rounds"] for entry in results if entry["group"] == group}
+    spread = _spread(np.array(rates[name]) / np.array(rates[against]))
+    entry = {"group": group, "name": name, "against": against, **spread}
+    if within is not None:
+        return entry | {
+            "target": 1.0,
+            "within": within,
+            "met": abs(spread["median"] - 1) <= within,
+        }
+    return entry | {"target": target, "met": None if target is None else spread["median"] >= target}
+
+
+def _spread(values: Sequence[float] | np.ndarray) -> dict[str, float]:
+    q1, median, q3 = np.quantile(values, (0.25, 0.5, 0.75)).tolist()
+    return {"median": median, "q1": q1, "q3": q3}
+
+
+def record(
+    benchmark: str,
+    *,
+    quick: bool,
+    settings: dict[str, Any],
+    packages: Sequence[str],
+    results: Sequence[dict[str, Any]],
+    comparisons: Sequence[dict[str, Any]] = (),
+    missing: Sequence[dict[str, str]] = (),
+    details: dict[str, Any] | None = None,
+) -> dict[str, Any]:
+    """Everything there is to say about one run of a benchmark; of `SCHEMA`.
+
+    Args:
+        details: what is no rate, such as curves; their schema is the benchmark's own.
+    """
+    told = {
+        "schema": 1,
+        "benchmark": benchmark,
+        "created": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        "quick": quick,
+        "environment": environment(packages),
+        "settings": settings,
+        "missing": list(missing),
+        "results": list(results),
+        "comparisons": list(comparisons),
+    }
+    return told if details is None else {**told, "details": details}
+
+
+def check(told: Any) -> None:
+    """Raise ValueError in one line where `told` isn't a benchmark's record."""
+    try:
+        jsonschema.validate(told, SCHEMA)
+    except jsonschema.ValidationError as error:
+        raise ValueError(f"{error.json_path}: {error.message}") from None
+
+
+def publish(
+    told: dict[str, Any],
+    folder: Path,
+    draw: Callable[[dict[str, Any], Path], None] | None = None,
+) -> None:
+    """Write `folder`/<benchmark>.json and .png, and the table to the terminal.
+
+    Args:
+        draw: what draws the picture; None: `plot`.
+    """
+    check(told)
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / f"{told['benchmark']}.json"
+    path.write_text(json.dumps(told, indent=1) + "\n")
+    (draw or plot)(told, path.with_suffix(".png"))
+    sys.stdout.write(table(told))
+    print(f"\n{path}\n{path.with_suffix('.png')}")
+
+
+def table(told: dict[str, Any]) -> str:
+    """Results, what is missing and comparisons, as lines of text."""
+    lines = []
+    for group in _groups(told):
+        mine = [entry for entry in told["results"] if entry["group"] == group]
+        lines += ["", f"{group:<34}{mine[0]['unit']:>12}{'quartiles':>22}"]
+        for entry in sorted(mine, key=lambda entry: -entry["median"]):
+            notes = ", ".join(f"{value} {name}" for name, value in entry.get("notes", {}).items())
+            quartiles = f"{entry['q1']:,.4g} - {entry['q3']:,.4g}"
+            line = f"  {entry['name']:<32}{entry['median']:>12,.4g}{quartiles:>22}  {notes}"
+            lines.append(line.rstrip())
+        for entry in told["missing"]:
+            if entry["group"] == group:
+                lines.append(f"  {entry['name']:<32}     missing: {entry['reason']}")
+        for entry in told["comparisons"]:
+            if entry["group"] == group:
+                lines.append(f"  {_sentence(entry)}")
+    return "\n".join(lines[1:]) + "\n"
+
+
+def _sentence(entry: dict[str, Any]) -> str:
+    said = f"{entry['name']}: {entry['median']:.2f}x {entry['against']}"
+    said += f" ({entry['q1']:.2f} - {entry['q3']:.2f})"
+    if entry["target"] is None:
+        return said
+    aim = f"{entry['target']:g}x"
+    if "within" in entry:
+        aim += f" within {entry['within']:.0%}"
+    return f"{said}, target {aim}: {'met' if entry['met'] else 'MISSED'}"
+
+
+def _groups(told: dict[str, Any]) -> list[str]:
+    return list(dict.fromkeys(entry["group"] for entry in told["results"]))
+
+
+def plot(told: dict[str, Any], path: Path) -> None:
+    """One panel a group: a bar for each median, a whisker from quartile to quartile."""
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    groups = _groups(told)
+    by_group = [[e for e in told["results"] if e["group"] == group] for group in groups]
+    sizes = [len(mine) for mine in by_group]
+    figure, panels = pyplot.subplots(
+        len(groups),
+        figsize=(8, 1.1 * len(groups) + 0.36 * sum(sizes)),
+        gridspec_kw={"height_ratios": sizes},
+        squeeze=False,
+        layout="constrained",
+    )
+    for panel, group, mine in zip(panels[:, 0], groups, by_group, strict=True):
+        mine = sorted(mine, key=lambda entry: entry["median"])
+        medians = np.array([entry["median"] for entry in mine])
+        quartiles = np.array([[entry["q1"], entry["q3"]] for entry in mine]).T
+        is_ours = [entry["name"].startswith("ours") for entry in mine]
+        bars = panel.barh(
+            [entry["name"] for entry in mine],
+            medians,
+            xerr=np.abs(quartiles - medians),
+            color=["tab:orange" if ours else "tab:gray" for ours in is_ours],
+            capsize=3,
+        )
+        panel.bar_label(bars, [f"{median:,.4g}" for median in medians], padding=6)
+        panel.set_xlim(0, 1.15 * quartiles.max())
+        panel.set_title(group, loc="left", fontsize=10)
+        panel.set_xlabel(mine[0]["unit"])
+        panel.spines[["top", "right"]].set_visible(False)
+    machine = told["environment"]["machine"]
+    figure.suptitle(f"{told['benchmark']}: {machine['gpu'] or machine['cpu']}", fontsize=11)
+    figure.savefig(path, dpi=120)
+    pyplot.close(figure)

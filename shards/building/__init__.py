@@ -1,0 +1,1 @@
+"""Building shards: sources to pages, deduplication, splits, writing."""

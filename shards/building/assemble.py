@@ -1,0 +1,248 @@
+"""From inputs to a folder of shards: read, choose, plan, write."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from shards.building import plan
+from shards.building.dedupe import CELLS, find_duplicates
+from shards.building.options import BuildOptions
+from shards.building.pages import Page, PageReader
+from shards.building.sources import Found, Input, Reject, chunks
+from shards.building.spool import Spools
+from shards.building.workers import Workers
+from shards.building.writer import (
+    Entry,
+    ShardPlan,
+    Written,
+    write_index,
+    write_rejects,
+    write_shard,
+)
+from shards.cli import progress
+from shards.errors import UserError
+from shards.format.index import RECORD, SCHEMA, SPLITS
+
+COUNTS = ("read", "kept", "rejected", "duplicates", "near_duplicates", "train", "val")
+COUNTS += ("skipped_nodes", "other_files")
+
+
+@dataclass(frozen=True)
+class Assembled:
+    """What was written: `counts` by the names of `COUNTS`, the key that the split is by, tars."""
+
+    counts: dict[str, int]
+    split_by: str
+    shards: int
+    bytes: int
+
+
+@dataclass(frozen=True)
+class _Shard:
+    """A shard to be written: its file name, split, and the numbers of its pages."""
+
+    name: str
+    split: str
+    pages: list[int]
+
+
+def assemble(
+    folder: Path,
+    found: Found,
+    inputs: Iterable[Input | Reject],
+    options: BuildOptions,
+    workers: Workers,
+) -> Assembled:
+    """Write all that belongs in a folder of shards, but `folder / "spool"`, to be removed, too.
+
+    Raises `UserError` if no input is any good, or if they are more than an index can hold.
+    """
+    spool = folder / "spool"
+    spool.mkdir()
+    store = options.store or _default_store(found)
+    reader = PageReader(
+        store, options.png_width, options.format, options.split_by, options.seed, spool
+    )
+    rejects = list(found.rejects)
+    pages = _read(inputs, reader, options.count, workers, rejects)
+    counts = Counter(read=len(pages) + len(rejects), rejected=len(rejects))
+    if not pages:
+        raise UserError(_nothing_good(rejects))
+    split_by = plan.split_key(pages, options.split_by)
+    if not options.keep_duplicates:
+        pages = _without_duplicates(pages, spool, rejects, counts)
+    keys = plan.unique_keys(pages)
+    shards = _plan_shards(pages, keys, split_by, options)
+    written = _write_shards(folder, spool, pages, keys, shards, workers)
+    counts.update(kept=len(pages), other_files=found.others)
+    counts["skipped_nodes"] = sum(page.skipped for page in pages)
+    for shard in shards:
+        counts[shard.split] += len(shard.pages)
+    header = {
+        "schema": SCHEMA,
+        "store": store,
+        "png_width": None if store == "boxes" else options.png_width,
+        "seed": options.seed,
+        "split_by": split_by,
+        "val_fraction": options.val_fraction,
+        "counts": {name: counts[name] for name in COUNTS},
+    }
+    _write_index(folder, header, pages, shards, written)
+    write_rejects(folder, sorted(rejects, key=_where))
+    size = sum(shard.bytes for shard in written)
+    return Assembled(header["counts"], split_by, len(shards), size)
+
+
+def _default_store(found: Found) -> str:
+    only_pictures = bool(found.files) and all(file.is_png for file in found.files)
+    return "png" if only_pictures else "boxes"
+
+
+def _read(
+    inputs: Iterable[Input | Reject],
+    reader: PageReader,
+    count: int | None,
+    workers: Workers,
+    rejects: list[Reject],
+) -> list[Page]:
+    """Read all inputs in the workers: the pages in their canonical order; adds to `rejects`."""
+    pages: list[Page] = []
+
+    def good() -> Iterator[Input]:
+        for item in inputs:
+            if isinstance(item, Reject):
+                rejects.append(item)
+            else:
+                yield item
+
+    with progress(desc="reading", unit="page", total=count) as bar:
+        for results in workers.map(reader, chunks(good())):
+            bar.update(len(results))
+            for result in results:
+                (rejects if isinstance(result, Reject) else pages).append(result)
+    return plan.sort_pages(pages)
+
+
+def _nothing_good(rejects: Sequence[Reject]) -> str:
+    first = min(rejects, key=_where)
+    line = "" if first.line is None else f", line {first.line}"
+    return f"no good layout in {len(rejects)} inputs; {first.file}{line}: {first.reason}"
+
+
+def _where(reject: Reject) -> tuple[str, int, str, str]:
+    return reject.file, reject.line or 0, reject.id or "", reject.reason
+
+
+class _Rasters(Sequence[np.ndarray]):
+    """The rasters of pages, read when asked for."""
+
+    def __init__(self, pages: Sequence[Page], spools: Spools) -> None:
+        self._pages = pages
+        self._spools = spools
+
+    def __len__(self) -> int:
+        return len(self._pages)
+
+    def __getitem__(self, at: int) -> np.ndarray:
+        data = self._spools.read(self._pages[at].raster, CELLS * np.uint16().itemsize)
+        return np.frombuffer(data, np.uint16)
+
+
+def _without_duplicates(
+    pages: list[Page], spool: Path, rejects: list[Reject], counts: Counter[str]
+) -> list[Page]:
+    repeated = set()
+    with Spools(spool) as spools:
+        found = find_duplicates(
+            [page.template or page.source for page in pages],
+            [page.picture for page in pages],
+            [page.height / page.width for page in pages],
+            _Rasters(pages, spools),
+        )
+        for duplicate in found:
+            page, original = pages[duplicate.page], pages[duplicate.of]
+            kind = "exact duplicate" if duplicate.exact else "near-duplicate"
+            rejects.append(Reject(page.file, f"{kind} of {original.id}", page.line, page.id))
+            counts["duplicates" if duplicate.exact else "near_duplicates"] += 1
+            repeated.add(duplicate.page)
+    return [page for at, page in enumerate(pages) if at not in repeated]
+
+
+def _plan_shards(
+    pages: list[Page], keys: list[str], split_by: str, options: BuildOptions
+) -> list[_Shard]:
+    """Train first, in each split the pages shuffled over all shards."""
+    group_of = plan.groups(pages, split_by, options.split_by)
+    val = plan.val_groups(group_of, options.val_fraction, options.seed)
+    order = plan.shuffled(keys, options.seed)
+    shards = []
+    for split in SPLITS:
+        mine = [at for at in order if (group_of[at] in val) == (split == "val")]
+        cuts = plan.cut(pages, mine, int(options.shard_mb * (1 << 20)))
+        shards += [_Shard(f"{split}-{n:06d}.tar", split, held) for n, held in enumerate(cuts)]
+    return shards
+
+
+def _write_shards(
+    folder: Path,
+    spool: Path,
+    pages: list[Page],
+    keys: list[str],
+    shards: list[_Shard],
+    workers: Workers,
+) -> list[Written]:
+    plans = (
+        ShardPlan(
+            folder / shard.name,
+            spool,
+            [Entry(keys[at], pages[at].members, pages[at].place) for at in shard.pages],
+        )
+        for shard in shards
+    )
+    written = workers.map(write_shard, plans)
+    return list(progress(written, total=len(shards), desc="writing", unit="shard"))
+
+
+def _write_index(
+    folder: Path,
+    header: dict,
+    pages: list[Page],
+    shards: list[_Shard],
+    written: list[Written],
+) -> None:
+    labels = sorted({page.label for page in pages})
+    templates = sorted({page.template for page in pages})
+    if len(labels) > np.iinfo(RECORD["label"]).max:
+        raise UserError(f"{len(labels)} different labels are more than an index holds")
+    label_at = {label: at for at, label in enumerate(labels)}
+    template_at = {template: at for at, template in enumerate(templates)}
+    rows = []
+    for shard, done in zip(shards, written, strict=True):
+        for at, offset, blocks in zip(shard.pages, done.offsets, done.blocks, strict=True):
+            page = pages[at]
+            size = (page.width, page.height, page.boxes)
+            names = (label_at[page.label], template_at[page.template])
+            rows.append((offset, blocks, *size, *names))
+    entries = [
+        {
+            "name": shard.name,
+            "split": shard.split,
+            "samples": len(shard.pages),
+            "bytes": done.bytes,
+            "sha256": done.sha256,
+        }
+        for shard, done in zip(shards, written, strict=True)
+    ]
+    header = {
+        **header,
+        "samples": len(rows),
+        "shards": entries,
+        "labels": labels,
+        "templates": templates,
+    }
+    write_index(folder, header, np.array(rows, RECORD))

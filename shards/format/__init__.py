@@ -1,0 +1,1 @@
+"""The format on disk: index, tars, layouts and PNG files."""

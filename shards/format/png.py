@@ -1,0 +1,162 @@
+"""PNG in and out, for wireframes that exist only as pictures.
+
+Nothing in a file is trusted: its chunks are walked and its size is checked before a pixel is
+decoded, and only the chunks that make up the picture reach the decoder (Pillow), so that text,
+colour profiles and animation frames cannot harm.
+"""
+
+from __future__ import annotations
+
+import io
+import struct
+import zlib
+from typing import NamedTuple
+
+import numpy as np
+from PIL import Image
+from PIL.PngImagePlugin import PngImageFile
+
+from shards.format.layout import MAX_AREA, MAX_BYTES, MAX_SIDE, BadLayout
+
+SIGNATURE = b"\x89PNG\r\n\x1a\n"
+PICTURE_CHUNKS = (b"IHDR", b"PLTE", b"tRNS", b"IDAT", b"IEND")
+# Legal pairs of colour type and bits per sample (PNG specification, 11.2.2).
+BIT_DEPTHS = {0: (1, 2, 4, 8, 16), 2: (8, 16), 3: (1, 2, 4, 8), 4: (8, 16), 6: (8, 16)}
+PLAIN = (8, 0, 0, 0, 0)  # bits and what follows in the header: 8-bit grey, row by row
+
+
+class Header(NamedTuple):
+    """The IHDR chunk; sizes in pixels, `bits` per sample."""
+
+    width: int
+    height: int
+    bits: int
+    colour_type: int
+    compression: int
+    filtering: int
+    interlace: int
+
+
+def decode_png(data: bytes) -> np.ndarray:
+    """Decode any still PNG to grey values.
+
+    Colours become their luminance (ITU-R BT.601), transparency is laid over background 0,
+    16-bit samples are rounded to 8 bits; gamma and colour profiles are ignored.
+
+    Args:
+        data: the bytes of the file.
+
+    Returns:
+        uint8 array (height, width) of values 0..255.
+
+    Raises:
+        BadLayout: not a PNG, damaged, animated, or larger than `shards.format.layout` allows.
+    """
+    header, chunks = _checked_chunks(data)
+    kinds = [chunk[4:8] for chunk in chunks]
+    try:
+        if header[2:] == PLAIN and b"tRNS" not in kinds:
+            # What most files are: their rows go straight to the decoder, past Pillow's file reader.
+            rows = b"".join(chunk[8:-4] for chunk in chunks if chunk[4:8] == b"IDAT")
+            return np.asarray(Image.frombytes("L", header[:2], rows, "zip", "L", 0))
+        image = PngImageFile(io.BytesIO(SIGNATURE + b"".join(chunks)))
+        return _gray(image, header)
+    except (OSError, SyntaxError, ValueError) as error:
+        raise BadLayout(f"damaged PNG: {error}") from error
+
+
+def encode_png(gray: np.ndarray) -> bytes:
+    """Encode a uint8 array (height, width) as an 8-bit grayscale PNG.
+
+    Equal arrays give equal bytes under one version of Pillow. Nothing but the picture is
+    written: no time, no text.
+    """
+    if gray.dtype != np.uint8 or gray.ndim != 2:
+        raise ValueError(f"expected a uint8 array (height, width), got {gray.dtype} {gray.shape}")
+    stream = io.BytesIO()
+    Image.fromarray(gray).save(stream, "PNG", compress_level=9)
+    return stream.getvalue()
+
+
+def _checked_chunks(data: bytes) -> tuple[Header, list[bytes]]:
+    """Walk the chunks of a PNG and return its header and the chunks that make up the picture."""
+    if len(data) > MAX_BYTES:
+        raise BadLayout(f"file of {len(data)} bytes, at most {MAX_BYTES} are allowed")
+    if not data.startswith(SIGNATURE):
+        raise BadLayout("not a PNG: the file is empty" if not data else "not a PNG: no signature")
+    header, chunks, at, kind = None, [], len(SIGNATURE), b""
+    while kind != b"IEND":
+        if at + 12 > len(data):
+            raise BadLayout("truncated PNG: no end chunk")
+        length, kind = struct.unpack_from(">I4s", data, at)
+        end = at + 12 + length
+        if end > len(data):
+            raise BadLayout(f"truncated PNG: chunk {kind.decode('latin-1')!r} is cut off")
+        if header is None:
+            header = _checked_header(kind, data[at + 8 : end - 4])
+        elif kind == b"IHDR":
+            raise BadLayout("damaged PNG: two header chunks")
+        if kind == b"acTL":
+            raise BadLayout("animated PNG, only still pictures are allowed")
+        if kind in PICTURE_CHUNKS:
+            if zlib.crc32(data[at + 4 : end - 4]) != struct.unpack_from(">I", data, end - 4)[0]:
+                raise BadLayout(f"damaged PNG: wrong checksum of chunk {kind.decode()}")
+            chunks.append(data[at:end])
+        at = end
+    if header.colour_type == 3 and not any(chunk[4:8] == b"PLTE" for chunk in chunks):
+        raise BadLayout("damaged PNG: palette colours without a palette")
+    return header, chunks
+
+
+def _checked_header(kind: bytes, content: bytes) -> Header:
+    if kind != b"IHDR" or len(content) != 13:
+        raise BadLayout("damaged PNG: it does not begin with a header chunk")
+    header = Header(*struct.unpack(">IIBBBBB", content))
+    if not (1 <= header.width <= MAX_SIDE and 1 <= header.height <= MAX_SIDE):
+        raise BadLayout(
+            f"picture of {header.width} x {header.height} px, sides of 1 to {MAX_SIDE} are allowed"
+        )
+    if header.width * header.height > MAX_AREA:
+        raise BadLayout(
+            f"picture of {header.width} x {header.height} px, at most {MAX_AREA} px are allowed"
+        )
+    if header.bits not in BIT_DEPTHS.get(header.colour_type, ()):
+        raise BadLayout(
+            f"damaged PNG: no colour type {header.colour_type} with {header.bits} bits exists"
+        )
+    return header
+
+
+def _gray(image: PngImageFile, header: Header) -> np.ndarray:
+    """Luminance times opacity, uint8 (height, width)."""
+    image.load()
+    key = image.info.get("transparency")
+    if header.colour_type == 0:
+        return _gray_samples(np.asarray(image), header.bits, key)
+    if header.colour_type == 2:
+        gray = np.array(image.convert("L"))
+        if key is not None:
+            # Pillow keeps the high byte of 16-bit colours, so the key is compared by it too.
+            high = np.array(key) >> (header.bits - 8)
+            gray[(np.asarray(image) == high).all(axis=-1)] = 0
+        return gray
+    image = image.convert("RGBA")
+    opacity = np.asarray(image.getchannel("A"), dtype=np.uint16)
+    gray = np.asarray(image.convert("L"), dtype=np.uint16)
+    return ((gray * opacity + 127) // 255).astype(np.uint8)
+
+
+def _gray_samples(samples: np.ndarray, bits: int, key: int | None) -> np.ndarray:
+    """Grey samples as Pillow gives them (bool, uint8, or 16 bits) to uint8, `key` transparent."""
+    if bits == 1:
+        gray = np.where(samples, np.uint8(255), np.uint8(0))
+        key = None if key is None else 255 * bool(key)
+    elif bits == 16:
+        gray = ((samples.astype(np.uint32) * 255 + 32767) // 65535).astype(np.uint8)
+    else:
+        gray = np.array(samples)
+        # Pillow widens the samples to 8 bits, but not the key.
+        key = None if key is None else key * (255 // (2**bits - 1))
+    if key is not None:
+        gray[(samples if bits == 16 else gray) == key] = 0
+    return gray

@@ -1,0 +1,1 @@
+"""Reading shards: sample order, batches, reader processes, drawing."""

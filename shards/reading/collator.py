@@ -1,0 +1,75 @@
+"""Sample ids to one batch on the host."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from shards.format.layout import scaled_height
+from shards.format.png import decode_png
+from shards.format.tar import BOXES, PNG, read_boxes
+from shards.randomness import sample_keys, uniform
+from shards.reading.batch import Batch
+from shards.reading.files import ShardFiles
+
+
+class Collator:
+    """Sample ids in, one host batch out."""
+
+    def __init__(
+        self, files: ShardFiles, *, width: int, max_height: int, ladder: np.ndarray, seed: int
+    ) -> None:
+        self.files = files
+        self.width = width
+        self.max_height = max_height
+        self.ladder = ladder
+        self.seed = seed
+
+    def batch(self, ids: np.ndarray, epochs: np.ndarray, *, training: bool) -> Batch:
+        """The pages of `ids`, int64 (B,), padded to a height of the ladder.
+
+        Of a page taller than the maximum, training sees a window drawn with the sample's
+        randomness, evaluation the top.
+        """
+        records = self.files.index.rows(ids)
+        canvas = np.stack([records["width"], records["height"]], axis=1)
+        full = torch.from_numpy(scaled_height(canvas[:, 0], canvas[:, 1], self.width))
+        heights = full.clamp(max=self.max_height)
+        tops = torch.zeros_like(heights)
+        ids_tensor, epochs_tensor = torch.from_numpy(ids), torch.from_numpy(epochs)
+        if training:
+            keys = sample_keys(self.seed, epochs_tensor, ids_tensor, "window")
+            draws = uniform(keys, torch.zeros_like(keys)).double()
+            tops = (draws * (full - heights + 1)).long()
+        rows = int(self.ladder[np.searchsorted(self.ladder, int(heights.max()))])
+        batch = Batch(
+            ids=ids_tensor,
+            epochs=epochs_tensor,
+            heights=heights,
+            size=(rows, self.width),
+            tops=tops,
+            canvas=torch.from_numpy(canvas.astype(np.float32)),
+        )
+        is_png = self.files.index.header["store"] == "png"
+        member, decode = (PNG, decode_png) if is_png else (BOXES, read_boxes)
+        pairs = zip(ids.tolist(), records, strict=True)
+        pages = [self.files.array(number, record, member, decode) for number, record in pairs]
+        if is_png:
+            batch.pixels = self._pixels(pages, batch, full)
+        else:
+            counts = torch.tensor([len(page) for page in pages])
+            batch.boxes = torch.from_numpy(np.concatenate(pages, dtype=np.float32))
+            batch.owner = torch.repeat_interleave(torch.arange(len(pages)), counts)
+        return batch
+
+    def _pixels(self, pages: list[np.ndarray], batch: Batch, full: Tensor) -> Tensor:
+        pixels = torch.zeros(len(pages), 1, *batch.size, dtype=torch.uint8)
+        windows = zip(full.tolist(), batch.tops.tolist(), batch.heights.tolist(), strict=True)
+        for row, (page, (whole, top, height)) in enumerate(zip(pages, windows, strict=True)):
+            if page.shape != (whole, self.width):
+                image = Image.fromarray(page).resize((self.width, whole), Image.Resampling.BOX)
+                page = np.asarray(image)
+            pixels.numpy()[row, 0, :height] = page[top : top + height]
+        return pixels

@@ -1,0 +1,1 @@
+"""Shards on a server: access with retries, and the local cache."""

@@ -1,0 +1,94 @@
+"""The step that benchmarks take is the trainer's."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from benchmarks.support.batch_size.trainer_step import PageLosses, TrainerStep, cut, made_up_batch
+from shards.errors import UserError
+from vaetrain.config.command import experiment_path
+from vaetrain.config.experiment import load_experiment
+from vaetrain.data.loading import PageReader
+
+REPO = Path(__file__).resolve().parents[4]
+CPU = torch.device("cpu")
+SETTINGS = (
+    "data.width=64",
+    "data.max_height=128",
+    "model.latent_dim=16",
+    "model.start=random",
+    "augment.policy=default",
+    "augment.mixup_alpha=0.4",
+    "beta.schedule=constant",
+    "lr.schedule=constant",
+    "lr.warmup_epochs=0",
+    # Steps that tell gradients of another size, unlike AdamW's and clipped ones.
+    "optimizer.lr=0.1",
+    "optimizer.eps=0.01",
+    "optimizer.clip_norm=0",
+    "train.global_batch_size=8",
+    "train.micro_batch_size=4",
+    "train.max_images=8",
+    "tracker=none",
+)
+
+
+class Place:
+    """What a reader of pages asks of an engine."""
+
+    rank, world_size, device = 0, 1, CPU
+
+
+@pytest.mark.slow
+def test_it_moves_every_weight_as_the_trainer_does(tmp_path):
+    shards, run = tmp_path / "shards", tmp_path / "run"
+    build = [sys.executable, "-m", "shards.build", "shards/sample", "--out", str(shards)]
+    subprocess.run([*build, "--count", "40", "--workers", "1"], cwd=REPO, check=True)
+    settings = [f"data.shards={shards}", *SETTINGS]
+    train = [sys.executable, "vaetrain/train.py", "--run-dir", str(run), *settings]
+    subprocess.run(train, cwd=REPO, check=True)
+    (saved,) = (run / "checkpoints").iterdir()
+
+    experiment = load_experiment(experiment_path(None), settings)
+    step = TrainerStep(experiment, CPU)
+    before = {name: p.detach().clone() for name, p in step.losses.model.named_parameters()}
+    data = PageReader(shards, experiment.data, Place(), step.losses.model.stride)
+    step(cut(data, first_ids(data, experiment), 4, CPU))
+    theirs = load_file(saved / "weights.safetensors")
+    assert any(not torch.equal(before[name], theirs[name]) for name in before)
+    for name, weight in step.losses.model.named_parameters():
+        torch.testing.assert_close(weight.detach(), theirs[name], atol=1e-5, rtol=1e-5)
+
+
+def first_ids(data: PageReader, experiment) -> np.ndarray:
+    from shards.reading.order import SampleOrder
+
+    order = SampleOrder(
+        data.select("train"),
+        seed=experiment.train.seed,
+        global_batch_size=experiment.train.global_batch_size,
+        window_shards=experiment.data.window_shards,
+        ladder=data.ladder,
+    )
+    return order.step(0)[0]
+
+
+def test_made_up_pages_fill_their_canvas():
+    batch = made_up_batch(3, (96, 64), CPU)
+    images = batch.images()
+    assert images.shape == (3, 1, 96, 64)
+    assert batch.boxes.shape[1] == 4
+    assert (batch.boxes[:, 2:] >= batch.boxes[:, :2]).all()
+    assert 0 < images.mean() <= 1
+
+
+def test_a_gan_is_refused():
+    with pytest.raises(UserError, match=r"gan\.enabled"):
+        PageLosses(load_experiment(None, ["gan.enabled=true"]), CPU)

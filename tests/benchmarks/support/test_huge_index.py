@@ -1,0 +1,88 @@
+"""An index of many samples made of few: its batches are real, and cost what a small one's do."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from benchmarks.input_pipeline import sample_lines
+from benchmarks.support import huge_index
+from benchmarks.support.huge_index import MICRO_BATCH, ROWS, WIDTH
+from shards.build import build
+from shards.building.options import BuildOptions
+from shards.format.index import RECORD
+from shards.open import open_index
+from shards.reading.collator import Collator
+from shards.reading.files import ShardFiles
+from shards.reading.order import SampleOrder, height_ladder
+from shards.reading.reader import TrainingReader
+from shards.reading.selection import select
+
+RANKS = 64
+
+
+@pytest.fixture(scope="module")
+def built(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("built")
+    (folder / "some.jsonl").write_bytes(b"".join(sample_lines()[::9]))
+    options = BuildOptions(workers=1, val_fraction=0.0, keep_duplicates=True)
+    build([folder / "some.jsonl"], folder / "shards", options)
+    return folder / "shards"
+
+
+@pytest.fixture(scope="module")
+def made(built, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("made")
+    for samples in (100_000, 1_000_000):
+        huge_index.make(folder / str(samples), built, samples)
+    return folder
+
+
+def readers(folder) -> tuple[SampleOrder, list[TrainingReader]]:
+    index = open_index(folder)
+    selection = select(index, "train", width=WIDTH, max_height=ROWS)
+    ladder = height_ladder(ROWS, 16)
+    order = SampleOrder(
+        selection, seed=0, global_batch_size=RANKS * MICRO_BATCH, window_shards=8, ladder=ladder
+    )
+    collator = Collator(ShardFiles(index), width=WIDTH, max_height=ROWS, ladder=ladder, seed=0)
+    ranks = [
+        TrainingReader(order, collator, rank=rank, world_size=RANKS, micro_batch_size=MICRO_BATCH)
+        for rank in range(RANKS)
+    ]
+    return order, ranks
+
+
+def test_every_sample_is_a_page_of_the_small_shards(built, made):
+    small, large = (ShardFiles(open_index(folder)) for folder in (built, made / "100000"))
+    pages, per_shard = len(small.index), large.index.shards[0].samples
+    assert len(large.index) == 100_000
+    assert per_shard % pages == 0
+    assert np.diff(large.index.table["offset"][:per_shard].astype(int)).min() > 0
+    for number in (0, pages, per_shard - 1, per_shard, 99_999):
+        assert large.members(number) == small.members(number % per_shard % pages)
+
+
+def test_all_ranks_together_read_one_step(made):
+    order, ranks = readers(made / "100000")
+    batches = [reader[3] for reader in ranks]
+    ids = np.concatenate([batch.ids.numpy() for batch in batches])
+    assert sorted(ids) == sorted(order.step(3)[0])
+    assert len(set(ids)) == RANKS * MICRO_BATCH
+    assert all(batch.images().max() > 0 for batch in batches[:3])
+
+
+def test_eighteen_bytes_a_sample_and_little_besides(made):
+    for samples in (100_000, 1_000_000):
+        size = huge_index.on_disk(made / str(samples))
+        assert samples * RECORD.itemsize < size < 1.02 * samples * RECORD.itemsize + 20_000
+
+
+def test_the_first_batch_takes_no_more_memory_of_more_samples(made):
+    few, many = (huge_index.memory(made / n, RANKS) for n in ("100000", "1000000"))
+    assert (many - few) / 900_000 < 1.5  # bytes; one number for each sample would take 8
+
+
+def test_a_start_tells_how_long_each_part_of_it_took(made):
+    told = huge_index.start(made / "100000", RANKS, RANKS - 1, 1.5)
+    assert 0 < told["open"] < told["ids"] < told["batch"]

@@ -1,0 +1,153 @@
+"""Layouts by hand: what each schema means, and what is refused."""
+
+import copy
+import json
+import math
+
+import numpy as np
+import pytest
+
+from shards.format.layout import BadLayout, parse_layout, scaled_height
+
+COMPACT = {
+    "id": "p",
+    "label": "login",
+    "w": 100,
+    "h": 200,
+    "r": {"b": [0, 0, 100, 200], "c": [{"b": [10, 20, 50, 60], "c": [{"b": [5, 5, 10, 10]}]}]},
+}
+BOUNDS = {
+    "bounds": {"x": 7, "y": 9, "width": 100, "height": 200},
+    "children": [
+        {
+            "bounds": {"x": 10, "y": 20, "width": 50, "height": 60},
+            "children": [{"bounds": {"x": 5, "y": 5, "width": 10, "height": 10}}],
+        }
+    ],
+}
+RICO = {
+    "activity": {
+        "root": {
+            "bounds": [0, 0, 100, 200],
+            "children": [
+                {
+                    "bounds": [10, 20, 60, 80],
+                    "children": [
+                        {"bounds": [15, 25, 25, 35]},
+                        {"bounds": [1, 1, 9, 9], "visible-to-user": False},
+                        {"bounds": [40, 40, 40, 50]},
+                        None,
+                    ],
+                }
+            ],
+        }
+    }
+}
+BOXES = [[0, 0, 100, 200], [10, 20, 60, 80], [15, 25, 25, 35]]
+
+
+@pytest.mark.parametrize("record", [COMPACT, BOUNDS, RICO], ids=["compact", "bounds", "rico"])
+def test_every_schema_gives_the_same_absolute_boxes(record):
+    layout = parse_layout(record)
+    assert (layout.width, layout.height, layout.depth) == (100, 200, 3)
+    assert layout.boxes.tolist() == BOXES
+    assert layout.boxes.dtype == np.int16
+
+
+def test_what_sticks_out_is_clipped_and_what_is_outside_left_out():
+    record = copy.deepcopy(COMPACT)
+    record["r"]["c"] = [{"b": [-10, 190, 50, 50]}, {"b": [300, 0, 5, 5]}]
+    assert parse_layout(record).boxes.tolist() == [[0, 0, 100, 200], [0, 190, 40, 200]]
+
+
+def test_fractions_are_kept():
+    record = copy.deepcopy(COMPACT)
+    record["r"]["c"] = [{"b": [0.5, 1.25, 2, 2]}]
+    boxes = parse_layout(record).boxes
+    assert boxes.dtype == np.float32
+    assert boxes[1].tolist() == [0.5, 1.25, 2.5, 3.25]
+
+
+def test_meta_is_kept_and_a_label_always_there():
+    assert parse_layout(COMPACT).meta == {"id": "p", "label": "login"}
+    assert parse_layout(BOUNDS).meta["label"] == "other"
+
+
+def changed(path: list, value: object) -> dict:
+    record = copy.deepcopy(COMPACT)
+    node = record
+    for step in path[:-1]:
+        node = node[step]
+    node[path[-1]] = value
+    return record
+
+
+def deep(levels: int) -> dict:
+    node: dict = {"b": [0, 0, 9, 9]}
+    for _ in range(levels):
+        node = {"b": [0, 0, 9, 9], "c": [node]}
+    return {"w": 9, "h": 9, "r": node}
+
+
+CHILD = ["r", "c", 0, "b"]
+
+
+@pytest.mark.parametrize(
+    "record",
+    [
+        None,
+        [],
+        "text",
+        17,
+        {},
+        {"w": 100},
+        changed(["w"], 0),
+        changed(["w"], -5),
+        changed(["w"], 10**9),
+        changed(["w"], "100"),
+        changed(["w"], True),
+        changed(["w"], math.nan),
+        changed(["h"], 10**400),
+        changed(["r"], []),
+        changed(["r", "c"], "abc"),
+        changed(["r", "c"], [3]),
+        changed(CHILD, [0, 0, 0, 10]),
+        changed(CHILD, [0, 0, -3, 10]),
+        changed(CHILD, [0, math.nan, 3, 10]),
+        changed(CHILD, [0, 0, math.inf, 10]),
+        changed(CHILD, [0, 0, 3]),
+        changed(CHILD, [0, 0, 3, None]),
+        changed(CHILD, [False, 0, 3, 3]),
+        changed(["label"], {"a": 1}),
+        {"w": 31_700, "h": 31_700, "r": {"b": [0, 0, 31_700, 31_700]}},
+        {"activity": {"root": None}},
+        {"activity": 3},
+        {"bounds": {"x": 0, "y": 0, "width": 10}},
+    ],
+)
+def test_what_is_no_layout_is_refused_in_one_line(record):
+    with pytest.raises(BadLayout) as refusal:
+        parse_layout(record)
+    assert "\n" not in str(refusal.value)
+    assert str(refusal.value)
+
+
+def test_a_tree_of_fifty_thousand_levels_is_no_danger():
+    with pytest.raises(BadLayout):
+        parse_layout(deep(50_000))
+
+
+def test_a_depth_that_pages_have_is_fine():
+    assert parse_layout(deep(60)).depth == 61
+
+
+def test_json_of_a_schema_parses():
+    assert parse_layout(json.loads(json.dumps(COMPACT))).boxes.tolist() == BOXES
+
+
+def test_scaled_height_rounds_half_up_and_is_at_least_one():
+    assert scaled_height(1280, 1746, 128) == 175
+    assert scaled_height(2, 1, 1) == 1
+    assert scaled_height(1000, 1, 10) == 1
+    heights = scaled_height(np.array([1280, 390]), np.array([6000, 5]), 128)
+    assert heights.tolist() == [600, 2]

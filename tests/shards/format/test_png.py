@@ -1,0 +1,142 @@
+"""PNG decoding against hand-made files of every colour type; refusal of broken and hostile ones."""
+
+import struct
+import zlib
+
+import numpy as np
+import pytest
+
+from shards.format.layout import MAX_AREA, MAX_SIDE, BadLayout
+from shards.format.png import SIGNATURE, decode_png, encode_png
+
+GRAY, RGB, PALETTE, GRAY_ALPHA, RGBA = 0, 2, 3, 4, 6
+CHANNELS = {GRAY: 1, RGB: 3, PALETTE: 1, GRAY_ALPHA: 2, RGBA: 4}
+
+
+def chunk(kind: bytes, content: bytes) -> bytes:
+    checksum = zlib.crc32(kind + content)
+    return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", checksum)
+
+
+def make_png(colour_type: int, bits: int, samples: list, *extra: bytes, size=None) -> bytes:
+    """A PNG of `samples` (rows x columns x channels); `size` lies about (width, height)."""
+    rows = np.array(samples).reshape(len(samples), -1, CHANNELS[colour_type])
+    width, height = size or (rows.shape[1], rows.shape[0])
+    scanlines = b""
+    for row in rows:
+        binary = "".join(f"{value:0{bits}b}" for value in row.ravel())
+        binary += "0" * (-len(binary) % 8)
+        scanlines += b"\0" + int(binary, 2).to_bytes(len(binary) // 8, "big")
+    header = struct.pack(">IIBBBBB", width, height, bits, colour_type, 0, 0, 0)
+    parts = [chunk(b"IHDR", header), *extra, chunk(b"IDAT", zlib.compress(scanlines))]
+    return SIGNATURE + b"".join(parts) + chunk(b"IEND", b"")
+
+
+def luminance(red: int, green: int, blue: int) -> float:
+    return 0.299 * red + 0.587 * green + 0.114 * blue
+
+
+@pytest.mark.parametrize("bits", [1, 2, 4, 8, 16])
+def test_gray_of_any_depth_spans_the_range(bits):
+    top = 2**bits - 1
+    samples = [[0, top, top // 2], [top, top // 3, 0]]
+    expected = np.round(np.array(samples) * 255 / top)
+    np.testing.assert_array_equal(decode_png(make_png(GRAY, bits, samples)), expected)
+
+
+@pytest.mark.parametrize("bits", [1, 2, 4, 8, 16])
+def test_gray_with_a_transparent_value(bits):
+    top = 2**bits - 1
+    key = chunk(b"tRNS", struct.pack(">H", top))
+    decoded = decode_png(make_png(GRAY, bits, [[0, top - 1, top]], key))
+    np.testing.assert_array_equal(decoded, [[0, round((top - 1) * 255 / top), 0]])
+
+
+@pytest.mark.parametrize("bits", [8, 16])
+def test_colour_is_luminance(bits):
+    scale = 257 if bits == 16 else 1
+    colours = np.array([[[255, 0, 0], [0, 255, 0], [0, 0, 255], [10, 200, 90]]])
+    decoded = decode_png(make_png(RGB, bits, colours * scale))
+    expected = [[luminance(*colour) for colour in colours[0]]]
+    np.testing.assert_allclose(decoded, expected, atol=0.51)
+    key = chunk(b"tRNS", struct.pack(">3H", *(colours[0, 3] * scale)))
+    decoded_with_key = decode_png(make_png(RGB, bits, colours * scale, key))
+    np.testing.assert_array_equal(decoded_with_key, [[*decoded[0, :3], 0]])
+
+
+@pytest.mark.parametrize("bits", [8, 16])
+def test_alpha_is_laid_over_background_0(bits):
+    scale = 257 if bits == 16 else 1
+    gray = np.array([[[200, 255], [200, 128], [200, 0], [255, 51]]])
+    expected = [[200, 200 * 128 / 255, 0, 51]]
+    decoded = decode_png(make_png(GRAY_ALPHA, bits, gray * scale))
+    np.testing.assert_allclose(decoded, expected, atol=0.51)
+    colour = np.repeat(gray, [3, 1], axis=-1)
+    decoded = decode_png(make_png(RGBA, bits, colour * scale))
+    np.testing.assert_allclose(decoded, expected, atol=0.51)
+
+
+@pytest.mark.parametrize("bits", [1, 2, 4, 8])
+def test_palette_with_and_without_transparency(bits):
+    palette = chunk(b"PLTE", bytes([200, 200, 200, 0, 255, 0]))
+    samples = [[0, 1, 0], [1, 1, 0]]
+    green = round(luminance(0, 255, 0))
+    opaque = decode_png(make_png(PALETTE, bits, samples, palette))
+    np.testing.assert_array_equal(opaque, np.array([200, green])[np.array(samples)])
+    opacity = chunk(b"tRNS", bytes([51]))
+    mixed = decode_png(make_png(PALETTE, bits, samples, palette, opacity))
+    np.testing.assert_array_equal(mixed, np.array([40, green])[np.array(samples)])
+
+
+def test_encoding_is_lossless_deterministic_and_bare():
+    gray = np.random.default_rng(0).integers(0, 256, (37, 23), dtype=np.uint8)
+    data = encode_png(gray)
+    np.testing.assert_array_equal(decode_png(data), gray)
+    assert data == encode_png(np.asfortranarray(gray))
+    assert [data[12:16], data[37:41], data[-8:-4]] == [b"IHDR", b"IDAT", b"IEND"]
+    with pytest.raises(ValueError, match="uint8"):
+        encode_png(gray.astype(np.float32))
+
+
+def test_extras_are_never_decoded():
+    compressed_text = chunk(b"zTXt", b"bomb\0\0" + zlib.compress(bytes(10**8)))
+    data = make_png(GRAY, 8, [[7]], compressed_text, chunk(b"iCCP", b"nonsense"))
+    np.testing.assert_array_equal(decode_png(data), [[7]])
+
+
+def test_truncated_anywhere_is_refused():
+    data = encode_png(np.arange(64, dtype=np.uint8).reshape(8, 8))
+    for length in range(len(data)):
+        with pytest.raises(BadLayout, match="PNG"):
+            decode_png(data[:length])
+
+
+def test_every_flipped_byte_of_the_picture_is_noticed():
+    data = encode_png(np.arange(64, dtype=np.uint8).reshape(8, 8))
+    for position in range(len(data)):
+        damaged = bytearray(data)
+        damaged[position] ^= 1
+        with pytest.raises(BadLayout):
+            decode_png(bytes(damaged))
+
+
+@pytest.mark.parametrize(
+    ("data", "reason"),
+    [
+        (b"", "empty"),
+        (b"this is text, not a picture", "not a PNG"),
+        (make_png(GRAY, 8, [[1]], size=(10**9, 1)), f"sides of 1 to {MAX_SIDE}"),
+        (make_png(GRAY, 8, [[1]], size=(30_000, 30_000)), f"at most {MAX_AREA}"),
+        (make_png(GRAY, 8, [[1]], size=(0, 5)), "sides of 1"),
+        (make_png(GRAY, 8, [[1]], size=(30, 30)), "damaged PNG"),
+        (make_png(GRAY, 8, [[1]], chunk(b"acTL", struct.pack(">II", 2, 0))), "animated"),
+        (make_png(RGB, 4, [[1, 2, 3]]), "no colour type 2 with 4 bits"),
+        (make_png(PALETTE, 8, [[0]]), "without a palette"),
+        (make_png(GRAY, 8, [[1]], chunk(b"IHDR", bytes(13))), "two header chunks"),
+        (SIGNATURE + chunk(b"IDAT", b"") + chunk(b"IEND", b""), "does not begin with a header"),
+    ],
+)
+def test_refused_with_one_plain_line(data, reason):
+    with pytest.raises(BadLayout, match=reason) as refusal:
+        decode_png(data)
+    assert "\n" not in str(refusal.value)

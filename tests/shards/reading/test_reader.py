@@ -1,0 +1,244 @@
+"""Batches from disk: the right pages, whole, however many ranks, workers and micro batches."""
+
+import shutil
+import subprocess
+from multiprocessing.reduction import ForkingPickler
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from shards.build import build
+from shards.building.options import BuildOptions
+from shards.errors import DamagedShards
+from shards.format.index import Index
+from shards.open import open_index
+from shards.reading.collator import Collator
+from shards.reading.files import ShardFiles
+from shards.reading.order import SampleOrder, height_ladder
+from shards.reading.reader import EvaluationReader, TrainingReader, read_batches
+from shards.reading.selection import select
+
+SAMPLE = Path(__file__).resolve().parents[3] / "shards" / "sample"
+WIDTH, MAX_HEIGHT, STRIDE, GLOBAL = 64, 128, 16, 8
+LADDER = height_ladder(MAX_HEIGHT, STRIDE)
+STEPS = 20
+
+
+def built(folder: Path, **options) -> Index:
+    build([SAMPLE], folder, BuildOptions(count=60, workers=1, shard_mb=0.05, **options))
+    return open_index(folder)
+
+
+@pytest.fixture(scope="module")
+def index(tmp_path_factory) -> Index:
+    return built(tmp_path_factory.mktemp("reader") / "shards")
+
+
+def a_collator(index: Index) -> Collator:
+    return Collator(ShardFiles(index), width=WIDTH, max_height=MAX_HEIGHT, ladder=LADDER, seed=0)
+
+
+def an_order(index: Index) -> SampleOrder:
+    chosen = select(index, "train", width=WIDTH, max_height=MAX_HEIGHT)
+    return SampleOrder(chosen, seed=0, global_batch_size=GLOBAL, window_shards=2, ladder=LADDER)
+
+
+def training_batches(index, *, rank=0, ranks=1, micro=GLOBAL, workers=0, steps=range(STEPS)):
+    reader = TrainingReader(
+        an_order(index), a_collator(index), rank=rank, world_size=ranks, micro_batch_size=micro
+    )
+    turns = reader.accumulation
+    numbers = range(steps.start * turns, steps.stop * turns)
+    return turns, list(read_batches(reader, numbers, workers=workers, prefetch=2))
+
+
+@pytest.mark.parametrize("ranks", [1, 2, 4])
+@pytest.mark.parametrize("workers", [0, 1, 3])
+@pytest.mark.parametrize("micro", [1, 2])
+def test_every_step_has_the_same_pages_for_any_cut(index, ranks, workers, micro):
+    order = an_order(index)
+    expected = [sorted(order.step(step)[0].tolist()) for step in range(STEPS)]
+    found: list[list[int]] = [[] for _ in range(STEPS)]
+    for rank in range(ranks):
+        turns, batches = training_batches(
+            index, rank=rank, ranks=ranks, micro=micro, workers=workers
+        )
+        assert len(batches) == STEPS * turns
+        for number, batch in enumerate(batches):
+            assert len(batch) == micro
+            found[number // turns] += batch.ids.tolist()
+    assert [sorted(ids) for ids in found] == expected
+
+
+def test_an_epoch_has_every_page_once(index):
+    _, batches = training_batches(index)
+    ids = torch.cat([batch.ids for batch in batches])
+    epochs = torch.cat([batch.epochs for batch in batches])
+    assert sorted(ids[epochs == 0].tolist()) == list(index.ids("train"))
+
+
+def test_starting_later_is_the_same_as_having_come_so_far(index):
+    _, whole = training_batches(index)
+    _, rest = training_batches(index, steps=range(7, STEPS))
+    for ours, theirs in zip(rest, whole[7:], strict=True):
+        assert torch.equal(ours.ids, theirs.ids)
+        assert torch.equal(ours.images(), theirs.images())
+
+
+def test_a_page_looks_the_same_in_any_batch(index):
+    _, alone = training_batches(index, micro=1, steps=range(3))
+    _, together = training_batches(index, steps=range(3))
+    looks = {}
+    for batch in alone:
+        height = int(batch.heights[0])
+        looks[int(batch.ids[0]), int(batch.epochs[0])] = batch.images()[0, :, :height]
+    for batch in together:
+        images = batch.images()
+        for number, key in enumerate(zip(batch.ids.tolist(), batch.epochs.tolist(), strict=True)):
+            height = int(batch.heights[number])
+            assert torch.equal(images[number, :, :height], looks[key])
+            assert (images[number, :, height:] == 0).all()
+
+
+def test_windows_of_tall_pages_differ_by_epoch_and_lie_on_the_page(index):
+    collator = a_collator(index)
+    heights = index.table["height"].astype(int) * WIDTH // index.table["width"]
+    tall = np.flatnonzero(heights > 2 * MAX_HEIGHT)[:5]
+    tops = []
+    for epoch in range(8):
+        batch = collator.batch(tall, np.full_like(tall, epoch), training=True)
+        assert (batch.heights == MAX_HEIGHT).all()
+        assert (batch.tops >= 0).all()
+        assert (batch.tops.numpy() + MAX_HEIGHT <= heights[tall] + 1).all()
+        tops.append(batch.tops)
+    assert len({tuple(top.tolist()) for top in tops}) == 8
+    assert (collator.batch(tall, np.zeros_like(tall), training=False).tops == 0).all()
+
+
+@pytest.mark.parametrize("ranks", [1, 2, 3, 4])
+def test_evaluation_has_every_page_once_on_any_number_of_ranks(index, ranks):
+    chosen = select(index, "all", width=WIDTH, max_height=MAX_HEIGHT)
+    seen, lengths = [], set()
+    for rank in range(ranks):
+        reader = EvaluationReader(
+            chosen, a_collator(index), rank=rank, world_size=ranks, batch_size=7
+        )
+        batches = list(read_batches(reader, range(len(reader)), workers=0, prefetch=2))
+        lengths.add(len(batches))
+        seen += [number for batch in batches if batch for number in batch.ids.tolist()]
+    assert sorted(seen) == list(index.ids("all"))
+    assert len(lengths) == 1
+
+
+def test_named_templates_are_validated_on_and_nothing_else(index):
+    named = index.templates[1:3]
+    sides = {
+        split: select(
+            index, split, width=WIDTH, max_height=MAX_HEIGHT, val_templates=named
+        ).ids.tolist()
+        for split in ("train", "val")
+    }
+    assert sorted(sides["train"] + sides["val"]) == list(index.ids("all"))
+    assert {index.templates[n] for n in index.table["template"][sides["val"]]} == set(named)
+    unknown = select(index, "val", width=WIDTH, max_height=MAX_HEIGHT, val_templates=["nobody"])
+    assert unknown.ids == index.ids("val")
+
+
+def test_pictures_look_like_the_boxes_they_were_drawn_from(index, tmp_path):
+    pictures = built(tmp_path / "png", store="png", png_width=WIDTH)
+    ids = np.arange(20)
+    for number in ids:
+        ours, theirs = (i.table[number] for i in (index, pictures))
+        assert (ours["width"], ours["height"]) == (theirs["width"], theirs["height"])
+    drawn, stored = (
+        a_collator(i).batch(ids, np.zeros_like(ids), training=False) for i in (index, pictures)
+    )
+    torch.testing.assert_close(stored.images(), drawn.images(), rtol=0, atol=0.5 / 255 + 1e-6)
+
+
+@pytest.mark.parametrize("store", ["boxes", "png"])
+def test_a_batch_is_the_same_after_it_was_sent(tmp_path, store):
+    index = built(tmp_path / store, store=store, png_width=WIDTH)
+    batch = a_collator(index).batch(np.arange(8), np.full(8, 3), training=True)
+    parcel = ForkingPickler.dumps(batch)
+    assert (b"rebuild_tensor" in bytes(parcel)) == (store == "png")  # of files: for pixels alone
+    sent = ForkingPickler.loads(parcel)
+    assert vars(sent).keys() == vars(batch).keys()
+    for name, value in vars(batch).items():
+        if isinstance(value, torch.Tensor):
+            assert getattr(sent, name).dtype == value.dtype
+            assert torch.equal(getattr(sent, name), value)
+        else:
+            assert getattr(sent, name) == value
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_damaged_shard_is_refused_in_one_line(index, tmp_path, workers):
+    copy = tmp_path / "copy"
+    subprocess.run(["cp", "-r", str(index.folder), str(copy)], check=True)
+    for path in copy.glob("train-*.tar"):
+        data = bytearray(path.read_bytes())
+        data[len(data) // 2] ^= 1
+        path.write_bytes(data)
+    with pytest.raises(DamagedShards, match=r"train-\d+\.tar: is damaged") as refusal:
+        training_batches(open_index(copy), workers=workers)
+    assert "\n" not in str(refusal.value)
+
+
+def a_copy(index: Index, folder: Path) -> Index:
+    subprocess.run(["cp", "-r", str(index.folder), str(folder)], check=True)
+    return open_index(folder)
+
+
+def everything(files: ShardFiles) -> list[dict[str, bytes]]:
+    return [files.members(number) for number in files.index.ids("all")]
+
+
+def spoilt(path: Path) -> bytes:
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    return bytes(data)
+
+
+@pytest.mark.parametrize("how", ["in-place", "renamed-over"])
+def test_a_shard_that_changes_while_it_is_read_is_noticed(index, tmp_path, how):
+    copy = a_copy(index, tmp_path / "copy")
+    files = ShardFiles(copy)
+    before = everything(files)
+    path = copy.folder / copy.shards[0].name
+    if how == "in-place":
+        path.write_bytes(spoilt(path))
+    else:
+        (tmp_path / "new").write_bytes(spoilt(path))
+        (tmp_path / "new").replace(path)
+    with pytest.raises(DamagedShards, match=r"tar: was changed while it was in use: its SHA-256"):
+        files.members(0)
+    # The same bytes once more are no change.
+    again = a_copy(index, tmp_path / "again")
+    files = ShardFiles(again)
+    everything(files)
+    path = again.folder / again.shards[0].name
+    (tmp_path / "same").write_bytes(path.read_bytes())
+    (tmp_path / "same").replace(path)
+    assert everything(files) == before
+
+
+def test_a_shard_that_is_gone_is_named(index, tmp_path):
+    copy = a_copy(index, tmp_path / "copy")
+    files = ShardFiles(copy)
+    files.members(0)
+    (copy.folder / copy.shards[0].name).unlink()
+    for reader in (files, ShardFiles(copy)):
+        with pytest.raises(DamagedShards, match=r"tar: cannot be opened \(No such file"):
+            reader.members(0)
+
+
+def test_shards_that_are_replaced_between_passes_are_refused(index, tmp_path):
+    copy = a_copy(index, tmp_path / "copy")
+    training_batches(copy, steps=range(1))
+    shutil.rmtree(copy.folder)
+    build([SAMPLE], copy.folder, BuildOptions(count=60, workers=1, shard_mb=0.05, seed=1))
+    with pytest.raises(DamagedShards, match=r"index\.json: was replaced while it was in use"):
+        training_batches(copy, steps=range(1))

@@ -1,0 +1,353 @@
+"""Shards on a server: the bytes of the disk, whatever fails, in a cache within its bound."""
+
+import contextlib
+import errno
+import fcntl
+import json
+import os
+import shutil
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from shards.build import build
+from shards.building.options import BuildOptions
+from shards.errors import DamagedShards, UserError
+from shards.format.index import Index, header_bytes
+from shards.location import parse_location
+from shards.open import open_index
+from shards.reading.collator import Collator
+from shards.reading.files import ShardFiles
+from shards.reading.order import SampleOrder
+from shards.reading.reader import EvaluationReader, TrainingReader
+from shards.reading.selection import select
+from shards.remote.cache import CacheOptions
+from shards.verify import main
+from tests.support.page_server import PageServer, served_by_s3
+
+REPO = Path(__file__).resolve().parents[3]
+SAMPLE = REPO / "shards" / "sample"
+LADDER = np.arange(16, 513, 16)
+EPOCHS = 300  # that are timed
+
+
+@pytest.fixture(scope="module")
+def local(tmp_path_factory) -> Index:
+    folder = tmp_path_factory.mktemp("remote") / "pages"
+    build([SAMPLE], folder, BuildOptions(count=60, workers=1, shard_mb=0.05))
+    return open_index(folder)
+
+
+@pytest.fixture
+def server(local, monkeypatch):
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    found = PageServer(local.folder)
+    found.start()
+    yield found
+    found.stop()
+
+
+@pytest.fixture
+def bucket(local):
+    """The address of the shards in an S3, and its server."""
+    with served_by_s3(local.folder) as found:
+        yield found
+
+
+def options(folder: Path, gigabytes: float = 1.0, patience: float = 20.0) -> CacheOptions:
+    return CacheOptions(str(folder), gigabytes, patience)
+
+
+def everything(index: Index) -> list[dict[str, bytes]]:
+    files = ShardFiles(index)
+    return [files.members(number) for number in range(len(index))]
+
+
+def cached(folder: Path) -> int:
+    """The bytes of the shards in a cache, and of those that come, while nothing is removed."""
+    sizes = {}
+    with (folder / "room.lock").open("a") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        for path in [*folder.glob("*.part"), *folder.glob("*.tar")]:
+            with contextlib.suppress(FileNotFoundError):  # renamed in between
+                stat = path.stat()
+                sizes[stat.st_ino] = stat.st_size
+    return sum(sizes.values())
+
+
+@pytest.mark.parametrize("fault", [500, "truncated", "flipped"])
+def test_the_bytes_are_those_of_the_disk_though_requests_fail(local, server, tmp_path, fault):
+    server.every, server.fault = 3, fault
+    index = open_index(server.url, options(tmp_path))
+    assert np.array_equal(index.table, local.table)
+    assert everything(index) == everything(local)
+    before = len(server.tars)
+    assert len(set(server.tars)) == len(local.shards) < before
+    assert {path.suffix for path in tmp_path.iterdir()} <= {".tar", ".lock", ""}
+    assert everything(open_index(server.url, options(tmp_path))) == everything(local)
+    assert len(server.tars) == before
+
+
+def test_the_cache_stays_within_its_bound(local, server, tmp_path):
+    largest = max(shard.bytes for shard in local.shards)
+    index = open_index(server.url, options(tmp_path, gigabytes=2 * largest / 1e9))
+    files = ShardFiles(index)
+    for number in np.random.default_rng(0).permutation(len(index))[:40]:
+        assert files.members(int(number)) == ShardFiles(local).members(int(number))
+        assert 0 < cached(tmp_path) <= 2 * largest
+
+
+def test_what_others_keep_in_the_folder_is_left_alone(local, server, tmp_path):
+    others = [tmp_path / name for name in ("mine.tar", "app.1.lock", f"{'z' * 64}.tar")]
+    for path in others:
+        path.write_bytes(b"x" * 100_000)
+        os.utime(path, (0, 0))  # the least recently used of all
+    everything(open_index(server.url, options(tmp_path, gigabytes=1e-9)))
+    assert all(path.stat().st_size == 100_000 for path in others)
+
+
+def test_a_checksum_that_is_a_path_reaches_no_file(local, tmp_path, monkeypatch):
+    """A cache names its files by checksums, which a server's index may say what it likes of."""
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    mine, cache = tmp_path / "mine.tar", tmp_path / "deep" / "cache"
+    mine.write_bytes(b"x" * 1000)
+    server = PageServer(shutil.copytree(local.folder, tmp_path / "pages"))
+    path = server.folder / "index.json"
+    header = json.loads(path.read_bytes())
+    header["shards"][0]["sha256"] = "../../mine"
+    path.write_bytes(header_bytes(header))
+    server.start()
+    try:
+        with pytest.raises(DamagedShards, match="entry 0 of its shards is damaged"):
+            everything(open_index(server.url, options(cache, patience=0.3)))
+    finally:
+        server.stop()
+    assert mine.read_bytes() == b"x" * 1000
+
+
+def verify(location: str, capsys, monkeypatch) -> tuple[int, list[str]]:
+    """The exit status of the command and the lines it prints."""
+    monkeypatch.setattr(sys, "argv", ["verify", location])
+    monkeypatch.setattr("shards.verify.PATIENCE", 0.3)
+    status = main()
+    return status, capsys.readouterr().out.splitlines()
+
+
+def test_verify_reads_every_byte_of_a_server(local, tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    server = PageServer(shutil.copytree(local.folder, tmp_path / "pages"))
+    server.start()
+    try:
+        everything(open_index(server.url))  # a cache that is full, and whole, must not be asked
+        before = len(server.tars)
+        status, told = verify(server.url, capsys, monkeypatch)
+        assert status == 0
+        assert told == [f"{server.url}: whole, 60 samples in {len(local.shards)} shards"]
+        assert len(server.tars) == before + len(local.shards)
+        damaged, missing = (server.folder / shard.name for shard in local.shards[1:3])
+        damaged.write_bytes(damaged.read_bytes()[:-1] + b"!")
+        missing.unlink()
+        (server.folder / "rejects.jsonl").unlink()
+        status, told = verify(server.url, capsys, monkeypatch)
+        assert status == 1
+        assert [line.partition(": ")[0] for line in told] == [
+            f"{server.url}/{name}" for name in ("rejects.jsonl", damaged.name, missing.name)
+        ]
+        (server.folder / "index.json").write_text("{}")
+        status, told = verify(server.url, capsys, monkeypatch)
+        assert status == 1
+        assert "index.json: is damaged" in told[0]
+    finally:
+        server.stop()
+
+
+def test_an_evaluation_fetches_no_shard_again_and_again(local, server, tmp_path):
+    room = 2 * max(shard.bytes for shard in local.shards)
+
+    def ids(index: Index) -> list[int]:
+        files = ShardFiles(index)
+        collator = Collator(files, width=32, max_height=64, ladder=np.array([64]), seed=0)
+        reader = EvaluationReader(
+            select(index, "all", width=32, max_height=64), collator, batch_size=4
+        )
+        return [
+            number
+            for batch in map(reader.__getitem__, range(len(reader)))
+            for number in batch.ids.tolist()
+        ]
+
+    assert sorted(ids(open_index(server.url, options(tmp_path, room / 1e9)))) == list(range(60))
+    assert len(local.shards) <= len(server.tars) < 2 * len(local.shards)
+    # One that holds them all changes nothing.
+    assert ids(open_index(server.url, options(tmp_path / "large"))) == ids(local)
+
+
+def test_a_file_that_the_disk_has_spoilt_is_fetched_again(local, server, tmp_path):
+    everything(open_index(server.url, options(tmp_path)))
+    spoilt = sorted(tmp_path.glob("*.tar"))[0]
+    content = spoilt.read_bytes()
+    spoilt.write_bytes(content[:-1] + b"!")
+    assert everything(open_index(server.url, options(tmp_path))) == everything(local)
+    assert spoilt.read_bytes() == content
+
+
+def test_what_is_read_next_is_fetched_ahead(local, server, tmp_path):
+    index = open_index(server.url, options(tmp_path))
+    index.cache.prefetch(iter(index.shards))
+    for _ in range(400):
+        if len(list(tmp_path.glob("*.tar"))) == len(index.shards):
+            break
+        threading.Event().wait(0.02)
+    before = len(server.requests)
+    assert everything(index) == everything(local)
+    assert len(server.requests) == before
+
+
+def test_processes_share_a_cache(local, server, tmp_path):
+    """With room for two shards they take them from each other, and with room for all none twice."""
+    code = (
+        "import sys\nfrom shards.open import open_index\n"
+        "from shards.remote.cache import CacheOptions\n"
+        "index = open_index(sys.argv[1], CacheOptions(sys.argv[2], float(sys.argv[3]), 20.0))\n"
+        "for _ in range(3):\n"
+        "    for shard in index.shards[int(sys.argv[4]):] + index.shards[:int(sys.argv[4])]:\n"
+        "        with index.cache.open(shard) as file:\n"
+        "            assert len(file.read()) == shard.bytes\n"
+    )
+    largest = max(shard.bytes for shard in local.shards)
+    for name, gigabytes in (("large", 1.0), ("small", 2 * largest / 1e9)):
+        server.requests.clear()
+        server.every, server.fault = int(name == "small"), "slow"
+        folder = tmp_path / name
+        folder.mkdir()
+        command = [sys.executable, "-c", code, server.url, str(folder), str(gigabytes)]
+        readers = [subprocess.Popen([*command, str(first)], cwd=REPO) for first in range(3)]
+        while any(reader.poll() is None for reader in readers):
+            assert cached(folder) <= gigabytes * 1e9
+            time.sleep(0.005)
+        assert [reader.returncode for reader in readers] == [0, 0, 0]
+        assert set(server.tars) == {f"/pages/{shard.name}" for shard in local.shards}
+        assert name == "small" or len(server.tars) == len(local.shards)
+
+
+@pytest.mark.parametrize(
+    ("every", "fault", "says"),
+    [
+        (1, 404, "there is no such file"),
+        (1, 403, "no permission"),
+        (1, 503, "tried for"),
+        (1, "flipped", "its SHA-256 is not the index's, in 4 attempts"),
+    ],
+)
+def test_what_cannot_be_had_is_told_in_a_line(local, server, tmp_path, every, fault, says):
+    index = open_index(server.url, options(tmp_path, patience=30 if fault == "flipped" else 0.3))
+    server.every, server.fault = every, fault
+    with pytest.raises(DamagedShards) as caught:
+        ShardFiles(index).members(0)
+    assert str(caught.value).startswith(f"{server.url}/{local.shards[0].name}: cannot be fetched (")
+    assert says in str(caught.value)
+    assert not list(tmp_path.glob("*.tar"))
+    server.fault = "flipped"
+    with pytest.raises(DamagedShards, match=r"index\.json: is damaged"):
+        open_index(server.url, options(tmp_path / "other"))
+
+
+def test_s3_has_the_bytes_of_the_disk(bucket, local, tmp_path):
+    url, server = bucket
+    index = open_index(url, options(tmp_path, patience=0.5))
+    assert np.array_equal(index.table, local.table)
+    assert everything(index) == everything(local)
+    with pytest.raises(DamagedShards, match="there is no such file"):
+        open_index("s3://bucket/other", options(tmp_path))
+    with pytest.raises(DamagedShards, match="there is no such file"):
+        open_index("s3://another/pages", options(tmp_path))
+    server.stop()
+    with pytest.raises(DamagedShards, match=r"s3://bucket/pages/index\.json: .*tried for"):
+        open_index(url, options(tmp_path, patience=0.5))
+    assert everything(index) == everything(local)
+
+
+def test_a_server_that_is_gone_is_told_in_a_line(tmp_path):
+    with pytest.raises(DamagedShards, match="tried for") as caught:
+        open_index("http://127.0.0.1:9/pages", options(tmp_path, patience=0.3))
+    assert "http://127.0.0.1:9/pages/index.json" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "address",
+    [
+        "pipe:cat x",
+        "pipe://cat",
+        "file:///tmp/x",
+        "simplecache::s3://bucket/x",
+        "s3://a::b",
+        "http://me:secret@host/x",
+        "http://host/x?token=1",
+        "s3:///x",
+    ],
+)
+def test_other_addresses_are_refused(address):
+    with pytest.raises(UserError) as caught:
+        parse_location(address)
+    assert "secret" not in str(caught.value)
+
+
+def test_folders_are_folders():
+    assert parse_location("data/a:b") == Path("data/a:b")
+    assert parse_location("s3://bucket/x/") == "s3://bucket/x"
+
+
+def test_a_full_disk_is_not_waited_for(local, server, tmp_path, monkeypatch):
+    index = open_index(server.url, options(tmp_path, patience=60))
+
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device", str(tmp_path))
+
+    monkeypatch.setattr("shards.remote.client.Remote.fetch", full)
+    with pytest.raises(DamagedShards, match="No space left on device"):
+        ShardFiles(index).members(0)
+
+
+@pytest.mark.slow
+def test_after_the_first_epoch_it_is_as_fast_as_the_disk(tmp_path, monkeypatch, tables):
+    """Training's batches of both by turns, an epoch each; the first has fetched and checked.
+
+    In CPU time, which other work on a machine changes far less than what a clock shows.
+    """
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    build([SAMPLE], tmp_path / "pages", BuildOptions(workers=1, shard_mb=0.4))
+    server = PageServer(tmp_path / "pages")
+    server.start()
+    cache = open_index(server.url, options(tmp_path / "cache"))
+    readers = {}
+    for name, index in (("disk", open_index(tmp_path / "pages")), ("cache", cache)):
+        chosen = select(index, "all", width=128, max_height=512)
+        order = SampleOrder(chosen, seed=0, global_batch_size=16, window_shards=4, ladder=LADDER)
+        collator = Collator(ShardFiles(index), width=128, max_height=512, ladder=LADDER, seed=0)
+        readers[name] = TrainingReader(order, collator, rank=0, world_size=1, micro_batch_size=16)
+    steps = -(-len(chosen) // 16)
+    seconds: dict[str, list[float]] = {name: [] for name in readers}
+    for epoch in range(1 + EPOCHS):
+        for name in sorted(readers, reverse=bool(epoch % 2)):  # neither always follows the other
+            start = time.process_time()
+            for number in range(epoch * steps, (epoch + 1) * steps):
+                readers[name][number]
+            seconds[name].append(time.process_time() - start)
+        if epoch == 0:
+            fetched = len(server.requests)
+    server.stop()
+    assert len(server.requests) == fetched
+    assert len(server.tars) == len(cache.shards) > 4
+    ratios = np.array(seconds["disk"][1:]) / np.array(seconds["cache"][1:])
+    drawn = np.random.default_rng(0).choice(ratios, (1000, EPOCHS))
+    low, high = np.quantile(np.median(drawn, axis=1), (0.025, 0.975))
+    told = f"{np.median(ratios):.3f} (95%: {low:.3f} - {high:.3f})"
+    tables["pages a second from a full cache, of the disk's"] = [told]
+    assert high - low < 0.05, told
+    assert np.median(ratios) >= 0.95, told

@@ -1,0 +1,147 @@
+"""A checkpoint is there whole or not at all, and what is read is what was written."""
+
+import dataclasses
+import json
+
+import pytest
+import torch
+
+from shards import storage
+from shards.storage import CannotWrite
+from vaetrain.artifacts import checkpoint
+from vaetrain.artifacts.checkpoint import Checkpoint, DamagedCheckpoint
+from vaetrain.augmentation.config import AugmentConfig
+from vaetrain.augmentation.policy import load_policy
+from vaetrain.config.experiment import Experiment, as_dict, load_experiment
+from vaetrain.settings import ConfigError
+
+
+def a_checkpoint(images: int) -> Checkpoint:
+    generator = torch.Generator().manual_seed(images)
+    tensors = {"layer.weight": torch.randn(3, 4, generator=generator), "norm": torch.ones(2)}
+    optimizer = {"step.norm": torch.tensor(7.0), "exp_avg.norm": torch.zeros(2)}
+    state = {"experiment": as_dict(Experiment()), "sums": [0.1, 1 / 3]}
+    return Checkpoint(images, tensors, tensors, optimizer, {}, state)
+
+
+def test_what_was_saved_is_loaded(tmp_path):
+    written = a_checkpoint(128)
+    read = checkpoint.load(checkpoint.save(tmp_path, written, keep=3))
+    assert (read.images, read.state) == (written.images, written.state)
+    for part in checkpoint.PARTS:
+        ours, theirs = getattr(read, part), getattr(written, part)
+        assert ours.keys() == theirs.keys()
+        assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
+
+
+def test_the_newest_are_kept(tmp_path):
+    for images in (16, 32, 9_999_999, 48):
+        checkpoint.save(tmp_path, a_checkpoint(images), keep=2)
+    assert [int(path.name) for path in checkpoint.saved(tmp_path)] == [48, 9_999_999]
+
+
+def test_saving_twice_at_one_count_replaces(tmp_path):
+    checkpoint.save(tmp_path, a_checkpoint(16), keep=2)
+    changed = dataclasses.replace(a_checkpoint(16), state={"new": 1})
+    assert checkpoint.load(checkpoint.save(tmp_path, changed, keep=2)).state == {"new": 1}
+
+
+def test_a_crash_while_saving_leaves_the_last_one_whole(tmp_path, monkeypatch):
+    checkpoint.save(tmp_path, a_checkpoint(16), keep=1)
+    with monkeypatch.context() as patch:
+        patch.setattr(storage, "sync_path", lambda _: (_ for _ in ()).throw(KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            checkpoint.save(tmp_path, a_checkpoint(32), keep=1)
+    assert len(list(tmp_path.iterdir())) == 2  # what it had begun is still there
+    assert [path.name for path in checkpoint.saved(tmp_path)] == [f"{16:012d}"]
+    checkpoint.load(checkpoint.saved(tmp_path)[0])
+    checkpoint.save(tmp_path, a_checkpoint(48), keep=1)
+    assert [path.name for path in tmp_path.iterdir()] == [f"{48:012d}"]
+
+
+def test_a_full_disk_leaves_the_last_one_whole_and_no_trace(full_disk):
+    folder = full_disk.folder / "checkpoints"
+    checkpoint.save(folder, a_checkpoint(16), keep=1)
+    with full_disk.filled():
+        with pytest.raises(CannotWrite, match=f"{32:012d}: cannot be written") as refusal:
+            checkpoint.save(folder, a_checkpoint(32), keep=1)
+        assert "\n" not in str(refusal.value)
+        assert [path.name for path in folder.iterdir()] == [f"{16:012d}"]
+        assert checkpoint.load(checkpoint.saved(folder)[0]).images == 16
+    checkpoint.save(folder, a_checkpoint(32), keep=1)
+    assert [path.name for path in folder.iterdir()] == [f"{32:012d}"]
+
+
+def test_a_disk_that_is_not_for_writing_is_named(tmp_path):
+    (tmp_path / "checkpoints").write_text("in the way")
+    with pytest.raises(CannotWrite, match="checkpoints/000000000016: cannot be written"):
+        checkpoint.save(tmp_path / "checkpoints", a_checkpoint(16), keep=1)
+
+
+@pytest.mark.parametrize("name", ["weights.safetensors", "average.safetensors", "state.json"])
+@pytest.mark.parametrize("harm", ["flip", "cut", "remove"])
+def test_any_damage_is_found_and_named(tmp_path, name, harm):
+    path = checkpoint.save(tmp_path, a_checkpoint(16), keep=1)
+    data = bytearray((path / name).read_bytes())
+    if harm == "flip":
+        data[-3] ^= 4
+    elif harm == "cut":
+        del data[-3:]
+    (path / name).unlink()
+    if harm != "remove":
+        (path / name).write_bytes(data)
+    with pytest.raises(DamagedCheckpoint, match=name) as refusal:
+        checkpoint.load(path)
+    assert "\n" not in str(refusal.value)
+
+
+@pytest.mark.parametrize("text", ["", "[]", "{}", '{"state.json": 3}', "nonsense"])
+def test_an_odd_manifest_is_damage_too(tmp_path, text):
+    path = checkpoint.save(tmp_path, a_checkpoint(16), keep=1)
+    (path / checkpoint.MANIFEST).write_text(text)
+    with pytest.raises(DamagedCheckpoint):
+        checkpoint.load(path)
+
+
+def test_what_changes_the_run_may_not_change_in_between():
+    before = as_dict(Experiment())
+    longer = load_experiment(None, ["train.max_images=99", "data.workers=3", "name=other"])
+    checkpoint.check_same_experiment(before, longer)
+    other = load_experiment(None, ["train.seed=5", "optimizer.lr=1"])
+    with pytest.raises(ConfigError, match=r"optimizer\.lr .*train\.seed \(was 0, now 5\)"):
+        checkpoint.check_same_experiment(before, other)
+
+
+@pytest.mark.parametrize("name", ["none", "default", "randaugment", "trivialaugment"])
+def test_a_policy_is_the_same_after_a_checkpoint(name):
+    policy = load_policy(AugmentConfig(policy=name))
+    saved = json.loads(json.dumps(dataclasses.asdict(policy)))
+    checkpoint.check_same_policy(saved, policy)
+    other = load_policy(AugmentConfig(policy="strong"))
+    with pytest.raises(ConfigError, match=r"augment\.policy: .*level \(was"):
+        checkpoint.check_same_policy(saved, dataclasses.replace(other, level=0.3))
+
+
+def test_a_run_goes_on_with_its_own_data_alone():
+    experiment, policy = Experiment(), load_policy(AugmentConfig(policy="none"))
+    saved = dataclasses.replace(a_checkpoint(16), state=dict.fromkeys(checkpoint.STATE_KEYS))
+    saved.state |= {"experiment": as_dict(experiment), "policy": dataclasses.asdict(policy)}
+    saved.state["data"] = "one"
+    checkpoint.check_same_run(saved, experiment, policy, "one")
+    with pytest.raises(ConfigError, match="sample: is not the data the run was started on"):
+        checkpoint.check_same_run(saved, experiment, policy, "other")
+
+
+def test_settings_that_did_not_exist_are_named():
+    before = as_dict(Experiment())
+    del before["loss"]["ssim"], before["train"]["timeout_seconds"]
+    with pytest.raises(ConfigError, match=r"loss\.ssim \(was not there, now 0\.1\); give another"):
+        checkpoint.check_same_experiment(before, Experiment())
+
+
+def test_what_an_older_version_did_not_write_is_named_in_a_line():
+    with (
+        pytest.raises(ConfigError, match=r"says nothing of 'verdicts': another version"),
+        checkpoint.of_this_version(),
+    ):
+        {"since": 1}["verdicts"]

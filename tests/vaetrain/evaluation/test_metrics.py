@@ -1,0 +1,111 @@
+"""Picture metrics against formulas written out page by page in float64 numpy."""
+
+import numpy as np
+import pytest
+import torch
+
+from shards.reading.draw import draw
+from vaetrain.evaluation.metrics import edge_f1, edges, gradient_energy, pixel_metrics, psnr
+
+HEIGHTS = [37, 12, 24, 2, 1]
+ROWS, WIDTH = 48, 40
+
+
+@pytest.fixture
+def batch() -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Reconstructions with rubbish below the pages, pages, heights."""
+    draws = torch.Generator().manual_seed(0)
+    pages = (torch.rand(5, 1, ROWS, WIDTH, generator=draws) * 12).floor() / 40
+    noise = 0.03 * torch.randn(pages.shape, generator=draws)
+    return pages + noise, pages, torch.tensor(HEIGHTS)
+
+
+def cut(images: torch.Tensor) -> list[np.ndarray]:
+    return [x[0, :h].double().numpy() for x, h in zip(images, HEIGHTS, strict=True)]
+
+
+def edges_by_hand(page: np.ndarray) -> set[tuple[int, int]]:
+    found = set()
+    height, width = page.shape
+    for y in range(height):
+        for x in range(width):
+            if 0 < x < width - 1 and abs(page[y, x + 1] - page[y, x - 1]) > 0.45 / 40:
+                found.add((y, x))
+            if 0 < y < height - 1 and abs(page[y + 1, x] - page[y - 1, x]) > 0.45 / 40:
+                found.add((y, x))
+    return found
+
+
+def test_psnr(batch):
+    guess, pages, heights = batch
+    values = pixel_metrics(guess, pages, heights)["psnr"]
+    expected = [
+        10 * np.log10(1 / ((g.clip(0, 1) - p) ** 2).mean())
+        for g, p in zip(cut(guess), cut(pages), strict=True)
+    ]
+    np.testing.assert_allclose(values, expected, rtol=1e-5)
+    assert psnr(torch.zeros(1)).item() == pytest.approx(100)
+
+
+def test_gradient_energy(batch):
+    guess, _, heights = batch
+    expected = [
+        ((np.diff(g, axis=0) ** 2).sum() + (np.diff(g, axis=1) ** 2).sum()) / g.size
+        for g in cut(guess)
+    ]
+    np.testing.assert_allclose(gradient_energy(guess, heights), expected, rtol=1e-5)
+
+
+def test_edge_f1(batch):
+    guess, pages, heights = batch
+    expected = []
+    for g, p in zip(cut(guess), cut(pages), strict=True):
+        ours, theirs = edges_by_hand(g), edges_by_hand(p)
+        precision, recall = len(ours & theirs) / len(ours), len(ours & theirs) / len(theirs)
+        expected.append(2 * precision * recall / (precision + recall))
+    np.testing.assert_allclose(edge_f1(guess, pages, heights), expected, rtol=1e-6)
+    assert 0.3 < min(expected) < max(expected) < 1
+
+
+def test_edges_are_the_borders_of_boxes():
+    """Wherever a box lies between two pixels, and whatever lies around it."""
+    heights = torch.tensor([30])
+    bands = {0.0: [7, 8], 0.25: [7, 8], 0.5: [7, 8, 9], 0.9: [8, 9]}
+    for offset, columns in bands.items():
+        corners = [[0, 0, 40, 30], [8 + offset, 6 + offset, 30 + offset, 20 + offset]]
+        page = draw(torch.tensor(corners), torch.zeros(2).long(), heights, (48, 40))
+        found = edges(page, heights)[0, 0]
+        # The page's own box ends where the page does: no neighbour, no edge.
+        rows, middle = found.any(dim=1).nonzero().flatten(), found[13].nonzero().flatten()
+        assert middle.tolist() == [*columns, *(column + 22 for column in columns)]
+        top = [column - 2 for column in columns]
+        assert rows.tolist() == list(range(top[0], top[-1] + 15))
+
+
+def test_an_edge_moved_by_one_pixel_counts_half():
+    heights = torch.tensor([30])
+
+    def page(moved: float) -> torch.Tensor:
+        corners = torch.tensor([[10.0 + moved, 0, 30 + moved, 30]])
+        return draw(corners, torch.zeros(1).long(), heights, (32, 40))
+
+    scores = [edge_f1(page(moved), page(0), heights).item() for moved in (0, 1, 2)]
+    assert scores == pytest.approx([1, 0.5, 0])
+
+
+def test_a_page_without_edges_is_right_without_edges():
+    blank = torch.zeros(1, 1, 16, 16)
+    heights = torch.tensor([16])
+    assert edge_f1(blank, blank, heights).item() == 1
+    noisy = blank.clone()
+    noisy[0, 0, 8, 8] = 1
+    assert edge_f1(noisy, blank, heights).item() == 0
+
+
+def test_what_lies_below_a_page_changes_nothing(batch):
+    guess, pages, heights = batch
+    below = torch.arange(ROWS)[None, None, :, None] >= heights[:, None, None, None]
+    dirty = guess + 5 * below
+    ours, theirs = (pixel_metrics(x, pages, heights) for x in (guess, dirty))
+    for name, values in ours.items():
+        torch.testing.assert_close(theirs[name], values, msg=name)

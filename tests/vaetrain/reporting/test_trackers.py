@@ -1,0 +1,295 @@
+"""Who is shown a run: several at once, the same run after an interruption, and never in its way."""
+
+import importlib.util
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+from types import SimpleNamespace
+
+import mlflow
+import numpy as np
+import pytest
+import torch
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from shards.build import build
+from shards.building.options import BuildOptions
+from vaetrain import load_model, startup
+from vaetrain.config.experiment import load_experiment
+from vaetrain.reporting.run_log import RunLog, read_metrics
+from vaetrain.settings import ConfigError
+
+REPO = Path(__file__).resolve().parents[3]
+SMALL = (
+    "data.width=64",
+    "data.max_height=128",
+    "data.val_templates=[]",
+    "model.latent_dim=8",
+    "model.start=random",
+    "train.global_batch_size=8",
+    "train.epochs=100000",
+    "train.log_every_images=8",
+    "train.validate_every_images=16",
+    "train.checkpoint_every_images=16",
+)
+
+
+@pytest.mark.parametrize("text", ["none", "mlflow", "tensorboard,mlflow", "wandb,tensorboard"])
+def test_several_trackers_at_once(text):
+    names = load_experiment(None, [f"tracker={text}"]).trackers
+    assert names == [name for name in text.split(",") if name != "none"]
+
+
+@pytest.mark.parametrize("text", ["tensorboard,none", "mlflow,mlflow", "mlflow,", "comet"])
+def test_what_is_no_tracker_is_refused(text):
+    with pytest.raises(ConfigError, match=r"^tracker: .*allowed: tensorboard \| mlflow \| wandb"):
+        load_experiment(None, [f"tracker={text}"])
+
+
+def test_a_tracker_that_is_not_installed_is_refused_before_anything_starts(monkeypatch, capsys):
+    found = importlib.util.find_spec
+
+    def find_spec(name: str) -> object:
+        return None if name == "wandb" else found(name)
+
+    monkeypatch.setattr("importlib.util.find_spec", find_spec)
+    with pytest.raises(SystemExit) as left:
+        startup.start(["tracker=tensorboard,wandb"])
+    assert left.value.code == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("error: tracker=tensorboard,wandb needs wandb")
+    assert "pip install -e '.[track]'" in line
+
+
+class Gone:
+    """A tracker whose service went away."""
+
+    name = "gone"
+    failures = (ConnectionError,)
+
+    def log(self, values: dict, step: int) -> None:
+        raise ConnectionError("no\nanswer")
+
+
+def test_a_service_that_goes_away_does_not_end_the_run(tmp_path, capsys):
+    quiet = load_experiment(None, ["tracker=none"])
+    log = RunLog(tmp_path, quiet, horizon=32, images=0, enabled=True)
+    told = []
+    stays = SimpleNamespace(
+        name="stays", failures=(), log=lambda values, step: told.append(step), finish=lambda: None
+    )
+    log.trackers = [Gone(), stays]
+    log.line("train", 8, {"loss": 1.0})
+    log.line("train", 16, {"loss": 0.5})
+    log.close()
+    assert told == [8, 16]
+    assert capsys.readouterr().out.count("gone is told no more: no answer") == 1
+    assert len(read_metrics(tmp_path / "metrics.jsonl")) == 2
+
+
+@pytest.fixture
+def local_store(tmp_path, monkeypatch) -> Iterator[Path]:
+    """A folder of runs without a server."""
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    monkeypatch.setenv("MLFLOW_DISABLE_TELEMETRY", "true")
+    yield tmp_path
+    mlflow.end_run()
+    mlflow.set_tracking_uri(None)
+
+
+def an_mlflow_log(runs: Path, images: int, *settings: str) -> RunLog:
+    (runs / "run").mkdir(exist_ok=True)
+    experiment = load_experiment(None, ["tracker=mlflow", "name=mine", *settings])
+    log = RunLog(runs / "run", experiment, horizon=64, images=images, enabled=True)
+    log.start_trackers()
+    return log
+
+
+def test_mlflow_goes_on_with_the_same_run(local_store):
+    log = an_mlflow_log(local_store, 0)
+    for images in (8, 16, 24):
+        log.line("train", images, {"loss": 1 / images})
+    log.close()
+    (run_id,) = {run.info.run_id for run in mlflow.search_runs(**everywhere())}
+    assert mlflow.get_run(run_id).info.status == "KILLED"
+
+    log = an_mlflow_log(local_store, 16, "train.epochs=7")
+    log.line("train", 24, {"loss": 1 / 24})
+    log.line("train", 32, {"loss": 1 / 32})
+    log.pictures(32, {"latent/page": np.zeros((4, 4), np.uint8)})
+    (local_store / "final").mkdir()
+    (local_store / "final" / "model.safetensors").write_bytes(b"weights")
+    log.hand_over(local_store / "final")
+    log.close()
+
+    (run,) = mlflow.search_runs(**everywhere())
+    assert (run.info.run_id, run.info.run_name, run.info.status) == (run_id, "mine", "FINISHED")
+    history = mlflow.MlflowClient().get_metric_history(run_id, "train/loss")
+    assert [(point.step, point.value) for point in history] == [(n, 1 / n) for n in (8, 16, 24, 32)]
+    assert run.data.params["train.epochs"] == "100.0"
+    assert run.data.tags["train.epochs"] == "7.0"
+    kept = mlflow.artifacts.download_artifacts(run_id=run_id, artifact_path="final")
+    assert (Path(kept) / "model.safetensors").read_bytes() == b"weights"
+    assert run.info.artifact_uri.startswith((local_store / "mlartifacts").as_uri())
+
+
+def everywhere() -> dict:
+    return {"search_all_experiments": True, "output_format": "list"}
+
+
+def test_a_server_that_is_not_there_is_refused_in_one_line(local_store, monkeypatch):
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    with pytest.raises(ConfigError, match=r"^tracker: mlflow: .*127\.0\.0\.1") as refusal:
+        an_mlflow_log(local_store, 0)
+    assert "\n" not in str(refusal.value)
+
+
+def test_tensorboard_has_the_settings_beside_the_final_metrics_in_one_run(tmp_path):
+    experiment = load_experiment(None, ["tracker=tensorboard"])
+    log = RunLog(tmp_path, experiment, horizon=64, images=0, enabled=True)
+    log.start_trackers()
+    log.line("train", 8, {"loss": 3.0})
+    log.line("val", 8, {"ssim": 0.25})
+    log.line("val", 16, {"ssim": 0.5})
+    log.hand_over(tmp_path / "final")
+    log.close()
+    events = tmp_path / "events"
+    assert all(path.parent == events for path in events.rglob("events.out.*"))
+    read = EventAccumulator(str(events)).Reload()
+    assert [(point.step, point.value) for point in read.Scalars("final/ssim")] == [(16, 0.5)]
+    assert [point.value for point in read.Scalars("val/ssim")] == [0.25, 0.5]
+    session = read.summary_metadata["_hparams_/session_start_info"].plugin_data.content
+    assert b"beta.max" in session
+
+
+@pytest.fixture(scope="module")
+def shards(tmp_path_factory) -> Path:
+    """A few real pages."""
+    folder = tmp_path_factory.mktemp("data") / "shards"
+    build([REPO / "shards" / "sample"], folder, BuildOptions(count=40, workers=1))
+    return folder
+
+
+@pytest.fixture
+def server(tmp_path) -> Iterator[str]:
+    """The address of a real MLflow server with an empty store."""
+    port = free_port()
+    environment = os.environ | {"MLFLOW_DISABLE_TELEMETRY": "true"}
+    command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1"]
+    command += ["--port", str(port), "--workers", "1"]
+    command += ["--backend-store-uri", f"sqlite:///{tmp_path}/server.db"]
+    command += ["--artifacts-destination", str(tmp_path / "server")]
+    process = subprocess.Popen(command, start_new_session=True, env=environment)
+    address = f"http://127.0.0.1:{port}"
+    try:
+        wait_until_healthy(f"{address}/health", process)
+        yield address
+    finally:
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+def wait_until_healthy(address: str, process: subprocess.Popen) -> None:
+    deadline = time.monotonic() + 180
+    while True:
+        assert process.poll() is None
+        assert time.monotonic() < deadline
+        try:
+            if urllib.request.urlopen(address, timeout=5).status == 200:
+                return
+        except OSError:
+            time.sleep(0.5)
+
+
+def train(run_dir: Path, *settings: str, **environment: str) -> str:
+    """Run a training that must succeed; its output."""
+    done = subprocess.run(
+        [sys.executable, "vaetrain/train.py", "--run-dir", str(run_dir), *SMALL, *settings],
+        cwd=REPO,
+        env=os.environ | {"MLFLOW_DISABLE_TELEMETRY": "true"} | environment,
+        capture_output=True,
+        text=True,
+        timeout=600,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+@pytest.mark.slow
+def test_an_mlflow_server_holds_the_run_and_the_model(tmp_path, shards, server):
+    settings = (f"data.shards={shards}", "tracker=tensorboard,mlflow")
+    where = {"MLFLOW_TRACKING_URI": server}
+    train(tmp_path / "run", *settings, "train.max_images=16", **where)
+    train(tmp_path / "run", *settings, "train.max_images=32", **where)
+
+    client = mlflow.MlflowClient(server)
+    (experiment,) = client.search_experiments(filter_string="name = 'vaetrain'")
+    (run,) = client.search_runs([experiment.experiment_id])
+    assert run.info.status == "FINISHED"
+    assert run.data.params["model.latent_dim"] == "8"
+    lines = read_metrics(tmp_path / "run" / "metrics.jsonl")
+    for split, name in (("train", "loss"), ("val", "ssim")):
+        history = client.get_metric_history(run.info.run_id, f"{split}/{name}")
+        assert [(point.step, point.value) for point in history] == [
+            (line["images"], pytest.approx(line[name])) for line in lines if line["split"] == split
+        ]
+    kept = client.download_artifacts(run.info.run_id, "final", str(tmp_path))
+    ours, theirs = load_model(tmp_path / "run").state_dict(), load_model(kept).state_dict()
+    assert ours.keys() == theirs.keys()
+    assert all(torch.equal(ours[name], theirs[name]) for name in ours)
+    assert list((tmp_path / "run" / "events").rglob("events.out.*"))
+
+
+@pytest.mark.slow
+def test_weights_and_biases_works_offline(tmp_path, shards):
+    settings = (f"data.shards={shards}", "tracker=wandb", "train.max_images=16")
+    train(tmp_path / "run", *settings, WANDB_MODE="offline")
+    (folder,) = (tmp_path / "run" / "wandb").glob("offline-run-*")
+    (record,) = folder.glob("*.wandb")
+    content = record.read_bytes()
+    assert b"train/loss" in content
+    assert b"model.latent_dim" in content
+    assert b"model.safetensors" in content
+
+
+@pytest.mark.slow
+def test_tensorboard_opens_in_a_browser_without_an_error(tmp_path, shards):
+    browser = shutil.which("chromium") or shutil.which("google-chrome")
+    if browser is None:
+        pytest.skip("there is no Chromium on this machine")
+    train(tmp_path / "run", f"data.shards={shards}", "train.max_images=16")
+    port = free_port()
+    command = [sys.executable, "-m", "tensorboard.main", "--logdir", str(tmp_path / "run")]
+    process = subprocess.Popen([*command, "--host", "127.0.0.1", "--port", str(port)])
+    try:
+        address = f"http://127.0.0.1:{port}"
+        wait_until_healthy(f"{address}/data/environment", process)
+        options = ["--headless", "--no-sandbox", "--disable-gpu", "--enable-logging=stderr"]
+        options += [f"--user-data-dir={tmp_path}/profile", "--virtual-time-budget=30000"]
+        done = subprocess.run(
+            [browser, *options, "--dump-dom", f"{address}/#timeseries"],
+            capture_output=True,
+            text=True,
+            timeout=300,
+            check=True,
+        )
+    finally:
+        process.kill()
+        process.wait()
+    assert "reconstructions" in done.stdout
+    console = [line for line in done.stderr.splitlines() if "CONSOLE" in line]
+    assert not [line for line in console if "Uncaught" in line or "Failed to load" in line]

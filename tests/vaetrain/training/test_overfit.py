@@ -1,0 +1,94 @@
+"""Every architecture can learn eight real pages, and from the latent alone.
+
+The slow test of them all prints what each needed; see NOTES.md for a run of it.
+"""
+
+import itertools
+import time
+
+import numpy as np
+import pytest
+import torch
+
+from shards.build import build
+from shards.building.options import BuildOptions
+from shards.open import open_index
+from shards.randomness import sample_keys
+from shards.reading.batch import Batch
+from shards.reading.collator import Collator
+from shards.reading.files import ShardFiles
+from vaetrain.config.experiment import load_experiment
+from vaetrain.data.loading import SAMPLE_LAYOUTS
+from vaetrain.engines.optimizers import build_optimizer
+from vaetrain.losses import ssim
+from vaetrain.losses.objective import Objective
+from vaetrain.losses.weights import Weights
+from vaetrain.model.vae import VAE, draw_noise
+
+WIDTH, ROWS, WANTED, MOST_STEPS = 64, 128, 0.97, 3000
+SETTINGS = ("model.latent_dim=32", "optimizer.lr=3e-3")
+
+
+@pytest.fixture(scope="module")
+def pages(tmp_path_factory) -> Batch:
+    """Eight pages of the built-in sample, no two of one template."""
+    folder = tmp_path_factory.mktemp("overfit") / "shards"
+    build([SAMPLE_LAYOUTS], folder, BuildOptions(count=120, workers=1))
+    index = open_index(folder)
+    _, first = np.unique(index.table["template"], return_index=True)
+    collator = Collator(ShardFiles(index), width=WIDTH, max_height=ROWS, ladder=[ROWS], seed=0)
+    return collator.batch(first[:8], np.zeros(8, np.int64), training=False)
+
+
+def learn(pages: Batch, *settings: str) -> tuple[int, float]:
+    """Train without a KL until the latent alone decodes to what is wanted; steps and SSIM."""
+    experiment = load_experiment(None, [*SETTINGS, *settings])
+    torch.manual_seed(0)
+    model, objective = VAE(experiment.model, WIDTH, ROWS), Objective(experiment)
+    optimizer = build_optimizer(model, experiment.optimizer)
+    images, heights = pages.images(), pages.heights
+    similarity = 0.0
+    for step in range(1, MOST_STEPS + 1):
+        keys = sample_keys(0, torch.full_like(pages.ids, step), pages.ids, "eps")
+        draws = draw_noise(model, keys, pages.size, gate=1.0, dropout=0.5)
+        output = model(images, heights, draws)
+        total, _ = objective(output, images, heights, Weights(ssim=0.5, beta=0.0))
+        total.mean().backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        optimizer.zero_grad()
+        if step % 50 == 0:
+            with torch.no_grad():
+                mu, _ = model.encode(images, heights)
+                page = model.decode(mu, heights, pages.size).clamp(0, 1)
+            similarity = float(ssim.ssim(page, images, heights).mean())
+            if similarity >= WANTED:
+                break
+    return step, similarity
+
+
+def test_the_plainest_does(pages):
+    steps, similarity = learn(pages, "model.attention=none")
+    assert similarity >= WANTED, steps
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("blocks", "attention", "skips", "latent"),
+    list(
+        itertools.product(
+            ("resnet", "densenet"),
+            ("none", "cbam"),
+            ("none", "gated", "hierarchical"),
+            ("vector", "spatial"),
+        )
+    ),
+)
+def test_each_does(pages, tables, blocks, attention, skips, latent):
+    choices = {"blocks": blocks, "attention": attention, "skips": skips, "latent": latent}
+    started = time.perf_counter()
+    steps, similarity = learn(pages, *(f"model.{key}={value}" for key, value in choices.items()))
+    seconds = time.perf_counter() - started
+    row = f"| {', '.join(choices.values())} | {steps} | {seconds:.0f} | {similarity:.4f} |"
+    tables.setdefault("Eight pages: architecture, steps, seconds, SSIM", []).append(row)
+    assert similarity >= WANTED

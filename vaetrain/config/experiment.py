@@ -1,0 +1,134 @@
+"""Every setting of an experiment: its type, its default, what is allowed and what it means.
+
+An experiment is a YAML file in `launch/experiments/` with these sections; `key=value` on the
+command line overrides any of them by its dotted name.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from omegaconf import OmegaConf
+
+from shards.location import protocol_of
+from vaetrain.augmentation.config import AugmentConfig
+from vaetrain.config.training import CollapseConfig, TrainConfig
+from vaetrain.data.batching import Batching, cut_batch
+from vaetrain.data.config import DataConfig
+from vaetrain.engines.config import OptimizerConfig
+from vaetrain.gan.config import GanConfig
+from vaetrain.losses.config import BetaConfig, CurriculumConfig, LossConfig
+from vaetrain.model.config import ModelConfig, SkipConfig
+from vaetrain.schedules import Clock, LrConfig
+from vaetrain.settings import (
+    ConfigError,
+    check_plain,
+    checked,
+    describe,
+    merge,
+    parse_override,
+    read_yaml,
+    setting,
+)
+
+
+@dataclass
+class Experiment:
+    name: str = setting("default", "run directory is runs/<name> unless --run-dir is given")
+    data: DataConfig = dataclasses.field(default_factory=DataConfig)
+    model: ModelConfig = dataclasses.field(default_factory=ModelConfig)
+    skips: SkipConfig = dataclasses.field(default_factory=SkipConfig)
+    augment: AugmentConfig = dataclasses.field(default_factory=AugmentConfig)
+    loss: LossConfig = dataclasses.field(default_factory=LossConfig)
+    curriculum: CurriculumConfig = dataclasses.field(default_factory=CurriculumConfig)
+    beta: BetaConfig = dataclasses.field(default_factory=BetaConfig)
+    optimizer: OptimizerConfig = dataclasses.field(default_factory=OptimizerConfig)
+    lr: LrConfig = dataclasses.field(default_factory=LrConfig)
+    collapse: CollapseConfig = dataclasses.field(default_factory=CollapseConfig)
+    gan: GanConfig = dataclasses.field(default_factory=GanConfig)
+    train: TrainConfig = dataclasses.field(default_factory=TrainConfig)
+    tracker: str = setting(
+        "tensorboard",
+        "who is shown the run, beside metrics.jsonl",
+        choices=("tensorboard", "mlflow", "wandb", "none"),
+        several=True,
+    )
+
+    def batching(self, world_size: int) -> Batching:
+        """The micro batch and accumulation steps for so many ranks; raises ConfigError."""
+        train, pairs = self.train, self.augment.mixup_alpha > 0
+        return cut_batch(train.global_batch_size, train.micro_batch_size, world_size, pairs=pairs)
+
+    def clock(self, epoch_images: int) -> Clock:
+        """The clock of this experiment on so many training pages."""
+        train = self.train
+        return Clock.of(train.epochs, train.max_images, train.global_batch_size, epoch_images)
+
+    @property
+    def trackers(self) -> list[str]:
+        """The names in `tracker`; `none` is nobody's."""
+        return [name for name in self.tracker.split(",") if name != "none"]
+
+
+def load_experiment(path: Path | None, overrides: list[str]) -> Experiment:
+    """The experiment of a YAML file (None: all defaults) with `key=value` overrides, checked.
+
+    Raises ConfigError with one line naming the file or key and what is allowed.
+    """
+    config = OmegaConf.structured(Experiment)
+    if path is not None:
+        tree = OmegaConf.create(read_yaml(path, "experiment file"))
+        config = merge(Experiment, config, tree, f"{path}: ")
+    for override in overrides:
+        tree = parse_override(override)
+        config = merge(Experiment, config, tree, "")
+    return checked_together(checked(config))
+
+
+def experiment_from(tree: Any, where: str) -> Experiment:
+    """The experiment that `as_dict` turned into `tree`; raises ConfigError naming `where`."""
+    if not isinstance(tree, dict):
+        raise ConfigError(f"{where}: holds no settings")
+    check_plain(tree, where)
+    config = OmegaConf.structured(Experiment)
+    return checked(merge(Experiment, config, OmegaConf.create(tree), f"{where}: "))
+
+
+def checked_together(experiment: Experiment) -> Experiment:
+    """The experiment, where its settings go with one another; raises ConfigError."""
+    data, train = experiment.data, experiment.train
+    is_remote = protocol_of(data.folder) is not None
+    if experiment.augment.policy == "auto" and is_remote:
+        raise ConfigError(
+            "augment.policy: auto lies in a folder of shards; with an address name the policy file"
+        )
+    if is_remote and data.retry_seconds >= train.timeout_seconds:
+        raise ConfigError(
+            f"data.retry_seconds: {data.retry_seconds:g} must be less than "
+            f"train.timeout_seconds={train.timeout_seconds:g}, for which the other ranks wait"
+        )
+    if (experiment.loss.pixel == "bce") != (experiment.model.output == "sigmoid"):
+        raise ConfigError(
+            "loss.pixel: bce and model.output=sigmoid need one another; here they are "
+            f"loss.pixel={experiment.loss.pixel} and model.output={experiment.model.output}"
+        )
+    name = Path(experiment.name)
+    if name.is_absolute() or ".." in name.parts or not name.parts:
+        raise ConfigError(f"name: {experiment.name!r} is not allowed; it must lie below runs/")
+    starts = [phase.epoch for phase in experiment.curriculum.phases]
+    if starts != sorted(set(starts)):
+        raise ConfigError(f"curriculum.phases: their epochs must rise, and are {starts}")
+    return experiment
+
+
+def as_dict(experiment: Experiment) -> dict[str, Any]:
+    """The experiment as nested plain dicts, ready for YAML or JSON."""
+    return dataclasses.asdict(experiment)
+
+
+def describe_settings() -> str:
+    """One line per setting - name, default, meaning, what is allowed - for `--help`."""
+    return describe(Experiment)

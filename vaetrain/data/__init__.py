@@ -1,0 +1,1 @@
+"""Training and validation pages as batches."""

@@ -1,0 +1,150 @@
+"""ZeRO by DeepSpeed: optimizer states, gradients (2) and weights (3) spread over the ranks.
+
+Rajbhandari et al. 2020, "ZeRO: Memory Optimizations Toward Training Trillion Parameter Models", and
+with `_offload` Ren et al. 2021, "ZeRO-Offload". DeepSpeed is called directly rather than through
+Accelerate, which has it step inside `backward`, lets the engine file overrule the experiment's
+accumulation and clipping, and asks for the transformers package.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import warnings
+from collections.abc import Iterator
+from types import ModuleType
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from vaetrain.engines.base import WEIGHT, Engine, compute_in
+
+BUCKET = 20_000_000  # elements sent at once; DeepSpeed's own default is a buffer of 2 GB
+FIRST_SCALE, STEPS_TO_GROW = 2.0**16, 2000  # of fp16's losses, as torch.amp.GradScaler has them
+
+
+class ZeroEngine(Engine):
+    """`zero1` to `zero3`, with and without `_offload` to the host.
+
+    DeepSpeed is told nothing of bf16 and fp16, so weights, gradients and what ranks send are fp32:
+    the forward pass is under torch's autocast, as on every engine. DeepSpeed's `torch_autocast`
+    would sum gradients in bf16, and clip fp16's before it has unscaled them.
+    """
+
+    def _spread(self, model: nn.Module, optimizer: torch.optim.Optimizer, micro_batch: int) -> None:
+        compute_in(model, self.device, self.precision)
+        self.stage = int(self.name[len("zero")])
+        self.model, self.optimizer, _, _ = self._import_deepspeed().initialize(
+            model=model,
+            optimizer=optimizer,
+            config=self._settings(micro_batch),
+            dist_init_required=False,
+        )
+        self.adamw = self.optimizer.optimizer
+        self._steps_at_scale = 0
+        if self.precision == "fp16":
+            self.optimizer.loss_scale = FIRST_SCALE
+
+    def prepare(self, model: nn.Module, optimizer: torch.optim.Optimizer, **settings: Any) -> None:
+        """See `Engine.prepare`."""
+        super().prepare(model, optimizer, **settings)
+        self._link_states()
+
+    def keep_average(self) -> None:
+        """See `Engine.keep_average`."""
+        super().keep_average()
+        self._link_states()
+
+    def _import_deepspeed(self) -> ModuleType:
+        if self.device.type == "cpu":
+            os.environ["DS_ACCELERATOR"] = "cpu"
+        # It has not followed torch's renaming of collectives, and would say so on every rank.
+        warnings.filterwarnings("ignore", r"`torch\.distributed\.\w+` is deprecated", FutureWarning)
+        import deepspeed
+
+        if self.device.type == "cpu":
+            # It would compile, for 90 seconds, what only its inference uses; gloo is there.
+            deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+        return deepspeed
+
+    def _settings(self, micro_batch: int) -> dict[str, Any]:
+        zero: dict[str, Any] = {
+            "stage": self.stage,
+            "reduce_bucket_size": BUCKET,
+            "allgather_bucket_size": BUCKET,
+            "stage3_prefetch_bucket_size": BUCKET,
+        }
+        if self.name.endswith("_offload"):
+            host = {"device": "cpu", "pin_memory": self.device.type == "cuda"}
+            zero["offload_optimizer"] = host
+            if self.stage == 3:
+                zero["offload_param"] = host
+        return {
+            "train_micro_batch_size_per_gpu": micro_batch,
+            "gradient_accumulation_steps": self.accumulation,
+            "gradient_clipping": self.clip_norm,
+            "zero_optimization": zero,
+            # torch's fused AdamW steps what lies on the host too; theirs has to be compiled.
+            "zero_force_ds_cpu_optimizer": False,
+        }
+
+    @contextlib.contextmanager
+    def micro_batch(self, *, last: bool) -> Iterator[None]:
+        """See `Engine.micro_batch`; from ZeRO-2 on every micro batch communicates."""
+        self.model.set_gradient_accumulation_boundary(last)
+        yield
+
+    def _backward(self, loss: Tensor) -> None:
+        self.model.backward(loss, scale_wrt_gas=False)
+
+    def _step(self) -> Tensor:
+        self.model.step()
+        if self.precision == "fp16":
+            self._adapt_scale()
+        # Infinite where a gradient was not finite; the step was left out then.
+        return torch.as_tensor(self.model.get_global_grad_norm(), device=self.device)
+
+    def _adapt_scale(self) -> None:
+        self._steps_at_scale += 1
+        if self.optimizer.overflow:
+            self.optimizer.loss_scale /= 2
+            self._steps_at_scale = 0
+        elif self._steps_at_scale == STEPS_TO_GROW:
+            self.optimizer.loss_scale *= 2
+            self._steps_at_scale = 0
+
+    @property
+    def loss_scale(self) -> Tensor | float:
+        """See `Engine.loss_scale`."""
+        return self.optimizer.loss_scale
+
+    def _masters(self) -> list[Tensor]:
+        if self.stage == 3:
+            return list(self.optimizer.fp32_partitioned_groups_flat)
+        return list(self.optimizer.single_partition_of_fp32_groups)
+
+    def _link_states(self) -> None:
+        # Stages 1 and 2 find a parameter's part of a state by views they make at their first step.
+        if self.stage < 3:
+            self.optimizer._hp_optimizer_states_linked = False
+            self.optimizer._lazy_init_hp_params_optimizer_state()
+
+    def _whole(self, parameter: nn.Parameter, kind: str) -> Tensor:
+        from deepspeed.utils import safe_get_full_fp32_param, safe_get_full_optimizer_state
+
+        if kind == WEIGHT:
+            return safe_get_full_fp32_param(parameter)
+        return safe_get_full_optimizer_state(parameter, kind)
+
+    def _cut(self, parameter: nn.Parameter, kind: str, whole: Tensor) -> None:
+        from deepspeed.utils import safe_set_full_optimizer_state, safe_set_local_optimizer_state
+
+        if self.stage < 3:
+            safe_set_full_optimizer_state(parameter, whole, kind)
+            return
+        # The last rank's part is padded, which DeepSpeed's own way to set the whole forgets.
+        size = parameter.ds_tensor.ds_numel
+        part = whole.flatten()[self.rank * size : (self.rank + 1) * size]
+        padded = nn.functional.pad(part, (0, size - part.numel()))
+        safe_set_local_optimizer_state(parameter, padded, kind)

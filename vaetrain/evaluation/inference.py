@@ -1,0 +1,134 @@
+"""A trained model in use: pages to latents, and back."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from shards import cli
+from shards.page_file import read_page
+from shards.reading.batch import Batch
+from vaetrain.artifacts.final_model import load_run
+from vaetrain.data.loading import EVALUATION_BATCH, PageReader
+from vaetrain.engines.factory import start_engine
+from vaetrain.engines.spec import running_launch
+from vaetrain.evaluation.validation import for_each_page
+from vaetrain.model.blocks import fit_rows
+from vaetrain.model.vae import draw_noise
+from vaetrain.sheet import cut_pages
+
+
+class TrainedModel:
+    """The averaged model of a run - finished, or stopped after a checkpoint - on its device.
+
+    Attributes:
+        model, experiment, engine: the model, the settings it was trained by, where it runs.
+    """
+
+    def __init__(self, run: Path) -> None:
+        """Load the model; raises ConfigError in one line."""
+        self.model, self.experiment = load_run(run)
+        self.engine = start_engine(running_launch(os.environ), "no")
+        self.model.to(self.engine.device)
+
+    def read_page(self, path: Path) -> Batch:
+        """One layout or PNG file at the model's size; see `shards.page_file.read_page`."""
+        data = self.experiment.data
+        return read_page(
+            path, width=data.width, max_height=data.max_height, stride=self.model.stride
+        )
+
+    def open_shards(self, folder: str | Path) -> PageReader:
+        """The pages of some shards at the model's size; raises ConfigError in one line."""
+        return PageReader(
+            folder,
+            self.experiment.data,
+            self.engine,
+            self.model.stride,
+            seed=self.experiment.train.seed,
+        )
+
+    def batches(self, data: PageReader, split: str, doing: str) -> Iterable[Batch | None]:
+        """The pages of `train`, `val` or `all`, with a progress bar that says what is done."""
+        pages = data.select(split)
+        total = -(-len(pages) // EVALUATION_BATCH)
+        return cli.progress(data.pages(pages), total=total, desc=doing, unit="batch")
+
+    @torch.no_grad()
+    def encode(self, batch: Batch) -> Tensor:
+        """One vector a page, (B, D) on the device, of a batch on any: `mu`, see `VAE.embed`."""
+        batch = batch.to(self.engine.device)
+        mu, _ = self.model.encode(batch.images(), batch.heights)
+        return self.model.embed(mu, batch.heights)
+
+    @torch.no_grad()
+    def reconstruct(self, batch: Batch) -> Tensor:
+        """The pages of a batch on the device, decoded from `mu`: (B, 1, H, W), not clipped."""
+        posterior = self.model.posterior(batch.images(), batch.heights)
+        return self.model.reconstruct(posterior, batch.heights, batch.size).reconstruction
+
+    @torch.no_grad()
+    def describe(self, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
+        """What a search goes by: `mu`, `logvar` (B, D) and `structure` (B, S), on the device."""
+        batch = batch.to(self.engine.device)
+        mu, logvar, levels = self.model.posterior(batch.images(), batch.heights)
+        latents = [self.model.embed(x, batch.heights) for x in (mu, logvar)]
+        return *latents, self.model.structure(levels)
+
+    @torch.no_grad()
+    def describe_all(self, data: PageReader) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """All pages of some shards: ids Long (N,), ascending, and what `describe` gives of them.
+
+        Float32 on the host. Raises DamagedShards naming the shard that is.
+        """
+        dimensions = self.model.latent_dim
+        sizes = [dimensions, dimensions, self.model.structure_dim]
+        ids, _, table = for_each_page(
+            lambda batch: torch.cat(self.describe(batch), 1),
+            sum(sizes),
+            self.batches(data, "all", "encoding"),
+            self.engine,
+        )
+        return ids, *table.float().split(sizes, dim=1)
+
+    @torch.no_grad()
+    def latents(self, batches: Sequence[Batch]) -> Tensor:
+        """The `mu` of single pages, one below another; spatial ones as tall as the tallest."""
+        batches = [batch.to(self.engine.device) for batch in batches]
+        found = [self.model.encode(batch.images(), batch.heights)[0] for batch in batches]
+        if self.model.is_spatial:
+            tallest = max(mu.shape[2] for mu in found)
+            found = [fit_rows(mu, tallest) for mu in found]
+        return torch.cat(found)
+
+    @torch.no_grad()
+    def sample(self, keys: Tensor, height: int) -> list[np.ndarray]:
+        """Pages of `height` rows from the prior, one for each of the keys Long (N,)."""
+        size = self._padded(height)
+        pages = []
+        for part in keys.to(self.engine.device).split(EVALUATION_BATCH):
+            draws = draw_noise(self.model, part, size, gate=0.0, dropout=0.0)
+            heights = torch.full_like(part, height)
+            z = self.model.keep_latent(draws.eps, heights)
+            pages += cut_pages(self.model.decode(z, heights, size, draws.ladder), heights)
+        return pages
+
+    @torch.no_grad()
+    def decode(self, z: Tensor, heights: Tensor) -> list[np.ndarray]:
+        """The pages of latents (N, ...), `heights` (N,) rows each, as pictures to look at."""
+        size = self._padded(int(heights.max()))
+        z, heights = z.to(self.engine.device), heights.to(self.engine.device)
+        pages = []
+        for first in range(0, len(z), EVALUATION_BATCH):
+            part = slice(first, first + EVALUATION_BATCH)
+            pages += cut_pages(self.model.decode(z[part], heights[part], size), heights[part])
+        return pages
+
+    def _padded(self, height: int) -> tuple[int, int]:
+        stride = self.model.stride
+        return -(-height // stride) * stride, self.experiment.data.width

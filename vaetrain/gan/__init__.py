@@ -1,0 +1,1 @@
+"""The GAN part of a VAE-GAN."""

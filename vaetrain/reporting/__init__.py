@@ -1,0 +1,1 @@
+"""Logs, trackers and figures of a run."""
