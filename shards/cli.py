@@ -42,21 +42,21 @@ def run(name: str, command: Callable[[], int]) -> NoReturn:
     try:
         sys.exit(command())
     except UserError as error:
-        sys.exit(_say(name, str(error), 2))
+        sys.exit(_report(name, str(error), 2))
     except DamagedShards as error:
-        sys.exit(_say(name, str(error), 1))
+        sys.exit(_report(name, str(error), 1))
     except OSError as error:
-        sys.exit(_say(name, f"{error.filename or 'files'}: {error.strerror or error}", 1))
+        sys.exit(_report(name, f"{error.filename or 'files'}: {error.strerror or error}", 1))
     except KeyboardInterrupt:
-        sys.exit(_say(name, "interrupted", 130))
+        sys.exit(_report(name, "interrupted", 130))
 
 
-def _say(name: str, message: str, status: int) -> int:
+def _report(name: str, message: str, status: int) -> int:
     print(f"{name}: {one_line(message)}", file=sys.stderr)
     return status
 
 
-def say(message: str) -> None:
+def print_line(message: str) -> None:
     """Print a line at once; that its disk is full, or that nobody reads it, ends nothing."""
     with contextlib.suppress(OSError):
         print(message, flush=True)

@@ -10,7 +10,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from shards.cli import say
+from shards.cli import print_line
 from shards.errors import UserError
 from vaetrain.engines.crash import flush_output
 from vaetrain.engines.heartbeat import Heartbeat
@@ -35,7 +35,7 @@ class Ranks:
     def say(self, message: str) -> None:
         """One line of the log, from the main process."""
         if self.is_main:
-            say(message)
+            print_line(message)
 
     def at(self, place: str) -> None:
         """Note where the training is, at the same places on all ranks; see `Heartbeat.at`."""

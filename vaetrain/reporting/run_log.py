@@ -16,7 +16,7 @@ import numpy as np
 from torch.profiler import record_function
 from tqdm import tqdm
 
-from shards.cli import say
+from shards.cli import print_line
 from shards.storage import write_whole, writing
 from vaetrain.artifacts.run_dir import METRICS_FILE, MetricsFile, read_metrics
 from vaetrain.config.experiment import Experiment, as_dict
@@ -136,7 +136,7 @@ class RunLog:
         """One line of the log."""
         if self.enabled:
             self.bar.clear()
-            say(message)
+            print_line(message)
 
     def sync(self) -> None:
         """Have the disk hold every line of the metrics, before a checkpoint goes beyond them.
