@@ -94,8 +94,8 @@ def measure(size: str) -> None:
     found |= held(engine)
     if engine.device.type == "cuda":
         found["peak"] = torch.cuda.max_memory_allocated()
-    engine.say(FOUND + json.dumps(found))
-    engine.leave(0)
+    engine.log(FOUND + json.dumps(found))
+    engine.shut_down(0)
 
 
 def backward(engine: Engine) -> None:

@@ -221,7 +221,7 @@ def main() -> int:
     engine = start_engine(running_launch(os.environ), "no")
     saved = None
     if arguments.run is not None:
-        saved = newest_checkpoint(arguments.run / "checkpoints", engine.say)
+        saved = newest_checkpoint(arguments.run / "checkpoints", engine.log)
         if saved is None:
             raise errors.UserError(f"{arguments.run}: there is no checkpoint in it")
         experiment = experiment_from(saved.state["experiment"], str(arguments.run))
@@ -246,10 +246,10 @@ def main() -> int:
         pages=arguments.pages,
         micro_batch=arguments.micro_batch,
     )
-    engine.say(f"critical batch: {told(found)}")
+    engine.log(f"critical batch: {told(found)}")
     if engine.is_main and arguments.json is not None:
         write_whole(arguments.json, json.dumps(as_json(found), indent=1) + "\n")
-    engine.leave(0)
+    engine.shut_down(0)
 
 
 def told(found: NoiseScale) -> str:

@@ -104,7 +104,7 @@ def evaluate(
             write_whole(out, json.dumps(metrics, indent=2) + "\n")
         show(metrics)
     if engine.world_size > 1:
-        engine.leave(0)
+        engine.shut_down(0)
 
 
 def show(metrics: dict[str, Any]) -> None:

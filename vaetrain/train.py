@@ -31,7 +31,7 @@ def main() -> None:
     command = startup.start(sys.argv[1:])
     start_reader_server("shards.reading.reader", "vaetrain.startup")
 
-    from vaetrain.engines.crash import fail_alone
+    from vaetrain.engines.crash import exit_this_rank
     from vaetrain.engines.factory import start_engine
     from vaetrain.training.trainer import Trainer, TrainingFailed
 
@@ -42,13 +42,13 @@ def main() -> None:
     except TrainingFailed as error:
         if engine.is_main:
             print(f"error: {error}", file=sys.stderr)
-        engine.leave(1)
+        engine.shut_down(1)
     except UserError as error:
         cli.refuse(str(error))
     except DamagedShards as error:
         # Only the rank that reads a damaged shard knows of it.
-        fail_alone(engine.heartbeat, str(error))
-    engine.leave(0)
+        exit_this_rank(engine.heartbeat, str(error))
+    engine.shut_down(0)
 
 
 if __name__ == "__main__":

@@ -48,8 +48,8 @@ def measure(engine: Engine, sizes: Sequence[int], repeats: int) -> dict[str, Any
 
     alone = [seconds(lambda size=size: dist.all_reduce(values[: size // 4])) for size in sizes]
     # The same number on all ranks, whose clocks differ.
-    one = float(engine.from_main(torch.tensor(seconds(lambda: compute(1)), device=engine.device)))
-    most = float(engine.from_main(torch.tensor(alone[-1], device=engine.device)))
+    one = float(engine.broadcast(torch.tensor(seconds(lambda: compute(1)), device=engine.device)))
+    most = float(engine.broadcast(torch.tensor(alone[-1], device=engine.device)))
     count = max(1, round(2 * most / one))
     gained = seconds(lambda: compute(count)) + alone[-1] - seconds(lambda: both(count))
     return {"seconds": alone, "hidden": min(max(gained / alone[-1], 0.0), 1.0)}

@@ -136,7 +136,7 @@ def serve() -> None:
         if connection is not None:
             connection.send(answer)
     steps.close()
-    engine.leave(0)
+    engine.shut_down(0)
 
 
 def _next(connection: Connection) -> tuple[str, dict[str, Any]] | None:

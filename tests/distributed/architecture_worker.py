@@ -82,7 +82,7 @@ def main() -> None:
             found["-".join(choice) + "/" + name] = value
     if engine.is_main:
         save_file(found, sys.argv[1])
-    engine.leave(0)
+    engine.shut_down(0)
 
 
 if __name__ == "__main__":

@@ -100,16 +100,16 @@ def main() -> None:
     found["held"] = sum(piece.numel() for piece in engine.slices(AVERAGE))
     evaluated = average.model()(torch.ones(1, 7))
     found["evaluated"] = evaluated.tolist()
-    engine.must_agree(7, "all say seven")
+    engine.require_equal(7, "all say seven")
     try:
-        engine.must_agree(engine.rank, "ranks differ")
+        engine.require_equal(engine.rank, "ranks differ")
         found["agree"] = True
     except ConfigError as error:
         found["agree"] = str(error) != "ranks differ"
     kept = engine.collect(engine.weights())
     assert bool(kept) == engine.is_main
-    engine.say("found " + json.dumps(found))
-    engine.leave(0)
+    engine.log("found " + json.dumps(found))
+    engine.shut_down(0)
 
 
 if __name__ == "__main__":

@@ -102,7 +102,7 @@ class PageReader:
             batch_size=EVALUATION_BATCH,
         )
         for batch in self._read(reader, range(len(reader))):
-            self.engine.at("at work on pages it only looks at")
+            self.engine.mark_progress("at work on pages it only looks at")
             yield batch
 
 

@@ -29,8 +29,8 @@ from torch import Tensor, nn
 from shards.errors import UserError
 from vaetrain import cli
 from vaetrain.engines.allocator import keep_freed_memory
-from vaetrain.engines.collectives import Ranks
-from vaetrain.engines.crash import leave_after_a_crash
+from vaetrain.engines.collectives import Collectives
+from vaetrain.engines.crash import exit_after_exception
 from vaetrain.engines.heartbeat import Heartbeat
 from vaetrain.engines.optimizers import MOMENTS, STEP, start_state, step_where
 from vaetrain.engines.spec import Launch, hide_engine
@@ -45,14 +45,14 @@ class EngineError(UserError):
     """The processes are not what was asked for; the message is one plain line."""
 
 
-class Engine(Ranks, abc.ABC):
+class Engine(Collectives, abc.ABC):
     """The process group, the device, and a training step that means the same on all of them.
 
     What a rank holds of the model it holds as *slices*: the fp32 tensors its optimizer steps, each
     with AdamW's moments and the weights' average beside it, all cut alike. `slices` are the rank's
     own; `gather` and `scatter` go to and from whole tensors by parameter name.
 
-    Attributes, beside those of `Ranks`:
+    Attributes, beside those of `Collectives`:
         accelerator: Accelerate's own object.
         name: `single`, `ddp`, `zero1` ..., one of `spec.ENGINES`.
         backend: `gloo`, `nccl`, or `none` with one process.
@@ -90,7 +90,7 @@ class Engine(Ranks, abc.ABC):
         if self.world_size > 1:
             self.heartbeat = Heartbeat(self.rank, self.world_size, timeout)
         # After the process group has installed its own.
-        sys.excepthook = functools.partial(leave_after_a_crash, self.heartbeat)
+        sys.excepthook = functools.partial(exit_after_exception, self.heartbeat)
         self.is_main = self.accelerator.is_main_process
         self.device = self.accelerator.device
         self.name = launch.engine

@@ -17,7 +17,7 @@ from vaetrain.engines.heartbeat import Heartbeat
 from vaetrain.settings import ConfigError
 
 
-class Ranks:
+class Collectives:
     """The process group as one of its ranks sees it; one process alone is all of them.
 
     Attributes:
@@ -32,15 +32,15 @@ class Ranks:
     heartbeat: Heartbeat | None
     device: torch.device
 
-    def say(self, message: str) -> None:
+    def log(self, message: str) -> None:
         """One line of the log, from the main process."""
         if self.is_main:
             print_line(message)
 
-    def at(self, place: str) -> None:
-        """Note where the training is, at the same places on all ranks; see `Heartbeat.at`."""
+    def mark_progress(self, place: str) -> None:
+        """Note where the training is; see `Heartbeat.mark_progress`."""
         if self.heartbeat is not None:
-            self.heartbeat.at(place)
+            self.heartbeat.mark_progress(place)
 
     def on_main(self, action: Callable[[], None], refused: type[UserError] = ConfigError) -> None:
         """Do something in the main process while the others wait.
@@ -53,7 +53,7 @@ class Ranks:
                 action()
             except UserError as error:
                 refusal[0] = str(error)
-        self.at("meeting the others")
+        self.mark_progress("meeting the others")
         if dist.is_initialized():
             dist.broadcast_object_list(refusal)
         if refusal[0] is not None:
@@ -66,13 +66,13 @@ class Ranks:
             dist.all_reduce(values)
         return values
 
-    def must_agree(self, number: int, refusal: str) -> None:
+    def require_equal(self, number: int, refusal: str) -> None:
         """Raise ConfigError with `refusal` on all ranks where a number differs between them."""
         mine = torch.tensor(number, device=self.device)
-        if int(self.sum((mine != self.from_main(mine.clone())).long())):
+        if int(self.sum((mine != self.broadcast(mine.clone())).long())):
             raise ConfigError(refusal)
 
-    def from_main(self, values: Tensor) -> Tensor:
+    def broadcast(self, values: Tensor) -> Tensor:
         """The main process' values, of the same shape on all ranks."""
         if dist.is_initialized():
             dist.broadcast(values, src=0)
@@ -93,7 +93,7 @@ class Ranks:
         table = torch.cat(parts)
         return table[table[:, 0] == 1, 1:]
 
-    def leave(self, status: int) -> NoReturn:
+    def shut_down(self, status: int) -> NoReturn:
         """End this process, cleanly and for certain, with an exit status.
 
         On a busy machine a process that had succeeded sometimes aborted in the interpreter's exit,

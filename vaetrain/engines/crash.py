@@ -19,7 +19,7 @@ READ_LESS = "lower data.workers or data.prefetch"
 MOST_WORDS = 300  # letters of an exception that other ranks are told
 
 
-def leave_after_a_crash(heartbeat: Heartbeat | None, *crash: Any) -> NoReturn:
+def exit_after_exception(heartbeat: Heartbeat | None, *crash: Any) -> NoReturn:
     """An exception hook: tell the exception, then end the process without Python's own exit.
 
     That one waits for reader processes, which outlive the SIGTERM it sends them, while the other
@@ -31,7 +31,7 @@ def leave_after_a_crash(heartbeat: Heartbeat | None, *crash: Any) -> NoReturn:
     if lost and heartbeat is not None and (verdict := heartbeat.find_lost()):
         heartbeat.end(verdict)
     if reason := plain_reason(error):
-        fail_alone(heartbeat, reason)
+        exit_this_rank(heartbeat, reason)
     sys.__excepthook__(*crash)
     if heartbeat is not None:
         heartbeat.last_words(f"{kind.__name__}: {error}"[:MOST_WORDS])
@@ -50,7 +50,7 @@ def plain_reason(error: BaseException) -> str | None:
     return None
 
 
-def fail_alone(heartbeat: Heartbeat | None, reason: str) -> NoReturn:
+def exit_this_rank(heartbeat: Heartbeat | None, reason: str) -> NoReturn:
     """Leave at once with exit status 1, for a reason that only this rank has seen, in one line.
 
     Its peers may be waiting for it in a collective, which the interpreter's own exit would wait

@@ -91,7 +91,7 @@ class Heartbeat:
         attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
         return dist.PrefixStore(f"heartbeat/{attempt}", store)
 
-    def at(self, place: str) -> None:
+    def mark_progress(self, place: str) -> None:
         """Say where the training is now, in words that follow "last seen"; costs nothing."""
         self._place = (self._place[0] + 1, place)
 

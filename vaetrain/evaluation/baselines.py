@@ -54,7 +54,7 @@ class PagePCA:
         self.size = size
         table = page_table(batches, engine, size)
         found = principal_components(table, dimensions)
-        self.mean, self.components, _ = (engine.from_main(part.contiguous()) for part in found)
+        self.mean, self.components, _ = (engine.broadcast(part.contiguous()) for part in found)
 
     def pixels(self, batch: Batch) -> Tensor:
         """A batch's images, padded to the size that was fitted: (B, rows * width)."""

@@ -60,7 +60,7 @@ class Learners:
                 engine,
                 at_logits=experiment.loss.pixel == "bce",
             )
-            engine.say(self.adversary.plan)
+            engine.log(self.adversary.plan)
         self.collapse = CollapseWatch(
             experiment.collapse, starts_awake=engine.module.starts_from_components
         )

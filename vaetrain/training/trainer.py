@@ -61,7 +61,7 @@ class Trainer:
         self.run_dir = RunDir(command.run_dir)
         engine.on_main(self.prepare_disk)
 
-        engine.at("building the model")
+        engine.mark_progress("building the model")
         shape = (experiment.model, experiment.data.width, experiment.data.max_height)
         torch.manual_seed(experiment.train.seed)
         model = VAE(*shape).to(engine.device)
@@ -78,8 +78,8 @@ class Trainer:
         )
         self.clock = experiment.clock(len(self.data.train))
         self.augment = Augment(load_policy(experiment.augment, experiment.data.folder))
-        saved = newest_checkpoint(self.run_dir.checkpoints, engine.say)
-        engine.must_agree(
+        saved = newest_checkpoint(self.run_dir.checkpoints, engine.log)
+        engine.require_equal(
             -1 if saved is None else saved.images,
             f"{self.run_dir.folder}: not all ranks find the same checkpoint; "
             "the run directory must lie on a disk that all machines share",
@@ -119,7 +119,7 @@ class Trainer:
     def announce(self) -> None:
         """The log's first line: what is running, in terms anyone can check."""
         engine, batching = self.engine, self.batching
-        engine.say(
+        engine.log(
             f"engine={engine.name} backend={engine.backend} world_size={engine.world_size} "
             f"precision={engine.precision} global_batch={batching.global_batch} "
             f"micro_batch={batching.micro_batch} accumulation={batching.accumulation}"
@@ -142,10 +142,10 @@ class Trainer:
     def run(self) -> None:
         """Train from the clock's reading to its horizon, or until asked to stop."""
         if self.images >= self.clock.horizon and self.run_dir.is_finished:
-            self.engine.say(f"{self.run_dir.folder} is finished: {self.images} images")
+            self.engine.log(f"{self.run_dir.folder} is finished: {self.images} images")
             return
         if self.images:
-            self.engine.say(f"resuming at {self.images} of {self.clock.horizon} images")
+            self.engine.log(f"resuming at {self.images} of {self.clock.horizon} images")
         batches = self.start()
         while self.images < self.clock.horizon:
             self.step(batches)
@@ -189,10 +189,10 @@ class Trainer:
         self.learners.begin(images)
         nats = torch.zeros((), device=self.engine.device)
         for turn in range(self.batching.accumulation):
-            self.engine.at(f"reading pages at {self.images} images")
+            self.engine.mark_progress(f"reading pages at {self.images} images")
             with self.watch.phase("data"):
                 batch = next(batches).to(self.engine.device)
-            self.engine.at(f"computing at {self.images} images")
+            self.engine.mark_progress(f"computing at {self.images} images")
             with self.engine.micro_batch(last=turn == self.batching.accumulation - 1):
                 nats += self.forward_backward(batch, weights, gate)["kl"].sum()
         with self.watch.phase("optimizer"):
@@ -304,7 +304,7 @@ class Trainer:
 
     def validate(self) -> Verdict | None:
         """Evaluate the averaged model on every validation page; what that says of its latent."""
-        self.engine.at(f"validating at {self.images} images")
+        self.engine.mark_progress(f"validating at {self.images} images")
         if len(self.data.val) == 0:
             return None
         epoch = self.clock.epoch(self.images)
@@ -340,7 +340,7 @@ class Trainer:
 
         Raises TrainingFailed.
         """
-        self.engine.at(f"saving at {self.images} images")
+        self.engine.mark_progress(f"saving at {self.images} images")
         state = {
             "experiment": as_dict(self.experiment),
             "policy": asdict(self.augment.policy),
@@ -376,7 +376,7 @@ class Trainer:
 
     def finish(self) -> None:
         """Hand the averaged model over, and say in a few lines what was reached."""
-        self.engine.at("handing the model over")
+        self.engine.mark_progress("handing the model over")
         baselines = score_constant_pages(self.data)
         results = {"images": self.images, "best": self.best, "baselines": baselines}
         results["data"] = self.data.summary
