@@ -46,7 +46,7 @@ from vaetrain.engines.base import Engine
 from vaetrain.engines.factory import start_engine
 from vaetrain.engines.spec import running_launch
 from vaetrain.model.vae import VAE
-from vaetrain.training.pca_start import start_from_components
+from vaetrain.training.pca_start import start_from_pca
 
 CONFIDENCE = 0.95
 GROUPS, MICRO_BATCH, PAGES = 16, 4, 512
@@ -211,7 +211,7 @@ def losses_at(
     if saved is not None:
         losses.model.load_state_dict(saved.weights)
     elif losses.model.starts_from_components:
-        start_from_components(losses.model, data, engine)
+        start_from_pca(losses.model, data, engine)
     return losses
 
 

@@ -45,13 +45,13 @@ class Meter:
         """Add this rank's micro batch: each part (B,)."""
         self.pending += torch.stack([parts[name].double().sum() for name in self.names])
 
-    def add_step(self, grad_norm: Tensor, clip_norm: float, taken: Tensor) -> None:
-        """Add an optimizer step, the same on every rank; `taken` or left out."""
+    def add_step(self, grad_norm: Tensor, clip_norm: float, applied: Tensor) -> None:
+        """Add an optimizer step, the same on every rank; `applied` or left out."""
         clipped = (grad_norm > clip_norm) if clip_norm > 0 else torch.zeros_like(grad_norm)
         step = torch.stack([grad_norm.double(), clipped.double()])
-        self.verdicts.append(torch.stack([~taken, ~self.pending.isfinite().all()]).double())
-        self.samples += torch.where(taken, self.pending, 0.0)
-        self.steps += torch.where(taken, step, 0.0)
+        self.verdicts.append(torch.stack([~applied, ~self.pending.isfinite().all()]).double())
+        self.samples += torch.where(applied, self.pending, 0.0)
+        self.steps += torch.where(applied, step, 0.0)
         self.pending.zero_()
 
     def read(self, images: int) -> dict[str, float]:
@@ -60,14 +60,14 @@ class Meter:
         `skipped_steps` counts those left out; where all were, there are no means.
         """
         verdicts = self._verdicts()
-        taken = sum(not left_out for left_out, _ in verdicts)
+        applied = sum(not left_out for left_out, _ in verdicts)
         values: dict[str, float] = {}
-        if taken:
-            pages = taken * (images - self.since) / len(verdicts)
+        if applied:
+            pages = applied * (images - self.since) / len(verdicts)
             samples = (self.engine.sum(self.samples) / pages).tolist()
             values = dict(zip(self.names, samples, strict=True))
             values["padding_waste"] = 1 - values.pop("valid_rows") / values.pop("rows")
-            values |= dict(zip(PER_STEP, (self.steps / taken).tolist(), strict=True))
+            values |= dict(zip(PER_STEP, (self.steps / applied).tolist(), strict=True))
         self._count(verdicts)
         values["skipped_steps"] = len(self.skipped)
         self.samples.zero_()
@@ -123,10 +123,10 @@ class StepMeans:
         self.sums = torch.zeros(len(names), dtype=torch.float64, device=device)
         self.count = torch.zeros((), dtype=torch.float64, device=device)
 
-    def add(self, values: Tensor, taken: Tensor) -> None:
-        """Add a step's values, (len(names),), if it was `taken`, a bool scalar on the device."""
-        self.sums += torch.where(taken, values, 0.0)
-        self.count += taken
+    def add(self, values: Tensor, applied: Tensor) -> None:
+        """Add a step's values, (len(names),), if it was `applied`, a bool scalar on the device."""
+        self.sums += torch.where(applied, values, 0.0)
+        self.count += applied
 
     def read(self) -> dict[str, float]:
         """The means by name since the last reading, empty without a step. A device sync."""

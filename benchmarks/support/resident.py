@@ -55,7 +55,7 @@ class BareLoop:
         experiment, engine = training.experiment, training.engine
         self.precision = engine.precision
         self.accumulation = training.batching.accumulation
-        self.objective, self.weights = training.objective, training.learners.weights_at(0.0)
+        self.objective, self.weights = training.objective, training.state.weights_at(0.0)
         self.clip_norm = experiment.optimizer.clip_norm or float("inf")
         width, max_height = experiment.data.width, experiment.data.max_height
         self.model = VAE(experiment.model, width, max_height).to(engine.device)

@@ -53,7 +53,7 @@ def adaptive_weight_local() -> None:
     from vaetrain.gan.adaptive_weight import GradientBalance
 
     update = GradientBalance.update
-    GradientBalance.update = lambda self, _, taken: update(self, self.squares, taken)
+    GradientBalance.update = lambda self, _, applied: update(self, self.squares, applied)
 
 
 def discriminator_local() -> None:

@@ -23,7 +23,7 @@ from vaetrain.engines.optimizers import MOMENTS, STEP, build_optimizer
 from vaetrain.engines.spec import running_launch
 from vaetrain.engines.zero import FIRST_SCALE
 from vaetrain.settings import ConfigError
-from vaetrain.training.ema import WeightAverage
+from vaetrain.training.ema import WeightEma
 
 GLOBAL, STEPS, CLIP = 12, 6, 0.5
 
@@ -61,7 +61,7 @@ def main() -> None:
     if sys.argv[1] == "scaled":
         scale_losses(engine)
         assert float(engine.loss_scale) == FIRST_SCALE
-    average = WeightAverage(engine, skeleton, 10.0)
+    average = WeightEma(engine, skeleton, 10.0)
     beside = nn.Parameter(torch.ones(2))  # learned loss weights
     beside_optimizer = torch.optim.SGD([beside], lr=1.0, fused=True)
     found = {"norms": [], "beside_norms": []}
@@ -79,10 +79,10 @@ def main() -> None:
         engine.average_gradients([beside])
         norm = engine.step(0.05 / (1 + step))
         found["norms"].append(float(norm))
-        taken = norm.isfinite()
-        beside_norm = engine.step_beside(beside_optimizer, 0.01, CLIP, taken)
+        applied = norm.isfinite()
+        beside_norm = engine.step_beside(beside_optimizer, 0.01, CLIP, applied)
         found["beside_norms"].append(float(beside_norm))
-        average.update((step + 1) * GLOBAL, GLOBAL, taken)
+        average.update((step + 1) * GLOBAL, GLOBAL, applied)
     found["beside"] = beside.tolist()
     for kind in (WEIGHT, AVERAGE, *MOMENTS):
         assert {piece.dtype for piece in engine.slices(kind)} == {torch.float32}

@@ -21,7 +21,7 @@ from vaetrain.config.experiment import load_experiment
 from vaetrain.engines.base import Engine
 from vaetrain.gan.config import GanConfig
 from vaetrain.gan.discriminators import build_discriminator
-from vaetrain.gan.trainer import Adversary
+from vaetrain.gan.trainer import GanTrainer
 from vaetrain.losses.objective import Objective
 from vaetrain.losses.weights import Weights
 from vaetrain.model.mixup import Mixup
@@ -144,12 +144,12 @@ def test_the_adversary_stays_on_the_device(kind, monkeypatch):
     with meta:
         clock = Clock(epoch_images=10, global_batch_size=2 * PAGES, horizon=100)
         judge = build_discriminator(config)
-        game = Adversary(config, judge, clock, OneRank())
+        game = GanTrainer(config, judge, clock, OneRank())
         nothing = torch.empty(PAGES, 0)
         pages = torch.empty(PAGES, 1, ROWS, WIDTH)
         reconstruction = torch.empty(PAGES, 1, ROWS, WIDTH, requires_grad=True)
         heights = torch.empty(PAGES, dtype=torch.long)
-        taken = torch.ones((), dtype=torch.bool)
+        applied = torch.ones((), dtype=torch.bool)
     monkeypatch.setattr(game.optimizer, "step", lambda: None)  # Adam's kernels need values
     with OnlyOnTheDevice(meta):
         for step in (1, 2):
@@ -162,7 +162,7 @@ def test_the_adversary_stays_on_the_device(kind, monkeypatch):
                 losses = losses + game.terms(ours, theirs, pages, heights)
                 assert (losses.shape, losses.dtype) == ((PAGES,), torch.float32)
                 losses.sum().backward()
-            game.step(taken)
+            game.step(applied)
     assert reconstruction.grad.shape == pages.shape
     assert all(value.device == meta for value in game.tensors().values())
 

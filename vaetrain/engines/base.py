@@ -272,14 +272,14 @@ class Engine(Collectives, abc.ABC):
             parameter.grad = gradient
 
     def step_beside(
-        self, optimizer: torch.optim.Optimizer, lr: float, clip_norm: float, taken: Tensor
+        self, optimizer: torch.optim.Optimizer, lr: float, clip_norm: float, applied: Tensor
     ) -> Tensor:
         """A step, after the model's own, of an optimizer of parameters outside the model.
 
         Their gradients are averaged already. Where one is not finite, nothing moves.
 
         Args:
-            taken: bool scalar on the device, whether the model's step was; false: nothing moves.
+            applied: bool scalar on the device, whether the model was updated; false: nothing moves.
 
         Returns: the global norm before clipping, a scalar on the device.
         """
@@ -287,7 +287,7 @@ class Engine(Collectives, abc.ABC):
         norm = nn.utils.clip_grad_norm_(parameters, clip_norm if clip_norm > 0 else float("inf"))
         for group in optimizer.param_groups:
             group["lr"] = lr
-        step_where(taken & norm.isfinite(), optimizer)
+        step_where(applied & norm.isfinite(), optimizer)
         optimizer.zero_grad()
         return norm
 

@@ -15,7 +15,7 @@ class GradientBalance:
     """The adaptive weight of an adversarial loss, by gradients at the reconstruction.
 
     Esser et al. 2021, eq. 7, hold the gradients of the two losses at the decoder's last layer in
-    proportion. Here they are taken where the two meet, at the reconstruction, so that no layer has
+    proportion. Here they are measured where the two meet, at the reconstruction, so no layer has
     to be whole on any rank; as squared norms summed over samples and ranks, so that the cut of a
     batch does not matter; and from the step before, so that they are there in time. Both carry
     whatever factor the engine scales its losses by, and it cancels in their ratio.
@@ -50,13 +50,13 @@ class GradientBalance:
     def _measure(self, which: int, gradient: Tensor) -> None:
         self.squares[which] += gradient.float().square().sum(dtype=torch.float64)
 
-    def update(self, squares: Tensor, taken: Tensor) -> None:
+    def update(self, squares: Tensor, applied: Tensor) -> None:
         """Take the ratio of a step's squared norms, float64 (2,), summed over all ranks.
 
-        Where one of them is 0 or not finite, or the step was not `taken`, the weight stays.
+        Where one of them is 0 or not finite, or the step was not `applied`, the weight stays.
         """
         ratio = (squares[0] / squares[1]).sqrt()
-        usable = taken & ratio.isfinite() & (ratio > 0)
+        usable = applied & ratio.isfinite() & (ratio > 0)
         bounded = ratio.clamp(max=self.maximum).to(self.weight.dtype)
         self.weight = torch.where(usable, bounded, self.weight)
         self.squares.zero_()
@@ -86,10 +86,10 @@ class MovingMeans:
     def __init__(self, device: torch.device) -> None:
         self.sums = torch.zeros(3, dtype=torch.float64, device=device)
 
-    def add(self, real: Tensor, fake: Tensor, taken: Tensor) -> None:
-        """Add the mean logits, scalars, of a global batch whose step was `taken`."""
+    def add(self, real: Tensor, fake: Tensor, applied: Tensor) -> None:
+        """Add the mean logits, scalars, of a global batch whose step was `applied`."""
         step = torch.stack([real, fake, torch.ones_like(real)]).double()
-        self.sums = torch.where(taken, DECAY * self.sums + (1 - DECAY) * step, self.sums)
+        self.sums = torch.where(applied, DECAY * self.sums + (1 - DECAY) * step, self.sums)
 
     def read(self) -> tuple[Tensor, Tensor]:
         """The mean logits of originals and of reconstructions, float32 scalars; 0 at first."""

@@ -26,7 +26,7 @@ class FeatureMap(NamedTuple):
     rows: Rows
 
 
-class Verdict(NamedTuple):
+class DiscriminatorOutput(NamedTuple):
     """What a discriminator says of a batch.
 
     Attributes:
@@ -58,13 +58,13 @@ class LightDiscriminator(nn.Module):
         )
         self.logit = nn.Linear(2 * channels, 1)
 
-    def forward(self, images: Tensor, heights: Tensor) -> Verdict:
+    def forward(self, images: Tensor, heights: Tensor) -> DiscriminatorOutput:
         """Judge images (B, 1, H, W) of Long (B,) valid rows; N is 1."""
         features = _through(self.convs, self.input_scale * images, heights)
         x, rows = features[-1]
         pooled = x.sum(dim=(2, 3)) / (rows.count * x.shape[3])[:, None]
         logits = self.logit(pooled)
-        return Verdict(logits, torch.ones_like(logits), features)
+        return DiscriminatorOutput(logits, torch.ones_like(logits), features)
 
     def renew_spectral_norms(self) -> None:
         """Nothing to do: its weights are not normalised."""
@@ -91,13 +91,15 @@ class PatchDiscriminator(nn.Module):
         self.logit = spectral_norm(nn.Conv2d(4 * channels, 1, 3, 1, 1))
         self.eval()
 
-    def forward(self, images: Tensor, heights: Tensor) -> Verdict:
+    def forward(self, images: Tensor, heights: Tensor) -> DiscriminatorOutput:
         """Judge images (B, 1, H, W), H and W multiples of 8; N is H / 8 * W / 8."""
         features = _through(self.convs, self.input_scale * images, heights)
         x, rows = features[-1]
         logits = self.logit(x)
         weights = rows.mask / (rows.count * x.shape[3])[:, None, None, None]
-        return Verdict(logits.flatten(1), weights.expand_as(logits).flatten(1), features)
+        return DiscriminatorOutput(
+            logits.flatten(1), weights.expand_as(logits).flatten(1), features
+        )
 
     @torch.no_grad()
     def renew_spectral_norms(self) -> None:

@@ -10,13 +10,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from vaetrain.gan.discriminators import Verdict
+from vaetrain.gan.discriminators import DiscriminatorOutput
 
 # The logit between "reconstruction" and "original".
 BORDERS = {"hinge": 0.0, "nonsaturating": 0.0, "leastsquares": 0.5}
 
 
-def discriminator_loss(kind: str, real: Verdict, fake: Verdict) -> Tensor:
+def discriminator_loss(kind: str, real: DiscriminatorOutput, fake: DiscriminatorOutput) -> Tensor:
     """What the discriminator minimises for a page and its reconstruction: (B,).
 
     hinge: max(0, 1 - D(x)) + max(0, 1 + D(y)) (Miyato et al. 2018, eq. 16);
@@ -32,7 +32,7 @@ def discriminator_loss(kind: str, real: Verdict, fake: Verdict) -> Tensor:
     return 0.5 * (originals + fake.page_mean(fake.logits.square()))
 
 
-def generator_loss(kind: str, fake: Verdict) -> Tensor:
+def generator_loss(kind: str, fake: DiscriminatorOutput) -> Tensor:
     """What the VAE minimises for a reconstruction y: (B,).
 
     hinge: -D(y); nonsaturating: -log sigmoid(D(y)), whose gradient does not vanish where the
@@ -45,14 +45,14 @@ def generator_loss(kind: str, fake: Verdict) -> Tensor:
     return 0.5 * fake.page_mean((fake.logits - 1).square())
 
 
-def accuracy(kind: str, real: Verdict, fake: Verdict) -> Tensor:
+def accuracy(kind: str, real: DiscriminatorOutput, fake: DiscriminatorOutput) -> Tensor:
     """The share of logits on the right side, of a page and its reconstruction: (B,) in [0, 1]."""
     border = BORDERS[kind]
     right = real.page_mean((real.logits > border).float())
     return 0.5 * (right + fake.page_mean((fake.logits <= border).float()))
 
 
-def r1(originals: Tensor, real: Verdict) -> Tensor:
+def r1(originals: Tensor, real: DiscriminatorOutput) -> Tensor:
     """|grad D(x)|^2 / 2 at the original pages (Mescheder et al. 2018, eq. 9): (B,).
 
     D(x) is the page's mean logit, the norm is over all its pixels. Differentiable once more.
@@ -66,7 +66,9 @@ def r1(originals: Tensor, real: Verdict) -> Tensor:
     return 0.5 * gradient.square().sum(dim=(1, 2, 3))
 
 
-def lecam(real: Verdict, fake: Verdict, mean_real: Tensor, mean_fake: Tensor) -> Tensor:
+def lecam(
+    real: DiscriminatorOutput, fake: DiscriminatorOutput, mean_real: Tensor, mean_fake: Tensor
+) -> Tensor:
     """(D(x) - mean of D(y))^2 + (D(y) - mean of D(x))^2 (Tseng et al. 2021, section 3.2): (B,).
 
     Args:
@@ -77,7 +79,7 @@ def lecam(real: Verdict, fake: Verdict, mean_real: Tensor, mean_fake: Tensor) ->
     return originals + fake.page_mean((fake.logits - mean_real).square())
 
 
-def feature_distance(real: Verdict, fake: Verdict) -> Tensor:
+def feature_distance(real: DiscriminatorOutput, fake: DiscriminatorOutput) -> Tensor:
     """Mean squared difference of features, the mean over the discriminator's layers: (B,).
 
     Of each layer the mean over the page's places and channels: the reconstruction error of Larsen

@@ -22,7 +22,7 @@ TITLES = {
 }
 
 
-class DiscriminatorWatch:
+class DiscriminatorMonitor:
     """A rule on the accuracy of each logged line, with hysteresis so that it does not chatter.
 
     `LINES` lines in a row beyond an entry threshold are a verdict; so many on the other side of its
@@ -37,7 +37,7 @@ class DiscriminatorWatch:
         self.pending = WELL
         self.lines = 0
 
-    def see(self, accuracy: float) -> Iterator[str]:
+    def update(self, accuracy: float) -> Iterator[str]:
         """Take the accuracy, 0 to 1, of a logged line; what there is to say now."""
         found = self._of(accuracy)
         if found == self.verdict:

@@ -22,8 +22,8 @@ from vaetrain.engines.optimizers import optimizer_tensors, start_state
 from vaetrain.gan import losses as gan_losses
 from vaetrain.gan.adaptive_weight import GradientBalance, MovingMeans
 from vaetrain.gan.config import GanConfig
-from vaetrain.gan.discriminators import Discriminator, Verdict
-from vaetrain.gan.monitor import DiscriminatorWatch
+from vaetrain.gan.discriminators import Discriminator, DiscriminatorOutput
+from vaetrain.gan.monitor import DiscriminatorMonitor
 from vaetrain.meters import StepMeans
 from vaetrain.model.masked import keep, rows_at
 from vaetrain.model.vae import VAEOutput
@@ -34,7 +34,7 @@ from vaetrain.schedules import Clock, lr_at
 ADAM_EPS = 1e-5
 
 
-class Turn(NamedTuple):
+class GanStep(NamedTuple):
     """What the clock says of one step.
 
     Attributes:
@@ -48,7 +48,7 @@ class Turn(NamedTuple):
     lr: float
 
 
-def turn_at(config: GanConfig, clock: Clock, images: int) -> Turn | None:
+def gan_step_at(config: GanConfig, clock: Clock, images: int) -> GanStep | None:
     """The turn of the step that ends at `images`; None before the discriminator's start.
 
     Its learning rate follows a clock of its own, which starts with it.
@@ -59,10 +59,10 @@ def turn_at(config: GanConfig, clock: Clock, images: int) -> Turn | None:
     step = clock.steps(images)
     updates = math.floor(step * config.updates) - math.floor((step - 1) * config.updates)
     lr = lr_at(config.schedule, config.lr, epoch, clock.epochs - config.start_epoch)
-    return Turn(float(epoch >= config.warmup_epochs), updates, lr)
+    return GanStep(float(epoch >= config.warmup_epochs), updates, lr)
 
 
-class Pages(NamedTuple):
+class GanBatch(NamedTuple):
     """A micro batch as the discriminator sees it: two images (B, 1, H, W) and Long (B,) rows."""
 
     real: Tensor
@@ -70,7 +70,7 @@ class Pages(NamedTuple):
     heights: Tensor
 
 
-class Adversary:
+class GanTrainer:
     """A discriminator, its optimizer, and the controllers of the game, the same on every rank.
 
     Attributes:
@@ -121,10 +121,10 @@ class Adversary:
         if config.adaptive:
             names.append("adaptive_weight")
         self.step_means = StepMeans(tuple(names), device)
-        self.watch = DiscriminatorWatch()
-        self.turn: Turn | None = None
+        self.watch = DiscriminatorMonitor()
+        self.current: GanStep | None = None
         self._sums: list[Tensor] = []
-        self._pages: list[Pages] = []
+        self._pages: list[GanBatch] = []
 
     @property
     def plan(self) -> str:
@@ -143,13 +143,13 @@ class Adversary:
         Before its start nothing of it is computed: no parameter of the VAE is reached through it
         alone, so the graph that the engines see is the same without it.
         """
-        self.turn = turn_at(self.config, self.clock, images)
+        self.current = gan_step_at(self.config, self.clock, images)
 
     @property
     def factor(self) -> Tensor:
         """The weight of the adversarial loss now, a scalar on the device; 0 in the warm-up."""
         adaptive = self.balance.weight if self.config.adaptive else self.balance.one
-        return adaptive * (self.turn.gate * self.config.weight)
+        return adaptive * (self.current.gate * self.config.weight)
 
     def fork(self, output: VAEOutput, heights: Tensor) -> tuple[VAEOutput, Tensor]:
         """The output for the objective, and the reconstruction (B, 1, H, W) for the discriminator.
@@ -184,7 +184,7 @@ class Adversary:
             heights: Long (B,), valid rows.
             shares: (B,), how much the pages' feature distances count, 1 in the mean; None: all 1.
         """
-        self._pages.append(Pages(targets, theirs.detach(), heights))
+        self._pages.append(GanBatch(targets, theirs.detach(), heights))
         raw = gan_losses.generator_loss(self.config.loss, self.discriminator(theirs, heights))
         total = raw + (self.factor * raw - raw).detach()
         sums = [raw]
@@ -192,32 +192,32 @@ class Adversary:
             originals = self.discriminator(targets, heights)
             distance = gan_losses.feature_distance(originals, self.discriminator(ours, heights))
             distance = distance if shares is None else shares * distance
-            total = total + self.turn.gate * self.config.feature_matching * distance
+            total = total + self.current.gate * self.config.feature_matching * distance
             sums.append(distance)
         self._sums.append(torch.stack(sums).detach().double().sum(dim=1))
         return total
 
-    def step(self, taken: Tensor) -> Tensor:
+    def step(self, applied: Tensor) -> Tensor:
         """Take the discriminator's optimizer steps on the pages of the global batch. Collective.
 
         Args:
-            taken: bool scalar on the device, whether the VAE's step was; false: nothing moves.
+            applied: bool scalar on the device, whether the VAE's step was; false: nothing moves.
 
         Returns: whether all of them were, likewise.
         """
         sums = self.engine.sum(torch.cat([sum(self._sums), self.balance.squares]))
         means, squares = sums[:-2] / self.clock.global_batch_size, sums[-2:]
         used = [self.balance.weight.double()[None]] if self.config.adaptive else []
-        self.step_means.add(torch.cat([means, *used]), taken)
-        self.balance.update(squares, taken)
-        for _ in range(self.turn.updates):
-            taken = self._update(taken)
+        self.step_means.add(torch.cat([means, *used]), applied)
+        self.balance.update(squares, applied)
+        for _ in range(self.current.updates):
+            applied = self._update(applied)
         self._sums.clear()
         self._pages.clear()
-        return taken
+        return applied
 
-    def _update(self, taken: Tensor) -> Tensor:
-        """One optimizer step of the discriminator, where all before it were `taken`; see `step`."""
+    def _update(self, applied: Tensor) -> Tensor:
+        """Take one discriminator step if all before it were `applied`; see `step`."""
         buffers = [(buffer, buffer.clone()) for buffer in self.discriminator.buffers()]
         self.discriminator.renew_spectral_norms()
         self.discriminator.requires_grad_(True)
@@ -225,17 +225,17 @@ class Adversary:
         self.discriminator.requires_grad_(False)
         clip_norm = self.config.clip_norm
         self.engine.average_gradients(self.discriminator.parameters())
-        norm = self.engine.step_beside(self.optimizer, self.turn.lr, clip_norm, taken)
-        taken = taken & norm.isfinite()
+        norm = self.engine.step_beside(self.optimizer, self.current.lr, clip_norm, applied)
+        applied = applied & norm.isfinite()
         for buffer, before in buffers:
-            buffer.copy_(torch.where(taken, buffer, before))
+            buffer.copy_(torch.where(applied, buffer, before))
         clipped = norm > (clip_norm or float("inf"))
         means = self.engine.sum(sums) / self.clock.global_batch_size
-        self.logit_means.add(means[1], means[2], taken)
-        self.update_means.add(torch.cat([means, torch.stack([norm, clipped])]), taken)
-        return taken
+        self.logit_means.add(means[1], means[2], applied)
+        self.update_means.add(torch.cat([means, torch.stack([norm, clipped])]), applied)
+        return applied
 
-    def _forward_backward(self, pages: Pages) -> Tensor:
+    def _forward_backward(self, pages: GanBatch) -> Tensor:
         """Add a micro batch to the discriminator's gradient; the sums of what is told of it."""
         config, (real_pages, fake_pages, heights) = self.config, pages
         if config.regularizer == "r1":
@@ -254,7 +254,9 @@ class Adversary:
         (losses.sum() * (scale / self.clock.global_batch_size)).backward()
         return torch.stack([losses, *told]).detach().double().sum(dim=1)
 
-    def _penalty(self, real_pages: Tensor, real: Verdict, fake: Verdict) -> Tensor:
+    def _penalty(
+        self, real_pages: Tensor, real: DiscriminatorOutput, fake: DiscriminatorOutput
+    ) -> Tensor:
         if self.config.regularizer == "r1":
             return gan_losses.r1(real_pages, real)
         return gan_losses.lecam(real, fake, *self.logit_means.read())
@@ -265,8 +267,8 @@ class Adversary:
 
     def warnings(self, values: dict[str, float]) -> Iterator[str]:
         """What there is to say of a logged line: nothing before the discriminator counts."""
-        if self.turn is not None and self.turn.gate and "d_accuracy" in values:
-            yield from self.watch.see(values["d_accuracy"])
+        if self.current is not None and self.current.gate and "d_accuracy" in values:
+            yield from self.watch.update(values["d_accuracy"])
 
     def tensors(self) -> dict[str, Tensor]:
         """All that the game has learnt, by name, for a checkpoint: the live tensors."""

@@ -21,7 +21,7 @@ FALL, REST = 0.25, 1.25  # what a cap on beta is multiplied by, collapsing and h
 
 
 @dataclass(frozen=True)
-class Verdict:
+class PosteriorReport:
     """What a validation says of the posterior: `healthy`, `waking`, or `collapsing`; and why."""
 
     state: str
@@ -31,7 +31,7 @@ class Verdict:
         return f"{self.state}: {self.reason}"
 
 
-class CollapseWatch:
+class CollapseMonitor:
     """Looks at every validation, and holds the cap on beta.
 
     Too few active dimensions are a collapse, unless they are more than at the validation before: a
@@ -49,9 +49,9 @@ class CollapseWatch:
         self.before: int | None = None
         self.cap: float | None = None
 
-    def look(
+    def update(
         self, active: int, dimensions: int, beta: float, *, l1: float, l1_shuffled: float | None
-    ) -> Verdict:
+    ) -> PosteriorReport:
         """The verdict on a validation, after which `cap` is what it asks for.
 
         Args:
@@ -68,27 +68,27 @@ class CollapseWatch:
 
     def _verdict(
         self, active: int, dimensions: int, l1: float, l1_shuffled: float | None
-    ) -> Verdict:
+    ) -> PosteriorReport:
         active = min(active, dimensions)  # of a few pages all may be, more than could be told apart
         inactive = dimensions - active
         told = f"{active} of {dimensions} dimensions active"
         if inactive > self.config.inactive_share * dimensions:
             if self.before is None and not self.starts_awake:
-                return Verdict("waking", f"{told} at the first look")
+                return PosteriorReport("waking", f"{told} at the first look")
             if self.before is not None and active > self.before:
-                return Verdict("waking", f"{told}, {self.before} at the validation before")
-            return Verdict(
+                return PosteriorReport("waking", f"{told}, {self.before} at the validation before")
+            return PosteriorReport(
                 "collapsing", f"{inactive} of {dimensions} dimensions inactive; {ADVICE}"
             )
         if l1_shuffled is not None and l1_shuffled < LATENT_MATTERS * l1:
-            return Verdict(
+            return PosteriorReport(
                 "collapsing",
                 f"{told}, but the decoder does as well with another page's latent; try a higher "
                 "skips.dropout, or skips that open later (skips.start_epoch)",
             )
-        return Verdict("healthy", told)
+        return PosteriorReport("healthy", told)
 
-    def _move_cap(self, verdict: Verdict, beta: float) -> None:
+    def _move_cap(self, verdict: PosteriorReport, beta: float) -> None:
         if verdict.state == "collapsing" and beta > 0:
             self.cap = FALL * beta
         elif verdict.state == "healthy" and self.cap is not None:

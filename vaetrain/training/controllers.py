@@ -27,11 +27,11 @@ class KLController:
         self.integral = torch.zeros((), dtype=torch.float64, device=device)
         self.beta = torch.zeros((), dtype=torch.float64, device=device)
 
-    def update(self, kl: Tensor, taken: Tensor, cap: float | None = None) -> None:
-        """Take note of the last global step's mean KL, a scalar in nats a page, if it was taken.
+    def update(self, kl: Tensor, applied: Tensor, cap: float | None = None) -> None:
+        """Take note of the last global step's mean KL, a scalar in nats a page, if it was applied.
 
         Args:
-            taken: bool scalar, whether that step was.
+            applied: bool scalar, whether that step was.
             cap: a bound beside `beta.max`, for now; None: no other.
         """
         most = self.config.max if cap is None else min(cap, self.config.max)
@@ -41,8 +41,8 @@ class KLController:
         wanted = proportional + integral
         beta = wanted.clamp(0.0, most)
         # Where the paper stops summing at a bound, what lies beyond it is taken back.
-        self.integral = torch.where(taken, integral + (beta - wanted), self.integral)
-        self.beta = torch.where(taken, beta, self.beta)
+        self.integral = torch.where(applied, integral + (beta - wanted), self.integral)
+        self.beta = torch.where(applied, beta, self.beta)
 
     def state(self) -> dict[str, float]:
         """What a checkpoint needs; a device sync."""
@@ -61,16 +61,16 @@ class LearnedWeights:
         self.log_variances = log_variances
         self.optimizer = torch.optim.Adam([log_variances], lr=LEARNED_LR, fused=True)
 
-    def step(self, engine: Engine, taken: Tensor) -> Tensor:
+    def step(self, engine: Engine, applied: Tensor) -> Tensor:
         """Take a step after the model's, by gradients that are averaged already.
 
         Args:
-            taken: bool scalar on the device, whether the model's step was.
+            applied: bool scalar on the device, whether the model's step was.
 
         Returns: whether both were, likewise.
         """
-        norm = engine.step_beside(self.optimizer, LEARNED_LR, 0.0, taken)
-        return taken & norm.isfinite()
+        norm = engine.step_beside(self.optimizer, LEARNED_LR, 0.0, applied)
+        return applied & norm.isfinite()
 
     def state(self) -> dict[str, list[float]]:
         """What a checkpoint needs; a device sync."""

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from vaetrain.engines.base import AVERAGE, WEIGHT, Engine
 
 
-class WeightAverage:
+class WeightEma:
     """The fp32 weights' average, kept where they lie: on each rank of what it optimises.
 
     A whole model of it is put together when it is needed, and forgotten with the last reference.
@@ -29,10 +29,10 @@ class WeightAverage:
         self.half_life_images = half_life_images
         engine.keep_average()
 
-    def update(self, images: int, step_images: int, taken: Tensor) -> None:
+    def update(self, images: int, step_images: int, applied: Tensor) -> None:
         """Move towards the weights after a step of `step_images` that ended at `images`.
 
-        Where the step was not `taken`, a bool scalar on the device, nothing moves.
+        Where the step was not `applied`, a bool scalar on the device, nothing moves.
 
         The half-life grows with training up to its setting (Karras et al. 2022, "Elucidating the
         Design Space of Diffusion-Based Generative Models", appendix F.2: 5% of the images seen),
@@ -40,7 +40,7 @@ class WeightAverage:
         """
         half_life = min(self.half_life_images, 0.05 * images)
         decay = 0.5 ** (step_images / half_life) if half_life > 0 else 0.0
-        averages, share = self.engine.slices(AVERAGE), (1 - decay) * taken
+        averages, share = self.engine.slices(AVERAGE), (1 - decay) * applied
         with torch.no_grad():
             shares = [share] * len(averages)
             torch._foreach_lerp_(averages, self.engine.slices(WEIGHT), shares)

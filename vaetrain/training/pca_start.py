@@ -18,7 +18,7 @@ from vaetrain.evaluation.pca import principal_components
 PAGES = 4096  # that components are computed from, at most
 
 
-def start_from_components(model: VAE, data: TrainingData, engine: Engine) -> None:
+def start_from_pca(model: VAE, data: TrainingData, engine: Engine) -> None:
     """Set the model's linear path to the components of evenly chosen training pages. Collective."""
 
     def measure(batch: Batch) -> Tensor:

@@ -40,9 +40,9 @@ from vaetrain.model.vae import VAE, draw_noise
 from vaetrain.reporting import figures, gallery
 from vaetrain.reporting.run_log import RunLog, Stopwatch, summary_lines
 from vaetrain.schedules import skip_gate_at
-from vaetrain.training.collapse import Verdict
-from vaetrain.training.pca_start import start_from_components
-from vaetrain.training.state import Learners
+from vaetrain.training.collapse import PosteriorReport
+from vaetrain.training.pca_start import start_from_pca
+from vaetrain.training.state import TrainingState
 
 
 class TrainingFailed(UserError):
@@ -91,7 +91,7 @@ class Trainer:
                 )
             load_weights(model, saved.weights, self.run_dir.checkpoints)
         elif model.starts_from_components:
-            start_from_components(model, self.data, engine)
+            start_from_pca(model, self.data, engine)
         if self.settings.compile:
             model.compile(dynamic=True)
         engine.prepare(
@@ -106,7 +106,7 @@ class Trainer:
         alpha = experiment.augment.mixup_alpha
         self.mixup = Mixup(alpha, engine.device) if alpha > 0 else None
         self.objective = build_objective(experiment).to(engine.device)
-        self.learners = Learners(experiment, self.clock, engine, self.objective, skeleton)
+        self.state = TrainingState(experiment, self.clock, engine, self.objective, skeleton)
         self.meter = Meter(engine, self.objective.parts)
         self.images = 0
         self.best: dict[str, float] = {}
@@ -134,7 +134,7 @@ class Trainer:
     def resume(self, saved: Checkpoint) -> None:
         """Go on from a checkpoint, whose weights the model was made of."""
         self.engine.load_optimizer_state(saved.optimizer)
-        self.learners.load(saved)
+        self.state.load(saved)
         self.meter.load(saved.state["meter"])
         self.best = saved.state["best"]
         self.images = saved.images
@@ -184,27 +184,27 @@ class Trainer:
         """One optimizer step: the gradient of the mean loss over a global batch."""
         images = self.images + self.batching.global_batch
         epoch = self.clock.epoch(images)
-        weights, gate = self.learners.weights_at(epoch), skip_gate_at(self.experiment.skips, epoch)
+        weights, gate = self.state.weights_at(epoch), skip_gate_at(self.experiment.skips, epoch)
         self.engine.module.skip_gate.fill_(gate)  # where an evaluation finds it
-        self.learners.begin(images)
-        nats = torch.zeros((), device=self.engine.device)
+        self.state.begin(images)
+        kl = torch.zeros((), device=self.engine.device)
         for turn in range(self.batching.accumulation):
             self.engine.mark_progress(f"reading pages at {self.images} images")
             with self.watch.phase("data"):
                 batch = next(batches).to(self.engine.device)
             self.engine.mark_progress(f"computing at {self.images} images")
             with self.engine.micro_batch(last=turn == self.batching.accumulation - 1):
-                nats += self.forward_backward(batch, weights, gate)["kl"].sum()
+                kl += self.forward_backward(batch, weights, gate)["kl"].sum()
         with self.watch.phase("optimizer"):
-            norm, taken = self.learners.step(images, nats)
+            norm, applied = self.state.step(images, kl)
         with self.watch.phase("log"):
-            self.meter.add_step(norm, self.experiment.optimizer.clip_norm, taken)
+            self.meter.add_step(norm, self.experiment.optimizer.clip_norm, applied)
             self.log.progress(images)
         self.images = images
 
     def forward_backward(self, batch: Batch, weights: Weights, gate: float) -> dict[str, Tensor]:
         """Add one micro batch to the step's gradient; the parts of its loss."""
-        seed, phase, opponent = self.settings.seed, self.watch.phase, self.learners.opponent
+        seed, phase, active_gan = self.settings.seed, self.watch.phase, self.state.active_gan
         with phase("augment"):
             inputs, targets = self.augment(batch, seed)
             keys = sample_keys(seed, batch.epochs, batch.ids, "eps")
@@ -218,12 +218,12 @@ class Trainer:
             output = self.engine.model(inputs, batch.heights, draws, shares)
         shares = None if shares is None else 2 * shares
         with phase("loss"):
-            if opponent is not None:
-                output, theirs = opponent.fork(output, batch.heights)
+            if active_gan is not None:
+                output, theirs = active_gan.fork(output, batch.heights)
             losses, parts = self.objective(output, targets, batch.heights, weights, shares)
-            if opponent is not None:
+            if active_gan is not None:
                 ours = output.reconstruction
-                losses = losses + opponent.terms(ours, theirs, targets, batch.heights, shares)
+                losses = losses + active_gan.terms(ours, theirs, targets, batch.heights, shares)
                 parts["loss"] = losses.detach()
         with phase("backward"):
             self.engine.backward(losses, self.batching.global_batch)
@@ -242,7 +242,7 @@ class Trainer:
                 self.give_up(
                     f"{self.meter.in_a_row} steps in a row were left out, for a loss or gradient "
                     "was not finite (train.max_skipped_steps); the weights are those of the last "
-                    "step that was taken"
+                    "step that was applied"
                 )
         with self.watch.paused():
             if self.clock.due(self.images, settings.validate_every_images) or at_end:
@@ -281,14 +281,14 @@ class Trainer:
         values = self.meter.read(self.images)
         values |= {
             "epoch": epoch,
-            "beta": float(self.learners.weights_at(epoch).beta),
-            "lr": self.learners.lr_at(epoch),
+            "beta": float(self.state.weights_at(epoch).beta),
+            "lr": self.state.lr_at(epoch),
             "images_per_second": (self.images - self.watch.images) / self.watch.elapsed,
             "data_wait_share": self.watch.seconds["data"] / self.watch.elapsed,
             **self.objective.learned_weights(),
         }
         self.watch.restart(self.images)
-        adversary = self.learners.adversary
+        adversary = self.state.gan
         if adversary is not None:
             values |= adversary.read()
             for message in adversary.warnings(values):
@@ -302,13 +302,13 @@ class Trainer:
         self.log.line("train", self.images, values)
         self.log.show(values)
 
-    def validate(self) -> Verdict | None:
+    def validate(self) -> PosteriorReport | None:
         """Evaluate the averaged model on every validation page; what that says of its latent."""
         self.engine.mark_progress(f"validating at {self.images} images")
         if len(self.data.val) == 0:
             return None
         epoch = self.clock.epoch(self.images)
-        weights, model = self.learners.weights_at(epoch), self.learners.average.model()
+        weights, model = self.state.weights_at(epoch), self.state.ema.model()
         pages = encode_pages(
             model, self.data.pages(self.data.val), self.engine, self.objective, weights
         )
@@ -316,7 +316,7 @@ class Trainer:
         metrics = summarise(pages, self.data.index if asks_labels else None)
         verdict = None
         if len(pages.ids) > 1:
-            verdict = self.learners.collapse.look(
+            verdict = self.state.collapse.update(
                 alive_dimensions(pages, model),
                 min(model.latent_dim, len(pages.ids) - 1),
                 float(weights.beta),
@@ -347,12 +347,12 @@ class Trainer:
             "data": self.data.fingerprint,
             "meter": self.meter.state(),
             "best": self.best,
-            **self.learners.state(),
+            **self.state.json_state(),
         }
         tensors = {
             "weights": self.engine.collect(self.engine.weights()),
             "optimizer": self.engine.collect(self.engine.optimizer_state()),
-            **self.learners.tensors(),
+            **self.state.tensors(),
         }
 
         def write() -> None:
@@ -380,7 +380,7 @@ class Trainer:
         baselines = score_constant_pages(self.data)
         results = {"images": self.images, "best": self.best, "baselines": baselines}
         results["data"] = self.data.summary
-        model = self.learners.average.model()
+        model = self.state.ema.model()
 
         def write() -> None:
             results["final"] = self.log.last_validation()

@@ -11,15 +11,15 @@ from torch import Tensor
 
 from vaetrain.gan import losses
 from vaetrain.gan.config import GanConfig
-from vaetrain.gan.discriminators import Discriminator, Verdict, build_discriminator
+from vaetrain.gan.discriminators import Discriminator, DiscriminatorOutput, build_discriminator
 
 HEIGHTS = torch.tensor([9, 16, 3])
 
 
-def page_verdict(*logits: float) -> Verdict:
+def page_output(*logits: float) -> DiscriminatorOutput:
     """One page with these logits."""
     values = torch.tensor([logits], dtype=torch.float64)
-    return Verdict(values, torch.full_like(values, 1 / len(logits)), [])
+    return DiscriminatorOutput(values, torch.full_like(values, 1 / len(logits)), [])
 
 
 def judge(kind: str, channels: int = 3) -> Discriminator:
@@ -59,7 +59,7 @@ BY_HAND = {
 
 @pytest.mark.parametrize("kind", BY_HAND)
 def test_losses_by_hand(kind):
-    real, fake = page_verdict(*REAL), page_verdict(*FAKE)
+    real, fake = page_output(*REAL), page_output(*FAKE)
     found = (
         losses.discriminator_loss(kind, real, fake).item(),
         losses.generator_loss(kind, fake).item(),
@@ -69,7 +69,7 @@ def test_losses_by_hand(kind):
 
 
 def test_the_nonsaturating_loss_is_cross_entropy_and_finite_where_the_logits_are_large():
-    real, fake = page_verdict(80.0, -90.0), page_verdict(100.0, -200.0)
+    real, fake = page_output(80.0, -90.0), page_output(100.0, -200.0)
     expected = F.binary_cross_entropy_with_logits(real.logits, torch.ones_like(real.logits))
     expected += F.binary_cross_entropy_with_logits(fake.logits, torch.zeros_like(fake.logits))
     found = losses.discriminator_loss("nonsaturating", real, fake)
@@ -80,7 +80,7 @@ def test_the_nonsaturating_loss_is_cross_entropy_and_finite_where_the_logits_are
 @pytest.mark.parametrize("kind", BY_HAND)
 def test_the_vae_gains_where_the_discriminator_loses(kind):
     logits = torch.tensor([[0.2, -0.4]], dtype=torch.float64, requires_grad=True)
-    fake = Verdict(logits, torch.full((1, 2), 0.5), [])
+    fake = DiscriminatorOutput(logits, torch.full((1, 2), 0.5), [])
     (mine,) = torch.autograd.grad(losses.generator_loss(kind, fake).sum(), logits)
     assert (mine < 0).all()
 
@@ -122,7 +122,7 @@ def test_r1_reaches_the_weights(kind):
 
 def test_lecam_by_hand():
     found = losses.lecam(
-        page_verdict(1.0, 2.0), page_verdict(-1.0, 0.0), torch.tensor(0.5), torch.tensor(-0.5)
+        page_output(1.0, 2.0), page_output(-1.0, 0.0), torch.tensor(0.5), torch.tensor(-0.5)
     )
     expected = (1.5**2 + 2.5**2) / 2 + (1.5**2 + 0.5**2) / 2
     assert found.tolist() == pytest.approx([expected])

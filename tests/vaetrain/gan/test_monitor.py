@@ -4,16 +4,16 @@ import json
 
 import pytest
 
-from vaetrain.gan.monitor import LINES, DiscriminatorWatch
+from vaetrain.gan.monitor import LINES, DiscriminatorMonitor
 
 
-def said(watch: DiscriminatorWatch, *accuracies: float) -> list[str]:
-    return [line for accuracy in accuracies for line in watch.see(accuracy)]
+def said(watch: DiscriminatorMonitor, *accuracies: float) -> list[str]:
+    return [line for accuracy in accuracies for line in watch.update(accuracy)]
 
 
 @pytest.mark.parametrize(("accuracy", "word"), [(0.99, "dominates"), (0.5, "cannot tell")])
 def test_it_is_said_once_and_with_what_to_do(accuracy, word):
-    watch = DiscriminatorWatch()
+    watch = DiscriminatorMonitor()
     assert said(watch, *[accuracy] * (LINES - 1)) == []
     (line,) = said(watch, *[accuracy] * 10)
     assert word in line
@@ -22,22 +22,22 @@ def test_it_is_said_once_and_with_what_to_do(accuracy, word):
 
 
 def test_a_fair_game_says_nothing():
-    assert said(DiscriminatorWatch(), *[0.7, 0.9, 0.62, 0.97, 0.55] * 5) == []
+    assert said(DiscriminatorMonitor(), *[0.7, 0.9, 0.62, 0.97, 0.55] * 5) == []
 
 
 def test_a_single_line_says_nothing():
-    assert said(DiscriminatorWatch(), *[0.99, 0.99, 0.9, 0.5, 0.5, 0.8] * 5) == []
+    assert said(DiscriminatorMonitor(), *[0.99, 0.99, 0.9, 0.5, 0.5, 0.8] * 5) == []
 
 
 def test_around_a_threshold_it_does_not_chatter():
-    watch = DiscriminatorWatch()
+    watch = DiscriminatorMonitor()
     assert len(said(watch, *[0.99] * LINES)) == 1
     assert said(watch, *[0.96, 0.985, 0.955, 0.999] * 10) == []
     assert watch.verdict == "dominates"
 
 
 def test_its_end_is_said_too():
-    watch = DiscriminatorWatch()
+    watch = DiscriminatorMonitor()
     said(watch, *[0.5] * LINES)
     assert said(watch, 0.7, 0.58, 0.7, 0.7) == []
     (line,) = said(watch, 0.7)
@@ -46,7 +46,7 @@ def test_its_end_is_said_too():
 
 
 def test_from_one_end_to_the_other():
-    watch = DiscriminatorWatch()
+    watch = DiscriminatorMonitor()
     lines = said(watch, *[0.99] * LINES, *[0.4] * LINES)
     assert [line.partition(":")[0] for line in lines] == ["warning", "over", "warning"]
     assert watch.verdict == "dead"
@@ -54,10 +54,10 @@ def test_from_one_end_to_the_other():
 
 def test_a_resumed_watch_goes_on():
     accuracies = [0.99, 0.99, 0.99, 0.9, 0.9, 0.9, 0.5, 0.5, 0.5]
-    whole = said(DiscriminatorWatch(), *accuracies)
-    watch, lines = DiscriminatorWatch(), []
+    whole = said(DiscriminatorMonitor(), *accuracies)
+    watch, lines = DiscriminatorMonitor(), []
     for accuracy in accuracies:
-        resumed = DiscriminatorWatch()
+        resumed = DiscriminatorMonitor()
         resumed.load(json.loads(json.dumps(watch.state())))
         lines += said(resumed, accuracy)
         watch = resumed

@@ -13,7 +13,7 @@ from vaetrain.engines.base import Engine
 from vaetrain.gan import losses
 from vaetrain.gan.config import GanConfig
 from vaetrain.gan.discriminators import build_discriminator
-from vaetrain.gan.trainer import Adversary, turn_at
+from vaetrain.gan.trainer import GanTrainer, gan_step_at
 from vaetrain.losses.pixel import bce_with_logits
 from vaetrain.model.vae import VAEOutput
 from vaetrain.schedules import Clock, LrConfig
@@ -59,10 +59,10 @@ class Ranks:
         return values * self.world_size
 
 
-def an_adversary(config: GanConfig, clock: Clock = CLOCK, seed: int = 0, ranks: int = 1):
+def a_gan_trainer(config: GanConfig, clock: Clock = CLOCK, seed: int = 0, ranks: int = 1):
     torch.manual_seed(seed)
     judge = build_discriminator(config)
-    return Adversary(config, judge, clock, Ranks(ranks))
+    return GanTrainer(config, judge, clock, Ranks(ranks))
 
 
 def an_output(page: Tensor, logits: Tensor | None = None) -> VAEOutput:
@@ -80,10 +80,10 @@ def pages(seed: int) -> tuple[Tensor, Tensor]:
     return real.masked_fill(below, 0), fake.masked_fill(below, 0)
 
 
-def play(game: Adversary, step: int, micro: int = BATCH) -> Tensor:
+def play(game: GanTrainer, step: int, micro: int = BATCH) -> Tensor:
     """One step with reconstructions that are leaves; the gradient that they get."""
     game.begin(BATCH * step)
-    assert game.turn is not None
+    assert game.current is not None
     real, fake = pages(step)
     fake.requires_grad_()
     for start in range(0, BATCH, micro):
@@ -110,13 +110,13 @@ def play(game: Adversary, step: int, micro: int = BATCH) -> Tensor:
 def test_the_turn_follows_a_clock_of_its_own(images, expected):
     config = GanConfig(start_epoch=2.0, warmup_epochs=1.5, lr=0.2)
     config.schedule = LrConfig("constant", warmup_epochs=1.0)
-    assert turn_at(config, CLOCK, images) == (expected and pytest.approx(expected))
+    assert gan_step_at(config, CLOCK, images) == (expected and pytest.approx(expected))
 
 
 def test_its_cosine_ends_with_the_training():
     config = GanConfig(start_epoch=2.0, lr=0.2)
     config.schedule = LrConfig("cosine", warmup_epochs=0.0, floor=0.0)
-    rates = [turn_at(config, CLOCK, images).lr for images in (32, 96, 160)]
+    rates = [gan_step_at(config, CLOCK, images).lr for images in (32, 96, 160)]
     assert rates == pytest.approx([0.2, 0.1, 0.0])
 
 
@@ -125,13 +125,13 @@ def test_its_cosine_ends_with_the_training():
 )
 def test_the_update_ratio_is_kept(ratio, expected):
     config = dataclasses.replace(QUICK, updates=ratio)
-    assert [turn_at(config, CLOCK, BATCH * step).updates for step in range(1, 7)] == expected
+    assert [gan_step_at(config, CLOCK, BATCH * step).updates for step in range(1, 7)] == expected
 
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("micro", [4, 2, 1])
 def test_how_the_batch_is_cut_changes_nothing(kind, micro):
-    whole, cut = an_adversary(KINDS[kind]), an_adversary(KINDS[kind])
+    whole, cut = a_gan_trainer(KINDS[kind]), a_gan_trainer(KINDS[kind])
     for step in (1, 2, 3):
         expected, found = play(whole, step), play(cut, step, micro)
         torch.testing.assert_close(found, expected, atol=1e-8, rtol=1e-4)
@@ -142,13 +142,13 @@ def test_how_the_batch_is_cut_changes_nothing(kind, micro):
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_resumed_game_goes_on_with_the_same_bits(kind):
-    whole, stopped = an_adversary(KINDS[kind]), an_adversary(KINDS[kind])
+    whole, stopped = a_gan_trainer(KINDS[kind]), a_gan_trainer(KINDS[kind])
     for step in (1, 2):
         play(whole, step)
         play(stopped, step)
     tensors = {name: value.clone() for name, value in stopped.tensors().items()}
     state = json.loads(json.dumps(stopped.state()))
-    resumed = an_adversary(KINDS[kind], seed=7)
+    resumed = a_gan_trainer(KINDS[kind], seed=7)
     resumed.load_tensors(tensors)
     resumed.load(state)
     for step in (3, 4):
@@ -161,7 +161,7 @@ def test_a_resumed_game_goes_on_with_the_same_bits(kind):
 
 def test_the_vae_gets_the_weighed_gradient_and_the_discriminator_none():
     config = dataclasses.replace(KINDS["lecam-features"], weight=0.3, feature_matching=2.0)
-    game = an_adversary(config)
+    game = a_gan_trainer(config)
     play(game, 1)
     real, fake = pages(2)
     fake.requires_grad_()
@@ -185,9 +185,9 @@ def test_the_vae_gets_the_weighed_gradient_and_the_discriminator_none():
 def test_where_the_pixel_loss_is_of_logits_its_gradient_is_measured_there():
     config = dataclasses.replace(QUICK, weight=0.3)
     torch.manual_seed(0)
-    game = Adversary(config, build_discriminator(config), CLOCK, Ranks(1), at_logits=True)
+    game = GanTrainer(config, build_discriminator(config), CLOCK, Ranks(1), at_logits=True)
     game.begin(BATCH)
-    assert game.turn is not None
+    assert game.current is not None
     real, fake = pages(1)
     logits = torch.logit(fake, eps=1e-3).requires_grad_()
     output, theirs = game.fork(an_output(torch.sigmoid(logits), logits), HEIGHTS)
@@ -208,10 +208,10 @@ def test_where_the_pixel_loss_is_of_logits_its_gradient_is_measured_there():
 
 
 def test_in_the_warm_up_the_vae_feels_nothing_and_the_discriminator_learns():
-    game = an_adversary(dataclasses.replace(KINDS["lecam-features"], warmup_epochs=1.0))
+    game = a_gan_trainer(dataclasses.replace(KINDS["lecam-features"], warmup_epochs=1.0))
     before = {name: value.clone() for name, value in game.tensors().items()}
     game.begin(BATCH)
-    assert game.turn is not None
+    assert game.current is not None
     real, fake = pages(1)
     fake.requires_grad_()
     output, theirs = game.fork(an_output(fake), HEIGHTS)
@@ -229,7 +229,7 @@ def test_in_the_warm_up_the_vae_feels_nothing_and_the_discriminator_learns():
 
 @pytest.mark.parametrize(("updates", "renewals"), [(1.0, 4), (2.0, 8), (0.5, 2)])
 def test_one_power_iteration_per_update(updates, renewals, monkeypatch):
-    game = an_adversary(dataclasses.replace(QUICK, updates=updates))
+    game = a_gan_trainer(dataclasses.replace(QUICK, updates=updates))
     counted = []
     renew = game.discriminator.renew_spectral_norms
     monkeypatch.setattr(
@@ -243,7 +243,7 @@ def test_one_power_iteration_per_update(updates, renewals, monkeypatch):
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_it_learns_to_tell(kind):
-    game = an_adversary(KINDS[kind])
+    game = a_gan_trainer(KINDS[kind])
     play(game, 1)
     first = game.read()
     for step in range(2, 61):
@@ -259,7 +259,7 @@ def test_it_learns_to_tell(kind):
 
 def test_rounding_errors_move_nothing():
     """Where pages equal their originals a hinge has no gradient; Adam must not make one of it."""
-    game = an_adversary(QUICK)
+    game = a_gan_trainer(QUICK)
     before = [parameter.clone() for parameter in game.discriminator.parameters()]
     real, _ = pages(1)
     for step in (1, 2, 3):
@@ -274,16 +274,16 @@ def test_rounding_errors_move_nothing():
 
 
 def test_what_was_not_played_is_not_told():
-    game = an_adversary(dataclasses.replace(QUICK, updates=0.5, start_epoch=1.0))
+    game = a_gan_trainer(dataclasses.replace(QUICK, updates=0.5, start_epoch=1.0))
     game.begin(BATCH)
-    assert game.turn is None
+    assert game.current is None
     assert game.read() == {}
     play(game, 3)
     assert game.read().keys() == {"g_loss", "adaptive_weight"}
 
 
 def test_warnings_wait_until_it_counts():
-    game = an_adversary(dataclasses.replace(QUICK, start_epoch=1.0, warmup_epochs=1.0))
+    game = a_gan_trainer(dataclasses.replace(QUICK, start_epoch=1.0, warmup_epochs=1.0))
     for images in (BATCH, 2 * BATCH, 3 * BATCH):
         game.begin(images)
         assert not [line for _ in range(9) for line in game.warnings({"d_accuracy": 0.5})]
@@ -293,7 +293,7 @@ def test_warnings_wait_until_it_counts():
 
 
 def test_clipping_bounds_the_gradient_and_tells_it_unclipped(monkeypatch):
-    game = an_adversary(dataclasses.replace(QUICK, clip_norm=1e-3))
+    game = a_gan_trainer(dataclasses.replace(QUICK, clip_norm=1e-3))
     steps = []
     step = game.optimizer.step
     parameters = list(game.discriminator.parameters())
@@ -313,8 +313,8 @@ def test_clipping_bounds_the_gradient_and_tells_it_unclipped(monkeypatch):
 def test_gradients_are_summed_over_ranks_before_they_are_clipped():
     """Two ranks that hold the same half batch: their sum is twice one's."""
     clock = dataclasses.replace(CLOCK, global_batch_size=2 * BATCH)
-    alone = an_adversary(QUICK)
-    shared = an_adversary(QUICK, clock, ranks=2)
+    alone = a_gan_trainer(QUICK)
+    shared = a_gan_trainer(QUICK, clock, ranks=2)
     for game, images in ((alone, BATCH), (shared, 2 * BATCH)):
         game.begin(images)
         real, fake = pages(1)
@@ -329,7 +329,7 @@ def test_gradients_are_summed_over_ranks_before_they_are_clipped():
 
 def test_every_kind_names_what_it_tells():
     for config in KINDS.values():
-        game = an_adversary(config)
+        game = a_gan_trainer(config)
         play(game, 2)
         told = game.read()
         assert all(isinstance(value, float) for value in told.values())

@@ -11,16 +11,16 @@ from vaetrain.engines.config import OptimizerConfig
 from vaetrain.engines.factory import start_engine
 from vaetrain.engines.optimizers import build_optimizer
 from vaetrain.engines.spec import Launch
-from vaetrain.training.ema import WeightAverage
+from vaetrain.training.ema import WeightEma
 
 
-def averaged(model: nn.Module, half_life: float) -> WeightAverage:
+def averaged(model: nn.Module, half_life: float) -> WeightEma:
     """A model's average, in one process."""
     engine = start_engine(Launch("single", 1, "no"))
     skeleton = copy.deepcopy(model).to("meta")
     optimizer = build_optimizer(model, OptimizerConfig())
     engine.prepare(model, optimizer, micro_batch=1, accumulation=1, clip_norm=0.0)
-    return WeightAverage(engine, skeleton, half_life)
+    return WeightEma(engine, skeleton, half_life)
 
 
 def after(half_life: float, images: int, step: int, start: int = 10**9) -> float:
