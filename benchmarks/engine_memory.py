@@ -102,9 +102,9 @@ def backward(engine: Engine) -> None:
     """The forward and backward of one page."""
     ids = torch.tensor([engine.rank], device=engine.device)
     images = torch.rand(1, 1, SIDE, SIDE, device=engine.device)
-    draws = draw_noise(engine.module, sample_keys(0, ids, ids, "eps"), (SIDE, SIDE), 1.0, 0.0)
+    noise = draw_noise(engine.module, sample_keys(0, ids, ids, "eps"), (SIDE, SIDE), 1.0, 0.0)
     with engine.micro_batch(last=True):
-        output = engine.model(images, torch.full_like(ids, SIDE), draws, None)
+        output = engine.model(images, torch.full_like(ids, SIDE), noise, None)
         losses = (output.reconstruction - images).square().mean((1, 2, 3))
         engine.backward(losses + output.mu.square().mean(1) + output.logvar.mean(1), RANKS)
 

@@ -135,10 +135,10 @@ def ours(trainer: Steps, pages: int) -> Peer:
         return done["images"]
 
     def forward(images: Tensor, heights: Tensor) -> Tensor:
-        draws = draw_noise(
+        noise = draw_noise(
             engine.module, torch.zeros_like(heights), tuple(images.shape[2:]), 1.0, 0.0
         )
-        return engine.model(images, heights, draws).reconstruction
+        return engine.model(images, heights, noise).reconstruction
 
     return Peer(epoch, forward, rows)
 

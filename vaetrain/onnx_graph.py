@@ -19,7 +19,7 @@ from vaetrain.losses import ssim
 from vaetrain.model.gaussian import reparameterized
 from vaetrain.model.sizes import STRIDES
 from vaetrain.model.skips import LADDER_CHANNELS
-from vaetrain.model.vae import VAE, Draws
+from vaetrain.model.vae import VAE, Noise
 
 TOLERANCE = 1e-4  # between onnxruntime and PyTorch, any value of any output
 CHECKED_BATCHES = (1, 3)
@@ -41,7 +41,7 @@ class Whole(nn.Module):
     ) -> tuple[Tensor, ...]:
         """See `VAE.forward`; skips are open as far as in an evaluation."""
         gate = self.model.skip_gate.expand(images.shape[0])
-        output = self.model(images, heights, Draws(eps, ladder, gate))
+        output = self.model(images, heights, Noise(eps, ladder, gate))
         z = self.model.keep_latent(reparameterized(output.mu, output.logvar, eps), heights)
         return output.mu, output.logvar, z, output.reconstruction
 

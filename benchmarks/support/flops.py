@@ -24,8 +24,8 @@ def model_flops(config: ModelConfig, width: int, max_height: int, pages: int, ro
     def work() -> None:
         model = VAE(config, width, max_height)
         ids = torch.zeros(pages, dtype=torch.long)
-        draws = draw_noise(model, sample_keys(0, ids, ids, "eps"), (rows, width), 1.0, 0.0)
-        output = model(torch.zeros(pages, 1, rows, width), ids, draws)
+        noise = draw_noise(model, sample_keys(0, ids, ids, "eps"), (rows, width), 1.0, 0.0)
+        output = model(torch.zeros(pages, 1, rows, width), ids, noise)
         losses = [each.sum() for each in (output.reconstruction, output.mu, output.logvar)]
         (sum(losses) + output.ladder.sum()).backward()
 

@@ -20,7 +20,7 @@ from vaetrain.engines.optimizers import build_optimizer
 from vaetrain.model import blocks, decoder, encoder, linear_path, skips
 from vaetrain.model import vae as vae_model
 from vaetrain.model.masked import MaskedCBAM, MaskedGroupNorm, PyramidPool, Rows
-from vaetrain.model.vae import VAE, Draws
+from vaetrain.model.vae import VAE, Noise
 from vaetrain.training.trainer import Trainer
 
 KEEPERS = (blocks, decoder, encoder, linear_path, skips, vae_model)  # modules that call `keep`
@@ -34,13 +34,13 @@ class Resident(NamedTuple):
     Attributes:
         inputs, targets: float32 (B, 1, H, W).
         heights: Long (B,), rows of each page.
-        draws: the noise of the forward pass.
+        noise: the noise of the forward pass.
     """
 
     inputs: Tensor
     targets: Tensor
     heights: Tensor
-    draws: Draws
+    noise: Noise
 
 
 class BareLoop:
@@ -83,7 +83,7 @@ class BareLoop:
         device = batch.heights.device
         dtype = torch.float16 if self.precision == "fp16" else torch.bfloat16
         with torch.autocast(device.type, dtype, enabled=self.precision != "no"):
-            output = self.model(batch.inputs, batch.heights, batch.draws)
+            output = self.model(batch.inputs, batch.heights, batch.noise)
         losses, _ = self.objective(output, batch.targets, batch.heights, self.weights)
         return losses.mean() / self.accumulation
 

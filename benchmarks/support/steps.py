@@ -124,8 +124,8 @@ class Steps:
         batch, seed = batch.to(self.engine.device), self.training.settings.seed
         inputs, targets = self.training.augment(batch, seed)
         keys = sample_keys(seed, batch.epochs, batch.ids, "eps")
-        draws = draw_noise(self.engine.module, keys, batch.size, gate=1.0, dropout=0.0)
-        return Resident(inputs, targets, batch.heights, draws)
+        noise = draw_noise(self.engine.module, keys, batch.size, gate=1.0, dropout=0.0)
+        return Resident(inputs, targets, batch.heights, noise)
 
     def loop(self, kind: str) -> int:
         """Train a plain loop, `bare` or `unmasked`, on its next block of batches; images."""

@@ -62,10 +62,10 @@ def gradient(engine: Engine, micro: int, settings: list[str]) -> dict[str, torch
         here = slice(first, first + micro)
         heights, ids = HEIGHTS[here], torch.arange(PAGES)[here]
         size = (-(-int(heights.max()) // 16) * 16, WIDTH)
-        draws = draw_noise(model, sample_keys(0, torch.zeros_like(ids), ids, "eps"), size, 0.7, 0.3)
+        noise = draw_noise(model, sample_keys(0, torch.zeros_like(ids), ids, "eps"), size, 0.7, 0.3)
         page = images[here, :, : size[0]]
         with engine.micro_batch(last=turn == share // micro - 1):
-            losses, _ = objective(engine.model(page, heights, draws), page, heights, weights)
+            losses, _ = objective(engine.model(page, heights, noise), page, heights, weights)
             engine.backward(losses, PAGES)
         total += losses.detach().sum()
     found = {name: p.grad.clone() for name, p in model.named_parameters()}

@@ -89,9 +89,9 @@ class Step:
     def losses(self, batch: Batch, spoil=lambda images: images):
         inputs, targets = self.augment(batch, 0)
         keys = sample_keys(0, batch.epochs, batch.ids, "eps")
-        draws = draw_noise(self.model, keys, batch.size, gate=0.5, dropout=0.3)
+        noise = draw_noise(self.model, keys, batch.size, gate=0.5, dropout=0.3)
         shares = self.mixup.shares(0, batch.epochs, batch.ids)
-        output = self.model(spoil(inputs), batch.heights, draws, shares)
+        output = self.model(spoil(inputs), batch.heights, noise, shares)
         weights = Weights(**self.terms, beta=self.controller.beta, capacity=3.0)
         losses, parts = self.objective(output, targets, batch.heights, weights, 2 * shares)
         self.controller.update(parts["kl"].mean(), losses.isfinite().all())

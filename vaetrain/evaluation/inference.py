@@ -112,10 +112,10 @@ class TrainedModel:
         size = self._padded(height)
         pages = []
         for part in keys.to(self.engine.device).split(EVALUATION_BATCH):
-            draws = draw_noise(self.model, part, size, gate=0.0, dropout=0.0)
+            noise = draw_noise(self.model, part, size, gate=0.0, dropout=0.0)
             heights = torch.full_like(part, height)
-            z = self.model.keep_latent(draws.eps, heights)
-            pages += cut_pages(self.model.decode(z, heights, size, draws.ladder), heights)
+            z = self.model.keep_latent(noise.eps, heights)
+            pages += cut_pages(self.model.decode(z, heights, size, noise.ladder), heights)
         return pages
 
     @torch.no_grad()

@@ -30,7 +30,7 @@ def latent_metrics(ids: Tensor, mu: Tensor, logvar: Tensor) -> dict[str, float]:
     """
     mu, logvar = mu.double(), logvar.double()
     metrics = {
-        "kl_per_dim_max": kl_per_dimension(mu, logvar).max().item(),
+        "kl_per_dim_max": mean_kl_per_dimension(mu, logvar).max().item(),
         "latent_mean_abs": mu.mean(dim=0).abs().mean().item(),
         "posterior_std_mean": (logvar / 2).exp().mean().item(),
     }
@@ -50,7 +50,7 @@ def latent_metrics(ids: Tensor, mu: Tensor, logvar: Tensor) -> dict[str, float]:
     }
 
 
-def kl_per_dimension(mu: Tensor, logvar: Tensor) -> Tensor:
+def mean_kl_per_dimension(mu: Tensor, logvar: Tensor) -> Tensor:
     """KL of each dimension's posterior from N(0, 1), mean over pages, nats: (D,)."""
     return gaussian.gaussian_kl(mu.double(), logvar.double()).mean(dim=0)
 

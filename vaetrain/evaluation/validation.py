@@ -16,7 +16,8 @@ from vaetrain.evaluation.latents import is_active, latent_metrics
 from vaetrain.evaluation.metrics import pixel_metrics
 from vaetrain.evaluation.retrieval import Names, label_metrics
 from vaetrain.losses import pixel, ssim
-from vaetrain.losses.objective import Objective, kl_per_dimension
+from vaetrain.losses.kl import kl_per_page_and_dimension
+from vaetrain.losses.objective import Objective
 from vaetrain.losses.weights import Weights
 from vaetrain.model.similarity import Similarity
 from vaetrain.model.vae import draw_noise
@@ -90,7 +91,7 @@ def encode_pages(
         columns = torch.stack([values[name] for name in names], 1)
         latents = [model.embed(x, heights) for x in (output.mu, output.logvar)]
         structure = model.structure(posterior.levels)
-        return torch.cat([columns, *latents, kl_per_dimension(output), structure], 1)
+        return torch.cat([columns, *latents, kl_per_page_and_dimension(output), structure], 1)
 
     dimensions = model.latent_dim
     sizes = [len(names), dimensions, dimensions, dimensions + model.ladder_levels]

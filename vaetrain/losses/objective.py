@@ -8,8 +8,8 @@ from torch import Tensor, nn
 from vaetrain.losses import pixel, ssim
 from vaetrain.losses.config import ObjectiveSettings
 from vaetrain.losses.factory import LoadEncoder, build_perceptual, no_encoder
+from vaetrain.losses.kl import kl_per_page_and_dimension
 from vaetrain.losses.weights import Weights, terms_in_use
-from vaetrain.model import gaussian
 from vaetrain.model.vae import VAEOutput
 
 PIXEL_LOSSES = {
@@ -85,7 +85,7 @@ class Objective(nn.Module):
         total = torch.zeros_like(parts["recon"])
         for place, term in enumerate(self.terms):
             total = total + self._weighed(place, getattr(weights, term) * _cost(term, parts[term]))
-        nats = kl_per_dimension(output)
+        nats = kl_per_page_and_dimension(output)
         parts["kl"] = nats.sum(dim=1)
         charged = nats.clamp(min=self.beta.free_bits).sum(dim=1)
         if weights.capacity is not None:
@@ -134,16 +134,6 @@ class Objective(nn.Module):
         if self.beta.reduction == "pixel":
             return nats / (heights * width)
         return nats
-
-
-def kl_per_dimension(output: VAEOutput) -> Tensor:
-    """The KL of each page's latent, float32 (B, K), in nats.
-
-    One column for each dimension of the latent - of a spatial one its channels, summed over the
-    page - and one for each level of a ladder.
-    """
-    nats = gaussian.gaussian_kl(output.mu, output.logvar)
-    return torch.cat([nats.flatten(2).sum(dim=2) if nats.dim() > 2 else nats, output.ladder], dim=1)
 
 
 def _cost(term: str, value: Tensor) -> Tensor:

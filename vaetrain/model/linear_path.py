@@ -55,7 +55,7 @@ class VectorPath(nn.Module):
         return fit_rows(self.to_page(z).view(-1, 1, *self.size), height // self.cell)
 
     @torch.no_grad()
-    def start_from(self, mean: Tensor, components: Tensor, deviations: Tensor) -> None:
+    def start_from_pca(self, mean: Tensor, components: Tensor, deviations: Tensor) -> None:
         """Start at principal components: `mu` in units of the data's standard deviations.
 
         Args:

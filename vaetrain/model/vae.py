@@ -30,8 +30,8 @@ from vaetrain.model.skips import LADDER_CHANNELS
 LOGIT_EPS = 1 / 255  # the coarse page's values are kept so far from 0 and 1 before their logits
 
 
-class Draws(NamedTuple):
-    """The randomness of a forward pass.
+class Noise(NamedTuple):
+    """The random inputs of a forward pass.
 
     Attributes:
         eps: standard normal, of the latent's shape, (B, D) or (B, D, H / 16, W / 16).
@@ -82,7 +82,7 @@ class VAE(nn.Module):
         latent_dim: D.
         map_size: (rows, columns) of the encoder's first map of the tallest page.
         is_spatial: whether the latent is (B, D, H / 16, W / 16) rather than (B, D).
-        skip_gate: scalar buffer, how far skips are open where no draws say so.
+        skip_gate: scalar buffer, how far skips are open for passes without `Noise`.
     """
 
     stride = STRIDES[-1]
@@ -107,23 +107,23 @@ class VAE(nn.Module):
         self.register_buffer("skip_gate", torch.ones(()))
 
     def forward(
-        self, images: Tensor, heights: Tensor, draws: Draws, shares: Tensor | None = None
+        self, images: Tensor, heights: Tensor, noise: Noise, shares: Tensor | None = None
     ) -> VAEOutput:
         """Encode, draw `z = mu + exp(logvar / 2) * eps`, decode.
 
         Args:
             images: (B, 1, H, W) in [0, 1], 0 below the pages; H and W are multiples of `stride`.
             heights: Long (B,), rows of each page.
-            draws: what `draw` returned.
+            noise: from `draw_noise`.
             shares: (B,), each page's share of its pair's latent (`mixup`); None: nothing is mixed.
         """
         mu, logvar, levels = self.posterior(images, heights)
-        z = reparameterized(mu, logvar, draws.eps)
+        z = reparameterized(mu, logvar, noise.eps)
         if shares is not None:
             z = mix_pairs(z, shares)
         size = tuple(images.shape[2:])
         page, logits, ladder = self._decoded(
-            z, heights, size, levels, gate=draws.gate, eps=draws.ladder
+            z, heights, size, levels, gate=noise.gate, eps=noise.ladder
         )
         return VAEOutput(page, mu, logvar, ladder, logits)
 
@@ -149,7 +149,7 @@ class VAE(nn.Module):
         """The pages (B, 1, H, W) of latents alone, 0 below their heights, not clipped.
 
         Args:
-            ladder: noise for a ladder's prior, see `Draws`; empty: its means.
+            ladder: noise for a ladder's prior, see `Noise`; empty: its means.
         """
         page, _, _ = self._decoded(z, heights, size, None, gate=None, eps=ladder)
         return page
@@ -180,7 +180,7 @@ class VAE(nn.Module):
         return VAEOutput(page, mu, logvar, ladder, logits)
 
     @property
-    def starts_from_components(self) -> bool:
+    def starts_from_pca(self) -> bool:
         """Whether the linear path is to start at the data's principal components."""
         return self.config.start == "components" and not self.is_spatial
 
@@ -226,9 +226,9 @@ class VAE(nn.Module):
                 stage.checkpoint_activations = checkpoint_activations
 
     @torch.no_grad()
-    def start_from_components(self, mean: Tensor, components: Tensor, deviations: Tensor) -> None:
-        """Let the linear path be a principal component analysis; see `VectorPath.start_from`."""
-        self.linear.start_from(mean, components, deviations)
+    def start_from_pca(self, mean: Tensor, components: Tensor, deviations: Tensor) -> None:
+        """Start the linear path at a PCA of the data; see `VectorPath.start_from_pca`."""
+        self.linear.start_from_pca(mean, components, deviations)
         self.head.start_logvar(self.config.start_logvar)
 
     def _decoded(
@@ -252,8 +252,8 @@ class VAE(nn.Module):
 
 def draw_noise(
     model: VAE, keys: Tensor, size: tuple[int, int], gate: float, dropout: float
-) -> Draws:
-    """The draws of a training step: functions of each sample's key and the position within it.
+) -> Noise:
+    """Draw the noise of a forward pass: a function of each sample's key and the position within it.
 
     Args:
         keys: Long (B,), of `shards.randomness.sample_keys`.
@@ -261,19 +261,19 @@ def draw_noise(
         gate: how far skips are open now.
         dropout: share of pages whose gate is shut.
     """
-    eps = _noise(keys, model.latent_shape(size))
+    eps = _standard_normal(keys, model.latent_shape(size))
     ladder: tuple[Tensor, ...] = ()
     # A purpose of its own for each: the latent's positions would come again in the levels.
     if model.config.skips == "hierarchical":
         ladder = ladder_noise(model, random_bits(keys, torch.full_like(keys, -2)), size)
     kept = uniform(random_bits(keys, torch.full_like(keys, -1)), torch.zeros_like(keys)) >= dropout
-    return Draws(eps, ladder, kept * gate)
+    return Noise(eps, ladder, kept * gate)
 
 
 def ladder_noise(model: VAE, keys: Tensor, size: tuple[int, int]) -> tuple[Tensor, ...]:
     """Standard normal noise for each level of a ladder, from keys Long (B,)."""
     return tuple(
-        _noise(
+        _standard_normal(
             random_bits(keys, torch.full_like(keys, stride)),
             (LADDER_CHANNELS, size[0] // stride, size[1] // stride),
         )
@@ -281,7 +281,7 @@ def ladder_noise(model: VAE, keys: Tensor, size: tuple[int, int]) -> tuple[Tenso
     )
 
 
-def _noise(keys: Tensor, shape: tuple[int, ...]) -> Tensor:
+def _standard_normal(keys: Tensor, shape: tuple[int, ...]) -> Tensor:
     """Standard normal (B, *shape), at positions that do not depend on how far a page is padded."""
     if len(shape) == 1:
         return normal(keys[:, None], torch.arange(shape[0], device=keys.device))

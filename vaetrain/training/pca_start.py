@@ -28,4 +28,4 @@ def start_from_pca(model: VAE, data: TrainingData, engine: Engine) -> None:
     _, _, table = for_each_page(measure, model.linear.to_mu.in_features, pages, engine)
     found = principal_components(table, model.latent_dim)
     # One rank's result for all: on another kind of machine the last digits may differ.
-    model.start_from_components(*(engine.broadcast(x.float().to(engine.device)) for x in found))
+    model.start_from_pca(*(engine.broadcast(x.float().to(engine.device)) for x in found))

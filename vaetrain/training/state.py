@@ -62,7 +62,7 @@ class TrainingState:
             )
             engine.log(self.gan.plan)
         self.collapse = CollapseMonitor(
-            experiment.collapse, starts_awake=engine.module.starts_from_components
+            experiment.collapse, starts_awake=engine.module.starts_from_pca
         )
 
     def begin(self, images: int) -> None:

@@ -90,7 +90,7 @@ class Trainer:
                     saved, experiment, self.augment.policy, self.data.fingerprint
                 )
             load_weights(model, saved.weights, self.run_dir.checkpoints)
-        elif model.starts_from_components:
+        elif model.starts_from_pca:
             start_from_pca(model, self.data, engine)
         if self.settings.compile:
             model.compile(dynamic=True)
@@ -208,14 +208,14 @@ class Trainer:
         with phase("augment"):
             inputs, targets = self.augment(batch, seed)
             keys = sample_keys(seed, batch.epochs, batch.ids, "eps")
-            draws = draw_noise(
+            noise = draw_noise(
                 self.engine.module, keys, batch.size, gate, self.experiment.skips.dropout
             )
             shares = None
             if self.mixup is not None:
                 shares = self.mixup.shares(seed, batch.epochs, batch.ids)
         with phase("forward"):
-            output = self.engine.model(inputs, batch.heights, draws, shares)
+            output = self.engine.model(inputs, batch.heights, noise, shares)
         shares = None if shares is None else 2 * shares
         with phase("loss"):
             if active_gan is not None:

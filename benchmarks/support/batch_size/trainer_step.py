@@ -71,11 +71,11 @@ class PageLosses:
         seed = self.experiment.train.seed
         inputs, targets = self.augment(batch, seed)
         keys = sample_keys(seed, batch.epochs, batch.ids, "eps")
-        draws = draw_noise(self.model, keys, batch.size, self.gate, self.experiment.skips.dropout)
+        noise = draw_noise(self.model, keys, batch.size, self.gate, self.experiment.skips.dropout)
         shares = None
         if self.mixup is not None:
             shares = self.mixup.shares(seed, batch.epochs, batch.ids)
-        output = self.model(inputs, batch.heights, draws, shares)
+        output = self.model(inputs, batch.heights, noise, shares)
         shares = None if shares is None else 2 * shares
         losses, _ = self.objective(output, targets, batch.heights, self.weights, shares)
         return losses

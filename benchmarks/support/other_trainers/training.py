@@ -32,7 +32,7 @@ from benchmarks.support.other_trainers.input import Pages
 from benchmarks.support.resident import NothingKept, textbook
 from shards.lifetime import die_with_parent
 from vaetrain.config.experiment import Experiment
-from vaetrain.model.vae import VAE, Draws, VAEOutput
+from vaetrain.model.vae import VAE, Noise, VAEOutput
 
 EMA_DECAY = 0.5 ** (16 / 2000)  # halves in 2,000 images, as our trainer's average does
 
@@ -198,7 +198,7 @@ def loss_of(page: Tensor, targets: Tensor, mu: Tensor, logvar: Tensor, task: Tas
 
 def _through(model: VAE, images: Tensor, heights: Tensor) -> VAEOutput:
     eps = torch.randn(len(images), model.latent_dim, device=images.device)
-    return model(images, heights, Draws(eps, (), torch.ones(len(images), device=images.device)))
+    return model(images, heights, Noise(eps, (), torch.ones(len(images), device=images.device)))
 
 
 def _plain_script(task: Task, loader: Iterable, *, our_layers: bool = False) -> Peer:

@@ -29,11 +29,11 @@ def test_our_layers_are_all_that_is_gone(skips, change):
     gone += (blocks.Conv2d,) if change is textbook else ()
     assert not any(isinstance(module, gone) for module in plain.modules())
     images, ids = torch.rand(3, 1, ROWS, WIDTH), torch.arange(3)
-    draws = draw_noise(masked, sample_keys(0, ids, ids, "eps"), (ROWS, WIDTH), 1.0, 0.0)
+    noise = draw_noise(masked, sample_keys(0, ids, ids, "eps"), (ROWS, WIDTH), 1.0, 0.0)
     full = torch.full((3,), ROWS)
-    ours = masked(images, full, draws)
+    ours = masked(images, full, noise)
     with changed:
-        theirs = plain(images, full, draws)
+        theirs = plain(images, full, noise)
     torch.testing.assert_close(ours.reconstruction, theirs.reconstruction, atol=1e-4, rtol=1e-4)
     torch.testing.assert_close(ours.mu, theirs.mu, atol=1e-4, rtol=1e-4)
     ours.reconstruction.square().sum().backward()
@@ -45,6 +45,6 @@ def test_our_layers_are_all_that_is_gone(skips, change):
 
     low = torch.tensor([ROWS, 20, 5])
     with changed:
-        theirs = plain(images, low, draws)
+        theirs = plain(images, low, noise)
     assert theirs.reconstruction[2, :, 5:].abs().sum() > 0  # nothing below the page is cleared
-    assert masked(images, low, draws).reconstruction[2, :, 5:].abs().sum() == 0
+    assert masked(images, low, noise).reconstruction[2, :, 5:].abs().sum() == 0

@@ -37,11 +37,11 @@ def test_the_simple_ones(posteriors):
     assert metrics["posterior_std_mean"] == pytest.approx(np.sqrt(v).mean())
 
 
-def test_kl_per_dimension(posteriors):
+def test_mean_kl_per_dimension(posteriors):
     mu, logvar = posteriors
     normal = torch.distributions.Normal
     kl = torch.distributions.kl_divergence(normal(mu, (logvar / 2).exp()), normal(0.0, 1.0))
-    torch.testing.assert_close(latents.kl_per_dimension(mu, logvar), kl.mean(dim=0))
+    torch.testing.assert_close(latents.mean_kl_per_dimension(mu, logvar), kl.mean(dim=0))
 
 
 def test_aggregate_kl_is_that_of_the_gaussian_with_its_moments(posteriors):

@@ -51,7 +51,7 @@ def test_a_model_that_starts_from_them_projects_on_them():
     heights = torch.full((30,), 128)
     table = model.linear.coarse(images).double()
     mean, components, deviations = principal_components(table, 12)
-    model.start_from_components(mean.float(), components.float(), deviations.float())
+    model.start_from_pca(mean.float(), components.float(), deviations.float())
     mu, logvar = model.encode(images, heights)
     torch.testing.assert_close(mu.var(0, unbiased=False), torch.ones(12), rtol=1e-3, atol=1e-3)
     torch.testing.assert_close(mu.mean(0), torch.zeros(12), rtol=0, atol=1e-3)

@@ -4,7 +4,8 @@ import pytest
 import torch
 
 from vaetrain.config.experiment import load_experiment
-from vaetrain.losses.objective import Objective, kl_per_dimension
+from vaetrain.losses.kl import kl_per_page_and_dimension
+from vaetrain.losses.objective import Objective
 from vaetrain.losses.weights import Weights
 from vaetrain.model.vae import VAEOutput
 
@@ -115,7 +116,7 @@ def test_a_spatial_latents_dimensions_are_its_channels():
     draw = torch.Generator().manual_seed(0)
     mu, logvar = torch.randn(2, 5, 3, 4, generator=draw), torch.randn(2, 5, 3, 4, generator=draw)
     output = VAEOutput(mu, mu, logvar, torch.zeros(2, 0), mu)
-    torch.testing.assert_close(kl_per_dimension(output), kl_of(output).sum(dim=(2, 3)))
+    torch.testing.assert_close(kl_per_page_and_dimension(output), kl_of(output).sum(dim=(2, 3)))
 
 
 def test_a_controllers_beta_leaves_the_losses_in_float32():

@@ -9,13 +9,14 @@ import torch.nn.functional as F
 from shards.randomness import sample_keys
 from tests.support.models import restless
 from vaetrain.config.experiment import load_experiment
-from vaetrain.losses.objective import Objective, kl_per_dimension
+from vaetrain.losses.kl import kl_per_page_and_dimension
+from vaetrain.losses.objective import Objective
 from vaetrain.losses.weights import Weights
 from vaetrain.model.config import ModelConfig
 from vaetrain.model.gaussian import bounded
 from vaetrain.model.linear_path import coarse_cell
 from vaetrain.model.masked import rows_at
-from vaetrain.model.vae import VAE, Draws, draw_noise
+from vaetrain.model.vae import VAE, Noise, draw_noise
 
 WIDTH, MAX_HEIGHT = 64, 2048
 HEIGHTS = [64, 65, 100, 333, 511, 512, 1000, 2047, 2048]
@@ -39,7 +40,7 @@ each_architecture = pytest.mark.parametrize(
 )
 
 
-def drawn(model: VAE, heights: torch.Tensor, size: tuple[int, int], gate: float = 1.0) -> Draws:
+def noise_for(model: VAE, heights: torch.Tensor, size: tuple[int, int], gate: float = 1.0) -> Noise:
     ids = torch.arange(len(heights))
     return draw_noise(model, sample_keys(0, torch.zeros_like(ids), ids, "eps"), size, gate, 0.0)
 
@@ -58,8 +59,8 @@ def test_a_page_alone_and_in_a_padded_batch_are_the_same(architecture):
     model = a_model(**architecture)
     images, heights = pages(HEIGHTS)
     size = tuple(images.shape[2:])
-    draws = drawn(model, heights, size)
-    whole = model(images, heights, draws)
+    noise = noise_for(model, heights, size)
+    whole = model(images, heights, noise)
     for number, height in enumerate(HEIGHTS):
         rows = -(-height // VAE.stride) * VAE.stride
         here = slice(number, number + 1)
@@ -83,7 +84,7 @@ def test_a_batch_cut_in_two_has_the_same_gradient(architecture):
     objective = Objective(load_experiment(None, []))
     images, heights = pages([64, 100, 333, 320])
     weights = Weights(ssim=0.1, beta=1.0)
-    draws = drawn(model, heights, tuple(images.shape[2:]))
+    noise = noise_for(model, heights, tuple(images.shape[2:]))
 
     def gradient(parts: list[slice]) -> dict[str, torch.Tensor]:
         model.zero_grad()
@@ -99,7 +100,7 @@ def test_a_batch_cut_in_two_has_the_same_gradient(architecture):
             (losses.sum() / 4).backward()
         return {name: p.grad.clone() for name, p in model.named_parameters()}
 
-    assert draws.eps.isfinite().all()
+    assert noise.eps.isfinite().all()
     together, apart = gradient([slice(0, 4)]), gradient([slice(0, 2), slice(2, 4)])
     largest = max(float(value.abs().max()) for value in together.values())
     for name, value in together.items():
@@ -110,7 +111,7 @@ def test_a_batch_cut_in_two_has_the_same_gradient(architecture):
 def test_every_parameter_gets_a_gradient(architecture):
     model = a_model(**architecture)
     images, heights = pages([64, 300])
-    output = model(images, heights, drawn(model, heights, tuple(images.shape[2:])))
+    output = model(images, heights, noise_for(model, heights, tuple(images.shape[2:])))
     (output.reconstruction.square().sum() + output.ladder.sum()).backward()
     without = [name for name, p in model.named_parameters() if p.grad is None or not p.grad.any()]
     assert without == []
@@ -134,7 +135,7 @@ def test_a_shut_gate_is_no_skip(skips):
     model = a_model(skips=skips)
     images, heights = pages([64, 300])
     size = tuple(images.shape[2:])
-    shut = drawn(model, heights, size, gate=0.0)
+    shut = noise_for(model, heights, size, gate=0.0)
     open_for_one = shut._replace(gate=torch.tensor([1.0, 0.0]))
     none, one = model(images, heights, shut), model(images, heights, open_for_one)
     z = none.mu + torch.exp(0.5 * none.logvar) * shut.eps
@@ -179,11 +180,11 @@ def test_a_ladders_kl_is_that_of_its_gaussians():
 @torch.no_grad()
 def test_draws_of_the_levels_are_independent():
     model = a_model(skips="hierarchical", latent="spatial")
-    draws = drawn(model, torch.tensor([512]), (512, WIDTH))
-    cut = [eps[0, 0, :20, :4].flatten() for eps in (draws.eps, *draws.ladder)]
+    noise = noise_for(model, torch.tensor([512]), (512, WIDTH))
+    cut = [eps[0, 0, :20, :4].flatten() for eps in (noise.eps, *noise.ladder)]
     correlations = torch.corrcoef(torch.stack(cut)).fill_diagonal_(0)
     assert correlations.abs().max() < 0.4
-    for eps in (draws.eps, *draws.ladder):
+    for eps in (noise.eps, *noise.ladder):
         assert float(eps.mean()) == pytest.approx(0, abs=5 / eps.numel() ** 0.5)
         assert float(eps.std()) == pytest.approx(1, abs=5 / eps.numel() ** 0.5)
 
@@ -195,7 +196,7 @@ def test_how_it_is_computed_changes_nothing(how):
     for on in (False, True):
         model = a_model(skips="hierarchical")
         model.use(**{"channels_last": False, "checkpoint_activations": False} | {how: on})
-        output = model(images, heights, drawn(model, heights, tuple(images.shape[2:])))
+        output = model(images, heights, noise_for(model, heights, tuple(images.shape[2:])))
         output.reconstruction.square().sum().backward()
         gradients.append({name: p.grad for name, p in model.named_parameters()})
     for name, value in gradients[0].items():
@@ -205,12 +206,12 @@ def test_how_it_is_computed_changes_nothing(how):
 def test_a_sigmoid_output_lies_between_black_and_white():
     model = a_model(output="sigmoid")
     images, heights = pages([64, 100])
-    output = model(images, heights, drawn(model, heights, tuple(images.shape[2:])))
+    output = model(images, heights, noise_for(model, heights, tuple(images.shape[2:])))
     page = output.reconstruction
     assert (page[0, :, 64:] == 0).all()
     torch.testing.assert_close(page[1, :, :100], torch.sigmoid(output.logits[1, :, :100]))
     assert not torch.allclose(
-        a_model()(images, heights, drawn(model, heights, (112, WIDTH)))[0], page
+        a_model()(images, heights, noise_for(model, heights, (112, WIDTH)))[0], page
     )
 
 
@@ -251,8 +252,8 @@ def test_the_noise_moves_the_page_by_the_posterior():
     images, heights = pages([64])
     with torch.no_grad():
         gate = torch.ones(1)
-        still = model(images, heights, Draws(torch.zeros(1, 24), (), gate))
-        moved = model(images, heights, Draws(torch.ones(1, 24), (), gate))
+        still = model(images, heights, Noise(torch.zeros(1, 24), (), gate))
+        moved = model(images, heights, Noise(torch.ones(1, 24), (), gate))
         z = still.mu + torch.exp(0.5 * still.logvar)
         expected = model.decode(z, heights, tuple(images.shape[2:]))
     torch.testing.assert_close(moved.reconstruction, expected)
@@ -287,10 +288,10 @@ def test_the_kl_of_a_fresh_model_is_what_its_heads_say():
     torch.manual_seed(0)
     model = VAE(ModelConfig(latent_dim=24), WIDTH, MAX_HEIGHT)
     nothing = torch.zeros(24, math.prod(model.linear.size))
-    model.start_from_components(torch.zeros(math.prod(model.linear.size)), nothing, torch.ones(24))
+    model.start_from_pca(torch.zeros(math.prod(model.linear.size)), nothing, torch.ones(24))
     images, heights = pages([64, 300])
-    output = model(images, heights, drawn(model, heights, tuple(images.shape[2:])))
+    output = model(images, heights, noise_for(model, heights, tuple(images.shape[2:])))
     expected = 0.5 * (math.exp(-3) - 1 + 3)
     torch.testing.assert_close(
-        kl_per_dimension(output), torch.full((2, 24), expected), rtol=1e-4, atol=0
+        kl_per_page_and_dimension(output), torch.full((2, 24), expected), rtol=1e-4, atol=0
     )

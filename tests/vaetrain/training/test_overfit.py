@@ -50,8 +50,8 @@ def learn(pages: Batch, *settings: str) -> tuple[int, float]:
     similarity = 0.0
     for step in range(1, MOST_STEPS + 1):
         keys = sample_keys(0, torch.full_like(pages.ids, step), pages.ids, "eps")
-        draws = draw_noise(model, keys, pages.size, gate=1.0, dropout=0.5)
-        output = model(images, heights, draws)
+        noise = draw_noise(model, keys, pages.size, gate=1.0, dropout=0.5)
+        output = model(images, heights, noise)
         total, _ = objective(output, images, heights, Weights(ssim=0.5, beta=0.0))
         total.mean().backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
