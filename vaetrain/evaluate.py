@@ -62,7 +62,7 @@ def evaluate(
         training: shards that baselines are fitted to; None: there are none.
     """
     # Imported only now: torch takes seconds, and `--help` must not wait for it.
-    from vaetrain.artifacts.final_model import build_objective
+    from vaetrain.artifacts.final_model import load_encoder
     from vaetrain.evaluation.full_evaluation import (
         NetworkMetrics,
         Retrieval,
@@ -71,6 +71,7 @@ def evaluate(
     from vaetrain.evaluation.inference import TrainedModel
     from vaetrain.evaluation.interpolation import path_smoothness
     from vaetrain.evaluation.validation import encode_pages, summarise
+    from vaetrain.losses.objective import Objective
     from vaetrain.schedules import weights_at
 
     trained = TrainedModel(run)
@@ -82,7 +83,7 @@ def evaluate(
         trained.model,
         trained.batches(data, split, "evaluating"),
         engine,
-        build_objective(experiment).to(engine.device),
+        Objective(experiment, load_encoder).to(engine.device),
         weights_at(experiment, math.inf, math.inf),
     )
     networks = NetworkMetrics(trained, data, selection)

@@ -17,7 +17,7 @@ from shards.storage import write_folder
 from vaetrain.artifacts import checkpoint
 from vaetrain.artifacts.model_card import CARD, model_card
 from vaetrain.config.experiment import Experiment, as_dict, experiment_from
-from vaetrain.losses.objective import Objective
+from vaetrain.model.encoder import Encoder
 from vaetrain.model.vae import VAE
 from vaetrain.settings import ConfigError
 
@@ -113,6 +113,9 @@ def newest_checkpoint(
     return None
 
 
-def build_objective(experiment: Experiment) -> Objective:
-    """The objective of an experiment, with the page encoder that its perceptual loss names."""
-    return Objective(experiment, lambda run: load_model(run).encoder)
+def load_encoder(folder: str) -> Encoder:
+    """Load the page encoder of a run, for the objective's `loss.perceptual_weights`.
+
+    Raises ConfigError as `load_model`.
+    """
+    return load_model(folder).encoder

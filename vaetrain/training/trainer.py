@@ -16,7 +16,7 @@ from shards.storage import CannotWrite
 from vaetrain.artifacts import checkpoint
 from vaetrain.artifacts.checkpoint import Checkpoint
 from vaetrain.artifacts.final_model import (
-    build_objective,
+    load_encoder,
     load_weights,
     newest_checkpoint,
     write_final,
@@ -33,6 +33,7 @@ from vaetrain.engines.optimizers import build_optimizer
 from vaetrain.engines.stop_request import StopRequest
 from vaetrain.evaluation.baselines import score_constant_pages
 from vaetrain.evaluation.validation import MOST_COMPARED, alive_dimensions, encode_pages, summarise
+from vaetrain.losses.objective import Objective
 from vaetrain.losses.weights import Weights
 from vaetrain.meters import Meter, ids_hash, left_out
 from vaetrain.model.mixup import Mixup
@@ -105,7 +106,7 @@ class Trainer:
             skeleton = VAE(*shape)
         alpha = experiment.augment.mixup_alpha
         self.mixup = Mixup(alpha, engine.device) if alpha > 0 else None
-        self.objective = build_objective(experiment).to(engine.device)
+        self.objective = Objective(experiment, load_encoder).to(engine.device)
         self.state = TrainingState(experiment, self.clock, engine, self.objective, skeleton)
         self.meter = Meter(engine, self.objective.parts)
         self.images = 0

@@ -15,13 +15,14 @@ from torch import Tensor, nn
 from shards.errors import UserError
 from shards.randomness import sample_keys
 from shards.reading.batch import Batch
-from vaetrain.artifacts.final_model import build_objective
+from vaetrain.artifacts.final_model import load_encoder
 from vaetrain.augmentation.pipeline import Augment
 from vaetrain.augmentation.policy import load_policy
 from vaetrain.config.experiment import Experiment
 from vaetrain.data.loading import PageReader
 from vaetrain.engines.base import compute_in
 from vaetrain.engines.optimizers import build_optimizer, start_state, step_where
+from vaetrain.losses.objective import Objective
 from vaetrain.model.mixup import Mixup
 from vaetrain.model.vae import VAE, draw_noise
 from vaetrain.schedules import skip_gate_at, weights_at
@@ -55,7 +56,7 @@ class PageLosses:
         torch.manual_seed(train.seed)
         with device:  # rather than `.to(device)`, which fake parameters do not know
             self.model = VAE(experiment.model, experiment.data.width, experiment.data.max_height)
-            self.objective = build_objective(experiment)
+            self.objective = Objective(experiment, load_encoder)
         self.model.use(channels_last=False, checkpoint_activations=train.checkpoint_activations)
         if train.channels_last:
             _lay_channels_last(self.model)

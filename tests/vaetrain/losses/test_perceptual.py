@@ -4,10 +4,11 @@ import lpips
 import pytest
 import torch
 
-from vaetrain.artifacts.final_model import build_objective, write_final
+from vaetrain.artifacts.final_model import load_encoder, write_final
 from vaetrain.config.experiment import load_experiment
 from vaetrain.losses.config import LossConfig
 from vaetrain.losses.factory import build_perceptual
+from vaetrain.losses.objective import Objective
 from vaetrain.model.vae import VAE
 from vaetrain.settings import ConfigError
 
@@ -112,7 +113,7 @@ def test_features_are_the_named_runs_and_frozen(tmp_path):
     write_final(tmp_path / "run" / "final", model, experiment, {}, {})
     experiment.loss.perceptual_weights = str(tmp_path / "run")
     experiment.loss.perceptual = 1.0
-    ours = build_objective(experiment).perceptual
+    ours = Objective(experiment, load_encoder).perceptual
     for name, parameter in model.encoder.named_parameters():
         assert torch.equal(dict(ours.encoder.named_parameters())[name], parameter)
     assert not any(parameter.requires_grad for parameter in ours.parameters())
