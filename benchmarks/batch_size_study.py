@@ -24,9 +24,8 @@ from typing import Any
 
 import torch
 
-from benchmarks import noise_scale
 from benchmarks.support import harness, memory, report
-from benchmarks.support.batch_size import plots, time_to_target
+from benchmarks.support.batch_size import gradient_noise, plots, time_to_target
 from benchmarks.support.batch_size.advice import advice, check
 from benchmarks.support.batch_size.setups import OPTIONS, PLAIN, Setup, with_option
 from benchmarks.support.batch_size.trainer_step import (
@@ -77,7 +76,7 @@ class Plan:
     rules: tuple[str, ...] = ("sqrt",)
     images: int = 8192
     validations: int = 16
-    noise_pages: int = noise_scale.PAGES
+    noise_pages: int = gradient_noise.PAGES
     memory: tuple[int, ...] = (8, 16, 24, 40, 80)
     rounds: int = 7
     warmup: int = 1
@@ -101,7 +100,7 @@ QUICK_SETTINGS = (
 )
 
 
-class Study:
+class BatchSizeStudy:
     """One experiment under study, on one device."""
 
     def __init__(self, experiment: Experiment, plan: Plan, device: torch.device, seed: int) -> None:
@@ -260,11 +259,11 @@ class Study:
         rows = []
         for path in checkpoint.saved(run_dir / "checkpoints"):
             saved = checkpoint.load(path)
-            losses = noise_scale.losses_at(self.experiment, saved, self.data, self.engine)
-            found = noise_scale.measure(
+            losses = gradient_noise.losses_at(self.experiment, saved, self.data, self.engine)
+            found = gradient_noise.measure(
                 losses, self.data, self.engine, seed=self.seed, pages=self.plan.noise_pages
             )
-            rows.append({"images": saved.images, **noise_scale.as_json(found)})
+            rows.append({"images": saved.images, **found.as_json()})
         return rows
 
 
@@ -275,8 +274,10 @@ def available(device: torch.device) -> int:
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
-def measure(study: Study, folder: Path, target: float | None, quick: bool) -> dict[str, Any]:
-    """Study everything; the record, with `details` as `advice.DETAILS` says.
+def measure(
+    study: BatchSizeStudy, folder: Path, target: float | None, quick: bool
+) -> dict[str, Any]:
+    """BatchSizeStudy everything; the record, with `details` as `advice.DETAILS` says.
 
     Args:
         folder: where trainings lie.
@@ -350,7 +351,7 @@ def main() -> int:
     plan = replace(QUICK if arguments.quick else Plan(), **wanted)
     settings = [*(QUICK_SETTINGS if arguments.quick else ()), *arguments.settings]
     experiment = load_experiment(experiment_path(arguments.experiment), settings)
-    study = Study(experiment, plan, arguments.device, arguments.seed)
+    study = BatchSizeStudy(experiment, plan, arguments.device, arguments.seed)
     folder = arguments.out / "batch_size_study"
     record = measure(study, folder, arguments.target, arguments.quick)
     check(record["details"])

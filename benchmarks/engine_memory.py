@@ -16,7 +16,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from benchmarks.support.memory import alive, bytes_of
+from benchmarks.support.memory import live_storages, storage_bytes
 
 if __name__ == "__main__" and __package__ is None:  # as ranks run it
     sys.path[0] = str(Path(__file__).resolve().parents[1])
@@ -68,11 +68,11 @@ def held(engine: Engine) -> dict[str, int]:
     # Python knows a gradient only once it was asked for.
     gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
     known = {
-        "weights": bytes_of(weights),
-        "moments": bytes_of([piece for kind in MOMENTS for piece in engine.slices(kind)]),
-        "average": bytes_of(engine.slices(AVERAGE)),
+        "weights": storage_bytes(weights),
+        "moments": storage_bytes([piece for kind in MOMENTS for piece in engine.slices(kind)]),
+        "average": storage_bytes(engine.slices(AVERAGE)),
     }
-    rest = alive() | bytes_of(gradients)
+    rest = live_storages() | storage_bytes(gradients)
     for storages in known.values():
         rest = {pointer: size for pointer, size in rest.items() if pointer not in storages}
     return {kind: sum(storages.values()) for kind, storages in (known | {REST: rest}).items()}

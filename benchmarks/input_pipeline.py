@@ -9,36 +9,33 @@ same pages, padded alike. Writes input_pipeline.json and input_pipeline.png.
 
 from __future__ import annotations
 
-import gzip
 import tempfile
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import Dataset
 
 from benchmarks.support import harness, report
 from benchmarks.support.harness import Case
 from benchmarks.support.other_trainers import augmentation
-from benchmarks.support.other_trainers.input import PEERS, Pages
+from benchmarks.support.other_trainers.input_pipelines import PEERS, PageFiles
+from benchmarks.support.sample_pages import SAMPLE, ShardBatches, write_pictures
 from shards import cli
 from shards.build import build
 from shards.building.options import BuildOptions
 from shards.format.index import Index
-from shards.format.png import encode_png
 from shards.open import open_index
 from shards.reading.batch import Batch
 from shards.reading.collator import Collator
 from shards.reading.files import ShardFiles
 from shards.reading.order import height_ladder
-from shards.reading.reader import EvaluationReader, read_batches
+from shards.reading.reader import EvaluationReader
 from shards.reading.selection import select
 
-SAMPLE = Path(__file__).resolve().parents[1] / "shards" / "sample"
 HEIGHTS = {128: 512, 256: 1024}  # the experiments' widths, and the rows they keep of a page, px
 BATCH, STRIDE = 16, 16
 BOXES, PNGS = "ours, boxes", "ours, PNGs"
@@ -60,38 +57,13 @@ FULL = Sizes(pages=10_000, rounds=15, warmup=2, augmented=4)
 QUICK = Sizes(pages=48, rounds=3, warmup=1, augmented=1)
 
 
-class OurBatches(Dataset):
-    """Given batches of sample ids, read as the trainer reads them."""
-
-    def __init__(self, collator: Collator, ids: Sequence[np.ndarray]) -> None:
-        self.collator = collator
-        self.ids = ids
-
-    def __getitem__(self, number: int) -> Batch:
-        ids = self.ids[number]
-        return self.collator.batch(ids, np.zeros_like(ids), training=False)
-
-    def one_pass(self) -> Iterable[Batch]:
-        """All batches in order."""
-        return read_batches(self, range(len(self.ids)), workers=0, prefetch=0)
-
-
 @dataclass(frozen=True)
 class Stored:
     """The same batches of one width as our boxes, as our PNGs and as pictures for the peers."""
 
-    boxes: OurBatches
-    pngs: OurBatches
-    pages: Pages
-
-
-@dataclass
-class Findings:
-    """What a record is made of, as it comes in."""
-
-    results: list[dict[str, Any]] = field(default_factory=list)
-    comparisons: list[dict[str, Any]] = field(default_factory=list)
-    missing: list[dict[str, str]] = field(default_factory=list)
+    boxes: ShardBatches
+    pngs: ShardBatches
+    pages: PageFiles
 
 
 def main() -> int:
@@ -105,7 +77,7 @@ def main() -> int:
 def measure(quick: bool, device: torch.device, seed: int) -> dict[str, Any]:
     """Measure everything; the record."""
     sizes = QUICK if quick else FULL
-    found = Findings()
+    found = report.Entries()
     with tempfile.TemporaryDirectory() as folder:
         shards = Path(folder) / "boxes"
         build([SAMPLE], shards, BuildOptions(workers=1))
@@ -140,7 +112,7 @@ def store(index: Index, width: int, folder: Path, count: int) -> Stored:
     limits = {"width": width, "max_height": rows, "ladder": ladder, "seed": 0}
     by_height = EvaluationReader(selection, Collator(ShardFiles(index), **limits)).ids
     cuts = range(BATCH, len(by_height), BATCH)
-    boxes = OurBatches(Collator(ShardFiles(index), **limits), np.split(by_height, cuts))
+    boxes = ShardBatches(Collator(ShardFiles(index), **limits), np.split(by_height, cuts))
 
     pictures = folder / "pictures"
     files = write_pictures(boxes.one_pass(), pictures)
@@ -150,30 +122,17 @@ def store(index: Index, width: int, folder: Path, count: int) -> Stored:
     as_pngs = ShardFiles(open_index(folder / "pngs"))
     number_of = {as_pngs.key(number): number for number in range(len(as_pngs.index))}
     ids = np.array([number_of[file.stem] for file in files])
-    pngs = OurBatches(Collator(as_pngs, **limits), np.split(ids, cuts))
-    return Stored(boxes, pngs, Pages(files, BATCH, ladder))
-
-
-def sample_lines() -> list[bytes]:
-    """The layouts of the built-in sample, a line of JSON each."""
-    (source,) = SAMPLE.glob("*.jsonl.gz")
-    return gzip.decompress(source.read_bytes()).splitlines(keepends=True)
-
-
-def write_pictures(batches: Iterable[Batch], folder: Path) -> list[Path]:
-    """Write the pages of some batches as 8-bit grey PNGs, each without its padding, in order."""
-    folder.mkdir()
-    files = []
-    for batch in batches:
-        grey = batch.images().mul(255).round().byte().numpy()
-        for page, height in zip(grey[:, 0], batch.heights.tolist(), strict=True):
-            files.append(folder / f"{len(files):06}.png")
-            files[-1].write_bytes(encode_png(page[:height]))
-    return files
+    pngs = ShardBatches(Collator(as_pngs, **limits), np.split(ids, cuts))
+    return Stored(boxes, pngs, PageFiles(files, BATCH, ladder))
 
 
 def measure_input(
-    group: str, width: int, stored: Stored, folder: Path, found: Findings, timing: dict[str, Any]
+    group: str,
+    width: int,
+    stored: Stored,
+    folder: Path,
+    found: report.Entries,
+    timing: dict[str, Any],
 ) -> None:
     """Pages per second from disk to float images on the device, of ours and of every peer."""
     device = timing["device"]
@@ -221,7 +180,7 @@ def wanted(width: int, medians: dict[str, float]) -> list[tuple[str, str, float 
 
 
 def measure_augmentation(
-    group: str, batches: Sequence[Batch], found: Findings, timing: dict[str, Any]
+    group: str, batches: Sequence[Batch], found: report.Entries, timing: dict[str, Any]
 ) -> None:
     """Pages per second from images on the device to augmented ones; from boxes, for comparison."""
     device, seed = timing["device"], timing["seed"]

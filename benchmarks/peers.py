@@ -22,16 +22,19 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from benchmarks.input_pipeline import OurBatches, sample_lines, write_pictures
 from benchmarks.support import harness, report
 from benchmarks.support.harness import Case
 from benchmarks.support.other_trainers import augmentation
-from benchmarks.support.other_trainers.input import Pages
+from benchmarks.support.other_trainers.input_pipelines import PageFiles
 from benchmarks.support.other_trainers.training import PEERS, Peer, PeerProcess, Task, peer_process
+from benchmarks.support.sample_pages import (
+    ShardBatches,
+    build_shards,
+    sample_lines,
+    write_pictures,
+)
 from benchmarks.support.steps import Steps
 from shards import cli
-from shards.build import build
-from shards.building.options import BuildOptions
 from shards.reading.reader import EvaluationReader
 from vaetrain.augmentation.policy import write_policy
 from vaetrain.config.command import Command, experiment_path
@@ -104,12 +107,9 @@ def measure(quick: bool, device: torch.device, seed: int) -> dict[str, Any]:
 
 def start_trainer(folder: Path, pages: int, seed: int) -> Steps:
     """Our trainer on `pages` pages of the sample, built into `folder`, from everywhere in it."""
-    shards, policy = folder / "shards", folder / "policy.yaml"
-    lines = sample_lines()
+    policy, lines = folder / "policy.yaml", sample_lines()
     some = [lines[number * len(lines) // pages] for number in range(pages)]
-    (folder / "some.jsonl").write_bytes(b"".join(some))
-    options = BuildOptions(workers=1, val_fraction=0.0, keep_duplicates=True)
-    build([folder / "some.jsonl"], shards, options)
+    shards = build_shards(some, folder / "some")
     write_policy(policy, augmentation.POLICY, "what all peers do")
     settings = [
         f"data.shards={shards}",
@@ -148,8 +148,8 @@ def task_of(training: Trainer, folder: Path, device: torch.device, seed: int) ->
     data, size = training.data, training.batching.global_batch
     by_height = EvaluationReader(data.train, data.collator).ids
     cuts = range(size, len(by_height), size)
-    batches = OurBatches(data.collator, np.split(by_height, cuts))
-    pages = Pages(write_pictures(batches.one_pass(), folder / "pictures"), size, data.ladder)
+    batches = ShardBatches(data.collator, np.split(by_height, cuts))
+    pages = PageFiles(write_pictures(batches.one_pass(), folder / "pictures"), size, data.ladder)
     heights = data.train.heights_at(by_height)  # training pages come first in an index
     place = folder / "peers"
     return Task(pages, heights, training.experiment, device, WORKERS, place, seed)

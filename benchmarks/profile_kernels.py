@@ -17,15 +17,19 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks import peak
-from benchmarks.support import harness, report, traces
+from benchmarks.support import device_peak, harness, report, traces
+from benchmarks.support.device_peak import Peak
 from benchmarks.support.traces import OVERHEAD, WAITING, Trace
-from benchmarks.support.workers import Worker, add_trainer_arguments, engine_names
-from benchmarks.throughput import QUICK_SETTINGS
+from benchmarks.support.trainer_process import (
+    TrainerProcess,
+    add_trainer_arguments,
+    engine_names,
+    trainer_settings,
+)
 from shards import cli
 
 STEPS, QUICK_STEPS = 10, 3
-GROUP, SHARES = "time of a step", "share of a step"
+GROUP = "time of a step"
 TRACE, SNAPSHOT = "profile_kernels.pt.trace.json", "profile_kernels.memory.pickle"
 MOST_TOLD = 12  # operations of a table
 
@@ -53,13 +57,12 @@ def main() -> int:
 def measure(arguments: argparse.Namespace) -> tuple[dict[str, Any], Trace]:
     """Profile the main process; the record, and the trace it is of."""
     steps = QUICK_STEPS if arguments.quick else STEPS
-    settings = [*(QUICK_SETTINGS if arguments.quick else ()), *arguments.settings]
-    settings.append(f"train.seed={arguments.seed}")
+    settings = trainer_settings(arguments)
     arguments.out.mkdir(parents=True, exist_ok=True)
     place = (arguments.out / TRACE).resolve()
-    with Worker(arguments.engine, arguments.experiment, settings) as worker:
+    with TrainerProcess(arguments.engine, arguments.experiment, settings) as worker:
         about = worker("about")
-        best = peak.measure(
+        best = device_peak.measure(
             arguments.device, about["precision"], quick=arguments.quick, seed=arguments.seed
         )
         worker("train", count=2)
@@ -79,7 +82,7 @@ def measure(arguments: argparse.Namespace) -> tuple[dict[str, Any], Trace]:
     return record, trace
 
 
-def table(trace: Trace, best: peak.Peak) -> list[dict[str, Any]]:
+def table(trace: Trace, best: Peak) -> list[dict[str, Any]]:
     """Milliseconds of every step by purpose, with shares and what bounds them."""
     by_purpose, totals = trace.by_purpose(), trace.totals()
     whole = sum(map(sum, by_purpose.values()))
@@ -96,7 +99,7 @@ def table(trace: Trace, best: peak.Peak) -> list[dict[str, Any]]:
 
 
 def work(
-    seconds: float, count: int, flops: int, moved: int, steps: int, best: peak.Peak
+    seconds: float, count: int, flops: int, moved: int, steps: int, best: Peak
 ) -> dict[str, Any]:
     """What some operations did in so many seconds, and what bounds them."""
     notes: dict[str, Any] = {"operations": round(count / steps)}

@@ -24,14 +24,12 @@ from typing import Any
 
 import torch
 
-from benchmarks.input_pipeline import sample_lines
 from benchmarks.support import harness, huge_index, report, scaling_plot
 from benchmarks.support import scaling_model as model
 from benchmarks.support.harness import Case
-from benchmarks.support.workers import Worker
+from benchmarks.support.sample_pages import build_shards, sample_lines
+from benchmarks.support.trainer_process import TrainerProcess
 from shards import cli
-from shards.build import build
-from shards.building.options import BuildOptions
 
 RANKS, WITHIN = 2, 0.1
 ROWS = 256  # of every page here: all steps are the same work
@@ -116,10 +114,7 @@ def tall_pages(folder: Path) -> Path:
     """Shards of those pages of the sample that fill `ROWS` rows."""
     layouts = [(line, json.loads(line)) for line in sample_lines()]
     tall = [line for line, page in layouts if page["h"] * 128 >= (ROWS + 1) * page["w"]]
-    (folder / "tall.jsonl").write_bytes(b"".join(tall))
-    options = BuildOptions(workers=1, val_fraction=0.0, keep_duplicates=True)
-    build([folder / "tall.jsonl"], folder / "tall", options)
-    return folder / "tall"
+    return build_shards(tall, folder / "tall")
 
 
 class Ranks:
@@ -149,9 +144,9 @@ class Ranks:
             f"train.micro_batch_size={self.micro}",
         ]
 
-        def start(engine: str, pages: int) -> Worker:
+        def start(engine: str, pages: int) -> TrainerProcess:
             own = [*settings, f"train.global_batch_size={pages}"]
-            return stack.enter_context(Worker(engine, arguments.experiment, own))
+            return stack.enter_context(TrainerProcess(engine, arguments.experiment, own))
 
         cores = sorted(os.sched_getaffinity(0))
         with on_core(cores[0]):
@@ -178,7 +173,7 @@ class Ranks:
         steps = {name: rounds[warmup:] for name, rounds in self.found.steps.items()}
         return Findings(steps, rates, self.found.links[warmup:])
 
-    def _steps(self, name: str, workers: Sequence[Worker], pages: int) -> Case:
+    def _steps(self, name: str, workers: Sequence[TrainerProcess], pages: int) -> Case:
         def run() -> int:
             with ThreadPoolExecutor(len(workers)) as pool:
                 taken = list(pool.map(lambda each: timed_steps(each, self.sizes.steps), workers))
@@ -199,7 +194,7 @@ def named(engine: str) -> str:
     return f"{engine}, {RANKS} ranks"
 
 
-def timed_steps(worker: Worker, count: int) -> list[float]:
+def timed_steps(worker: TrainerProcess, count: int) -> list[float]:
     """Seconds of each of some steps."""
     seconds = []
     for _ in range(count):
@@ -270,13 +265,11 @@ def project(computing: Sequence[float], size: int, micro: int) -> list[dict[str,
 
 def measure_index(folder: Path, sizes: Sizes) -> list[dict[str, Any]]:
     """What an index of ever more samples costs one of many ranks, at the start and on resuming."""
-    (folder / "sample.jsonl").write_bytes(b"".join(sample_lines()))
-    options = BuildOptions(workers=1, val_fraction=0.0, keep_duplicates=True)
-    build([folder / "sample.jsonl"], folder / "sample", options)
+    sample = build_shards(sample_lines(), folder / "sample")
     results = []
     for samples in sizes.samples:
         place, name = folder / f"{samples}", f"{samples:,} samples"
-        huge_index.make(place, folder / "sample", samples)
+        huge_index.make(place, sample, samples)
         rounds: dict[str, list[float]] = {}
         for number in range(sizes.rounds):
             rank = (number * 389) % sizes.ranks

@@ -18,18 +18,21 @@ from typing import Any
 
 import torch
 
-from benchmarks import peak
-from benchmarks.input_pipeline import Findings
-from benchmarks.support import harness, report, traces
+from benchmarks.support import device_peak, harness, report, traces
+from benchmarks.support.device_peak import Peak
 from benchmarks.support.flops import model_flops
 from benchmarks.support.harness import Case
-from benchmarks.support.workers import Worker, add_trainer_arguments, engine_names
+from benchmarks.support.trainer_process import (
+    TrainerProcess,
+    add_trainer_arguments,
+    engine_names,
+    trainer_settings,
+)
 from shards import cli
 from vaetrain.model.config import ModelConfig
 
 FULL = {"rounds": 9, "warmup": 1, "steps": 4}
 QUICK = {"rounds": 2, "warmup": 1, "steps": 1}
-QUICK_SETTINGS = ("data.width=64", "data.max_height=128", "train.global_batch_size=8")
 OVERHEAD = 1 / 1.03  # of the plain loop's rate that the trainer should reach
 MASKS = 1 / 1.10  # of the rate without masks
 RANKS = 0.90  # of one process' rate, on the same cores
@@ -75,17 +78,18 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
     sizes = sizes | {name: value for name, value in asked.items() if value is not None}
     timing = {"rounds": sizes["rounds"], "warmup": sizes["warmup"]}
     timing |= {"device": torch.device("cpu"), "seed": arguments.seed}  # the workers wait for theirs
-    settings = [*(QUICK_SETTINGS if arguments.quick else ()), *arguments.settings]
-    settings.append(f"train.seed={arguments.seed}")
-    found = Findings()
+    settings = trainer_settings(arguments)
+    found = report.Entries()
     with contextlib.ExitStack() as started:
         workers = [
-            started.enter_context(Worker(engine, arguments.experiment, settings))
+            started.enter_context(TrainerProcess(engine, arguments.experiment, settings))
             for engine in arguments.engines
         ]
         abouts = {worker.engine: worker("about") for worker in workers}
         precision = abouts[workers[0].engine]["precision"]
-        best = peak.measure(arguments.device, precision, quick=arguments.quick, seed=arguments.seed)
+        best = device_peak.measure(
+            arguments.device, precision, quick=arguments.quick, seed=arguments.seed
+        )
         found.results += best.results
         measure_rates(workers, sizes["steps"], timing, abouts, best, found)
         for worker in workers:
@@ -106,7 +110,7 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
 class Turns:
     """An engine's turns at training, and what each of them was of."""
 
-    def __init__(self, worker: Worker, steps: int) -> None:
+    def __init__(self, worker: TrainerProcess, steps: int) -> None:
         self.worker, self.steps = worker, steps
         self.told: list[dict[str, Any]] = []
 
@@ -116,12 +120,12 @@ class Turns:
 
 
 def measure_rates(
-    workers: Sequence[Worker],
+    workers: Sequence[TrainerProcess],
     steps: int,
     timing: dict[str, Any],
     abouts: dict[str, dict[str, Any]],
-    best: peak.Peak,
-    found: Findings,
+    best: Peak,
+    found: report.Entries,
 ) -> None:
     """Rates of all engines in interleaved rounds, of the first one's plain loops beside it."""
     turns = {worker.engine: Turns(worker, steps) for worker in workers}
@@ -157,8 +161,8 @@ def add_utilisation(
     rates: Sequence[float],
     told: Sequence[dict[str, Any]],
     about: dict[str, Any],
-    best: peak.Peak,
-    found: Findings,
+    best: Peak,
+    found: report.Entries,
 ) -> None:
     """Valid pixels and model FLOPs per second, and these as a share of the device's best."""
     model = ModelConfig(**about["model"])
@@ -183,7 +187,11 @@ def add_utilisation(
 
 
 def measure_shares(
-    worker: Worker, steps: int, timing: dict[str, Any], about: dict[str, Any], found: Findings
+    worker: TrainerProcess,
+    steps: int,
+    timing: dict[str, Any],
+    about: dict[str, Any],
+    found: report.Entries,
 ) -> None:
     """Each phase's share of a step, what comes between steps spread over them."""
     turns = [worker("phases", count=steps) for _ in range(timing["rounds"])]
@@ -207,7 +215,7 @@ def measure_shares(
             found.results.append(report.result(group, name, "%", values, better="lower"))
 
 
-def communication(worker: Worker, steps: int) -> list[float]:
+def communication(worker: TrainerProcess, steps: int) -> list[float]:
     """The share of each step in which the main process does nothing but communicate."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "trace.json"
@@ -219,7 +227,7 @@ def communication(worker: Worker, steps: int) -> list[float]:
     ]
 
 
-def measure_memory(worker: Worker, steps: int, found: Findings) -> None:
+def measure_memory(worker: TrainerProcess, steps: int, found: report.Entries) -> None:
     """The most bytes of tensors that a rank holds in some steps."""
     peak_mb = worker("peak_memory", count=steps) / 1e6
     name = f"ours, {worker.engine}"

@@ -142,13 +142,15 @@ def largest_that_fits(peak: Callable[[int], int], limit: int) -> int:
     return low
 
 
-def alive() -> dict[int, int]:
+def live_storages() -> dict[int, int]:
     """Storages of all tensors that Python knows, and their sizes."""
     gc.collect()
-    return bytes_of([found for found in gc.get_objects() if type(found) in (Tensor, nn.Parameter)])
+    return storage_bytes(
+        [found for found in gc.get_objects() if type(found) in (Tensor, nn.Parameter)]
+    )
 
 
-def bytes_of(tensors: list[Tensor]) -> dict[int, int]:
+def storage_bytes(tensors: list[Tensor]) -> dict[int, int]:
     """Storages and their sizes, each once however many tensors share it."""
     plain = [t.to_local() if hasattr(t, "to_local") else t for t in tensors]
     storages = (tensor.untyped_storage() for tensor in plain if tensor.device.type != "meta")

@@ -8,15 +8,17 @@ import platform
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 import jsonschema
-import matplotlib
 import numpy as np
 import torch
+
+from benchmarks.support import figures
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -89,6 +91,15 @@ SCHEMA = _object(
     optional=["details"],
 )
 """JSON Schema of every benchmark's file; `results` and `comparisons` are what README.md says."""
+
+
+@dataclass
+class Entries:
+    """Entries of a record, collected while they are measured; see `record`."""
+
+    results: list[dict[str, Any]] = field(default_factory=list)
+    comparisons: list[dict[str, Any]] = field(default_factory=list)
+    missing: list[dict[str, str]] = field(default_factory=list)
 
 
 def environment(packages: Sequence[str]) -> dict[str, Any]:
@@ -229,13 +240,13 @@ def publish(
     """Write `folder`/<benchmark>.json and .png, and the table to the terminal.
 
     Args:
-        draw: what draws the picture; None: `plot`.
+        draw: what draws the picture; None: `figures.bar_chart`.
     """
     check(told)
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"{told['benchmark']}.json"
     path.write_text(json.dumps(told, indent=1) + "\n")
-    (draw or plot)(told, path.with_suffix(".png"))
+    (draw or figures.bar_chart)(told, path.with_suffix(".png"))
     sys.stdout.write(table(told))
     print(f"\n{path}\n{path.with_suffix('.png')}")
 
@@ -273,41 +284,3 @@ def _sentence(entry: dict[str, Any]) -> str:
 
 def _groups(told: dict[str, Any]) -> list[str]:
     return list(dict.fromkeys(entry["group"] for entry in told["results"]))
-
-
-def plot(told: dict[str, Any], path: Path) -> None:
-    """One panel a group: a bar for each median, a whisker from quartile to quartile."""
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-
-    groups = _groups(told)
-    by_group = [[e for e in told["results"] if e["group"] == group] for group in groups]
-    sizes = [len(mine) for mine in by_group]
-    figure, panels = pyplot.subplots(
-        len(groups),
-        figsize=(8, 1.1 * len(groups) + 0.36 * sum(sizes)),
-        gridspec_kw={"height_ratios": sizes},
-        squeeze=False,
-        layout="constrained",
-    )
-    for panel, group, mine in zip(panels[:, 0], groups, by_group, strict=True):
-        mine = sorted(mine, key=lambda entry: entry["median"])
-        medians = np.array([entry["median"] for entry in mine])
-        quartiles = np.array([[entry["q1"], entry["q3"]] for entry in mine]).T
-        is_ours = [entry["name"].startswith("ours") for entry in mine]
-        bars = panel.barh(
-            [entry["name"] for entry in mine],
-            medians,
-            xerr=np.abs(quartiles - medians),
-            color=["tab:orange" if ours else "tab:gray" for ours in is_ours],
-            capsize=3,
-        )
-        panel.bar_label(bars, [f"{median:,.4g}" for median in medians], padding=6)
-        panel.set_xlim(0, 1.15 * quartiles.max())
-        panel.set_title(group, loc="left", fontsize=10)
-        panel.set_xlabel(mine[0]["unit"])
-        panel.spines[["top", "right"]].set_visible(False)
-    machine = told["environment"]["machine"]
-    figure.suptitle(f"{told['benchmark']}: {machine['gpu'] or machine['cpu']}", fontsize=11)
-    figure.savefig(path, dpi=120)
-    pyplot.close(figure)

@@ -1,4 +1,4 @@
-"""What a trainer can be asked to do and to measure; on all ranks at once, as `workers` has it."""
+"""Work that a `trainer_process.TrainerProcess` can be given; all ranks do it at once."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from torch.profiler import ProfilerActivity, profile, record_function
 
 from benchmarks.support import link, memory
 from benchmarks.support.harness import synchronize
-from benchmarks.support.memory import alive
+from benchmarks.support.memory import live_storages
 from benchmarks.support.purposes import label_modules
 from benchmarks.support.resident import BareLoop, Resident, unmasked
 from shards.randomness import sample_keys
@@ -178,7 +178,7 @@ class Steps:
         self.blocks.clear()
         device = self.engine.device
         on_gpu = device.type == "cuda"
-        held = torch.cuda.memory_allocated(device) if on_gpu else sum(alive().values())
+        held = torch.cuda.memory_allocated(device) if on_gpu else sum(live_storages().values())
         return held + memory.measure(lambda _: self.train(count), device)
 
     def profile(self, count: int, trace: str, *, shapes: bool) -> None:

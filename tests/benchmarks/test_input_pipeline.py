@@ -14,7 +14,8 @@ from PIL import Image
 
 from benchmarks import input_pipeline
 from benchmarks.support import report
-from benchmarks.support.other_trainers import augmentation, input
+from benchmarks.support.other_trainers import augmentation, input_pipelines
+from benchmarks.support.sample_pages import SAMPLE
 from shards.build import build
 from shards.building.options import BuildOptions
 from shards.open import open_index
@@ -35,7 +36,7 @@ MODULES = {
 @pytest.fixture(scope="module")
 def stored(tmp_path_factory) -> input_pipeline.Stored:
     folder = tmp_path_factory.mktemp("stored")
-    build([input_pipeline.SAMPLE], folder / "boxes", BuildOptions(workers=1, count=60))
+    build([SAMPLE], folder / "boxes", BuildOptions(workers=1, count=60))
     return input_pipeline.store(open_index(folder / "boxes"), WIDTH, folder, 40)
 
 
@@ -51,13 +52,13 @@ def test_pngs_are_the_drawn_boxes_to_half_a_grey_value(stored):
         assert torch.equal(drawn.heights, decoded.heights)
 
 
-@pytest.mark.parametrize("name", input.PEERS)
+@pytest.mark.parametrize("name", input_pipelines.PEERS)
 def test_a_peer_gives_the_same_pixels_in_every_pass(name, stored, tmp_path):
     if not installed(name):
         with pytest.raises(ImportError):
-            input.PEERS[name](stored.pages, tmp_path)
+            input_pipelines.PEERS[name](stored.pages, tmp_path)
         return
-    open_pass = input.PEERS[name](stored.pages, tmp_path)
+    open_pass = input_pipelines.PEERS[name](stored.pages, tmp_path)
     for _ in range(2):
         batches = [input_pipeline.as_floats(batch, torch.device("cpu")) for batch in open_pass()]
         assert len(batches) == 3
@@ -95,11 +96,11 @@ def test_a_peer_that_is_not_installed_is_named(stored, tmp_path, monkeypatch):
         input_pipeline,
         "PEERS",
         {
-            "WebDataset + PIL": input.webdataset_pil,
-            "a folder": input.torchvision_folder,
+            "WebDataset + PIL": input_pipelines.webdataset_pil,
+            "a folder": input_pipelines.torchvision_folder,
         },
     )
-    found = input_pipeline.Findings()
+    found = report.Entries()
     timing = {"rounds": 1, "warmup": 0, "device": torch.device("cpu"), "seed": 0}
     input_pipeline.measure_input("disk", WIDTH, stored, tmp_path, found, timing)
     assert [entry["name"] for entry in found.missing] == ["WebDataset + PIL"]
@@ -121,6 +122,6 @@ def test_the_quick_run_leaves_a_record_and_a_picture(tmp_path):
         for what in ("pages from disk", "augmentation alone")
     }
     named = {entry["name"] for entry in told["results"] + told["missing"]}
-    assert named >= {*input.PEERS, *augmentation.PEERS, "ours, boxes", "ours, PNGs"}
+    assert named >= {*input_pipelines.PEERS, *augmentation.PEERS, "ours, boxes", "ours, PNGs"}
     picture = np.asarray(Image.open(tmp_path / "input_pipeline.png").convert("L"))
     assert picture.std() > 20

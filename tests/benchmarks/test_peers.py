@@ -17,7 +17,7 @@ from PIL import Image
 from benchmarks import peers
 from benchmarks.support import report
 from benchmarks.support.other_trainers import training
-from benchmarks.support.other_trainers.input import Pages
+from benchmarks.support.other_trainers.input_pipelines import PageFiles
 from benchmarks.support.other_trainers.training import (
     PEERS,
     LikeHeights,
@@ -47,7 +47,7 @@ def task(tmp_path_factory) -> Task:
         files.append(folder / f"{number}.png")
         files[-1].write_bytes(encode_png(draw.integers(0, 256, (height, 128), dtype=np.uint8)))
     experiment = load_experiment(experiment_path("default"), ["model.start=random"])
-    pages = Pages(files, 4, height_ladder(512, 16))
+    pages = PageFiles(files, 4, height_ladder(512, 16))
     return Task(pages, HEIGHTS, experiment, CPU, 0, folder / "peers", 0)
 
 

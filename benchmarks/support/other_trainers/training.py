@@ -28,7 +28,7 @@ from torch.utils.data import DataLoader, Dataset, default_collate
 from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.support.other_trainers.augmentation import torchvision_page
-from benchmarks.support.other_trainers.input import Pages
+from benchmarks.support.other_trainers.input_pipelines import PageFiles
 from benchmarks.support.resident import NothingKept, textbook
 from shards.lifetime import die_with_parent
 from vaetrain.config.experiment import Experiment
@@ -51,7 +51,7 @@ class Task:
     folder: for what a peer writes.
     """
 
-    pages: Pages
+    pages: PageFiles
     heights: np.ndarray
     experiment: Experiment
     device: torch.device

@@ -62,7 +62,7 @@ import os, threading, torch
 torch.ones(1 << 20).add_(1)  # starts torch's own threads
 stop = threading.Event()
 threading.Thread(target=stop.wait).start()
-from benchmarks.harness import pin_to_one_core
+from benchmarks.support.harness import pin_to_one_core
 core = pin_to_one_core()
 tasks = [int(task) for task in os.listdir("/proc/self/task")]
 assert len(tasks) > 1

@@ -5,11 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from benchmarks.input_pipeline import sample_lines
 from benchmarks.support import huge_index
 from benchmarks.support.huge_index import MICRO_BATCH, ROWS, WIDTH
-from shards.build import build
-from shards.building.options import BuildOptions
+from benchmarks.support.sample_pages import build_shards, sample_lines
 from shards.format.index import RECORD
 from shards.open import open_index
 from shards.reading.collator import Collator
@@ -23,11 +21,7 @@ RANKS = 64
 
 @pytest.fixture(scope="module")
 def built(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("built")
-    (folder / "some.jsonl").write_bytes(b"".join(sample_lines()[::9]))
-    options = BuildOptions(workers=1, val_fraction=0.0, keep_duplicates=True)
-    build([folder / "some.jsonl"], folder / "shards", options)
-    return folder / "shards"
+    return build_shards(sample_lines()[::9], tmp_path_factory.mktemp("built") / "shards")
 
 
 @pytest.fixture(scope="module")

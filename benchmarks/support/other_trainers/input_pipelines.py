@@ -21,8 +21,8 @@ OpenPass = Callable[[], Iterable[Tensor]]
 
 
 @dataclass(frozen=True)
-class Pages:
-    """Pages as pictures, in the order of the batches.
+class PageFiles:
+    """PageFiles as pictures, in the order of the batches.
 
     files: one PNG a page, 8-bit grey, of the width and height that the model is shown.
     batch_size: pages in a batch; the last one may have fewer.
@@ -43,7 +43,7 @@ class Pages:
         return batch
 
 
-def webdataset_pil(pages: Pages, folder: Path) -> OpenPass:
+def webdataset_pil(pages: PageFiles, folder: Path) -> OpenPass:
     """A plain WebDataset tar, decoded by its own handler, which is Pillow."""
     import webdataset
 
@@ -61,7 +61,7 @@ def webdataset_pil(pages: Pages, folder: Path) -> OpenPass:
     return lambda: loader
 
 
-def torchvision_folder(pages: Pages, folder: Path) -> OpenPass:
+def torchvision_folder(pages: PageFiles, folder: Path) -> OpenPass:
     """A folder of PNGs, read and decoded by torchvision."""
     from torchvision.io import ImageReadMode, decode_image, read_file
 
@@ -76,7 +76,7 @@ def torchvision_folder(pages: Pages, folder: Path) -> OpenPass:
     return lambda: loader
 
 
-def mosaicml_streaming(pages: Pages, folder: Path) -> OpenPass:
+def mosaicml_streaming(pages: PageFiles, folder: Path) -> OpenPass:
     """MosaicML Streaming's MDS shards of PNG bytes, decoded by torchvision."""
     from streaming import MDSWriter, StreamingDataset
     from streaming.base.util import clean_stale_shared_memory
@@ -91,13 +91,13 @@ def mosaicml_streaming(pages: Pages, folder: Path) -> OpenPass:
     return lambda: loader
 
 
-def litdata_png(pages: Pages, folder: Path) -> OpenPass:
+def litdata_png(pages: PageFiles, folder: Path) -> OpenPass:
     """LitData's chunks of PNG bytes, decoded by torchvision."""
     loader = _litdata(pages, folder, Path.read_bytes, _decoding(pages, "page"))
     return lambda: loader
 
 
-def litdata_raw(pages: Pages, folder: Path) -> OpenPass:
+def litdata_raw(pages: PageFiles, folder: Path) -> OpenPass:
     """LitData's chunks of raw pixels: nothing to decode, tens of times the bytes."""
     loader = _litdata(
         pages,
@@ -109,7 +109,7 @@ def litdata_raw(pages: Pages, folder: Path) -> OpenPass:
 
 
 def _litdata(
-    pages: Pages,
+    pages: PageFiles,
     folder: Path,
     stored: Callable[[Path], bytes | Tensor],
     collate: Callable[[Sequence[dict]], Tensor],
@@ -128,7 +128,7 @@ def _litdata(
     )
 
 
-def _decoding(pages: Pages, column: str) -> Callable[[Sequence[dict]], Tensor]:
+def _decoding(pages: PageFiles, column: str) -> Callable[[Sequence[dict]], Tensor]:
     """A collate function for samples whose `column` is a PNG's bytes."""
     from torchvision.io import ImageReadMode, decode_image
 

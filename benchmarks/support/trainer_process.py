@@ -27,6 +27,7 @@ from vaetrain.config import command
 from vaetrain.config.experiment import load_experiment
 
 ROOT = Path(__file__).resolve().parents[2]
+QUICK_SETTINGS = ("data.width=64", "data.max_height=128", "train.global_batch_size=8")
 SOCKET = "VAETRAIN_BENCHMARK_SOCKET"
 
 
@@ -41,7 +42,13 @@ def add_trainer_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("settings", nargs="*", metavar="key=value", help="override any setting")
 
 
-class Worker:
+def trainer_settings(arguments: argparse.Namespace) -> list[str]:
+    """Return the settings of a benchmark's trainer; those given by the user take precedence."""
+    quick = QUICK_SETTINGS if arguments.quick else ()
+    return [*quick, *arguments.settings, f"train.seed={arguments.seed}"]
+
+
+class TrainerProcess:
     """A trainer in processes of its own; a context that ends them."""
 
     def __init__(self, engine: str, experiment: str | None, settings: Sequence[str]) -> None:
@@ -93,7 +100,7 @@ class Worker:
             message = f"{self.engine}: the trainer ended; its own messages say why"
             raise UserError(message) from error
 
-    def __enter__(self) -> Worker:
+    def __enter__(self) -> TrainerProcess:
         return self
 
     def __exit__(self, *_: object) -> None:
