@@ -203,6 +203,6 @@ def losses_at(
     losses = PageLosses(experiment, engine.device, epoch)
     if saved is not None:
         losses.model.load_state_dict(saved.weights)
-    elif losses.model.starts_from_components:
+    elif losses.model.starts_from_pca:
         start_from_pca(losses.model, data, engine)
     return losses
