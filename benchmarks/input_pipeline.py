@@ -31,10 +31,10 @@ from shards.format.index import Index
 from shards.open import open_index
 from shards.reading.batch import Batch
 from shards.reading.collator import Collator
-from shards.reading.files import ShardFiles
-from shards.reading.order import height_ladder
-from shards.reading.reader import EvaluationReader
+from shards.reading.datasets import EvaluationDataset
+from shards.reading.height_ladder import height_ladder
 from shards.reading.selection import select
+from shards.reading.shard_files import ShardFiles
 
 HEIGHTS = {128: 512, 256: 1024}  # the experiments' widths, and the rows they keep of a page, px
 BATCH, STRIDE = 16, 16
@@ -110,7 +110,7 @@ def store(index: Index, width: int, folder: Path, count: int) -> Stored:
     rows = HEIGHTS[width]
     selection = select(index, "all", width=width, max_height=rows).thinned(count)
     limits = {"width": width, "max_height": rows, "ladder": ladder, "seed": 0}
-    by_height = EvaluationReader(selection, Collator(ShardFiles(index), **limits)).ids
+    by_height = EvaluationDataset(selection, Collator(ShardFiles(index), **limits)).ids
     cuts = range(BATCH, len(by_height), BATCH)
     boxes = ShardBatches(Collator(ShardFiles(index), **limits), np.split(by_height, cuts))
 

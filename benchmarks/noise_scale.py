@@ -26,7 +26,7 @@ if __name__ == "__main__" and __package__ is None:  # the launcher runs the file
 
 from benchmarks.support.batch_size.gradient_noise import MICRO_BATCH, PAGES, losses_at, measure
 from shards import cli, errors
-from shards.storage import write_whole
+from shards.storage import write_atomic
 from vaetrain.artifacts.final_model import newest_checkpoint
 from vaetrain.cli import output_file, whole
 from vaetrain.config.command import experiment_path
@@ -70,7 +70,7 @@ def main() -> NoReturn:
     )
     engine.log(f"critical batch: {scale}")
     if engine.is_main and arguments.json is not None:
-        write_whole(arguments.json, json.dumps(scale.as_json(), indent=1) + "\n")
+        write_atomic(arguments.json, json.dumps(scale.as_json(), indent=1) + "\n")
     engine.shut_down(0)
 
 

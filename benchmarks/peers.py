@@ -35,7 +35,7 @@ from benchmarks.support.sample_pages import (
 )
 from benchmarks.support.steps import Steps
 from shards import cli
-from shards.reading.reader import EvaluationReader
+from shards.reading.datasets import EvaluationDataset
 from vaetrain.augmentation.policy import write_policy
 from vaetrain.config.command import Command, experiment_path
 from vaetrain.config.experiment import load_experiment
@@ -146,7 +146,7 @@ def ours(trainer: Steps, pages: int) -> Peer:
 def task_of(training: Trainer, folder: Path, device: torch.device, seed: int) -> Task:
     """The same pages as PNGs, and the same experiment."""
     data, size = training.data, training.batching.global_batch
-    by_height = EvaluationReader(data.train, data.collator).ids
+    by_height = EvaluationDataset(data.train, data.collator).ids
     cuts = range(size, len(by_height), size)
     batches = ShardBatches(data.collator, np.split(by_height, cuts))
     pages = PageFiles(write_pictures(batches.one_pass(), folder / "pictures"), size, data.ladder)

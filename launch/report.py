@@ -22,7 +22,7 @@ from urllib.parse import quote
 from launch.compare import Comparison, Interval, compare, mean_interval
 from launch.study import Study, load_study
 from shards import cli, extras
-from shards.storage import write_whole
+from shards.storage import write_atomic
 from vaetrain.settings import ConfigError
 
 if TYPE_CHECKING:
@@ -102,7 +102,7 @@ def write_report(study: Study, outcomes: Sequence[Outcome], folder: Path) -> lis
     }
     (folder / "report").mkdir(exist_ok=True)
     for name, chart in charts.items():
-        write_whole(folder / "report" / f"{name}.svg", chart.svg)
+        write_atomic(folder / "report" / f"{name}.svg", chart.svg)
     pictured = [row for row in best_first(study, rows) if row.picture][:SHOWN]
     facts = {
         "study": study,
@@ -117,7 +117,7 @@ def write_report(study: Study, outcomes: Sequence[Outcome], folder: Path) -> lis
     }
     paths = [folder / "report.html", folder / "report.md"]
     for path in paths:
-        write_whole(path, environment.get_template(path.name).render(facts))
+        write_atomic(path, environment.get_template(path.name).render(facts))
     return paths
 
 

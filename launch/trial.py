@@ -15,7 +15,7 @@ from typing import Any
 
 from omegaconf import OmegaConf
 
-from shards.storage import write_whole
+from shards.storage import write_atomic
 from vaetrain.artifacts.run_dir import METRICS_FILE, read_metrics
 from vaetrain.config.experiment import Experiment, as_dict
 
@@ -73,7 +73,7 @@ def train(
     log_file = folder / f"seed-{seed}.log"
     folder.mkdir(parents=True, exist_ok=True)
     settings = folder / "experiment.yaml"
-    write_whole(settings, OmegaConf.to_yaml(OmegaConf.create(as_dict(experiment))))
+    write_atomic(settings, OmegaConf.to_yaml(OmegaConf.create(as_dict(experiment))))
     # The launcher dies with this process, however that ends, and the ranks with their launcher.
     command = [sys.executable, "-m", "shards.lifetime", sys.executable]
     command += ["-m", "accelerate.commands.accelerate_cli", "launch"]

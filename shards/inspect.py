@@ -79,8 +79,8 @@ def draw_sheet(index: Index, path: Path) -> None:
     from PIL import Image, ImageDraw
 
     from shards.reading.collator import Collator
-    from shards.reading.files import ShardFiles
-    from shards.reading.order import height_ladder
+    from shards.reading.height_ladder import height_ladder
+    from shards.reading.shard_files import ShardFiles
 
     width, most = THUMB
     ids = np.unique(np.linspace(0, len(index) - 1, COLUMNS * ROWS).round().astype(np.int64))

@@ -16,8 +16,8 @@ from shards.format.png import SIGNATURE, decode_png
 from shards.format.tar import BOXES, PNG
 from shards.reading.batch import Batch
 from shards.reading.collator import Collator
-from shards.reading.files import ShardFiles
-from shards.reading.order import height_ladder
+from shards.reading.height_ladder import height_ladder
+from shards.reading.shard_files import ShardFiles
 
 
 def read_page(path: Path, *, width: int, max_height: int, stride: int) -> Batch:

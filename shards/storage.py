@@ -29,7 +29,7 @@ def writing(path: Path) -> Iterator[None]:
         raise CannotWrite(f"{path}: cannot be written ({error.strerror or error})") from error
 
 
-def write_whole(path: Path, text: str) -> None:
+def write_atomic(path: Path, text: str) -> None:
     """Write a text file whole or not at all, in place of one that is there."""
     draft = path.with_name(f".{path.name}.tmp")
     try:
@@ -41,7 +41,7 @@ def write_whole(path: Path, text: str) -> None:
 
 
 @contextlib.contextmanager
-def write_folder(path: Path) -> Iterator[Path]:
+def atomic_folder(path: Path) -> Iterator[Path]:
     """A new folder to fill, which takes the place of `path` in the end, on disk and whole.
 
     Raises CannotWrite where the disk refuses; what was in `path` is still there then.

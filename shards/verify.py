@@ -57,7 +57,7 @@ def main() -> int:
     problems = 0
     with tempfile.TemporaryDirectory(prefix="verify-") as folder:
         options = CacheOptions(folder, gigabytes=0, patience=PATIENCE)  # one shard at a time
-        for problem in damages(location, options):
+        for problem in find_damage(location, options):
             print(problem)
             problems += 1
         if problems == 0:
@@ -66,7 +66,7 @@ def main() -> int:
     return 1 if problems else 0
 
 
-def damages(location: str | Path, options: CacheOptions | None = None) -> Iterator[str]:
+def find_damage(location: str | Path, options: CacheOptions | None = None) -> Iterator[str]:
     """Everything that is wrong with some shards, a line each.
 
     Args:

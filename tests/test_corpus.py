@@ -25,8 +25,8 @@ from shards.inspect import describe
 from shards.open import open_index
 from shards.page_file import read_page
 from shards.reading.collator import Collator
-from shards.reading.files import ShardFiles
-from shards.verify import damages
+from shards.reading.shard_files import ShardFiles
+from shards.verify import find_damage
 from tests.corpus import Bad, settings, write_files
 from tests.corpus.pages import LAYOUT, bad_layouts, bad_lines, bad_pictures, write_odd_files
 from tests.corpus.runs import write_bad_checkpoints, write_bad_models
@@ -94,7 +94,7 @@ def good_pages(folder: Path) -> int:
 def built(folder: Path, out: Path, store: str) -> tuple[Index, list[dict]]:
     """Shards of a folder, and what was refused."""
     build([folder], out, BuildOptions(store=store, png_width=16, workers=1, keep_duplicates=True))
-    assert not list(damages(out))
+    assert not list(find_damage(out))
     rejects = [json.loads(line) for line in (out / REJECTS_NAME).read_text().splitlines()]
     assert all(reject["reason"].isprintable() for reject in rejects)
     return open_index(out), rejects
@@ -159,7 +159,7 @@ def test_shards(tmp_path):
     files = list(write_bad_shards(tmp_path / "bad", tmp_path / "whole"))
     for bad in files:
         with in_time(bad):
-            told = list(damages(bad.path))
+            told = list(find_damage(bad.path))
             assert told, f"{bad.path} was found whole"
             for line in told:
                 assert line.startswith(str(bad.path))

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from shards import cli
-from shards.storage import write_whole
+from shards.storage import write_atomic
 from vaetrain.cli import output_file
 
 RANKED = ("precision_at_10", "box_iou_at_10")  # measured by the distance of a search, too
@@ -102,7 +102,7 @@ def evaluate(
         )
     if engine.is_main:
         if out is not None:
-            write_whole(out, json.dumps(metrics, indent=2) + "\n")
+            write_atomic(out, json.dumps(metrics, indent=2) + "\n")
         show(metrics)
     if engine.world_size > 1:
         engine.shut_down(0)

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from shards.reading.order import SampleOrder
+from shards.reading.sample_order import SampleOrder
 from vaetrain.engines.base import Engine
 
 PER_STEP = ("grad_norm", "clipped_share")

@@ -18,7 +18,8 @@ if __name__ == "__main__":
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
 from shards.errors import DamagedShards, UserError
-from shards.lifetime import die_with_parent, start_reader_server
+from shards.lifetime import die_with_parent
+from shards.reading.reader_processes import start_reader_server
 from vaetrain import cli, startup
 
 
@@ -29,7 +30,7 @@ def main() -> None:
     die_with_parent(signal.SIGTERM)
     # This may start the script anew under another launcher, or refuse: before torch is imported.
     command = startup.start(sys.argv[1:])
-    start_reader_server("shards.reading.reader", "vaetrain.startup")
+    start_reader_server("shards.reading.datasets", "vaetrain.startup")
 
     from vaetrain.engines.crash import exit_this_rank
     from vaetrain.engines.factory import start_engine

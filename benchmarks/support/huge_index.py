@@ -18,10 +18,11 @@ from shards.errors import DamagedShards
 from shards.format.index import BLOCK, HEADER_NAME, TABLE_NAME, header_bytes
 from shards.open import open_index
 from shards.reading.collator import Collator
-from shards.reading.files import ShardFiles
-from shards.reading.order import SampleOrder, height_ladder
-from shards.reading.reader import TrainingReader
+from shards.reading.datasets import TrainingDataset
+from shards.reading.height_ladder import height_ladder
+from shards.reading.sample_order import SampleOrder
 from shards.reading.selection import select
+from shards.reading.shard_files import ShardFiles
 from shards.storage import sha256_of
 
 SHARD_BYTES = 32 << 20  # as shards.build cuts them
@@ -92,7 +93,7 @@ def start(folder: Path, ranks: int, rank: int, epochs: float) -> dict[str, float
     order.step(step)
     told["ids"] = time.perf_counter() - begun
     collator = Collator(ShardFiles(index), width=WIDTH, max_height=ROWS, ladder=ladder, seed=0)
-    reader = TrainingReader(
+    reader = TrainingDataset(
         order, collator, rank=rank, world_size=ranks, micro_batch_size=MICRO_BATCH
     )
     batch = reader[step]

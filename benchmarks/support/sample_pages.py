@@ -14,7 +14,7 @@ from shards.building.options import BuildOptions
 from shards.format.png import encode_png
 from shards.reading.batch import Batch
 from shards.reading.collator import Collator
-from shards.reading.reader import read_batches
+from shards.reading.reader_processes import read_batches
 
 SAMPLE = Path(__file__).resolve().parents[2] / "shards" / "sample"
 

@@ -19,7 +19,7 @@ from benchmarks.support.purposes import label_modules
 from benchmarks.support.resident import BareLoop, Resident, unmasked
 from shards.randomness import sample_keys
 from shards.reading.batch import Batch
-from shards.reading.reader import TrainingReader
+from shards.reading.datasets import TrainingDataset
 from vaetrain.config.command import Command
 from vaetrain.engines.base import Engine
 from vaetrain.model.vae import draw_noise
@@ -106,7 +106,7 @@ class Steps:
         The batches are those that the trainer takes in as many of its own first steps.
         """
         training = self.training
-        reader = TrainingReader(
+        reader = TrainingDataset(
             training.data.order,
             training.data.collator,
             rank=self.engine.rank,

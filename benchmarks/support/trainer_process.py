@@ -21,7 +21,7 @@ if __name__ == "__main__":  # as ranks run it
     sys.path[0] = str(Path(__file__).resolve().parents[2])
 
 from shards.errors import UserError
-from shards.lifetime import start_reader_server
+from shards.reading.reader_processes import start_reader_server
 from vaetrain import cli, startup
 from vaetrain.config import command
 from vaetrain.config.experiment import load_experiment
@@ -112,7 +112,7 @@ class TrainerProcess:
 def serve() -> None:
     """A rank's part: build the trainer, and do what the main process is told; does not return."""
     command = startup.start(sys.argv[1:])
-    start_reader_server("shards.reading.reader", "vaetrain.startup")
+    start_reader_server("shards.reading.datasets", "vaetrain.startup")
 
     import torch.distributed as dist
 

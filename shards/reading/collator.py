@@ -12,7 +12,7 @@ from shards.format.png import decode_png
 from shards.format.tar import BOXES, PNG, read_boxes
 from shards.randomness import sample_keys, uniform
 from shards.reading.batch import Batch
-from shards.reading.files import ShardFiles
+from shards.reading.shard_files import ShardFiles
 
 
 class Collator:

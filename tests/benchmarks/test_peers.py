@@ -27,7 +27,7 @@ from benchmarks.support.other_trainers.training import (
     peer_process,
 )
 from shards.format.png import encode_png
-from shards.reading.order import height_ladder
+from shards.reading.height_ladder import height_ladder
 from vaetrain.config.command import experiment_path
 from vaetrain.config.experiment import load_experiment
 

@@ -22,7 +22,7 @@ from shards.format.png import decode_png, encode_png
 from shards.format.tar import read_boxes
 from shards.open import open_index
 from shards.storage import sha256_of
-from shards.verify import damages
+from shards.verify import find_damage
 
 REPO = Path(__file__).resolve().parents[2]
 SAMPLE = REPO / "shards" / "sample"
@@ -198,7 +198,7 @@ def test_bad_lines_are_named_and_good_ones_kept(tmp_path):
     rejects = [json.loads(line) for line in (tmp_path / "out" / "rejects.jsonl").open()]
     assert [reject["line"] for reject in rejects] == [2, 4, 6, 8, 10, 11, 12, 13, 14]
     assert all(reject["reason"] and "\n" not in reject["reason"] for reject in rejects)
-    assert not list(damages(tmp_path / "out"))
+    assert not list(find_damage(tmp_path / "out"))
 
 
 def test_bad_files_are_named_and_good_ones_kept(tmp_path):
@@ -341,9 +341,9 @@ def test_verify_sees_any_changed_byte_and_never_breaks(tmp_path):
             changed = bytearray(whole)
             changed[at] ^= 1 << draw.integers(8)
             path.write_bytes(changed)
-            assert list(damages(folder)), f"{path.name}: byte {at}"
+            assert list(find_damage(folder)), f"{path.name}: byte {at}"
         path.write_bytes(whole)
-    assert not list(damages(folder))
+    assert not list(find_damage(folder))
 
 
 def test_an_index_that_is_odd_is_refused_at_opening(copied):

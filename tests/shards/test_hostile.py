@@ -24,9 +24,9 @@ from shards.format.png import decode_png, encode_png
 from shards.format.tar import read_boxes, read_members
 from shards.open import open_index
 from shards.reading.collator import Collator
-from shards.reading.files import ShardFiles
 from shards.reading.selection import select
-from shards.verify import damages
+from shards.reading.shard_files import ShardFiles
+from shards.verify import find_damage
 from tests.support.damage import TREES, damaged, disturbed
 
 LEAVES = [{"b": [10 * n, 20, 30.5, 15]} for n in range(3)]
@@ -129,7 +129,7 @@ def check_damage(whole: Path, folder: Path, name: str, data: bytes) -> None:
     (folder / name).write_bytes(data)
     with only(DamagedShards):
         read_all(folder)
-    problems = list(damages(folder))
+    problems = list(find_damage(folder))
     assert all(len(problem.splitlines()) == 1 for problem in problems)
     assert bool(problems) == (data != (whole / name).read_bytes())
     shutil.copy(whole / name, folder / name)
@@ -149,7 +149,7 @@ def test_an_index_that_says_something_odd_and_vouches_for_it(whole, folder, data
         (folder / HEADER_NAME).write_bytes(header_bytes(odd))
         with only(DamagedShards):
             read_all(folder)
-        list(damages(folder))
+        list(find_damage(folder))
     shutil.copy(whole / HEADER_NAME, folder / HEADER_NAME)
 
 
@@ -177,7 +177,7 @@ def test_a_shard_that_was_damaged_and_is_vouched_for(whole, folder, data):
     (folder / HEADER_NAME).write_bytes(header_bytes(header))
     with only(DamagedShards):
         read_all(folder)
-    assert all(len(problem.splitlines()) == 1 for problem in damages(folder))
+    assert all(len(problem.splitlines()) == 1 for problem in find_damage(folder))
     for name in (entry["name"], HEADER_NAME):
         shutil.copy(whole / name, folder / name)
 

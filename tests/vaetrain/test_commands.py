@@ -20,8 +20,8 @@ from shards.format.layout import MAX_DEPTH
 from shards.open import open_index
 from shards.page_file import read_page
 from shards.reading.collator import Collator
-from shards.reading.files import ShardFiles
-from shards.reading.order import height_ladder
+from shards.reading.height_ladder import height_ladder
+from shards.reading.shard_files import ShardFiles
 from tests.support.models import restless
 from vaetrain import load_model
 from vaetrain.artifacts.final_model import write_final

@@ -11,8 +11,8 @@ import torch
 
 from shards.open import open_index
 from shards.reading.collator import Collator
-from shards.reading.files import ShardFiles
-from shards.reading.order import height_ladder
+from shards.reading.height_ladder import height_ladder
+from shards.reading.shard_files import ShardFiles
 from tests.support.models import write_run
 from vaetrain import load_model
 from vaetrain.config.experiment import load_experiment

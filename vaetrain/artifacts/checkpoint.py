@@ -27,7 +27,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from shards.errors import one_line
-from shards.storage import remove_folder, sha256_of, write_folder, writing
+from shards.storage import atomic_folder, remove_folder, sha256_of, writing
 from vaetrain.augmentation.policy import Policy
 from vaetrain.config.experiment import Experiment, as_dict
 from vaetrain.settings import ConfigError, flatten
@@ -99,7 +99,7 @@ def save(folder: Path, checkpoint: Checkpoint, keep: int) -> Path:
         folder.mkdir(parents=True, exist_ok=True)
         for leftover in folder.glob(".*.tmp"):
             shutil.rmtree(leftover)
-    with write_folder(final) as draft:
+    with atomic_folder(final) as draft:
         for part in PARTS:
             save_tensors(draft / f"{part}.safetensors", getattr(checkpoint, part))
         state = {"images": checkpoint.images, **checkpoint.state}

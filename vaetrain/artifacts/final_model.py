@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from shards.format.png import encode_png
-from shards.storage import write_folder
+from shards.storage import atomic_folder
 from vaetrain.artifacts import checkpoint
 from vaetrain.artifacts.model_card import CARD, model_card
 from vaetrain.config.experiment import Experiment, as_dict, experiment_from
@@ -40,7 +40,7 @@ def write_final(
     Raises CannotWrite where the disk refuses.
     """
     # There may be one already, of a run that was finished, and then trained on for longer.
-    with write_folder(folder) as draft:
+    with atomic_folder(folder) as draft:
         checkpoint.save_tensors(draft / WEIGHTS, model.state_dict())
         config = {
             "model_type": "vaetrain",

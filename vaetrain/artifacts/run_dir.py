@@ -12,7 +12,7 @@ from typing import Any
 
 from omegaconf import OmegaConf
 
-from shards.storage import write_whole, writing
+from shards.storage import write_atomic, writing
 from vaetrain.config.experiment import Experiment, as_dict
 from vaetrain.settings import ConfigError
 
@@ -59,7 +59,7 @@ class RunDir:
         """Write the resolved experiment, whole or not at all; raises CannotWrite."""
         tree = OmegaConf.create(as_dict(experiment))
         with writing(self.experiment_file):
-            write_whole(self.experiment_file, OmegaConf.to_yaml(tree))
+            write_atomic(self.experiment_file, OmegaConf.to_yaml(tree))
 
     def results(self) -> dict[str, Any]:
         """What a finished run achieved; raises ConfigError where its file is damaged."""

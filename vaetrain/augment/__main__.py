@@ -41,7 +41,7 @@ def draw_sheet(shards: Path, page: int, path: Path) -> None:
     from PIL import Image, ImageDraw
 
     from shards.reading.collator import Collator
-    from shards.reading.files import ShardFiles
+    from shards.reading.shard_files import ShardFiles
     from vaetrain.augmentation.pipeline import Augment
     from vaetrain.sheet import as_grey
 

@@ -29,7 +29,7 @@ from shards import cli
 from shards.errors import UserError
 from shards.format.index import Index
 from shards.open import open_index
-from shards.storage import write_whole
+from shards.storage import write_atomic
 from vaetrain.artifacts.run_dir import METRICS_FILE, read_metrics
 from vaetrain.augmentation.config import AugmentConfig
 from vaetrain.augmentation.policy import (
@@ -205,7 +205,7 @@ class Trainings:
         else:
             loss = self._train(policy, images)
             self._rows.append({**row, "loss": loss})
-            write_whole(self.table, "".join(json.dumps(line) + "\n" for line in self._rows))
+            write_atomic(self.table, "".join(json.dumps(line) + "\n" for line in self._rows))
         return math.inf if loss is None else loss
 
     def _train(self, policy: Policy, images: int) -> float | None:

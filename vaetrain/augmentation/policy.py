@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from shards.storage import write_whole
+from shards.storage import write_atomic
 from vaetrain.augmentation.config import AugmentConfig
 from vaetrain.data.config import SAMPLE_SHARDS
 from vaetrain.settings import ConfigError, read_yaml
@@ -193,7 +193,7 @@ def write_policy(path: Path, policy: Policy, comment: str) -> None:
         lines.append(f"{name}: {entry}")
     if not policy.chances:
         lines.append("{}")
-    write_whole(path, "\n".join(lines) + "\n")
+    write_atomic(path, "\n".join(lines) + "\n")
 
 
 def _read_found(shards: Path) -> Policy:

@@ -13,10 +13,12 @@ from shards.errors import DamagedShards
 from shards.open import open_index
 from shards.reading.batch import Batch
 from shards.reading.collator import Collator
-from shards.reading.files import ShardFiles
-from shards.reading.order import SampleOrder, height_ladder
-from shards.reading.reader import EvaluationReader, TrainingReader, read_batches
+from shards.reading.datasets import EvaluationDataset, TrainingDataset
+from shards.reading.height_ladder import height_ladder
+from shards.reading.reader_processes import read_batches
+from shards.reading.sample_order import SampleOrder
 from shards.reading.selection import Selection, select
+from shards.reading.shard_files import ShardFiles
 from vaetrain.data.batching import Batching
 from vaetrain.data.config import SAMPLE_SHARDS, DataConfig
 from vaetrain.engines.base import Engine
@@ -94,7 +96,7 @@ class PageReader:
 
     def pages(self, selection: Selection) -> Iterator[Batch | None]:
         """This rank's share of the pages, each once over all ranks; of tall ones the top."""
-        reader = EvaluationReader(
+        reader = EvaluationDataset(
             selection,
             self.collator,
             rank=self.engine.rank,
@@ -160,7 +162,7 @@ class TrainingData(PageReader):
 
     def training_batches(self, batching: Batching, steps: range) -> Iterator[Batch]:
         """This rank's micro batches of these optimizer steps, `accumulation` for each."""
-        reader = TrainingReader(
+        reader = TrainingDataset(
             self.order,
             self.collator,
             rank=self.engine.rank,

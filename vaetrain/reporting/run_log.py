@@ -17,7 +17,7 @@ from torch.profiler import record_function
 from tqdm import tqdm
 
 from shards.cli import print_line
-from shards.storage import write_whole, writing
+from shards.storage import write_atomic, writing
 from vaetrain.artifacts.run_dir import METRICS_FILE, MetricsFile, read_metrics
 from vaetrain.config.experiment import Experiment, as_dict
 from vaetrain.reporting.gallery import Projection
@@ -158,7 +158,7 @@ def keep_lines_until(path: Path, images: int) -> None:
     """Drop the lines of `metrics.jsonl` that lie beyond an image count."""
     kept = [line for line in read_metrics(path) if line["images"] <= images]
     with writing(path):
-        write_whole(path, "".join(json.dumps(line) + "\n" for line in kept))
+        write_atomic(path, "".join(json.dumps(line) + "\n" for line in kept))
 
 
 def summary_lines(run_dir: Path, results: dict[str, Any]) -> list[str]:

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from accelerate.tracking import MLflowTracker, TensorBoardTracker, WandBTracker
 
-from shards.storage import write_whole, writing
+from shards.storage import write_atomic, writing
 from vaetrain.config.experiment import Experiment
 from vaetrain.reporting.gallery import Projection
 from vaetrain.settings import ConfigError
@@ -46,7 +46,7 @@ def start_trackers(experiment: Experiment, run_dir: Path, images: int) -> list[A
     known = {tracker.name: tracker.run_id for tracker in trackers if tracker.run_id}
     if run_ids | known:
         with writing(run_ids_file):
-            write_whole(run_ids_file, json.dumps(run_ids | known))
+            write_atomic(run_ids_file, json.dumps(run_ids | known))
     return trackers
 
 

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from benchmarks.support.batch_size.trainer_step import PageLosses
 from shards import cli
-from shards.reading.order import SampleOrder
+from shards.reading.sample_order import SampleOrder
 from vaetrain.artifacts.checkpoint import Checkpoint
 from vaetrain.config.experiment import Experiment
 from vaetrain.data.loading import TrainingData

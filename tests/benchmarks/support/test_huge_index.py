@@ -11,10 +11,11 @@ from benchmarks.support.sample_pages import build_shards, sample_lines
 from shards.format.index import RECORD
 from shards.open import open_index
 from shards.reading.collator import Collator
-from shards.reading.files import ShardFiles
-from shards.reading.order import SampleOrder, height_ladder
-from shards.reading.reader import TrainingReader
+from shards.reading.datasets import TrainingDataset
+from shards.reading.height_ladder import height_ladder
+from shards.reading.sample_order import SampleOrder
 from shards.reading.selection import select
+from shards.reading.shard_files import ShardFiles
 
 RANKS = 64
 
@@ -32,7 +33,7 @@ def made(built, tmp_path_factory):
     return folder
 
 
-def readers(folder) -> tuple[SampleOrder, list[TrainingReader]]:
+def readers(folder) -> tuple[SampleOrder, list[TrainingDataset]]:
     index = open_index(folder)
     selection = select(index, "train", width=WIDTH, max_height=ROWS)
     ladder = height_ladder(ROWS, 16)
@@ -41,7 +42,7 @@ def readers(folder) -> tuple[SampleOrder, list[TrainingReader]]:
     )
     collator = Collator(ShardFiles(index), width=WIDTH, max_height=ROWS, ladder=ladder, seed=0)
     ranks = [
-        TrainingReader(order, collator, rank=rank, world_size=RANKS, micro_batch_size=MICRO_BATCH)
+        TrainingDataset(order, collator, rank=rank, world_size=RANKS, micro_batch_size=MICRO_BATCH)
         for rank in range(RANKS)
     ]
     return order, ranks

@@ -22,10 +22,10 @@ from shards.format.index import Index, header_bytes
 from shards.location import parse_location
 from shards.open import open_index
 from shards.reading.collator import Collator
-from shards.reading.files import ShardFiles
-from shards.reading.order import SampleOrder
-from shards.reading.reader import EvaluationReader, TrainingReader
+from shards.reading.datasets import EvaluationDataset, TrainingDataset
+from shards.reading.sample_order import SampleOrder
 from shards.reading.selection import select
+from shards.reading.shard_files import ShardFiles
 from shards.remote.cache import CacheOptions
 from shards.verify import main
 from tests.support.page_server import PageServer, served_by_s3
@@ -173,7 +173,7 @@ def test_an_evaluation_fetches_no_shard_again_and_again(local, server, tmp_path)
     def ids(index: Index) -> list[int]:
         files = ShardFiles(index)
         collator = Collator(files, width=32, max_height=64, ladder=np.array([64]), seed=0)
-        reader = EvaluationReader(
+        reader = EvaluationDataset(
             select(index, "all", width=32, max_height=64), collator, batch_size=4
         )
         return [
@@ -330,7 +330,7 @@ def test_after_the_first_epoch_it_is_as_fast_as_the_disk(tmp_path, monkeypatch, 
         chosen = select(index, "all", width=128, max_height=512)
         order = SampleOrder(chosen, seed=0, global_batch_size=16, window_shards=4, ladder=LADDER)
         collator = Collator(ShardFiles(index), width=128, max_height=512, ladder=LADDER, seed=0)
-        readers[name] = TrainingReader(order, collator, rank=0, world_size=1, micro_batch_size=16)
+        readers[name] = TrainingDataset(order, collator, rank=0, world_size=1, micro_batch_size=16)
     steps = -(-len(chosen) // 16)
     seconds: dict[str, list[float]] = {name: [] for name in readers}
     for epoch in range(1 + EPOCHS):

@@ -16,7 +16,7 @@ from shards.open import open_index
 from shards.randomness import sample_keys
 from shards.reading.batch import Batch
 from shards.reading.collator import Collator
-from shards.reading.files import ShardFiles
+from shards.reading.shard_files import ShardFiles
 from vaetrain.config.experiment import load_experiment
 from vaetrain.data.loading import SAMPLE_LAYOUTS
 from vaetrain.engines.optimizers import build_optimizer

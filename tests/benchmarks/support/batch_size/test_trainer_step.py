@@ -68,7 +68,7 @@ def test_it_moves_every_weight_as_the_trainer_does(tmp_path):
 
 
 def first_ids(data: PageReader, experiment) -> np.ndarray:
-    from shards.reading.order import SampleOrder
+    from shards.reading.sample_order import SampleOrder
 
     order = SampleOrder(
         data.select("train"),

@@ -6,22 +6,18 @@ resuming is starting to count elsewhere, and nothing has to be remembered or fas
 
 from __future__ import annotations
 
-import signal
-from collections.abc import Iterator
-
 import numpy as np
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import Dataset
 
 from shards.errors import DamagedShards
 from shards.format.index import Index
-from shards.lifetime import STOP_SIGNALS, die_with_parent, start_reader_server
 from shards.reading.batch import Batch
 from shards.reading.collator import Collator
-from shards.reading.order import SampleOrder
+from shards.reading.sample_order import SampleOrder
 from shards.reading.selection import Selection
 
 
-class TrainingReader(Dataset):
+class TrainingDataset(Dataset):
     """This rank's micro batches of the endless training sequence, by number."""
 
     def __init__(
@@ -53,7 +49,7 @@ class TrainingReader(Dataset):
         return _read(self.collator, ids[mine], epochs[mine], training=True)
 
 
-class EvaluationReader(Dataset):
+class EvaluationDataset(Dataset):
     """This rank's batches of a selection, each sample once over all ranks, by number.
 
     Every rank has the same number of batches, the last of them maybe empty (None), so that no
@@ -106,42 +102,3 @@ def _read(collator: Collator, ids: np.ndarray, epochs: np.ndarray, *, training: 
         return collator.batch(ids, epochs, training=training)
     except DamagedShards as error:
         return error
-
-
-def read_batches(
-    reader: TrainingReader | EvaluationReader,
-    numbers: range,
-    *,
-    workers: int,
-    prefetch: int,
-    pin_memory: bool = False,
-) -> Iterator[Batch | None]:
-    """The batches of these numbers, in order, read ahead by `workers` processes.
-
-    Raises DamagedShards when a shard turns out not to be what the index says, or the index to be
-    another than that which was opened.
-    """
-    reader.collator.files.index.check_unchanged()  # reader processes open it anew
-    if workers:
-        start_reader_server("shards.reading.reader")  # unless it was started earlier
-    loader = DataLoader(
-        reader,
-        sampler=numbers,
-        batch_size=None,
-        num_workers=workers,
-        prefetch_factor=prefetch if workers else None,
-        pin_memory=pin_memory,
-        worker_init_fn=_settle_worker,
-        multiprocessing_context="forkserver" if workers else None,
-    )
-    for batch in loader:
-        if isinstance(batch, DamagedShards):
-            raise batch
-        yield batch
-
-
-def _settle_worker(_: int) -> None:
-    # torch has just set a handler of its own.
-    for number in STOP_SIGNALS:
-        signal.signal(number, signal.SIG_IGN)
-    die_with_parent(signal.SIGKILL)

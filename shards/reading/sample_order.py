@@ -19,19 +19,6 @@ from shards.randomness import sample_keys
 from shards.reading.selection import Selection
 
 
-def height_ladder(max_height: int, stride: int) -> np.ndarray:
-    """The few heights batches are padded to: multiples of `stride`, about four per octave.
-
-    Ever-changing shapes cost a GPU seconds each in algorithm search and memory fragmentation.
-
-    Returns: int64 (K,), ascending; the last is `max_height` rounded up to a multiple of `stride`.
-    """
-    top = -(-max_height // stride)
-    octaves = np.arange(0, 4 * np.log2(top) + 1)
-    steps = np.ceil(top * 2.0 ** (-octaves / 4)).astype(np.int64)
-    return np.unique(steps) * stride
-
-
 class SampleOrder:
     """The endless sequence of global batches over a selection of samples."""
 

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 
 from shards.format.index import RECORD
-from shards.reading.order import SampleOrder, height_ladder
+from shards.reading.height_ladder import height_ladder
+from shards.reading.sample_order import SampleOrder
 from shards.reading.selection import Selection
 
 SHARDS, PER_SHARD = 7, 30

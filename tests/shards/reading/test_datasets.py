@@ -15,10 +15,12 @@ from shards.errors import DamagedShards
 from shards.format.index import Index
 from shards.open import open_index
 from shards.reading.collator import Collator
-from shards.reading.files import ShardFiles
-from shards.reading.order import SampleOrder, height_ladder
-from shards.reading.reader import EvaluationReader, TrainingReader, read_batches
+from shards.reading.datasets import EvaluationDataset, TrainingDataset
+from shards.reading.height_ladder import height_ladder
+from shards.reading.reader_processes import read_batches
+from shards.reading.sample_order import SampleOrder
 from shards.reading.selection import select
+from shards.reading.shard_files import ShardFiles
 
 SAMPLE = Path(__file__).resolve().parents[3] / "shards" / "sample"
 WIDTH, MAX_HEIGHT, STRIDE, GLOBAL = 64, 128, 16, 8
@@ -46,7 +48,7 @@ def an_order(index: Index) -> SampleOrder:
 
 
 def training_batches(index, *, rank=0, ranks=1, micro=GLOBAL, workers=0, steps=range(STEPS)):
-    reader = TrainingReader(
+    reader = TrainingDataset(
         an_order(index), a_collator(index), rank=rank, world_size=ranks, micro_batch_size=micro
     )
     turns = reader.accumulation
@@ -122,7 +124,7 @@ def test_evaluation_has_every_page_once_on_any_number_of_ranks(index, ranks):
     chosen = select(index, "all", width=WIDTH, max_height=MAX_HEIGHT)
     seen, lengths = [], set()
     for rank in range(ranks):
-        reader = EvaluationReader(
+        reader = EvaluationDataset(
             chosen, a_collator(index), rank=rank, world_size=ranks, batch_size=7
         )
         batches = list(read_batches(reader, range(len(reader)), workers=0, prefetch=2))
