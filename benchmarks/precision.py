@@ -24,17 +24,17 @@ from torch import Tensor
 from benchmarks.support import harness, report
 from shards import cli, extras
 from shards.reading.batch import Batch
-from vaetrain import onnx_graph
-from vaetrain.evaluation.inference import TrainedModel
-from vaetrain.evaluation.latents import in_deviations
+from vaetrain.evaluation.latents import in_posterior_stds
 from vaetrain.evaluation.retrieval import (
     RETRIEVED,
-    Names,
+    PageLabels,
     nearest_of_other_templates,
     retrieval_precision,
 )
 from vaetrain.evaluation.validation import SSIM_ROWS
 from vaetrain.export import split_pages
+from vaetrain.inference import onnx_graph
+from vaetrain.inference.trained_model import TrainedModel
 from vaetrain.losses import ssim
 from vaetrain.model.vae import VAE
 
@@ -89,7 +89,7 @@ def in_pytorch(model: VAE, dtype: torch.dtype = torch.float32) -> Variant:
 
 def in_onnxruntime(model: VAE, path: Path) -> Variant:
     """A file as onnxruntime runs it."""
-    runtime = onnx_graph.session(path)
+    runtime = onnx_graph.open_session(path)
 
     def run(batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
         wanted = ["mu", "logvar", "reconstruction"]
@@ -116,7 +116,7 @@ def variants_of(trained: TrainedModel, pages: Sequence[Batch], drafts: Path) -> 
     """All ways to compute a model, by name; int8's ranges are those of the pages."""
     model, data = trained.model.cpu(), trained.experiment.data
     exact, small = drafts / "fp32.onnx", drafts / "int8.onnx"
-    onnx_graph.write(onnx_graph.Whole(model), exact, data.width, data.max_height)
+    onnx_graph.write_graph(onnx_graph.WholeGraph(model), exact, data.width, data.max_height)
     onnx_graph.quantise(model, exact, small, pages)
     return {
         EXACT: in_pytorch(model),
@@ -127,7 +127,7 @@ def variants_of(trained: TrainedModel, pages: Sequence[Batch], drafts: Path) -> 
     }
 
 
-def quality(run: Run, batches: Sequence[Batch], names: Names | None) -> dict[str, float]:
+def quality(run: Run, batches: Sequence[Batch], names: PageLabels | None) -> dict[str, float]:
     """Mean SSIM over pages, and what is near by raw `mu` and by `mu` in its deviations.
 
     Args:
@@ -143,7 +143,7 @@ def quality(run: Run, batches: Sequence[Batch], names: Names | None) -> dict[str
     if names is not None:
         mu, logvar = torch.cat(latents, dim=1)
         known = names.labels >= 0
-        for name, vectors in {"raw": mu, "deviations": in_deviations(mu, logvar)}.items():
+        for name, vectors in {"raw": mu, "deviations": in_posterior_stds(mu, logvar)}.items():
             neighbours = nearest_of_other_templates(
                 vectors[known], names.templates[known], RETRIEVED
             )
@@ -156,16 +156,16 @@ def measure(arguments: Any, sizes: Sizes, drafts: Path) -> dict[str, Any]:
     """The benchmark's record."""
     trained = TrainedModel(arguments.run)
     calibration, _ = split_pages(trained, arguments.calibrate)
-    shards = trained.open_shards(arguments.shards)
-    batches = [batch for batch in shards.pages(shards.select("all")) if batch is not None]
+    data = trained.open_shards(arguments.shards)
+    batches = [batch for batch in data.pages(data.select("all")) if batch is not None]
     batches = batches[: sizes.batches]
     variants = variants_of(trained, calibration, drafts)
     names = None
     if not (arguments.quick or trained.model.is_spatial):
-        names = Names.of(shards.format.index, torch.cat([batch.ids for batch in batches]))
-    ids = np.linspace(0, len(shards.format.index) - 1, sizes.pages).round().astype(np.int64)
+        names = PageLabels.from_index(data.index, torch.cat([batch.ids for batch in batches]))
+    ids = np.linspace(0, len(data.index) - 1, sizes.pages).round().astype(np.int64)
     single = [
-        shards.collator.batch(ids[n : n + 1], np.zeros(1, np.int64), training=False)
+        data.collator.batch(ids[n : n + 1], np.zeros(1, np.int64), training=False)
         for n in range(len(ids))
     ]
     cases = [
@@ -174,7 +174,7 @@ def measure(arguments: Any, sizes: Sizes, drafts: Path) -> dict[str, Any]:
     ]
     timing = {"rounds": sizes.rounds, "warmup": sizes.warmup, "seed": arguments.seed}
     rates = harness.interleave(cases, device=torch.device("cpu"), **timing)
-    group = f"{shards.config.width} px, one page at a time"
+    group = f"{data.config.width} px, one page at a time"
     settings = {**asdict(sizes), **timing, "device": "cpu", "measured": sum(map(len, batches))}
     results = []
     for name, variant in variants.items():

@@ -38,11 +38,11 @@ def embed(run: Path, shards: str | Path, out: Path) -> tuple[int, int]:
     # Imported only now: torch takes seconds, and `--help` must not wait for it.
     import numpy as np
 
-    from vaetrain.evaluation.inference import TrainedModel
+    from vaetrain.inference.trained_model import TrainedModel
 
     trained = TrainedModel(run)
     data = trained.open_shards(shards)
-    ids, mu = (tensor.numpy() for tensor in trained.describe_all(data)[:2])
+    ids, mu = (tensor.numpy() for tensor in trained.search_features_of_shards(data)[:2])
     index, rows = data.index, data.index.rows(ids)
     with out.open("wb") as stream:
         np.savez(

@@ -68,9 +68,9 @@ def evaluate(
         Retrieval,
         compare_with_baselines,
     )
-    from vaetrain.evaluation.inference import TrainedModel
-    from vaetrain.evaluation.interpolation import path_smoothness
+    from vaetrain.evaluation.path_smoothness import path_smoothness
     from vaetrain.evaluation.validation import encode_pages, summarise
+    from vaetrain.inference.trained_model import TrainedModel
     from vaetrain.losses.objective import Objective
     from vaetrain.schedules import weights_at
 
@@ -93,7 +93,7 @@ def evaluate(
     if len(pages.ids) > 1:
         metrics["latent_std"] = pages.mu.double().std(dim=0).tolist()
     metrics |= retrieval.metrics(pages.mu)
-    searched = retrieval.metrics(pages.vectors())
+    searched = retrieval.metrics(pages.search_vectors())
     metrics |= {f"{name}_search": searched[name] for name in RANKED if name in searched}
     metrics |= path_smoothness(trained, data, selection)
     if fitted is not None:

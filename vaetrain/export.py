@@ -22,7 +22,7 @@ from vaetrain.cli import output_file
 
 if TYPE_CHECKING:
     from shards.reading.batch import Batch
-    from vaetrain.evaluation.inference import TrainedModel
+    from vaetrain.inference.trained_model import TrainedModel
 
 MOST_PAGES = 128  # of either split: to calibrate on, to measure
 MOST_SSIM_LOST = 0.01
@@ -63,8 +63,8 @@ def main() -> int:
 def export(arguments: argparse.Namespace, drafts: Path) -> None:
     """Write, check and name the files that were asked for."""
     # Imported only now: torch takes seconds, and `--help` must not wait for it.
-    from vaetrain import onnx_graph
-    from vaetrain.evaluation.inference import TrainedModel
+    from vaetrain.inference import onnx_graph
+    from vaetrain.inference.trained_model import TrainedModel
 
     trained = TrainedModel(arguments.run)
     model, data = trained.model.cpu(), trained.experiment.data
@@ -72,14 +72,14 @@ def export(arguments: argparse.Namespace, drafts: Path) -> None:
         # Before what takes long: the folder may not be one of shards.
         calibration, measured = split_pages(trained, arguments.calibrate)
     path, shape = arguments.onnx, (data.width, data.max_height)
-    graphs = {path: onnx_graph.Whole(model)}
+    graphs = {path: onnx_graph.WholeGraph(model)}
     if arguments.separate:
         graphs = {
-            path.with_name(f"{path.stem}-encoder.onnx"): onnx_graph.Encoder(model),
-            path.with_name(f"{path.stem}-decoder.onnx"): onnx_graph.Decoder(model, *shape),
+            path.with_name(f"{path.stem}-encoder.onnx"): onnx_graph.EncoderGraph(model),
+            path.with_name(f"{path.stem}-decoder.onnx"): onnx_graph.DecoderGraph(model, *shape),
         }
     for target, graph in graphs.items():
-        found = onnx_graph.write(graph, drafts / target.name, *shape)
+        found = onnx_graph.write_graph(graph, drafts / target.name, *shape)
         print(f"{target}: differs from PyTorch by at most {found:.2g}")
     if arguments.int8:
         exact, small = drafts / path.name, drafts / f"int8-{path.name}"

@@ -39,9 +39,9 @@ def interpolate(run: Path, start: Path, end: Path, out: Path, steps: int) -> Non
     # Imported only now: torch takes seconds, and `--help` must not wait for it.
     import torch
 
-    from vaetrain.evaluation.inference import TrainedModel
-    from vaetrain.evaluation.interpolation import slerp
-    from vaetrain.sheet import cut_pages, write_sheet
+    from vaetrain.inference.interpolation import slerp
+    from vaetrain.inference.trained_model import TrainedModel
+    from vaetrain.page_pictures import cut_pages, write_sheet
 
     trained = TrainedModel(run)
     a, b = trained.read_page(start), trained.read_page(end)

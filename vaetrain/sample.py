@@ -41,8 +41,8 @@ def sample(run: Path, out: Path, count: int, height: int | None, seed: int) -> N
     import torch
 
     from shards.randomness import sample_keys
-    from vaetrain.evaluation.inference import TrainedModel
-    from vaetrain.sheet import write_sheet
+    from vaetrain.inference.trained_model import TrainedModel
+    from vaetrain.page_pictures import write_sheet
 
     trained = TrainedModel(run)
     tallest = trained.experiment.data.max_height

@@ -41,16 +41,16 @@ def search(run: Path, shards: str | Path, query: Path, top: int, sheet: Path | N
     # Imported only now: torch takes seconds, and `--help` must not wait for it.
     import numpy as np
 
-    from vaetrain.evaluation.inference import TrainedModel
+    from vaetrain.inference.trained_model import TrainedModel
     from vaetrain.model.similarity import Similarity
-    from vaetrain.sheet import cut_pages, write_sheet
+    from vaetrain.page_pictures import cut_pages, write_sheet
 
     trained = TrainedModel(run)
     page = trained.read_page(query)
     data = trained.open_shards(shards)
-    ids, mu, logvar, structure = trained.describe_all(data)
+    ids, mu, logvar, structure = trained.search_features_of_shards(data)
     space = Similarity(mu, logvar, structure)
-    asked_mu, _, asked_structure = (tensor.cpu() for tensor in trained.describe(page))
+    asked_mu, _, asked_structure = (tensor.cpu() for tensor in trained.search_features(page))
     asked = space.vectors(asked_mu, asked_structure)
     distances = (space.vectors(mu, structure) - asked).norm(dim=1)
     nearest = distances.argsort(stable=True)[:top]

@@ -13,8 +13,8 @@ from benchmarks.support import report
 from shards.reading.batch import Batch
 from tests.support.models import write_run
 from vaetrain.config.experiment import load_experiment
-from vaetrain.evaluation.inference import TrainedModel
-from vaetrain.evaluation.retrieval import Names
+from vaetrain.evaluation.retrieval import PageLabels
+from vaetrain.inference.trained_model import TrainedModel
 
 REPO = Path(__file__).resolve().parents[2]
 EXPERIMENT = load_experiment(
@@ -56,13 +56,13 @@ def test_fewer_bits_are_nearly_the_same_model(pages):
 
 def test_quality_is_that_of_the_pages(pages):
     _, batches = pages
-    names = Names(torch.arange(40) // 4, torch.arange(40))
+    names = PageLabels(torch.arange(40) // 4, torch.arange(40))
 
     def perfect(batch: Batch):
         return batch.ids[:, None].float(), torch.zeros(len(batch), 1), batch.images()
 
     ids = torch.cat([batch.ids for batch in batches])
-    found = precision.quality(perfect, batches, Names(names.labels[ids], names.templates[ids]))
+    found = precision.quality(perfect, batches, PageLabels(names.labels[ids], names.templates[ids]))
     assert found["SSIM"] == 1
     # Of the ten nearest by number three are the others of a page's four.
     assert found["precision@10 (raw)"] == found["precision@10 (deviations)"] == 0.3

@@ -26,9 +26,9 @@ from tests.support.models import restless
 from vaetrain import load_model
 from vaetrain.artifacts.final_model import write_final
 from vaetrain.config.experiment import load_experiment
-from vaetrain.evaluation.inference import TrainedModel
+from vaetrain.inference.trained_model import TrainedModel
 from vaetrain.model.vae import VAE
-from vaetrain.sheet import BRIGHTNESS, GAP, PAPER
+from vaetrain.page_pictures import BRIGHTNESS, GAP, PAPER
 
 REPO = Path(__file__).resolve().parents[2]
 SAMPLE = REPO / "shards" / "sample" / "npm-sample.jsonl.gz"

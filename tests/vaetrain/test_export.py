@@ -15,19 +15,20 @@ from shards.errors import UserError
 from shards.open import open_index
 from tests.support.models import write_run
 from tests.vaetrain.model.test_vae import ARCHITECTURES, WIDTH, a_model
-from vaetrain import export, load_model, onnx_graph
+from vaetrain import export, load_model
 from vaetrain.config.experiment import load_experiment
-from vaetrain.evaluation.inference import TrainedModel
-from vaetrain.onnx_graph import (
+from vaetrain.inference import onnx_graph
+from vaetrain.inference.onnx_graph import (
     TOLERANCE,
-    Decoder,
-    Encoder,
-    Whole,
-    difference,
+    DecoderGraph,
+    EncoderGraph,
+    WholeGraph,
+    largest_difference,
+    open_session,
     page_inputs,
-    session,
-    write,
+    write_graph,
 )
+from vaetrain.inference.trained_model import TrainedModel
 
 REPO = Path(__file__).resolve().parents[2]
 EXPERIMENT = load_experiment(
@@ -40,10 +41,10 @@ ROWS = 2048
 @pytest.mark.parametrize("architecture", ARCHITECTURES, ids=lambda a: "-".join(a.values()))
 def test_every_architecture_at_any_batch_and_height(architecture, tmp_path):
     model = a_model(**architecture).requires_grad_(False)
-    graph = Whole(model)
-    write(graph, tmp_path / "model.onnx", WIDTH, ROWS)
+    graph = WholeGraph(model)
+    write_graph(graph, tmp_path / "model.onnx", WIDTH, ROWS)
     sizes = [(batch, (rows, WIDTH)) for batch in (1, 3, 16) for rows in (64, 80, 512, ROWS)]
-    assert difference(graph, tmp_path / "model.onnx", sizes) <= TOLERANCE
+    assert largest_difference(graph, tmp_path / "model.onnx", sizes) <= TOLERANCE
 
 
 @pytest.fixture(scope="module")
@@ -62,9 +63,9 @@ def run(monkeypatch, *argv: object) -> None:
 @pytest.mark.parametrize("graph", ["decoder", pytest.param("encoder", marks=pytest.mark.slow)])
 def test_encoder_and_decoder_apart(graph, folder, tmp_path):
     model = load_model(folder / "run")
-    graph = Encoder(model) if graph == "encoder" else Decoder(model, 64, 128)
-    write(graph, tmp_path / "part.onnx", 64, 128)
-    assert difference(graph, tmp_path / "part.onnx", [(5, (96, 64))]) <= TOLERANCE
+    graph = EncoderGraph(model) if graph == "encoder" else DecoderGraph(model, 64, 128)
+    write_graph(graph, tmp_path / "part.onnx", 64, 128)
+    assert largest_difference(graph, tmp_path / "part.onnx", [(5, (96, 64))]) <= TOLERANCE
 
 
 def test_it_is_calibrated_on_pages_that_it_is_not_measured_on(folder):
@@ -80,7 +81,9 @@ def test_it_is_calibrated_on_pages_that_it_is_not_measured_on(folder):
 @pytest.mark.parametrize(("lost", "written"), [(0.009, ["a.onnx"]), (0.011, []), (math.nan, [])])
 def test_int8_that_loses_too_much_is_refused(lost, written, folder, tmp_path, monkeypatch):
     scores = {"a.onnx": 0.9, "int8-a.onnx": 0.9 - lost}
-    monkeypatch.setattr(onnx_graph, "write", lambda graph, path, *size: path.write_bytes(b"fp32"))
+    monkeypatch.setattr(
+        onnx_graph, "write_graph", lambda graph, path, *size: path.write_bytes(b"fp32")
+    )
     monkeypatch.setattr(
         onnx_graph, "quantise", lambda model, source, target, pages: target.write_bytes(b"int8")
     )
@@ -106,7 +109,9 @@ def test_eight_bits_are_near_and_small(folder, tmp_path, monkeypatch, capsys):
     trained = TrainedModel(folder / "run")
     _, measured = export.split_pages(trained, folder / "shards")
     inputs = page_inputs(trained.model, measured[0])
-    ours, theirs = (session(path).run(["reconstruction"], inputs)[0] for path in (exact, small))
+    ours, theirs = (
+        open_session(path).run(["reconstruction"], inputs)[0] for path in (exact, small)
+    )
     assert 0 < abs(ours - theirs).mean() < 0.05 * ours.std()
 
 

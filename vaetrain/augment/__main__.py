@@ -43,7 +43,7 @@ def draw_sheet(shards: Path, page: int, path: Path) -> None:
     from shards.reading.collator import Collator
     from shards.reading.shard_files import ShardFiles
     from vaetrain.augmentation.pipeline import Augment
-    from vaetrain.sheet import as_grey
+    from vaetrain.page_pictures import as_grey
 
     index = open_index(shards)
     if not 0 <= page < len(index):

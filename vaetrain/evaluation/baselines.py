@@ -11,12 +11,17 @@ from torch import Tensor
 from shards.reading.batch import Batch
 from vaetrain.data.loading import TrainingData
 from vaetrain.engines.base import Engine
-from vaetrain.evaluation.metrics import pixel_metrics
 from vaetrain.evaluation.pca import principal_components
-from vaetrain.evaluation.validation import ENERGIES, PIXEL_METRICS, for_each_page, page_means
+from vaetrain.evaluation.pixel_metrics import pixel_metrics
+from vaetrain.evaluation.validation import (
+    GRADIENT_ENERGIES,
+    PIXEL_METRICS,
+    page_means,
+)
+from vaetrain.inference.each_page import for_each_page
 
 BASELINE_PAGES = 4096  # training pages that the mean page is taken over, at most
-SCORES = (*PIXEL_METRICS, *ENERGIES)
+SCORES = (*PIXEL_METRICS, *GRADIENT_ENERGIES)
 
 
 def mean_page(batches: Iterable[Batch | None], engine: Engine, rows: int, width: int) -> Tensor:

@@ -16,16 +16,17 @@ from vaetrain.engines.base import Engine
 from vaetrain.evaluation import baselines
 from vaetrain.evaluation.baselines import BASELINE_PAGES
 from vaetrain.evaluation.fid import build_features, frechet_distance
-from vaetrain.evaluation.inference import TrainedModel
 from vaetrain.evaluation.pca import principal_coordinates
 from vaetrain.evaluation.retrieval import (
     RETRIEVED,
-    Names,
+    PageLabels,
     label_metrics,
     nearest_of_other_templates,
     retrieval_iou,
 )
-from vaetrain.evaluation.validation import for_each_page, measured
+from vaetrain.evaluation.validation import drop_nan
+from vaetrain.inference.each_page import for_each_page
+from vaetrain.inference.trained_model import TrainedModel
 from vaetrain.losses.factory import find_lpips
 from vaetrain.model.masked import keep, rows_at
 
@@ -39,7 +40,7 @@ class Retrieval:
         """Read the pages' names and boxes; those of shards without boxes are not compared."""
         self.engine = engine
         self.ids = torch.from_numpy(pages.ids_at(np.arange(len(pages))))
-        self.names = Names.of(data.index, self.ids)
+        self.names = PageLabels.from_index(data.index, self.ids)
         self.boxes = None
         if data.index.header["store"] != "png":
             self.boxes = [
@@ -110,7 +111,7 @@ class NetworkMetrics:
         found = dict(zip(self.lpips, distances.mean(dim=0).tolist(), strict=True))
         if len(table) > 1:
             found[self.features.metric] = frechet_distance(ours, theirs)
-        return measured(found)
+        return drop_nan(found)
 
 
 def compare_with_baselines(

@@ -63,7 +63,7 @@ def is_active(mu: Tensor) -> Tensor:
     return mu.double().var(dim=0) > ACTIVE_VARIANCE
 
 
-def in_deviations(mu: Tensor, logvar: Tensor) -> Tensor:
+def in_posterior_stds(mu: Tensor, logvar: Tensor) -> Tensor:
     """`mu` (N, D) in units of each dimension's mean posterior standard deviation, float64.
 
     Args:

@@ -16,7 +16,7 @@ from torch import Tensor
 from shards.format.index import Index
 from shards.format.layout import NO_LABEL
 
-VOTERS = 5  # neighbours that vote on a page's label
+KNN_NEIGHBOURS = 5  # neighbours that vote on a page's label
 RETRIEVED = 10  # pages a search shows
 CHUNK = 512  # queries whose distances to all pages are held at once
 EXACT_DIMENSIONS = 1024  # beyond, distances come from a matrix product
@@ -25,14 +25,14 @@ KMEANS_STARTS, KMEANS_SEED = 10, 0
 
 
 @dataclass(frozen=True)
-class Names:
+class PageLabels:
     """What pages are: labels and templates as numbers, Long (N,) each; -1 where there is none."""
 
     labels: Tensor
     templates: Tensor
 
     @classmethod
-    def of(cls, index: Index, ids: Tensor) -> Names:
+    def from_index(cls, index: Index, ids: Tensor) -> PageLabels:
         """The names of these samples of an index."""
         rows = index.table[ids.numpy()]
         return cls(
@@ -46,7 +46,7 @@ def _numbers(column: np.ndarray, names: list[str], none: str) -> Tensor:
     return numbers.masked_fill(numbers == names.index(none), -1) if none in names else numbers
 
 
-def label_metrics(vectors: Tensor, names: Names) -> dict[str, float]:
+def label_metrics(vectors: Tensor, names: PageLabels) -> dict[str, float]:
     """The metrics that need labels, by name; pages without a label are left out.
 
     Args:
@@ -62,7 +62,7 @@ def label_metrics(vectors: Tensor, names: Names) -> dict[str, float]:
     neighbours = nearest_of_other_templates(vectors, templates, RETRIEVED)
     metrics = clustering(vectors, labels)
     if (neighbours >= 0).any():
-        metrics["knn_label_accuracy"] = vote_accuracy(neighbours[:, :VOTERS], labels)
+        metrics["knn_label_accuracy"] = knn_accuracy(neighbours[:, :KNN_NEIGHBOURS], labels)
         metrics["precision_at_10"] = retrieval_precision(neighbours, labels)
     return metrics
 
@@ -98,7 +98,7 @@ def nearest_of_other_templates(
     return found
 
 
-def vote_accuracy(neighbours: Tensor, labels: Tensor) -> float:
+def knn_accuracy(neighbours: Tensor, labels: Tensor) -> float:
     """Share of pages whose label their neighbours' majority tells (Cover and Hart 1967).
 
     Args:
@@ -118,7 +118,7 @@ def vote_accuracy(neighbours: Tensor, labels: Tensor) -> float:
 def retrieval_precision(neighbours: Tensor, labels: Tensor) -> float:
     """Precision at K: the share of retrieved pages with the page's own label, mean over pages.
 
-    Arguments as of `vote_accuracy`; a page with fewer neighbours is asked for those it has.
+    Arguments as of `knn_accuracy`; a page with fewer neighbours is asked for those it has.
     """
     there = neighbours >= 0
     hits = (labels[neighbours] == labels[:, None]) & there

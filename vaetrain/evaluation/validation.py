@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import torch
@@ -13,8 +13,9 @@ from shards.randomness import sample_keys
 from shards.reading.batch import Batch
 from vaetrain.engines.base import Engine
 from vaetrain.evaluation.latents import is_active, latent_metrics
-from vaetrain.evaluation.metrics import pixel_metrics
-from vaetrain.evaluation.retrieval import Names, label_metrics
+from vaetrain.evaluation.pixel_metrics import pixel_metrics
+from vaetrain.evaluation.retrieval import PageLabels, label_metrics
+from vaetrain.inference.each_page import for_each_page
 from vaetrain.losses import pixel, ssim
 from vaetrain.losses.kl import kl_per_page_and_dimension
 from vaetrain.losses.objective import Objective
@@ -23,15 +24,15 @@ from vaetrain.model.similarity import Similarity
 from vaetrain.model.vae import draw_noise
 
 SSIM_ROWS = 11  # a page with fewer has no room for SSIM's window
-MOST_COMPARED = 2048  # pages that are compared with one another while training waits
+MAX_COMPARED_PAGES = 2048  # pages that are compared with one another while training waits
 PIXEL_METRICS = ("l1", "mse", "psnr", "ssim", "ms_ssim", "edge_f1")
-ENERGIES = ("gradient_energy", "page_gradient_energy")
-LEAST_NATS = 0.1  # a page and channel; a collapsed one costs thousandths
-PROBED = {"l1": pixel.l1, "ssim": ssim.ssim}  # the pixel metrics of what probes reconstruct
+GRADIENT_ENERGIES = ("gradient_energy", "page_gradient_energy")
+ALIVE_KL = 0.1  # a page and channel; a collapsed one costs thousandths
+PROBE_METRICS = {"l1": pixel.l1, "ssim": ssim.ssim}  # the pixel metrics of what probes reconstruct
 
 
 @dataclass(frozen=True)
-class Pages:
+class EncodedPages:
     """What the model makes of a set of pages, in order of their ids, on every rank's host.
 
     Attributes:
@@ -52,7 +53,7 @@ class Pages:
     kl: Tensor
     structure: Tensor
 
-    def vectors(self) -> Tensor:
+    def search_vectors(self) -> Tensor:
         """What a search among these pages goes by, float64 (N, D + S)."""
         space = Similarity(self.mu, self.logvar, self.structure)
         return space.vectors(self.mu, self.structure)
@@ -65,15 +66,15 @@ def encode_pages(
     engine: Engine,
     objective: Objective,
     weights: Weights,
-) -> Pages:
+) -> EncodedPages:
     """Run the model over this rank's batches and bring the results of all ranks together.
 
     Reconstructions are decoded from `mu`, with the skips that the model has. Probes: `sampled`
     decodes from a latent drawn from the posterior; of a model with skips, `without_skips` from
     `mu` alone, and `shuffled` from another page's `mu` with the page's own skips. Collective.
     """
-    names = list(dict.fromkeys([*objective.parts, *PIXEL_METRICS, *ENERGIES]))
-    names += [f"{metric}_{probe}" for probe in probes(model) for metric in PROBED]
+    names = list(dict.fromkeys([*objective.parts, *PIXEL_METRICS, *GRADIENT_ENERGIES]))
+    names += [f"{metric}_{probe}" for probe in probes(model) for metric in PROBE_METRICS]
 
     def measure(batch: Batch) -> Tensor:
         images, heights = batch.images(), batch.heights
@@ -86,7 +87,7 @@ def encode_pages(
                 settings = {"eps": evaluation_noise(model, batch)}
             probed = model.reconstruct(posterior, heights, batch.size, **settings)
             page = probed.reconstruction.clamp(0, 1)
-            for metric, function in PROBED.items():
+            for metric, function in PROBE_METRICS.items():
                 values[f"{metric}_{probe}"] = function(page, images, heights)
         columns = torch.stack([values[name] for name in names], 1)
         latents = [model.embed(x, heights) for x in (output.mu, output.logvar)]
@@ -99,7 +100,7 @@ def encode_pages(
     ids, heights, table = for_each_page(measure, sum(sizes), batches, engine)
     values, mu, logvar, kl, structure = table.split(sizes, dim=1)
     by_name = dict(zip(names, values.unbind(1), strict=True))
-    return Pages(ids, heights, by_name, mu.float(), logvar.float(), kl, structure.float())
+    return EncodedPages(ids, heights, by_name, mu.float(), logvar.float(), kl, structure.float())
 
 
 def probes(model: nn.Module) -> dict[str, dict[str, bool]]:
@@ -116,51 +117,25 @@ def evaluation_noise(model: nn.Module, batch: Batch) -> Tensor:
     return draw_noise(model, keys, batch.size, gate=1.0, dropout=0.0).eps
 
 
-def for_each_page(
-    measure: Callable[[Batch], Tensor],
-    columns: int,
-    batches: Iterable[Batch | None],
-    engine: Engine,
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Measure all pages of all ranks; every rank must have the same number of batches.
-
-    Args:
-        measure: a batch on the device to float (B, columns).
-
-    Returns: ids Long (N,) in ascending order, heights Long (N,), measurements float64 (N, columns),
-        the same bits for any number of ranks that pad alike.
-    """
-    tables = []
-    for batch in batches:
-        rows = torch.empty(0, 2 + columns, dtype=torch.float64, device=engine.device)
-        if batch is not None:
-            batch = batch.to(engine.device)
-            named = torch.stack([batch.ids, batch.heights], 1).double()
-            rows = torch.cat([named, measure(batch).double()], 1)
-        tables.append(rows)
-    table = engine.gather_ragged(torch.cat(tables)).cpu()
-    table = table[table[:, 0].argsort()]
-    return table[:, 0].long(), table[:, 1].long(), table[:, 2:]
-
-
 def page_means(values: dict[str, Tensor], heights: Tensor) -> dict[str, float]:
     """Means over pages of per-page values, by name; what cannot be measured is left out.
 
     Args:
-        values: float64 (N,) each, both `ENERGIES` among them, whose means' ratio takes their place.
+        values: float64 (N,) each. Both `GRADIENT_ENERGIES` are needed; the ratio of their means
+            replaces them.
         heights: Long (N,), rows; pages too low for SSIM's window are left out of SSIM and MS-SSIM.
     """
     means = {
         name: (column[heights >= SSIM_ROWS] if "ssim" in name else column).mean().item()
         for name, column in values.items()
     }
-    ours, theirs = (means.pop(name) for name in ENERGIES)
+    ours, theirs = (means.pop(name) for name in GRADIENT_ENERGIES)
     if theirs > 0:
         means["gradient_energy_ratio"] = ours / theirs
-    return measured(means)
+    return drop_nan(means)
 
 
-def summarise(pages: Pages, index: Index | None = None) -> dict[str, float]:
+def summarise(pages: EncodedPages, index: Index | None = None) -> dict[str, float]:
     """The metrics of a set of pages, by the names they are logged under.
 
     Args:
@@ -170,22 +145,22 @@ def summarise(pages: Pages, index: Index | None = None) -> dict[str, float]:
     metrics |= latent_metrics(pages.ids, pages.mu, pages.logvar)
     metrics["kl_per_dim_max"] = pages.kl.mean(dim=0).max().item()
     if index is not None:
-        metrics |= label_metrics(pages.mu, Names.of(index, pages.ids))
-    return measured(metrics)
+        metrics |= label_metrics(pages.mu, PageLabels.from_index(index, pages.ids))
+    return drop_nan(metrics)
 
 
-def alive_dimensions(pages: Pages, model: nn.Module) -> int:
+def alive_dimensions(pages: EncodedPages, model: nn.Module) -> int:
     """How many latent dimensions tell the decoder of a page; of a spatial latent, channels.
 
-    They are active units that cost more than `LEAST_NATS` a page: under a beta far too high, `mu`
+    They are active units that cost more than `ALIVE_KL` a page: under a beta far too high, `mu`
     may vary a little in most of them while all together say no more than a nat. Of a spatial latent
     the cost alone counts, for the mean over its places, which `mu` is there, evens out what differs
     between pages.
     """
-    alive = pages.kl[:, : model.latent_dim].mean(dim=0) > LEAST_NATS
+    alive = pages.kl[:, : model.latent_dim].mean(dim=0) > ALIVE_KL
     return int((alive if model.is_spatial else alive & is_active(pages.mu)).sum())
 
 
-def measured(metrics: dict[str, float]) -> dict[str, float]:
+def drop_nan(metrics: dict[str, float]) -> dict[str, float]:
     """Without those that are nan: what was not measured is left out, never written as 0."""
     return {name: value for name, value in metrics.items() if value == value}

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 import numpy as np
 from PIL import Image, ImageDraw
 
-from vaetrain.sheet import PAPER
+from vaetrain.page_pictures import PAPER
 
 INK, BAR, LINE = 0, 96, 220  # greys of letters, of what is measured, and of the scale's lines
 WIDTH, HEIGHT = 512, 160  # pixels of a chart's inside

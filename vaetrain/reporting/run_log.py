@@ -20,7 +20,7 @@ from shards.cli import print_line
 from shards.storage import write_atomic, writing
 from vaetrain.artifacts.run_dir import METRICS_FILE, MetricsFile, read_metrics
 from vaetrain.config.experiment import Experiment, as_dict
-from vaetrain.reporting.gallery import Projection
+from vaetrain.reporting.projector import Projection
 from vaetrain.reporting.trackers import TensorBoard, start_trackers
 from vaetrain.settings import flatten
 
@@ -70,9 +70,9 @@ class RunLog:
             except tracker.failures as error:
                 self.trackers.remove(tracker)
                 reason = " ".join(str(error).split())[:300]
-                self.say(f"{tracker.name} is told no more: {reason}; {METRICS_FILE} has it all")
+                self.print(f"{tracker.name} is told no more: {reason}; {METRICS_FILE} has it all")
 
-    def line(self, split: str, images: int, values: dict[str, Any]) -> None:
+    def write_metrics(self, split: str, images: int, values: dict[str, Any]) -> None:
         """Write one point of `metrics.jsonl` and of every tracker; None is left out."""
         values = {key: value for key, value in values.items() if value is not None}
         try:
@@ -80,7 +80,7 @@ class RunLog:
             self.has_room = True
         except OSError as error:
             if self.has_room:
-                self.say(
+                self.print(
                     f"warning: {self.run_dir / METRICS_FILE}: cannot be written ({error.strerror});"
                     " its lines wait until it can"
                 )
@@ -88,15 +88,15 @@ class RunLog:
         numbers = {f"{split}/{k}": v for k, v in values.items() if isinstance(v, int | float)}
         self._tell(lambda tracker: tracker.log(numbers, step=images))
 
-    def pictures(self, images: int, pictures: dict[str, np.ndarray]) -> None:
+    def write_pictures(self, images: int, pictures: dict[str, np.ndarray]) -> None:
         """Show grey pictures, uint8 (H, W), by name."""
         self._tell(lambda tracker: tracker.log_pictures(pictures, images))
 
-    def hand_over(self, final: Path) -> None:
+    def write_final_model(self, final: Path) -> None:
         """Give the finished model, a run's `final/`, to the trackers, and what it came to."""
         metrics = self.last_validation() or {"images": self.images}
         step = metrics.pop("images")
-        self._tell(lambda tracker: tracker.hand_over(final, metrics, step))
+        self._tell(lambda tracker: tracker.log_final_model(final, metrics, step))
 
     def last_validation(self) -> dict[str, float]:
         """The numbers of the last validation, `images` among them; empty where there was none."""
@@ -104,7 +104,7 @@ class RunLog:
         last = next((line for line in reversed(lines) if line["split"] == "val"), {})
         return {key: value for key, value in last.items() if isinstance(value, int | float)}
 
-    def projection(self, images: int, projection: Projection) -> None:
+    def write_projection(self, images: int, projection: Projection) -> None:
         """Show latents with their pages, to those who have an embedding projector."""
         for tracker in self._projectors:
             tracker.log_projection(projection, images)
@@ -123,16 +123,16 @@ class RunLog:
         """Whether anybody would see them."""
         return bool(self.trackers)
 
-    def progress(self, images: int) -> None:
+    def update_progress(self, images: int) -> None:
         """Move the progress bar to `images`."""
         self.bar.update(images - self.bar.n)
 
-    def show(self, values: dict[str, Any]) -> None:
+    def show_values(self, values: dict[str, Any]) -> None:
         """Put the loss and its parts beside the progress bar."""
         shown = {key: f"{values[key]:.4g}" for key in SHOWN if key in values}
         self.bar.set_postfix(shown, refresh=False)
 
-    def say(self, message: str) -> None:
+    def print(self, message: str) -> None:
         """One line of the log."""
         if self.enabled:
             self.bar.clear()

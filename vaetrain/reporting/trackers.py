@@ -16,7 +16,7 @@ from accelerate.tracking import MLflowTracker, TensorBoardTracker, WandBTracker
 
 from shards.storage import write_atomic, writing
 from vaetrain.config.experiment import Experiment
-from vaetrain.reporting.gallery import Projection
+from vaetrain.reporting.projector import Projection
 from vaetrain.settings import ConfigError
 
 PROJECT = "vaetrain"  # MLflow's experiment and the project of Weights & Biases
@@ -85,7 +85,7 @@ class TensorBoard(TensorBoardTracker):
             tag="latents",
         )
 
-    def hand_over(self, final: Path, metrics: dict[str, float], step: int) -> None:
+    def log_final_model(self, final: Path, metrics: dict[str, float], step: int) -> None:
         """Write the settings with the final metrics, for TensorBoard's table of runs.
 
         Models do not go into event files.
@@ -171,7 +171,7 @@ class MLflow(MLflowTracker):
         for name, picture in pictures.items():
             mlflow.log_image(picture, key=name, step=step)
 
-    def hand_over(self, final: Path, metrics: dict[str, float], step: int) -> None:
+    def log_final_model(self, final: Path, metrics: dict[str, float], step: int) -> None:
         """Keep the finished model and its pictures as artifacts, under `final/`."""
         self.log_artifacts(str(final), artifact_path="final")
         self.handed_over = True
@@ -207,7 +207,7 @@ class WandB(WandBTracker):
         """Show grey pictures, uint8 (H, W), by name."""
         self.log_images({name: [picture] for name, picture in pictures.items()}, step=step)
 
-    def hand_over(self, final: Path, metrics: dict[str, float], step: int) -> None:
+    def log_final_model(self, final: Path, metrics: dict[str, float], step: int) -> None:
         """Keep the finished model and its pictures as an artifact."""
         import wandb
 

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from shards.reading.batch import Batch
 from vaetrain.engines.base import Engine
-from vaetrain.evaluation.validation import for_each_page
+from vaetrain.inference.each_page import for_each_page
 from vaetrain.model.vae import VAE
 
 if TYPE_CHECKING:  # which builds on the baselines, and they on what is here

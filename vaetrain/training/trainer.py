@@ -32,14 +32,21 @@ from vaetrain.engines.base import Engine
 from vaetrain.engines.optimizers import build_optimizer
 from vaetrain.engines.stop_request import StopRequest
 from vaetrain.evaluation.baselines import score_constant_pages
-from vaetrain.evaluation.validation import MOST_COMPARED, alive_dimensions, encode_pages, summarise
+from vaetrain.evaluation.validation import (
+    MAX_COMPARED_PAGES,
+    alive_dimensions,
+    encode_pages,
+    summarise,
+)
 from vaetrain.losses.objective import Objective
 from vaetrain.losses.weights import Weights
 from vaetrain.meters import Meter, ids_hash, left_out
 from vaetrain.model.mixup import Mixup
 from vaetrain.model.vae import VAE, draw_noise
-from vaetrain.reporting import figures, gallery
+from vaetrain.reporting.model_figures import model_figures
+from vaetrain.reporting.projector import project_latents
 from vaetrain.reporting.run_log import RunLog, Stopwatch, summary_lines
+from vaetrain.reporting.validation_figures import validation_figures
 from vaetrain.schedules import skip_gate_at
 from vaetrain.training.collapse import PosteriorReport
 from vaetrain.training.pca_start import start_from_pca
@@ -200,7 +207,7 @@ class Trainer:
             norm, applied = self.state.step(images, kl)
         with self.watch.phase("log"):
             self.meter.add_step(norm, self.experiment.optimizer.clip_norm, applied)
-            self.log.progress(images)
+            self.log.update_progress(images)
         self.images = images
 
     def forward_backward(self, batch: Batch, weights: Weights, gate: float) -> dict[str, Tensor]:
@@ -257,7 +264,7 @@ class Trainer:
                 with self.watch.phase("checkpoint"):
                     self.save(must=at_end or leaving)
         if leaving:
-            self.log.say(
+            self.log.print(
                 f"asked to stop: saved at {self.images} images in {self.run_dir.checkpoints}; "
                 "the same command goes on from there"
             )
@@ -293,15 +300,15 @@ class Trainer:
         if adversary is not None:
             values |= adversary.read()
             for message in adversary.warnings(values):
-                self.log.say(message)
+                self.log.print(message)
         if self.engine.is_main:
             values["ids_hash"] = ids_hash(self.data.order, steps)
             bad = [self.data.order.step(steps[number])[0].tolist() for number in self.meter.skipped]
             if bad:
                 values["skipped_ids"] = bad
-                self.log.say(left_out(bad, len(steps), self.images))
-        self.log.line("train", self.images, values)
-        self.log.show(values)
+                self.log.print(left_out(bad, len(steps), self.images))
+        self.log.write_metrics("train", self.images, values)
+        self.log.show_values(values)
 
     def validate(self) -> PosteriorReport | None:
         """Evaluate the averaged model on every validation page; what that says of its latent."""
@@ -313,7 +320,7 @@ class Trainer:
         pages = encode_pages(
             model, self.data.pages(self.data.val), self.engine, self.objective, weights
         )
-        asks_labels = self.engine.is_main and len(pages.ids) <= MOST_COMPARED
+        asks_labels = self.engine.is_main and len(pages.ids) <= MAX_COMPARED_PAGES
         metrics = summarise(pages, self.data.index if asks_labels else None)
         verdict = None
         if len(pages.ids) > 1:
@@ -324,13 +331,13 @@ class Trainer:
                 l1=metrics["l1"],
                 l1_shuffled=metrics.get("l1_shuffled"),
             )
-            self.log.say(f"validation at {self.images} images: {verdict}")
+            self.log.print(f"validation at {self.images} images: {verdict}")
         found = {"epoch": epoch, "beta": float(weights.beta), **metrics}
-        self.log.line("val", self.images, found | {"verdict": verdict and verdict.state})
+        self.log.write_metrics("val", self.images, found | {"verdict": verdict and verdict.state})
         if not self.best or metrics["l1"] < self.best["l1"]:
             self.best = {"images": self.images, **metrics}
         if self.log.wants_pictures:
-            self.log.pictures(self.images, gallery.gallery(model, self.data, pages))
+            self.log.write_pictures(self.images, validation_figures(model, self.data, pages))
         return verdict
 
     def save(self, *, must: bool = False) -> None:
@@ -370,7 +377,7 @@ class Trainer:
                     f"not saved at {self.images} images: {error}; once it can be, the same command "
                     "goes on from the checkpoint before"
                 ) from error
-            self.log.say(
+            self.log.print(
                 f"warning: not saved at {self.images} images: {error}; the checkpoint before "
                 "stays, and training goes on (train.on_failed_save)"
             )
@@ -385,13 +392,13 @@ class Trainer:
 
         def write() -> None:
             results["final"] = self.log.last_validation()
-            shown = figures.panel(model, self.data.fixed_pages()) if len(self.data.val) else {}
+            shown = model_figures(model, self.data.fixed_pages()) if len(self.data.val) else {}
             write_final(self.run_dir.final, model, self.experiment, results, shown)
 
         self.engine.on_main(write, TrainingFailed)
         if self.engine.is_main:
-            self.log.hand_over(self.run_dir.final)
+            self.log.write_final_model(self.run_dir.final)
             if self.log.has_projector and len(self.data.val):
-                self.log.projection(self.images, gallery.project(model, self.data))
+                self.log.write_projection(self.images, project_latents(model, self.data))
         for line in summary_lines(self.run_dir.folder, results):
-            self.log.say(line)
+            self.log.print(line)

@@ -18,8 +18,8 @@ from vaetrain.config.experiment import load_experiment
 from vaetrain.data.loading import PageReader
 from vaetrain.evaluation.fid import frechet_distance
 from vaetrain.evaluation.full_evaluation import NetworkMetrics
-from vaetrain.evaluation.inference import TrainedModel
-from vaetrain.evaluation.interpolation import path_smoothness
+from vaetrain.evaluation.path_smoothness import path_smoothness
+from vaetrain.inference.trained_model import TrainedModel
 from vaetrain.losses.config import LossConfig
 from vaetrain.losses.factory import find_lpips
 from vaetrain.losses.perceptual import BACKBONES

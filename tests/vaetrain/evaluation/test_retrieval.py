@@ -14,27 +14,27 @@ from torchvision.ops import box_iou
 
 from vaetrain.evaluation import retrieval
 from vaetrain.evaluation.retrieval import (
-    Names,
+    PageLabels,
+    knn_accuracy,
     label_metrics,
     layout_iou,
     nearest_of_other_templates,
     retrieval_iou,
     retrieval_precision,
-    vote_accuracy,
 )
 
 N, D = 90, 5
 
 
 @pytest.fixture
-def pages() -> tuple[torch.Tensor, Names]:
+def pages() -> tuple[torch.Tensor, PageLabels]:
     """Vectors that lie around their label's centre; 0 to 4, and -1 for none of it."""
     draw = torch.Generator().manual_seed(0)
     labels = torch.randint(-1, 5, (N,), generator=draw)
     templates = torch.randint(-1, 12, (N,), generator=draw)
     centres = torch.randn(6, D, generator=draw)
     vectors = centres[labels] + 0.8 * torch.randn(N, D, generator=draw)
-    return vectors, Names(labels, templates)
+    return vectors, PageLabels(labels, templates)
 
 
 def neighbours_by_hand(vectors: np.ndarray, templates: list[int], page: int) -> list[int]:
@@ -57,7 +57,7 @@ def accuracy_by_hand(vectors: np.ndarray, labels: list[int], templates: list[int
     return right / len(vectors)
 
 
-def known(vectors: torch.Tensor, names: Names) -> tuple[np.ndarray, list[int], list[int]]:
+def known(vectors: torch.Tensor, names: PageLabels) -> tuple[np.ndarray, list[int], list[int]]:
     keep = names.labels >= 0
     return (
         vectors[keep].double().numpy(),
@@ -139,23 +139,23 @@ def test_ties_go_to_the_nearer():
     labels = torch.tensor([1, 2, 1, 2, 3, 1])
     # Votes 2, 1, 1, 2, 3: both have two, and label 2 the nearest neighbour.
     tied = torch.tensor([[1, 0, 2, 3, 4]]).expand(6, 5)
-    assert vote_accuracy(tied, labels) == pytest.approx(2 / 6)
+    assert knn_accuracy(tied, labels) == pytest.approx(2 / 6)
     other_way = torch.tensor([[4, 0, 1, 3, 2]]).expand(6, 5)
-    assert vote_accuracy(other_way, labels) == pytest.approx(3 / 6)
+    assert knn_accuracy(other_way, labels) == pytest.approx(3 / 6)
 
 
 def test_pages_without_neighbours_are_not_asked():
     labels = torch.tensor([0, 0, 1])
     neighbours = torch.tensor([[1, 2], [0, -1], [-1, -1]])
-    assert vote_accuracy(neighbours, labels) == 1
+    assert knn_accuracy(neighbours, labels) == 1
     assert retrieval_precision(neighbours, labels) == pytest.approx((0.5 + 1) / 2)
 
 
 def test_what_cannot_be_measured_is_left_out(pages):
     vectors, names = pages
     none = torch.full_like(names.labels, -1)
-    assert label_metrics(vectors, Names(none, names.templates)) == {}
-    one = Names(names.labels, torch.zeros_like(names.templates))
+    assert label_metrics(vectors, PageLabels(none, names.templates)) == {}
+    one = PageLabels(names.labels, torch.zeros_like(names.templates))
     assert set(label_metrics(vectors, one)) == {"nmi", "ari", "ami"}
 
 

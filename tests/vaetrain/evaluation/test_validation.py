@@ -9,8 +9,8 @@ from shards.reading.batch import Batch
 from tests.support.models import restless
 from vaetrain.config.experiment import load_experiment
 from vaetrain.evaluation.validation import (
-    ENERGIES,
-    Pages,
+    GRADIENT_ENERGIES,
+    EncodedPages,
     alive_dimensions,
     encode_pages,
     summarise,
@@ -19,11 +19,11 @@ from vaetrain.losses.objective import Objective
 from vaetrain.schedules import weights_at
 
 N, D = 40, 6
-NAMES = ("loss", "recon", "kl", "l1", "ssim", "ms_ssim", "ssim_sampled", *ENERGIES)
+NAMES = ("loss", "recon", "kl", "l1", "ssim", "ms_ssim", "ssim_sampled", *GRADIENT_ENERGIES)
 
 
 @pytest.fixture
-def pages() -> Pages:
+def pages() -> EncodedPages:
     draw = torch.Generator().manual_seed(0)
     mu = torch.randn(N, D, generator=draw) * torch.tensor([2.0, 1, 0.5, 0.2, 0.05, 0.0])
     heights = torch.full((N,), 64)
@@ -32,7 +32,7 @@ def pages() -> Pages:
     logvar = torch.randn(N, D, generator=draw)
     kl = torch.rand(N, D, generator=draw, dtype=torch.float64)
     structure = torch.rand(N, 3, generator=draw)
-    return Pages(torch.arange(N), heights, values, mu, logvar, kl, structure)
+    return EncodedPages(torch.arange(N), heights, values, mu, logvar, kl, structure)
 
 
 def test_the_summary_is_what_the_formulas_say(pages):
@@ -42,7 +42,7 @@ def test_the_summary_is_what_the_formulas_say(pages):
     assert metrics["latent_std_mean"] == pytest.approx(mu.std(0, ddof=1).mean())
     assert metrics["kl_per_dim_max"] == pytest.approx(float(pages.kl.numpy().mean(0).max()))
     means = {name: float(value.mean()) for name, value in pages.values.items()}
-    for name in set(NAMES) - set(ENERGIES):
+    for name in set(NAMES) - set(GRADIENT_ENERGIES):
         rows = slice(3, None) if "ssim" in name else slice(None)
         assert metrics[name] == pytest.approx(float(pages.values[name][rows].mean())), name
     ratio = means["gradient_energy"] / means["page_gradient_energy"]
@@ -51,7 +51,7 @@ def test_the_summary_is_what_the_formulas_say(pages):
 
 def test_what_cannot_be_measured_is_left_out(pages):
     fields = vars(pages) | {"values": {n: v[:1] for n, v in pages.values.items()}}
-    one = Pages(**{n: f if n == "values" else f[:1] for n, f in fields.items()})
+    one = EncodedPages(**{n: f if n == "values" else f[:1] for n, f in fields.items()})
     metrics = summarise(one)
     assert not {"ssim", "ms_ssim"} & set(metrics)
     assert "active_units" not in metrics
@@ -73,7 +73,7 @@ class Alone:
         return rows
 
 
-def probe(ignores_z: bool, skips: str) -> Pages:
+def probe(ignores_z: bool, skips: str) -> EncodedPages:
     """What validation finds of a model with skips, on four pages."""
     experiment = load_experiment(None, [f"model.skips={skips}", "model.latent_dim=8"])
     model = restless(experiment.model, 64, 64, 0.05).eval()
@@ -99,7 +99,7 @@ def probe(ignores_z: bool, skips: str) -> Pages:
     return encode_pages(model, [batch], Alone(), objective, weights_at(experiment, 1.0, 2.0))
 
 
-def change(pages: Pages, probe: str) -> float:
+def change(pages: EncodedPages, probe: str) -> float:
     """The most that a probe changes a page's L1."""
     return float((pages.values[f"l1_{probe}"] - pages.values["l1"]).abs().max())
 

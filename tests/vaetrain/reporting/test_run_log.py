@@ -21,12 +21,12 @@ def a_log(folder, images=0, enabled=True) -> RunLog:
 def test_what_lies_beyond_the_checkpoint_is_dropped(tmp_path):
     log = a_log(tmp_path)
     for images in (16, 32, 48):
-        log.line("train", images, {"loss": 1.0 / images, "unmeasured": None})
+        log.write_metrics("train", images, {"loss": 1.0 / images, "unmeasured": None})
     log.close()
     with (tmp_path / METRICS_FILE).open("a") as file:
         file.write('{"split": "train", "images": 64, "lo')  # a crash in the middle of a line
     log = a_log(tmp_path, images=32)
-    log.line("train", 40, {"loss": 9.0})
+    log.write_metrics("train", 40, {"loss": 9.0})
     log.close()
     lines = read_metrics(tmp_path / METRICS_FILE)
     assert [line["images"] for line in lines] == [16, 32, 40]
@@ -35,23 +35,23 @@ def test_what_lies_beyond_the_checkpoint_is_dropped(tmp_path):
 
 def test_lines_are_there_as_soon_as_they_are_written(tmp_path):
     log = a_log(tmp_path)
-    log.line("val", 16, {"l1": 0.5})
+    log.write_metrics("val", 16, {"l1": 0.5})
     assert json.loads((tmp_path / METRICS_FILE).read_text())["l1"] == 0.5
     log.close()
 
 
 def test_a_full_disk_loses_no_line_and_cuts_none(full_disk, capsys):
     log = a_log(full_disk.folder)
-    log.line("train", 16, {"loss": 1.0})
+    log.write_metrics("train", 16, {"loss": 1.0})
     path = full_disk.folder / METRICS_FILE
     with full_disk.filled():
         for images in (32, 48, 64):
-            log.line("train", images, {"loss": 1.0, "long": "x" * 5000})
+            log.write_metrics("train", images, {"loss": 1.0, "long": "x" * 5000})
         with pytest.raises(CannotWrite, match=r"metrics\.jsonl: cannot be written"):
             log.sync()
         assert [line["images"] for line in read_metrics(path)] == [16]
         assert path.read_bytes().endswith(b"\n")
-    log.line("train", 80, {"loss": 1.0})
+    log.write_metrics("train", 80, {"loss": 1.0})
     log.sync()
     log.close()
     assert [line["images"] for line in read_metrics(path)] == [16, 32, 48, 64, 80]
@@ -70,8 +70,8 @@ def test_a_damaged_line_is_named(tmp_path, text):
 
 def test_only_the_main_process_writes(tmp_path, capsys):
     log = a_log(tmp_path, enabled=False)
-    log.line("train", 16, {"loss": 1.0})
-    log.say("hello")
+    log.write_metrics("train", 16, {"loss": 1.0})
+    log.print("hello")
     log.close()
     assert list(tmp_path.iterdir()) == []
     assert capsys.readouterr().out == ""

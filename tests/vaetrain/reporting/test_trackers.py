@@ -86,8 +86,8 @@ def test_a_service_that_goes_away_does_not_end_the_run(tmp_path, capsys):
         name="stays", failures=(), log=lambda values, step: told.append(step), finish=lambda: None
     )
     log.trackers = [Gone(), stays]
-    log.line("train", 8, {"loss": 1.0})
-    log.line("train", 16, {"loss": 0.5})
+    log.write_metrics("train", 8, {"loss": 1.0})
+    log.write_metrics("train", 16, {"loss": 0.5})
     log.close()
     assert told == [8, 16]
     assert capsys.readouterr().out.count("gone is told no more: no answer") == 1
@@ -115,18 +115,18 @@ def an_mlflow_log(runs: Path, images: int, *settings: str) -> RunLog:
 def test_mlflow_goes_on_with_the_same_run(local_store):
     log = an_mlflow_log(local_store, 0)
     for images in (8, 16, 24):
-        log.line("train", images, {"loss": 1 / images})
+        log.write_metrics("train", images, {"loss": 1 / images})
     log.close()
     (run_id,) = {run.info.run_id for run in mlflow.search_runs(**everywhere())}
     assert mlflow.get_run(run_id).info.status == "KILLED"
 
     log = an_mlflow_log(local_store, 16, "train.epochs=7")
-    log.line("train", 24, {"loss": 1 / 24})
-    log.line("train", 32, {"loss": 1 / 32})
-    log.pictures(32, {"latent/page": np.zeros((4, 4), np.uint8)})
+    log.write_metrics("train", 24, {"loss": 1 / 24})
+    log.write_metrics("train", 32, {"loss": 1 / 32})
+    log.write_pictures(32, {"latent/page": np.zeros((4, 4), np.uint8)})
     (local_store / "final").mkdir()
     (local_store / "final" / "model.safetensors").write_bytes(b"weights")
-    log.hand_over(local_store / "final")
+    log.write_final_model(local_store / "final")
     log.close()
 
     (run,) = mlflow.search_runs(**everywhere())
@@ -156,10 +156,10 @@ def test_tensorboard_has_the_settings_beside_the_final_metrics_in_one_run(tmp_pa
     experiment = load_experiment(None, ["tracker=tensorboard"])
     log = RunLog(tmp_path, experiment, horizon=64, images=0, enabled=True)
     log.start_trackers()
-    log.line("train", 8, {"loss": 3.0})
-    log.line("val", 8, {"ssim": 0.25})
-    log.line("val", 16, {"ssim": 0.5})
-    log.hand_over(tmp_path / "final")
+    log.write_metrics("train", 8, {"loss": 3.0})
+    log.write_metrics("val", 8, {"ssim": 0.25})
+    log.write_metrics("val", 16, {"ssim": 0.5})
+    log.write_final_model(tmp_path / "final")
     log.close()
     events = tmp_path / "events"
     assert all(path.parent == events for path in events.rglob("events.out.*"))

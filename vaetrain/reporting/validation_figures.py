@@ -2,24 +2,16 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import adaptive_avg_pool2d
 
-from shards.errors import one_line
 from shards.reading.batch import Batch
-from vaetrain.data.loading import EVALUATION_BATCH, PageReader, TrainingData
-from vaetrain.evaluation.latents import ACTIVE_VARIANCE, correlation, in_deviations
-from vaetrain.evaluation.retrieval import Names, nearest_of_other_templates
-from vaetrain.evaluation.validation import Pages
-from vaetrain.model.blocks import fit_rows
-from vaetrain.reporting import charts
-from vaetrain.reporting.figures import panel
-from vaetrain.sheet import (
-    BRIGHTNESS,
+from vaetrain.data.loading import PageReader, TrainingData
+from vaetrain.evaluation.latents import ACTIVE_VARIANCE, correlation
+from vaetrain.evaluation.retrieval import PageLabels, nearest_of_other_templates
+from vaetrain.evaluation.validation import EncodedPages
+from vaetrain.page_pictures import (
     GAP,
     PAPER,
     as_grey,
@@ -28,15 +20,18 @@ from vaetrain.sheet import (
     error_map,
     rows_of_pages,
 )
+from vaetrain.reporting import charts
+from vaetrain.reporting.model_figures import model_figures
 
 TRAVERSED, STEPS = 6, (-2.0, -1.0, 0.0, 1.0, 2.0)  # dimensions; standard deviations
 QUERIES, NEIGHBOURS = 4, 5
 HISTOGRAMS = 16
 MOST_CORRELATED = 512  # dimensions, in a picture
-PROJECTED, SPRITE = 512, 32  # pages in the projector, and pixels of a side of each
 
 
-def gallery(model: nn.Module, data: TrainingData, pages: Pages) -> dict[str, np.ndarray]:
+def validation_figures(
+    model: nn.Module, data: TrainingData, pages: EncodedPages
+) -> dict[str, np.ndarray]:
     """All pictures of a validation, grey, uint8 (H, W), by name.
 
     Args:
@@ -44,13 +39,13 @@ def gallery(model: nn.Module, data: TrainingData, pages: Pages) -> dict[str, np.
         pages: what it makes of all validation pages.
     """
     batch = data.fixed_pages()
-    shown = panel(model, batch) | latent_space(pages) | neighbours(data, pages, batch.ids)
+    shown = model_figures(model, batch) | latent_charts(pages) | neighbours(data, pages, batch.ids)
     if len(pages.ids) > 1:
         shown["latent/traversals"] = traversals(model, batch, pages)
     return shown
 
 
-def latent_space(pages: Pages) -> dict[str, np.ndarray]:
+def latent_charts(pages: EncodedPages) -> dict[str, np.ndarray]:
     """Charts of the latent dimensions; what needs a variance, of two pages or more.
 
     The KL is in nats, mean over pages, of a spatial latent summed over a page's places; a ladder's
@@ -82,7 +77,7 @@ def latent_space(pages: Pages) -> dict[str, np.ndarray]:
 
 
 @torch.no_grad()
-def traversals(model: nn.Module, batch: Batch, pages: Pages) -> np.ndarray:
+def traversals(model: nn.Module, batch: Batch, pages: EncodedPages) -> np.ndarray:
     """One page, decoded with one dimension of its `mu` moved; the dimensions with the largest KL.
 
     A row is a dimension, its columns go from -2 to 2 standard deviations around its mean over the
@@ -111,7 +106,7 @@ def traversals(model: nn.Module, batch: Batch, pages: Pages) -> np.ndarray:
     return rows_of_pages(rows, np.full(len(STEPS) + 1, int(height)))
 
 
-def neighbours(data: PageReader, pages: Pages, ids: Tensor) -> dict[str, np.ndarray]:
+def neighbours(data: PageReader, pages: EncodedPages, ids: Tensor) -> dict[str, np.ndarray]:
     """Some pages, each followed by its nearest pages of other templates, by `search`'s distance.
 
     Args:
@@ -121,8 +116,8 @@ def neighbours(data: PageReader, pages: Pages, ids: Tensor) -> dict[str, np.ndar
     """
     asked = ids[:: -(-len(ids) // QUERIES)].contiguous()
     rows = torch.searchsorted(pages.ids, asked)
-    vectors = pages.vectors()
-    templates = Names.of(data.index, pages.ids).templates
+    vectors = pages.search_vectors()
+    templates = PageLabels.from_index(data.index, pages.ids).templates
     found = nearest_of_other_templates(vectors, templates, NEIGHBOURS, rows)
     if (found < 0).all():
         return {}
@@ -133,47 +128,6 @@ def neighbours(data: PageReader, pages: Pages, ids: Tensor) -> dict[str, np.ndar
         shown += cut_pages(drawn.images(), drawn.heights) + [blank] * (len(line) - len(there))
     sheet = contact_sheet(shown, columns=1 + NEIGHBOURS)
     return {"nearest_neighbours": np.insert(sheet, [data.config.width] * 3 * GAP, PAPER, axis=1)}
-
-
-class Projection(NamedTuple):
-    """What TensorBoard's embedding projector shows.
-
-    Attributes:
-        vectors: (N, D).
-        sprites: (N, 1, 32, 32) in [0, 1], the top of each page.
-        columns: what the names of a page are.
-        names: of each page, one in each column.
-    """
-
-    vectors: Tensor
-    sprites: Tensor
-    columns: list[str]
-    names: list[list[str]]
-
-
-@torch.no_grad()
-def project(model: nn.Module, data: TrainingData) -> Projection:
-    """The latents of validation pages, at most `PROJECTED`, in posterior deviations."""
-    device = next(model.parameters()).device
-    count = min(PROJECTED, len(data.val))
-    ids = data.val.ids_at(np.linspace(0, len(data.val) - 1, count).round().astype(int))
-    mus, logvars, sprites = [], [], []
-    for part in torch.from_numpy(ids).split(EVALUATION_BATCH):
-        batch = _read(data, part).to(device)
-        images = batch.images()
-        latents = model.encode(images, batch.heights)
-        mu, logvar = (model.embed(x, batch.heights).cpu() for x in latents)
-        top = adaptive_avg_pool2d(fit_rows(images, batch.size[1]), SPRITE)
-        sprites.append((top * BRIGHTNESS).clamp(0, 1).cpu())
-        mus.append(mu)
-        logvars.append(logvar)
-    names = []
-    for number, row in zip(ids, data.index.rows(ids), strict=True):
-        label, template = data.index.labels[row["label"]], data.index.templates[row["template"]]
-        key = data.collator.files.key(number)
-        names.append([one_line(name) or "-" for name in (label, template, key)])
-    vectors = in_deviations(torch.cat(mus), torch.cat(logvars)).float()
-    return Projection(vectors, torch.cat(sprites), ["label", "template", "key"], names)
 
 
 def _read(data: PageReader, ids: Tensor) -> Batch:

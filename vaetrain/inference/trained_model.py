@@ -17,10 +17,10 @@ from vaetrain.artifacts.final_model import load_run
 from vaetrain.data.loading import EVALUATION_BATCH, PageReader
 from vaetrain.engines.factory import start_engine
 from vaetrain.engines.spec import running_launch
-from vaetrain.evaluation.validation import for_each_page
+from vaetrain.inference.each_page import for_each_page
 from vaetrain.model.blocks import fit_rows
 from vaetrain.model.vae import draw_noise
-from vaetrain.sheet import cut_pages
+from vaetrain.page_pictures import cut_pages
 
 
 class TrainedModel:
@@ -73,7 +73,7 @@ class TrainedModel:
         return self.model.reconstruct(posterior, batch.heights, batch.size).reconstruction
 
     @torch.no_grad()
-    def describe(self, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
+    def search_features(self, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
         """What a search goes by: `mu`, `logvar` (B, D) and `structure` (B, S), on the device."""
         batch = batch.to(self.engine.device)
         mu, logvar, levels = self.model.posterior(batch.images(), batch.heights)
@@ -81,7 +81,7 @@ class TrainedModel:
         return *latents, self.model.structure(levels)
 
     @torch.no_grad()
-    def describe_all(self, data: PageReader) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    def search_features_of_shards(self, data: PageReader) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """All pages of some shards: ids Long (N,), ascending, and what `describe` gives of them.
 
         Float32 on the host. Raises DamagedShards naming the shard that is.
@@ -89,7 +89,7 @@ class TrainedModel:
         dimensions = self.model.latent_dim
         sizes = [dimensions, dimensions, self.model.structure_dim]
         ids, _, table = for_each_page(
-            lambda batch: torch.cat(self.describe(batch), 1),
+            lambda batch: torch.cat(self.search_features(batch), 1),
             sum(sizes),
             self.batches(data, "all", "encoding"),
             self.engine,

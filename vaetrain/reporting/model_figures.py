@@ -7,12 +7,12 @@ import torch
 from torch import Tensor, nn
 
 from shards.reading.batch import Batch
-from vaetrain.evaluation.interpolation import slerp
-from vaetrain.sheet import as_grey, error_map, rows_of_pages
+from vaetrain.inference.interpolation import slerp
+from vaetrain.page_pictures import as_grey, error_map, rows_of_pages
 
 
 @torch.no_grad()
-def panel(model: nn.Module, batch: Batch) -> dict[str, np.ndarray]:
+def model_figures(model: nn.Module, batch: Batch) -> dict[str, np.ndarray]:
     """What every picture book of a model has: reconstructions, prior samples, an interpolation.
 
     Reconstructions stand below their pages and above maps of their errors.

@@ -27,8 +27,8 @@ LADDER_STRIDES = STRIDES[-2::-1]
 OUTPUTS = ("mu", "logvar", "z", "reconstruction")
 
 
-class Whole(nn.Module):
-    """Pages to posterior, latent and reconstruction."""
+class WholeGraph(nn.Module):
+    """CalibrationPages to posterior, latent and reconstruction."""
 
     outputs = OUTPUTS
 
@@ -46,8 +46,8 @@ class Whole(nn.Module):
         return output.mu, output.logvar, z, output.reconstruction
 
 
-class Encoder(Whole):
-    """Pages to posterior and latent."""
+class EncoderGraph(WholeGraph):
+    """CalibrationPages to posterior and latent."""
 
     outputs = OUTPUTS[:3]
 
@@ -58,7 +58,7 @@ class Encoder(Whole):
         return mu, logvar, z
 
 
-class Decoder(Whole):
+class DecoderGraph(WholeGraph):
     """Latents alone to pages, padded to the tallest's multiple of the stride."""
 
     outputs = OUTPUTS[3:]
@@ -81,8 +81,8 @@ class Decoder(Whole):
         return (self.model.decode(z, heights, (stride * rows, self.width), ladder),)
 
 
-def example(model: VAE, batch: int, size: tuple[int, int]) -> dict[str, Tensor]:
-    """Inputs of `Whole` by name: pages of different heights, the first `size[0]` rows tall."""
+def example_inputs(model: VAE, batch: int, size: tuple[int, int]) -> dict[str, Tensor]:
+    """Inputs of `WholeGraph` by name: pages of different heights, the first `size[0]` rows tall."""
     generator = torch.Generator().manual_seed(0)
 
     def normal(*shape: int) -> Tensor:
@@ -98,12 +98,12 @@ def example(model: VAE, batch: int, size: tuple[int, int]) -> dict[str, Tensor]:
     return named
 
 
-def arguments(graph: Whole, named: dict[str, Tensor]) -> dict[str, Tensor]:
+def graph_inputs(graph: WholeGraph, named: dict[str, Tensor]) -> dict[str, Tensor]:
     """Those of `example` that a graph takes, in its order."""
     ladder = {name: value for name, value in named.items() if name.startswith("ladder")}
-    if isinstance(graph, Encoder):
+    if isinstance(graph, EncoderGraph):
         return {name: named[name] for name in ("images", "heights", "eps")}
-    if isinstance(graph, Decoder):
+    if isinstance(graph, DecoderGraph):
         return {"z": named["eps"], "heights": named["heights"]} | ladder
     return named
 
@@ -114,7 +114,7 @@ def _call(named: dict[str, Tensor]) -> dict[str, Tensor | tuple[Tensor, ...]]:
     return plain | ({"ladder": ladder} if ladder else {})
 
 
-def write(graph: Whole, path: Path, width: int, max_height: int) -> float:
+def write_graph(graph: WholeGraph, path: Path, width: int, max_height: int) -> float:
     """Write a graph and check it; the largest difference from PyTorch.
 
     Raises UserError where that is above `TOLERANCE`.
@@ -122,7 +122,7 @@ def write(graph: Whole, path: Path, width: int, max_height: int) -> float:
     graph.eval()
     stride = graph.model.stride
     most = -(-max_height // stride)
-    named = arguments(graph, example(graph.model, 2, (stride * max(2, most // 2), width)))
+    named = graph_inputs(graph, example_inputs(graph.model, 2, (stride * max(2, most // 2), width)))
     batch, rows = Dim("batch"), Dim("rows", min=1, max=most)
 
     def dynamic(name: str, value: Tensor) -> dict:
@@ -143,13 +143,15 @@ def write(graph: Whole, path: Path, width: int, max_height: int) -> float:
     )
     program.save(path, external_data=False)
     heights = sorted({stride, stride * (most // 2 or 1), stride * most})
-    found = difference(graph, path, [(n, (h, width)) for n in CHECKED_BATCHES for h in heights])
+    found = largest_difference(
+        graph, path, [(n, (h, width)) for n in CHECKED_BATCHES for h in heights]
+    )
     if not found <= TOLERANCE:
         raise UserError(f"onnxruntime differs from PyTorch by {found:.2g}, over {TOLERANCE:g}")
     return found
 
 
-def session(path: Path) -> onnxruntime.InferenceSession:
+def open_session(path: Path) -> onnxruntime.InferenceSession:
     """onnxruntime on the CPU, with as many threads as PyTorch has."""
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = torch.get_num_threads()
@@ -157,11 +159,13 @@ def session(path: Path) -> onnxruntime.InferenceSession:
 
 
 @torch.no_grad()
-def difference(graph: Whole, path: Path, sizes: Iterable[tuple[int, tuple[int, int]]]) -> float:
+def largest_difference(
+    graph: WholeGraph, path: Path, sizes: Iterable[tuple[int, tuple[int, int]]]
+) -> float:
     """The largest difference of any output between a file and PyTorch, over (batch, (H, W))."""
-    runtime, largest = session(path), 0.0
+    runtime, largest = open_session(path), 0.0
     for batch, size in sizes:
-        named = arguments(graph, example(graph.model, batch, size))
+        named = graph_inputs(graph, example_inputs(graph.model, batch, size))
         theirs = runtime.run(None, {name: value.numpy() for name, value in named.items()})
         for ours, other in zip(graph(**_call(named)), theirs, strict=True):
             largest = max(largest, float((ours - torch.from_numpy(other)).abs().max()))
@@ -170,13 +174,13 @@ def difference(graph: Whole, path: Path, sizes: Iterable[tuple[int, tuple[int, i
 
 def page_inputs(model: VAE, batch: Batch) -> dict[str, np.ndarray]:
     """What a file takes to reconstruct pages from their `mu`: no noise."""
-    named = example(model, len(batch), batch.size)
+    named = example_inputs(model, len(batch), batch.size)
     zeros = {name: torch.zeros_like(value) for name, value in named.items()}
     inputs = zeros | {"images": batch.images(), "heights": batch.heights}
     return {name: value.numpy() for name, value in inputs.items()}
 
 
-class Pages(CalibrationDataReader):
+class CalibrationPages(CalibrationDataReader):
     """Batches of pages as onnxruntime's calibration asks for them."""
 
     def __init__(self, model: VAE, batches: Sequence[Batch]) -> None:
@@ -194,7 +198,7 @@ def quantise(model: VAE, source: Path, target: Path, batches: Sequence[Batch]) -
     quantize_static(
         prepared,
         target,
-        Pages(model, batches),
+        CalibrationPages(model, batches),
         op_types_to_quantize=["Conv", "ConvTranspose", "Gemm", "MatMul"],
         per_channel=True,
         activation_type=QuantType.QUInt8,
@@ -204,7 +208,7 @@ def quantise(model: VAE, source: Path, target: Path, batches: Sequence[Batch]) -
 
 def mean_ssim(model: VAE, path: Path, batches: Sequence[Batch]) -> float:
     """Mean SSIM over pages of what a file makes of them from their `mu`."""
-    runtime, values = session(path), []
+    runtime, values = open_session(path), []
     for batch in batches:
         (page,) = runtime.run(["reconstruction"], page_inputs(model, batch))
         page = torch.from_numpy(page).clamp(0, 1)

@@ -6,10 +6,10 @@ import torch
 
 from shards.reading.batch import Batch
 from vaetrain.config.experiment import load_experiment
-from vaetrain.evaluation.interpolation import slerp
+from vaetrain.inference.interpolation import slerp
 from vaetrain.model.vae import VAE
-from vaetrain.reporting.figures import panel
-from vaetrain.sheet import BRIGHTNESS, ERROR_BRIGHTNESS, error_map
+from vaetrain.page_pictures import BRIGHTNESS, ERROR_BRIGHTNESS, error_map
+from vaetrain.reporting.model_figures import model_figures
 
 A, B = torch.tensor([3.0, 0.0, 0.0]), torch.tensor([0.0, 5.0, 0.0])
 
@@ -61,7 +61,7 @@ def blank_pages(count: int) -> Batch:
 @pytest.mark.parametrize("count", [1, 2, 3])
 def test_any_number_of_pages_makes_a_panel(count):
     model = VAE(load_experiment(None, ["model.latent_dim=4"]).model, 64, 64).eval()
-    shown = panel(model, blank_pages(count))
+    shown = model_figures(model, blank_pages(count))
     assert {"reconstructions", "prior_samples"} <= set(shown)
     assert ("interpolation" in shown) == (count > 1)
     assert all(picture.dtype == "uint8" and picture.ndim == 2 for picture in shown.values())
@@ -83,7 +83,7 @@ def test_the_third_row_shows_the_errors_of_the_second():
     model = VAE(load_experiment(None, ["model.latent_dim=4"]).model, 64, 64).eval()
     with torch.no_grad():
         model.linear.to_page.bias.fill_(0.05 / model.linear.to_page.scale)
-    pages, ours, errors = np.split(panel(model, batch)["reconstructions"], 3)
+    pages, ours, errors = np.split(model_figures(model, batch)["reconstructions"], 3)
     at = np.s_[:40, :64]
     assert not pages[at].any()
     # Against a black page the error is the page: brighter by the ratio of their gains.

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from shards.reading.draw import draw
-from vaetrain.evaluation.metrics import edge_f1, edges, gradient_energy, pixel_metrics, psnr
+from vaetrain.evaluation.pixel_metrics import edge_f1, edges, gradient_energy, pixel_metrics, psnr
 
 HEIGHTS = [37, 12, 24, 2, 1]
 ROWS, WIDTH = 48, 40

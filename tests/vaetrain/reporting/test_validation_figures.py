@@ -13,15 +13,20 @@ from shards.building.options import BuildOptions
 from tests.support.models import restless
 from vaetrain.config.experiment import load_experiment
 from vaetrain.data.loading import TrainingData
-from vaetrain.evaluation.retrieval import Names
-from vaetrain.evaluation.validation import Pages, encode_pages
+from vaetrain.evaluation.retrieval import PageLabels
+from vaetrain.evaluation.validation import EncodedPages, encode_pages
 from vaetrain.losses.objective import Objective
 from vaetrain.model.vae import VAE
-from vaetrain.reporting import gallery
-from vaetrain.reporting.gallery import latent_space, neighbours, project, traversals
+from vaetrain.page_pictures import GAP, as_grey
+from vaetrain.reporting import validation_figures
+from vaetrain.reporting.projector import project_latents
 from vaetrain.reporting.run_log import RunLog
+from vaetrain.reporting.validation_figures import (
+    latent_charts,
+    neighbours,
+    traversals,
+)
 from vaetrain.schedules import weights_at
-from vaetrain.sheet import GAP, as_grey
 
 REPO = Path(__file__).resolve().parents[3]
 ALONE = SimpleNamespace(
@@ -29,7 +34,7 @@ ALONE = SimpleNamespace(
     rank=0,
     world_size=1,
     gather_ragged=lambda rows: rows,
-    at=lambda place: None,
+    mark_progress=lambda place: None,
 )
 SETTINGS = ("data.width=64", "data.max_height=128", "model.size=tiny", "model.start=random")
 
@@ -41,7 +46,9 @@ def shards(tmp_path_factory) -> Path:
     return folder
 
 
-def validation(shards: Path, *settings: str, count: int = 12) -> tuple[VAE, TrainingData, Pages]:
+def validation(
+    shards: Path, *settings: str, count: int = 12
+) -> tuple[VAE, TrainingData, EncodedPages]:
     """A random model and what it makes of the first validation pages."""
     experiment = load_experiment(None, [*SETTINGS, f"data.shards={shards}", *settings])
     model = restless(experiment.model, 64, 128, 0.02).eval()
@@ -71,7 +78,7 @@ def validation(shards: Path, *settings: str, count: int = 12) -> tuple[VAE, Trai
     ids=["vector", "narrow", "spatial", "ladder"],
 )
 def test_a_gallery_of_any_model_and_any_number_of_pages(shards, settings, count):
-    shown = gallery.gallery(*validation(shards, *settings, count=count))
+    shown = validation_figures.validation_figures(*validation(shards, *settings, count=count))
     assert all(picture.dtype == "uint8" and picture.ndim == 2 for picture in shown.values())
     assert {"reconstructions", "prior_samples", "latent/kl_of_dimensions"} <= set(shown)
     several = {"latent/traversals", "latent/std_of_mu", "latent/histograms"}
@@ -81,21 +88,27 @@ def test_a_gallery_of_any_model_and_any_number_of_pages(shards, settings, count)
         assert "nearest_neighbours" in shown
 
 
-def some_pages(mu: torch.Tensor, kl: torch.Tensor) -> Pages:
+def some_pages(mu: torch.Tensor, kl: torch.Tensor) -> EncodedPages:
     ids = torch.arange(len(mu))
-    return Pages(ids, ids, {}, mu, torch.zeros_like(mu), kl, torch.ones(len(mu), 1))
+    return EncodedPages(ids, ids, {}, mu, torch.zeros_like(mu), kl, torch.ones(len(mu), 1))
 
 
 def test_the_charts_are_of_the_right_numbers_in_the_right_order(monkeypatch):
     drawn = {}
-    monkeypatch.setattr(gallery.charts, "bars", lambda *given: drawn.setdefault(len(drawn), given))
-    monkeypatch.setattr(gallery.charts, "matrix", lambda table: drawn.setdefault("matrix", table))
     monkeypatch.setattr(
-        gallery.charts, "histograms", lambda *given: drawn.setdefault("histograms", given)
+        validation_figures.charts, "bars", lambda *given: drawn.setdefault(len(drawn), given)
+    )
+    monkeypatch.setattr(
+        validation_figures.charts, "matrix", lambda table: drawn.setdefault("matrix", table)
+    )
+    monkeypatch.setattr(
+        validation_figures.charts,
+        "histograms",
+        lambda *given: drawn.setdefault("histograms", given),
     )
     mu = torch.randn(50, 3) * torch.tensor([1.0, 0.01, 3.0])
     kl = torch.tensor([[1.0, 0.0, 5.0, 70.0, 80.0]], dtype=torch.float64).repeat(50, 1)
-    latent_space(some_pages(mu, kl))
+    latent_charts(some_pages(mu, kl))
     assert drawn[0][0].tolist() == [5, 1, 0]
     assert drawn[1][0].tolist() == [70, 80]
     np.testing.assert_allclose(drawn[2][0], np.sort(mu.double().numpy().std(0, ddof=1))[::-1])
@@ -107,7 +120,7 @@ def test_the_charts_are_of_the_right_numbers_in_the_right_order(monkeypatch):
 
 
 def test_a_collapsed_space_has_no_correlation_to_show():
-    shown = latent_space(some_pages(torch.zeros(5, 3), torch.zeros(5, 3, dtype=torch.float64)))
+    shown = latent_charts(some_pages(torch.zeros(5, 3), torch.zeros(5, 3, dtype=torch.float64)))
     assert "latent/correlation" not in shown
     assert "latent/std_of_mu" in shown
 
@@ -141,14 +154,20 @@ def test_neighbours_are_of_other_templates_and_nearest_first(shards, monkeypatch
     asked = data.fixed_pages().ids
     read = []
     monkeypatch.setattr(
-        gallery, "_read", lambda data, ids, real=gallery._read: read.append(ids) or real(data, ids)
+        validation_figures,
+        "_read",
+        lambda data, ids, real=validation_figures._read: read.append(ids) or real(data, ids),
     )
     (picture,) = neighbours(data, pages, asked).values()
     assert [line[0] for line in read] == asked[::2].tolist()
     templates = dict(
-        zip(pages.ids.tolist(), Names.of(data.index, pages.ids).templates.tolist(), strict=True)
+        zip(
+            pages.ids.tolist(),
+            PageLabels.from_index(data.index, pages.ids).templates.tolist(),
+            strict=True,
+        )
     )
-    places = dict(zip(pages.ids.tolist(), pages.vectors(), strict=True))
+    places = dict(zip(pages.ids.tolist(), pages.search_vectors(), strict=True))
     for page, *found in [line.tolist() for line in read]:
         others = [n for n in places if templates[n] != templates[page]]
         nearest = sorted(others, key=lambda n: float((places[n] - places[page]).norm()))
@@ -165,8 +184,8 @@ def test_the_projector_has_every_page_with_its_name_and_its_sprite(shards, tmp_p
     log = RunLog(tmp_path, experiment, horizon=64, images=0, enabled=True)
     log.start_trackers()
     assert log.has_projector
-    projection = project(model, data)
-    log.projection(64, projection)
+    projection = project_latents(model, data)
+    log.write_projection(64, projection)
     log.close()
     unit = (pages.logvar.double() / 2).exp().mean(dim=0)
     torch.testing.assert_close(

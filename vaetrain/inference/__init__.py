@@ -1,0 +1,1 @@
+"""A trained model in use: embedding, search, interpolation, sampling and ONNX export."""

@@ -1,0 +1,60 @@
+"""Latents of validation pages for TensorBoard's embedding projector."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import adaptive_avg_pool2d
+
+from shards.errors import one_line
+from vaetrain.data.loading import EVALUATION_BATCH, TrainingData
+from vaetrain.evaluation.latents import in_posterior_stds
+from vaetrain.model.blocks import fit_rows
+from vaetrain.page_pictures import BRIGHTNESS
+
+PROJECTED, SPRITE = 512, 32  # pages in the projector, and pixels of a side of each
+
+
+class Projection(NamedTuple):
+    """What TensorBoard's embedding projector shows.
+
+    Attributes:
+        vectors: (N, D).
+        sprites: (N, 1, 32, 32) in [0, 1], the top of each page.
+        columns: what the names of a page are.
+        names: of each page, one in each column.
+    """
+
+    vectors: Tensor
+    sprites: Tensor
+    columns: list[str]
+    names: list[list[str]]
+
+
+@torch.no_grad()
+def project_latents(model: nn.Module, data: TrainingData) -> Projection:
+    """The latents of validation pages, at most `PROJECTED`, in posterior deviations."""
+    device = next(model.parameters()).device
+    count = min(PROJECTED, len(data.val))
+    ids = data.val.ids_at(np.linspace(0, len(data.val) - 1, count).round().astype(int))
+    mus, logvars, sprites = [], [], []
+    for part in torch.from_numpy(ids).split(EVALUATION_BATCH):
+        numbers = part.numpy()
+        batch = data.collator.batch(numbers, np.zeros_like(numbers), training=False).to(device)
+        images = batch.images()
+        latents = model.encode(images, batch.heights)
+        mu, logvar = (model.embed(x, batch.heights).cpu() for x in latents)
+        top = adaptive_avg_pool2d(fit_rows(images, batch.size[1]), SPRITE)
+        sprites.append((top * BRIGHTNESS).clamp(0, 1).cpu())
+        mus.append(mu)
+        logvars.append(logvar)
+    names = []
+    for number, row in zip(ids, data.index.rows(ids), strict=True):
+        label, template = data.index.labels[row["label"]], data.index.templates[row["template"]]
+        key = data.collator.files.key(number)
+        names.append([one_line(name) or "-" for name in (label, template, key)])
+    vectors = in_posterior_stds(torch.cat(mus), torch.cat(logvars)).float()
+    return Projection(vectors, torch.cat(sprites), ["label", "template", "key"], names)
