@@ -1,6 +1,6 @@
-"""The charts of a study's report, as SVG: colour-blind-safe, and told apart without colour too.
+"""Charts of the report of a study, as SVG; series also differ in line style and marker.
 
-Colours are those of Okabe and Ito (2008), on white.
+The colours are the colour-blind-safe palette of Okabe and Ito (2008), on white.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ from launch.compare import Interval
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000", "#7F7F7F")
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
 LINES = ("-", "--", "-.", ":")
-FEW_POINTS = 12  # of a curve, up to which each is marked
+FEW_POINTS = 12  # curves with at most so many points get markers
 _STYLE = {
-    "text.parse_math": False,  # a label with dollars is no formula
+    "text.parse_math": False,  # a label that contains $ is not a formula
     "svg.hashsalt": "vaetrain",
     "font.size": 10,
     "axes.spines.top": False,
@@ -36,7 +36,7 @@ _STYLE = {
 
 @dataclass(frozen=True)
 class Series:
-    """One line of a chart: a setting, and the points (x, y) of each seed."""
+    """One line of a chart: the label of a setting and the points (x, y) of each seed."""
 
     label: str
     seeds: Sequence[Sequence[Sequence[float]]]
@@ -44,7 +44,7 @@ class Series:
 
 @dataclass(frozen=True)
 class Dot:
-    """A setting's mean and interval on one axis or two."""
+    """Mean and interval of a setting on one or two axes."""
 
     label: str
     y: Interval
@@ -52,7 +52,7 @@ class Dot:
 
 
 def curves(series: Sequence[Series], y_label: str) -> str:
-    """Means over seeds against images, the range of the seeds shaded. At most 8 series."""
+    """Draw means over seeds against image counts, the range of the seeds shaded; up to 8 series."""
     with matplotlib.rc_context(_STYLE):
         figure, axes = _axes(7.2, 3.6)
         values = []
@@ -62,7 +62,7 @@ def curves(series: Sequence[Series], y_label: str) -> str:
                 continue
             colour = COLOURS[number % len(COLOURS)]
             style = {"color": colour, "linestyle": LINES[number % len(LINES)], "linewidth": 1.8}
-            if len(images) <= FEW_POINTS:  # of one alone there would be nothing to see
+            if len(images) <= FEW_POINTS:  # a single point without a marker would be invisible
                 style |= {"marker": MARKERS[number % len(MARKERS)], "markersize": 5}
             axes.plot(images, rows.mean(0), label=_shown(one.label), **style)
             if len(rows) > 1:
@@ -79,7 +79,7 @@ def curves(series: Sequence[Series], y_label: str) -> str:
 
 
 def dots(settings: Sequence[Dot], label: str, baseline: float | None) -> str:
-    """Every setting's mean with its interval, one below the other, beside the baseline's mean."""
+    """Draw the mean and interval of every setting, one row each, and the mean of the baseline."""
     with matplotlib.rc_context(_STYLE):
         figure, axes = _axes(7.2, 0.9 + 0.28 * len(settings))
         for place, one in enumerate(settings):
@@ -94,7 +94,7 @@ def dots(settings: Sequence[Dot], label: str, baseline: float | None) -> str:
 
 
 def rate_distortion(settings: Sequence[Dot]) -> str:
-    """Distortion (y, L1) against rate (x, KL in nats) of the settings, in order of rate."""
+    """Draw distortion (y, L1) against rate (x, KL in nats) of the settings, in order of rate."""
     with matplotlib.rc_context(_STYLE):
         figure, axes = _axes(7.2, 3.6)
         ordered = sorted(settings, key=lambda one: one.x.mean)
@@ -137,7 +137,7 @@ def _shown(label: str) -> str:
 def _on_common_points(
     seeds: Sequence[Sequence[Sequence[float]]],
 ) -> tuple[np.ndarray, np.ndarray]:
-    """The image counts that all seeds have, (P,), and their values there, (seeds, P)."""
+    """Return the image counts that all seeds have, (P,), and the values there, (seeds, P)."""
     tables = [dict(map(tuple, points)) for points in seeds if points]
     if not tables:
         return np.empty(0), np.empty((0, 0))

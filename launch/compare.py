@@ -1,7 +1,7 @@
-"""Which of several settings is better, and whether it may be luck: Student's t over seeds.
+"""Comparison of settings with a baseline: paired Student's t intervals over seeds.
 
-Two settings are compared seed by seed: the same seed means the same order of pages, noise and
-initial weights, so that the difference of a pair has less chance in it than either run.
+Two settings are compared seed by seed. The same seed means the same order of pages, noise and
+initial weights, so the difference of a pair varies less than the results themselves.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ BETTER, WORSE, CANT_TELL = "better", "worse", "can't tell"
 
 @dataclass(frozen=True)
 class Interval:
-    """A mean over seeds, and how far from it the true one may lie.
+    """A mean over seeds with its confidence interval.
 
     Attributes:
-        half_width: of the confidence interval; infinite when there is one seed only.
-        count: seeds.
+        half_width: half width of the interval; infinite for a single seed.
+        count: number of seeds.
     """
 
     mean: float
@@ -33,20 +33,20 @@ class Interval:
 
 @dataclass(frozen=True)
 class Comparison:
-    """A setting against the baseline: the mean difference over the seeds both have."""
+    """Mean difference between a setting and the baseline over the seeds that both have."""
 
     difference: Interval
     verdict: str
 
 
 def mean_interval(values: Sequence[float], confidence: float = CONFIDENCE) -> Interval:
-    """The mean of independent values with its confidence interval (Student 1908).
+    """Compute the mean of independent values with its confidence interval (Student 1908).
 
-    The half width is t(1 - (1 - confidence) / 2; n - 1) s / sqrt(n), s being the sample's standard
-    deviation. Raises ValueError when there are no values.
+    The half width is t(1 - (1 - confidence) / 2; n - 1) s / sqrt(n), s being the sample standard
+    deviation. Raises ValueError for an empty sequence.
     """
     if not values:
-        raise ValueError("there is no mean of no values")
+        raise ValueError("values is empty")
     mean, count = math.fsum(values) / len(values), len(values)
     if count == 1:
         return Interval(mean, math.inf, count)
@@ -55,27 +55,27 @@ def mean_interval(values: Sequence[float], confidence: float = CONFIDENCE) -> In
 
 
 def compare(
-    ours: Mapping[int, float],
+    scores: Mapping[int, float],
     baseline: Mapping[int, float],
     *,
     higher_is_better: bool,
     comparisons: int = 1,
 ) -> Comparison | None:
-    """Whether a setting is better than the baseline: a paired t interval of the difference.
+    """Compare a setting with the baseline by a paired t interval of the difference.
 
     Args:
-        ours, baseline: the metric by seed; seeds that one of them lacks are left out.
-        comparisons: how many settings are compared with this baseline. All of their intervals hold
-            together at 95% (Bonferroni: each is made for 1 - 0.05 / comparisons), or else among
-            many settings some would look better by luck.
+        scores, baseline: the metric by seed; only seeds that both have are used.
+        comparisons: number of settings compared with this baseline. The intervals are simultaneous
+            at 95% (Bonferroni: each has the level 1 - 0.05 / comparisons); otherwise some of many
+            settings would look better by chance.
 
-    Returns: None when they share no seed. "can't tell" unless the interval leaves out 0.
+    Returns: None if they share no seed. The verdict is "can't tell" if the interval contains 0.
     """
-    seeds = sorted(ours.keys() & baseline.keys())
+    seeds = sorted(scores.keys() & baseline.keys())
     if not seeds:
         return None
     confidence = 1 - (1 - CONFIDENCE) / comparisons
-    difference = mean_interval([ours[seed] - baseline[seed] for seed in seeds], confidence)
+    difference = mean_interval([scores[seed] - baseline[seed] for seed in seeds], confidence)
     if not abs(difference.mean) > difference.half_width:
         return Comparison(difference, CANT_TELL)
     return Comparison(difference, BETTER if (difference.mean > 0) == higher_is_better else WORSE)

@@ -1,9 +1,9 @@
-"""Write a study's report again, at any time: runs/NAME/report.html and report.md.
+"""Write the report of a study again: runs/NAME/report.html and report.md.
 
     python -m launch.report launch/experiments/beta_sweep.yaml
 
-The HTML file holds everything it shows and opens offline. Takes the settings that the sweep was
-given; means are over seeds, with 95% confidence intervals (Student's t).
+The HTML file is self-contained and opens offline. Give the same settings as for the sweep. Means
+are over seeds, with 95% confidence intervals (Student's t).
 """
 
 from __future__ import annotations
@@ -28,28 +28,32 @@ from vaetrain.settings import ConfigError
 if TYPE_CHECKING:
     from launch.trials import Outcome
 
-SHOWN = 8  # settings in a chart with a legend, and with pictures; more cannot be told apart
-IN_ORDER = 12  # settings up to which the table keeps the study's order
+SHOWN = 8  # settings in charts with a legend and in the pictures; more would look alike
+IN_ORDER = 12  # tables with at most so many settings keep the order of the study
 TEMPLATES = Path(__file__).parent / "templates"
 PICTURE = Path("final") / "reconstructions.png"
 
 
 def main() -> int:
-    """Run the command; the exit status."""
+    """Run the command; return the exit status."""
     parser = cli.Parser(
         prog="launch.report",
         formatter_class=argparse.RawDescriptionHelpFormatter,
         description=__doc__,
     )
     parser.add_argument("study", type=Path, metavar="STUDY", help="YAML file of the study")
-    parser.add_argument("--run-dir", type=Path, help="the study's folder, if it was given")
-    parser.add_argument("settings", nargs="*", metavar="key=value", help="those of the sweep")
+    parser.add_argument(
+        "--run-dir", type=Path, help="folder of the study, if the sweep was given one"
+    )
+    parser.add_argument(
+        "settings", nargs="*", metavar="key=value", help="the settings given to the sweep"
+    )
     arguments = parser.parse_intermixed_args()
     extras.require("optuna", "sweep", "a report")
     study = load_study(arguments.study, arguments.settings)
     folder = arguments.run_dir or Path("runs") / study.name
     if study.sweep.storage is None and not (folder / "study.db").exists():
-        raise ConfigError(f"{folder}: holds no study; start it with launch.sweep")
+        raise ConfigError(f"{folder}: contains no study.db; run launch.sweep first")
     from launch.trials import Trials
 
     for path in write_report(study, Trials(study, folder).outcomes(), folder):
@@ -62,9 +66,9 @@ class Row:
     """A setting in the table.
 
     Attributes:
-        scores: intervals of the study's metric and of those further shown, by name.
-        images, minutes: the cost of one seed, in the mean; None before any has finished.
-        picture: a PNG of reconstructions, of the first seed that has one.
+        scores: intervals of the metric of the study and of the further metrics, by name.
+        images, minutes: mean cost of one seed; None before a seed has finished.
+        picture: PNG of reconstructions of the first seed that has one.
     """
 
     label: str
@@ -80,13 +84,13 @@ class Row:
 
 
 def write_report(study: Study, outcomes: Sequence[Outcome], folder: Path) -> list[Path]:
-    """Write both reports; their paths."""
+    """Write both reports; return their paths."""
     extras.require("matplotlib", "sweep", "a report")
     extras.require("jinja2", "sweep", "a report")
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
     rows = table(study, outcomes)
-    charts = draw(study, outcomes, rows)
+    charts = draw_charts(study, outcomes, rows)
     environment = Environment(
         loader=FileSystemLoader(TEMPLATES),
         autoescape=lambda name: name.endswith(".html"),
@@ -122,14 +126,14 @@ def write_report(study: Study, outcomes: Sequence[Outcome], folder: Path) -> lis
 
 
 def metric_names(study: Study) -> list[str]:
-    """The metrics of the table, the one that judges first."""
+    """Return the metrics of the table; the metric of the study comes first."""
     return list(dict.fromkeys([study.sweep.metric, *study.sweep.show]))
 
 
 def table(study: Study, outcomes: Sequence[Outcome]) -> list[Row]:
-    """A row for each setting: in the study's order if there are few, else the best first."""
+    """Return a row for each setting: in the order of the study, or best first if there are many."""
     baseline = find_baseline(study, outcomes)
-    judged = [o for o in outcomes if o.records and o is not baseline]
+    compared = [o for o in outcomes if o.records and o is not baseline]
     rows = []
     for outcome in outcomes:
         records = list(outcome.records.values())
@@ -139,12 +143,12 @@ def table(study: Study, outcomes: Sequence[Outcome]) -> list[Row]:
             if values:
                 scores[name] = mean_interval(values)
         comparison = None
-        if baseline is not None and outcome in judged:
+        if baseline is not None and outcome in compared:
             comparison = compare(
                 scores_by_seed(study, outcome),
                 scores_by_seed(study, baseline),
                 higher_is_better=study.sweep.direction == "maximize",
-                comparisons=len(judged),
+                comparisons=len(compared),
             )
         pictures = (outcome.folder / f"seed-{seed}" / PICTURE for seed in outcome.records)
         rows.append(
@@ -165,7 +169,7 @@ def table(study: Study, outcomes: Sequence[Outcome]) -> list[Row]:
 
 
 def find_baseline(study: Study, outcomes: Sequence[Outcome]) -> Outcome | None:
-    """The setting that the others are compared with, where it has any results."""
+    """Return the outcome of the baseline; None if it has no results."""
     wanted = study.sweep.baseline
     for outcome in outcomes:
         if wanted in (None, outcome.label):
@@ -174,13 +178,13 @@ def find_baseline(study: Study, outcomes: Sequence[Outcome]) -> Outcome | None:
 
 
 def scores_by_seed(study: Study, outcome: Outcome) -> dict[int, float]:
-    """The study's metric of a setting by seed."""
+    """Return the metric of the study of a setting, by seed."""
     metric = study.sweep.metric
     return {seed: r.metrics[metric] for seed, r in outcome.records.items() if metric in r.metrics}
 
 
 def best_first(study: Study, rows: Sequence[Row]) -> list[Row]:
-    """Rows by the study's metric; those without it last."""
+    """Sort rows by the metric of the study, best first; rows without it come last."""
     metric, sign = study.sweep.metric, -1 if study.sweep.direction == "maximize" else 1
     return sorted(
         rows,
@@ -190,15 +194,15 @@ def best_first(study: Study, rows: Sequence[Row]) -> list[Row]:
 
 @dataclass(frozen=True)
 class Chart:
-    """A chart with the words below it."""
+    """A chart with its title and caption."""
 
     svg: str
     title: str
     text: str
 
 
-def draw(study: Study, outcomes: Sequence[Outcome], rows: Sequence[Row]) -> dict[str, Chart]:
-    """The report's charts by name; those there is nothing to draw for are left out."""
+def draw_charts(study: Study, outcomes: Sequence[Outcome], rows: Sequence[Row]) -> dict[str, Chart]:
+    """Draw the charts of the report; charts without data are omitted."""
     from launch import charts
 
     metric = study.sweep.metric
@@ -214,17 +218,18 @@ def draw(study: Study, outcomes: Sequence[Outcome], rows: Sequence[Row]) -> dict
         "settings": Chart(
             charts.dots([charts.Dot(r.label, r.scores[metric]) for r in scored], metric, base),
             f"{metric} of every setting",
-            "Mean over seeds with its 95% confidence interval; dashed: the baseline.",
+            "Mean over seeds with its 95% confidence interval. Dashed line: the baseline.",
         ),
         "curves": Chart(
             charts.curves(_series(shown, "curve"), f"validation {metric}"),
             f"Learning curves: {metric} in validation",
-            f"Mean over seeds; shaded: from the lowest seed to the highest.{note}",
+            f"Mean over seeds. Shaded area: from the lowest to the highest seed.{note}",
         ),
         "loss": Chart(
             charts.curves(_series(shown, "loss"), "training loss"),
             "Learning curves: training loss",
-            "What each setting optimises: with other weights, losses cannot be compared." + note,
+            "The loss that each setting optimises. Settings with different loss weights cannot be "
+            "compared by it." + note,
         ),
     }
     varies_beta = any(name.startswith("beta.") for name in study.space)
@@ -234,8 +239,8 @@ def draw(study: Study, outcomes: Sequence[Outcome], rows: Sequence[Row]) -> dict
         drawn["rate_distortion"] = Chart(
             charts.rate_distortion(points),
             "Rate and distortion",
-            "What a page costs to describe, and how far its reconstruction is from it; both with "
-            "95% confidence intervals. Nearer to the lower left corner is better." + note,
+            "KL per page against the L1 of its reconstruction, both with 95% confidence intervals. "
+            "Nearer to the lower left corner is better." + note,
         )
     return drawn
 
@@ -250,7 +255,7 @@ def _series(outcomes: Sequence[Outcome], attribute: str):
 
 
 def interval_text(interval: Interval, *, signed: bool = False) -> str:
-    """A mean and its interval, for people, to two digits of the latter; one seed has none."""
+    """Format a mean and its interval to two digits of the half width; one seed has no interval."""
     sign, half_width = "+" if signed else "", interval.half_width
     if interval.count == 1:
         return f"{interval.mean:{sign}.4g}"
@@ -261,13 +266,13 @@ def interval_text(interval: Interval, *, signed: bool = False) -> str:
 
 
 def plain_markdown(text: object) -> str:
-    """Text that Markdown and HTML take for nothing but text, on one line."""
+    """Escape text for Markdown and HTML; the result is one line."""
     line = html.escape(" ".join(str(text).split()), quote=False)
     return re.sub(r"([\\`*_{}\[\]()#+!|~$-])", r"\\\1", line)
 
 
 def data_url(content: str | Path) -> str:
-    """A chart (SVG) or picture (the path of a PNG) as an address that holds it."""
+    """Encode a chart (SVG text) or a picture (path of a PNG) as a data URL."""
     if isinstance(content, Path):
         kind, data = "png", content.read_bytes()
     else:

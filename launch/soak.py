@@ -1,15 +1,16 @@
-"""Kill, pause and damage a training at random, resume it, and check that nothing is ever lost.
+"""Soak test: kill, pause and damage a training at random, resume it, and compare all results.
 
     python -m launch.soak [--minutes 60] [--seed 0] [--engine ddp] [--out DIR]
 
-A small run on two processes is trained once undisturbed, with a checkpoint of every step. Then the
-same run is trained anew, again and again, while something is done to it after a random time: all
-of it, one rank or the launcher is killed; ranks are paused, for a moment or for good; it is asked
-to stop; a byte of its newest checkpoint is flipped, or the end of its metrics torn off. Whenever it
-has ended, every checkpoint must have the bits that the undisturbed run had at that image count, and
-every line of its metrics be the same, none missing; in the end so must the finished model be.
+A small run on two processes is trained once without disturbance, with a checkpoint at every step.
+Then the same run is trained again and again, and disturbed after a random time: all processes, one
+rank or the launcher are killed; ranks are paused briefly or for ever; the run receives SIGTERM; one
+bit of its newest checkpoint is flipped; the end of its metrics file is cut off. Whenever the run
+ends, every checkpoint must be bit-identical to that of the undisturbed run at the same image count,
+and every metrics line must be the same, with none missing. At the end the final model must be
+bit-identical too.
 
-OUT/soak.jsonl has a line for everything that was done; the same command again adds to it. The exit
+OUT/soak.jsonl gets a line for every event; running the same command again appends to it. The exit
 status is 1 after a mismatch.
 """
 
@@ -37,9 +38,9 @@ from vaetrain.artifacts.run_dir import METRICS_FILE, read_metrics
 from vaetrain.settings import ConfigError
 
 ROOT = Path(__file__).resolve().parents[1]
-MARK = "VAETRAIN_FAMILY"  # variable of the environment that a run's processes inherit
+MARK = "VAETRAIN_FAMILY"  # environment variable that all processes of a run inherit
 TIMEOUT = 20  # train.timeout_seconds
-PATIENCE = TIMEOUT + 60.0  # seconds in which a run has to end that should, on a busy machine
+PATIENCE = TIMEOUT + 60.0  # seconds within which a run must end, on a busy machine
 SETTINGS = (
     "data.width=64",
     "data.max_height=128",
@@ -61,7 +62,7 @@ UNDISTURBED = ("train.checkpoint_every_images=8", "train.keep_checkpoints=1000")
 DISTURBED = ("train.checkpoint_every_images=24", "train.keep_checkpoints=2")
 TENSORS = tuple(f"{part}.safetensors" for part in ("weights", "average", "optimizer", "adversary"))
 COMPARED = ("split", "images", "loss", "kl", "l1", "grad_norm", "beta", "lr", "ids_hash")
-# What is done to a run, and how often of a hundred times.
+# Disturbances and their frequency in percent.
 DISTURBANCES = {
     "kill everything": 25,
     "kill a rank": 15,
@@ -70,23 +71,25 @@ DISTURBANCES = {
     "hang": 10,
     "ask to stop": 15,
 }
-EARLY = 0.1  # share of disturbances that need not wait for the first step
-DAMAGED = 0.3  # share of ended runs whose newest checkpoint, or metrics, are damaged
+EARLY = 0.1  # share of disturbances that may come before the first step
+DAMAGED = 0.3  # probability that the newest checkpoint, or the metrics, are damaged after a run
 
 
 class Mismatch(Exception):
-    """Something was lost, or not as it has to be; the message is one plain line."""
+    """A result that is missing or differs from the undisturbed run; the message is one line."""
 
 
 def main() -> int:
-    """Soak for a while."""
+    """Run the command; return the exit status, 1 after a mismatch."""
     parser = cli.Parser(
         prog="python -m launch.soak",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--minutes", type=float, default=60.0, help="how long, at least")
-    parser.add_argument("--seed", type=int, default=0, help="of what is done, and when")
+    parser.add_argument("--minutes", type=float, default=60.0, help="minimum duration")
+    parser.add_argument(
+        "--seed", type=int, default=0, help="seed of the disturbances and their times"
+    )
     parser.add_argument("--engine", default="ddp", help="a name in accelerate_configs/")
     parser.add_argument("--out", type=Path, default=Path("runs/soak"), metavar="DIR")
     asked = parser.parse_args()
@@ -102,9 +105,9 @@ def main() -> int:
 
 
 def family(mark: str) -> dict[int, int]:
-    """The processes alive, each with its parent, that have a mark in their environment.
+    """Return the living processes that have a mark in their environment, each with its parent.
 
-    Sessions do not tell: torch's launcher gives every rank one of its own.
+    Sessions cannot be used for this: the launcher of torch gives every rank its own session.
     """
     found = {}
     for entry in filter(str.isdigit, os.listdir("/proc")):
@@ -112,28 +115,28 @@ def family(mark: str) -> dict[int, int]:
             environment = Path("/proc", entry, "environ").read_bytes().split(b"\0")
             fields = Path("/proc", entry, "stat").read_text().rpartition(")")[2].split()
         except (OSError, ValueError):
-            continue  # it has just ended, or is another's
+            continue  # the process has just ended, or belongs to another user
         if f"{MARK}={mark}".encode() in environment and fields[0] != "Z":
             found[int(entry)] = int(fields[1])
     return found
 
 
 def ranks(mark: str, launcher: int) -> dict[int, int]:
-    """The processes that a launcher started as ranks, by rank."""
+    """Return the process ids of the ranks of a launcher, by rank."""
     found = {}
     for process in (child for child, parent in family(mark).items() if parent == launcher):
         try:
             environment = Path("/proc", str(process), "environ").read_bytes().split(b"\0")
         except OSError:
             continue
-        told = [pair.partition(b"=")[2] for pair in environment if pair.startswith(b"RANK=")]
-        if told:
-            found[int(told[0])] = process
+        rank = [pair.partition(b"=")[2] for pair in environment if pair.startswith(b"RANK=")]
+        if rank:
+            found[int(rank[0])] = process
     return found
 
 
 def kill_family(mark: str) -> None:
-    """Kill -9 all of them."""
+    """Kill all processes with a mark by SIGKILL."""
     while members := family(mark):
         for member in members:
             with contextlib.suppress(ProcessLookupError):
@@ -142,14 +145,14 @@ def kill_family(mark: str) -> None:
 
 
 class Soak:
-    """What is disturbed, what it must come to, and what was done so far.
+    """The disturbed run, the undisturbed reference, and the events so far.
 
     Attributes:
-        counts: how often everything was done; `mismatch` counts what was not as it has to be.
+        counts: number of events by kind; `mismatch` counts failed comparisons.
     """
 
     def __init__(self, out: Path, engine: str, seed: int) -> None:
-        """Train the undisturbed run in `out`, unless it is there."""
+        """Train the undisturbed run in `out`, unless it exists."""
         out.mkdir(parents=True, exist_ok=True)
         self.out, self.engine = out.resolve(), engine
         self.record = (out / "soak.jsonl").open("a+")
@@ -161,7 +164,7 @@ class Soak:
         self.chance = random.Random(f"{seed} {len(done)}")
         self.started = time.monotonic()
         self.flipped: tuple[Path, int] | None = None  # a file with a flipped byte, and its inode
-        self.must_tell = False
+        self.expects_report = False  # the log must mention a damaged checkpoint
         self.mark = ""
         if not (out / "shards").exists():
             options = BuildOptions(count=60, shard_mb=0.05, workers=1)
@@ -172,13 +175,13 @@ class Soak:
         self.lines = comparable(self.steady)
 
     def log(self, run: Path) -> Path:
-        """Where the output of a run's last launch is."""
+        """Return the path of the output of the last launch of a run."""
         return run.with_suffix(".log")
 
     def launch(self, run: Path, settings: tuple[str, ...] = DISTURBED) -> subprocess.Popen:
-        """Start a run, or go on with it."""
+        """Start or resume a run."""
         self.mark = uuid.uuid4().hex
-        start = [sys.executable, "-m", "shards.lifetime"]  # it ends with this process
+        start = [sys.executable, "-m", "shards.lifetime"]  # killed when this process dies
         start += [sys.executable, "-m", "accelerate.commands.accelerate_cli", "launch"]
         start += ["--config_file", f"accelerate_configs/{self.engine}.yaml"]
         start += ["--main_process_port", "0", "vaetrain/train.py", "--run-dir", str(run)]
@@ -194,7 +197,7 @@ class Soak:
             )
 
     def note(self, what: str, **more: object) -> None:
-        """Count something that was done, and write it down."""
+        """Count an event and append it to the record."""
         self.counts[what] += 1
         at = round(time.monotonic() - self.started, 1)
         line = json.dumps({"seconds": at, "what": what, **more})
@@ -203,17 +206,17 @@ class Soak:
         self.record.flush()
 
     def summary(self) -> str:
-        """What was done, in a line."""
+        """Return the events so far in one line."""
         minutes = round((time.monotonic() - self.started) / 60, 1)
         self.note("soaked", minutes=minutes)
-        told = ", ".join(f"{what} {count}" for what, count in sorted(self.counts.items()))
-        return f"{self.before + minutes:.1f} minutes: {told}"
+        events = ", ".join(f"{what} {count}" for what, count in sorted(self.counts.items()))
+        return f"{self.before + minutes:.1f} minutes: {events}"
 
     def one_run(self, until: float) -> None:
-        """Train a run to its end, disturbing it until the time is over."""
+        """Train a run to its end and disturb it until the time is over."""
         run = self.out / "disturbed"
         shutil.rmtree(run, ignore_errors=True)
-        self.flipped, self.must_tell = None, False
+        self.flipped, self.expects_report = None, False
         while not (run / "final" / "config.json").exists():
             process = self.launch(run)
             try:
@@ -231,7 +234,7 @@ class Soak:
         self.note("finished")
 
     def disturb(self, process: subprocess.Popen, run: Path, until: float) -> None:
-        """Do things to a run until it has ended; raises Mismatch if it does not, or by itself."""
+        """Disturb a run until it ends; raise Mismatch if it hangs or fails by itself."""
         what = "pause"
         while what == "pause" and self.wait_for_a_moment(process, run):
             if time.monotonic() > until:
@@ -239,29 +242,29 @@ class Soak:
             what = self.chance.choices(list(DISTURBANCES), list(DISTURBANCES.values()))[0]
             there = ranks(self.mark, process.pid)
             if len(there) < 2:
-                what = "kill everything"  # it has not come so far
+                what = "kill everything"  # the ranks have not all started yet
             self.note(what, newest=newest(run))
-            with contextlib.suppress(ProcessLookupError):  # it may just have ended
+            with contextlib.suppress(ProcessLookupError):  # the process may have ended already
                 self.do(what, process, there)
         try:
             process.wait(PATIENCE if time.monotonic() < until else 10 * PATIENCE)
         except subprocess.TimeoutExpired as error:
-            raise Mismatch(f"it did not end; newest checkpoint {newest(run)}") from error
+            raise Mismatch(f"the run did not end; newest checkpoint {newest(run)}") from error
         if what == "pause" and process.returncode:
-            raise Mismatch(f"it ended by itself, with status {process.returncode}")
+            raise Mismatch(f"the run failed by itself with status {process.returncode}")
         gone_by = time.monotonic() + PATIENCE
         while left := family(self.mark):
             if time.monotonic() > gone_by:
                 raise Mismatch(f"processes outlived their launcher: {sorted(left)}")
             time.sleep(0.1)
         if what in ("kill a rank", "hang"):
-            told = self.log(run).read_text().count("error: rank ")
-            if told > 1:
-                raise Mismatch(f"{told} lines name the lost rank, not one")
-            self.note("named" if told else "not named")
+            named = self.log(run).read_text().count("error: rank ")
+            if named > 1:
+                raise Mismatch(f"{named} lines name the lost rank, expected one")
+            self.note("named" if named else "not named")
 
     def do(self, what: str, process: subprocess.Popen, there: dict[int, int]) -> None:
-        """One of `DISTURBANCES`, to a run with these ranks."""
+        """Apply one of `DISTURBANCES` to a run with these ranks."""
         victims = self.chance.sample(sorted(there.values()), len(there))
         if what == "kill everything":
             kill_family(self.mark)
@@ -273,7 +276,7 @@ class Soak:
             os.kill(victims[0], signal.SIGSTOP)
         elif what == "ask to stop":
             process.terminate()
-        else:  # a pause of some, for less than the others wait
+        else:  # a pause of some ranks, shorter than the timeout
             paused = victims[: self.chance.randint(1, len(victims))]
             for victim in paused:
                 os.kill(victim, signal.SIGSTOP)
@@ -282,7 +285,7 @@ class Soak:
                 os.kill(victim, signal.SIGCONT)
 
     def wait_for_a_moment(self, process: subprocess.Popen, run: Path) -> bool:
-        """Wait for a random time, mostly some steps beyond a checkpoint; False if it ends."""
+        """Wait a random time, usually past the next checkpoint; return False if the run ends."""
         before, over = newest(run), float("inf")
         if self.chance.random() < EARLY:
             over = time.monotonic() + self.chance.uniform(0, 10)
@@ -294,14 +297,14 @@ class Soak:
         return process.poll() is None
 
     def check(self, run: Path) -> None:
-        """Compare a run that has ended with the undisturbed one; raises Mismatch."""
+        """Compare an ended run with the undisturbed one; raise Mismatch."""
         log = self.log(run).read_text()
         whole = [folder for folder in checkpoints(run) if not self.is_damaged(folder)]
         for folder in whole:
             for name in TENSORS:
                 ours, theirs = folder / name, self.steady / "checkpoints" / folder.name / name
                 if not ours.exists() or sha256_of(ours) != sha256_of(theirs):
-                    raise Mismatch(f"{ours.parent.name}/{name} is not the undisturbed run's")
+                    raise Mismatch(f"{ours.parent.name}/{name} differs from the undisturbed run")
         saved = int(whole[-1].name) if whole else 0
         try:
             ours = comparable(run)
@@ -314,24 +317,24 @@ class Soak:
             raise Mismatch(f"lines of the metrics before {saved} images are missing: {missing}")
         final = run / "final" / "model.safetensors"
         if final.exists() and sha256_of(final) != sha256_of(self.steady / "final" / final.name):
-            raise Mismatch("the finished model is not the undisturbed run's")
+            raise Mismatch("the final model differs from the undisturbed run")
         if "resuming at" in log:
             self.note("resumed", newest=saved)
-        if self.must_tell and "passed over" in log:
-            self.note("damage told")
-            self.must_tell = False
-        elif self.must_tell and "resuming at" in log:
-            raise Mismatch("nothing was said of the damage to the newest checkpoint")
+        if self.expects_report and "passed over" in log:
+            self.note("damage reported")
+            self.expects_report = False
+        elif self.expects_report and "resuming at" in log:
+            raise Mismatch("the log does not mention the damaged newest checkpoint")
 
     def is_damaged(self, folder: Path) -> bool:
-        """Whether a checkpoint is the one in which a byte was flipped, and not written anew."""
+        """Return whether a checkpoint contains the flipped bit and was not written again since."""
         if self.flipped is None or self.flipped[0].parent != folder:
             return False
         file, inode = self.flipped
         return file.exists() and file.stat().st_ino == inode
 
     def damage(self, run: Path) -> None:
-        """Now and then damage what an ended run has left."""
+        """Damage the newest checkpoint or the metrics of an ended run, at random."""
         found, metrics = checkpoints(run), run / METRICS_FILE
         if (run / "final").exists():
             return
@@ -340,10 +343,10 @@ class Soak:
             data = bytearray(file.read_bytes())
             data[self.chance.randrange(len(data))] ^= 1 << self.chance.randrange(8)
             file.write_bytes(data)
-            self.flipped, self.must_tell = (file, file.stat().st_ino), True
+            self.flipped, self.expects_report = (file, file.stat().st_ino), True
             self.note("flip a byte", file=file.name)
         if metrics.exists() and self.chance.random() < DAMAGED:
-            # What a checkpoint goes beyond was on the disk before it; the rest a crash may tear.
+            # Lines up to the newest checkpoint were synced before it; a crash cuts only later ones.
             saved = max([int(folder.name) for folder in found], default=0)
             lines = metrics.read_bytes().splitlines(keepends=True)
             whole = [line for line in lines if line.endswith(b"\n")]
@@ -353,18 +356,18 @@ class Soak:
 
 
 def checkpoints(run: Path) -> list[Path]:
-    """A run's checkpoints, oldest first."""
+    """Return the checkpoints of a run, oldest first."""
     return sorted((run / "checkpoints").glob("[0-9]*"))
 
 
 def newest(run: Path) -> int:
-    """The image count of a run's newest checkpoint; 0 without one."""
+    """Return the image count of the newest checkpoint of a run; 0 without one."""
     found = checkpoints(run)
     return int(found[-1].name) if found else 0
 
 
 def comparable(run: Path) -> list[dict]:
-    """The lines of a run's metrics, without what depends on the machine."""
+    """Return the metrics lines of a run, without values that depend on the machine."""
     lines = read_metrics(run / METRICS_FILE)
     return [{key: line[key] for key in COMPARED if key in line} for line in lines]
 

@@ -1,4 +1,4 @@
-"""A study: an experiment, what is varied in it, and what the variants are judged by.
+"""Studies: an experiment, the settings that vary in it, and the metric that ranks them.
 
 A study file is an experiment file with a `sweep` section:
 
@@ -7,15 +7,15 @@ A study file is an experiment file with a `sweep` section:
       seeds: [0, 1, 2]
       baseline: beta.max=1.0
       space:
-        beta.max: [0.1, 0.3, 1.0, 3.0]              # values, or
+        beta.max: [0.1, 0.3, 1.0, 3.0]              # a list of values, or
         optimizer.lr: {low: 1.0e-4, high: 1.0e-2, log: true}    # a range, for random and tpe
-      variants:                                     # settings that change together, by name
+      variants:                                     # named groups of settings
         plain: {beta.schedule: constant}
         annealed: {beta.schedule: linear}
     train:
       epochs: 10
 
-A *setting* of the study is a choice for every entry of the space, and of one variant.
+A *setting* of the study has a value for every entry of the space, and one variant.
 """
 
 from __future__ import annotations
@@ -48,8 +48,8 @@ from vaetrain.settings import (
 )
 
 ENGINES = Path(__file__).resolve().parents[1] / "accelerate_configs"
-VARIANT = "variant"  # the name under which the choice of a variant is one of the space's entries
-# What may change between two calls of the same study.
+VARIANT = "variant"  # the name of the variant among the entries of the space
+# Settings that may differ between two calls of the same study.
 FREE_TO_CHANGE = {
     *("name", "tracker", "data.workers", "data.prefetch"),
     *("sweep.base", "sweep.engine", "sweep.trials", "sweep.seeds", "sweep.show", "sweep.storage"),
@@ -59,42 +59,52 @@ _RANGE = {"low", "high", "log"}
 _LONGEST_LABEL = 80
 
 Setting = dict[str, Any]
-"""A choice for every entry of the space by its name: `{"variant": "plain", "beta.max": 0.1}`."""
+"""The value of every entry of the space by name: `{"variant": "plain", "beta.max": 0.1}`."""
 
 
 @dataclass
 class SweepConfig:
-    base: str = setting("default", "experiment that is varied: a YAML file, or a name")
+    base: str = setting("default", "base experiment: a YAML file, or a name in launch/experiments/")
     engine: str = setting("single", "engine file, or a name in accelerate_configs/")
-    sampler: str = setting("grid", "how settings are chosen", choices=("grid", "random", "tpe"))
-    trials: int | None = setting(
-        None, "settings to try; null: all of the grid, which has no default otherwise", minimum=1
+    sampler: str = setting(
+        "grid", "method that chooses the settings", choices=("grid", "random", "tpe")
     )
-    seeds: list[int] = setting([0, 1, 2], "train.seed of the runs of each setting")
-    metric: str = setting("ssim", "validation metric of the finished model, mean over the seeds")
+    trials: int | None = setting(
+        None, "number of settings; null: the whole grid; required by random and tpe", minimum=1
+    )
+    seeds: list[int] = setting(
+        [0, 1, 2], "values of train.seed; each setting is trained once with each of them"
+    )
+    metric: str = setting(
+        "ssim", "validation metric of the final model, mean over the seeds, that ranks the settings"
+    )
     direction: str = setting(
-        "maximize", "which values of the metric are better", choices=("maximize", "minimize")
+        "maximize",
+        "whether higher or lower values of the metric are better",
+        choices=("maximize", "minimize"),
     )
     show: list[str] = setting(
         ["l1", "ssim", "kl", "active_units"], "further validation metrics in the report"
     )
     pruner: str = setting(
         "none",
-        "median: a setting whose first seed validates worse than the median of the others at the "
-        "same image count is given up",
+        "median: stop a setting whose first seed validates worse than the median of the other "
+        "settings at the same image count",
         choices=("none", "median"),
     )
-    prune_after_images: int = setting(0, "images before which nothing is given up", minimum=0)
+    prune_after_images: int = setting(
+        0, "image count before which no setting is stopped", minimum=0
+    )
     baseline: str | None = setting(
-        None, "label of the setting that the others are compared with; null: the first"
+        None, "label of the setting that all others are compared with; null: the first"
     )
     storage: str | None = setting(
         None,
-        "URL of an SQL database, which many machines can share; null: study.db in the study's "
-        "folder",
+        "URL of an SQL database that several machines can share; null: study.db in the folder of "
+        "the study",
     )
-    space: dict[str, Any] = setting({}, "values of settings, or ranges, by the settings' names")
-    variants: dict[str, Any] = setting({}, "settings that change together, by a name for them")
+    space: dict[str, Any] = setting({}, "lists of values, or ranges, by the names of settings")
+    variants: dict[str, Any] = setting({}, "groups of settings that change together, by name")
 
 
 @dataclass
@@ -107,10 +117,10 @@ class Study:
     """A checked study.
 
     Attributes:
-        experiment: the experiment that is varied.
-        sweep: how; `space` and `variants` have flat keys here.
-        config: `experiment` as OmegaConf has it, for settings to be laid over.
-        engine: the engine file.
+        experiment: the base experiment.
+        sweep: the section `sweep`; keys of `space` and `variants` are flat (dotted).
+        config: `experiment` as an OmegaConf object, which settings are merged into.
+        engine: path of the engine file.
     """
 
     experiment: Experiment
@@ -124,14 +134,14 @@ class Study:
 
     @cached_property
     def space(self) -> dict[str, Any]:
-        """What is chosen from: lists of values and ranges, `variant` the first where there is."""
+        """Lists of values and ranges by name; `variant` comes first if the study has variants."""
         variants = {VARIANT: list(self.sweep.variants)} if self.sweep.variants else {}
         return variants | self.sweep.space
 
     def grid(self) -> list[Setting]:
-        """All settings, or `trials` of them; the last entry of the space varies fastest.
+        """Return all settings, or the first `trials`; the last entry of the space varies fastest.
 
-        The baseline is always among them, or nothing could be said of the others.
+        The baseline is always included, since all others are compared with it.
         """
         chosen = self._whole_grid()
         kept = chosen[: self.sweep.trials]
@@ -143,7 +153,7 @@ class Study:
         return [dict(zip(self.space, values, strict=True)) for values in choices]
 
     def experiment_of(self, chosen: Setting) -> Experiment:
-        """The experiment of a setting; raises ConfigError naming the setting and the key."""
+        """Return the experiment of a setting; raise ConfigError naming the setting and the key."""
         plain = dict(chosen)
         variant = plain.pop(VARIANT, None)
         changes = (self.sweep.variants[variant] if variant is not None else {}) | plain
@@ -164,14 +174,14 @@ class Study:
         return experiment
 
     def definition(self) -> dict[str, Any]:
-        """What makes this study itself, flat: it cannot change while its trials are compared."""
+        """Return the flat settings that must stay the same while trials are compared."""
         experiment = flatten(as_dict(self.experiment))
         both = experiment | flatten({"sweep": dataclasses.asdict(self.sweep)})
         return {key: value for key, value in both.items() if key not in FREE_TO_CHANGE}
 
 
 def label(chosen: Setting) -> str:
-    """A setting in one word, which a folder can be called by: `plain,beta.max=0.1`."""
+    """Return a setting as one word: `plain,beta.max=0.1`."""
     plain = dict(chosen)
     words = [str(plain.pop(VARIANT))] if VARIANT in plain else []
     words += [f"{key}={value}" for key, value in plain.items()]
@@ -179,7 +189,7 @@ def label(chosen: Setting) -> str:
 
 
 def folder_name(chosen: Setting) -> str:
-    """The label where it can be a folder's name; what could not is replaced, and a hash added."""
+    """Return the label as a folder name; forbidden characters are replaced and a hash is added."""
     text = label(chosen)
     name = re.sub(r"[^\w.,=+-]", "_", text)[:_LONGEST_LABEL]
     if name != text or name.startswith("."):
@@ -188,13 +198,13 @@ def folder_name(chosen: Setting) -> str:
 
 
 def load_study(path: Path, overrides: list[str]) -> Study:
-    """The study of a YAML file with `key=value` overrides, of which those of `sweep.` are its own.
+    """Load and check the study of a YAML file with `key=value` overrides (`sweep.*` included).
 
-    Raises ConfigError in one line; every setting of a grid has been tried by then.
+    Every setting of a grid is checked. Raises ConfigError with a one-line message.
     """
     tree = read_yaml(path, "study file")
     if "sweep" not in tree:
-        raise ConfigError(f"{path}: is no study file: it has no section sweep")
+        raise ConfigError(f"{path}: is not a study file: the section `sweep` is missing")
     own = OmegaConf.structured(_StudyFile)
     own = merge(_StudyFile, own, OmegaConf.create({"sweep": tree.pop("sweep")}), f"{path}: ")
     further = []
@@ -223,12 +233,12 @@ def load_study(path: Path, overrides: list[str]) -> Study:
 
 
 def describe_sweep() -> str:
-    """One line per setting of the `sweep` section, for `--help`."""
+    """Describe the settings of the `sweep` section, one line each, for `--help`."""
     return describe(_StudyFile)
 
 
 def _flat(sweep: SweepConfig) -> SweepConfig:
-    """The same with dotted names as the keys of its space and of each variant."""
+    """Return the section with dotted names as keys of its space and of each variant."""
     variants = {}
     for name, changes in sweep.variants.items():
         if not isinstance(changes, dict):
@@ -251,22 +261,30 @@ def _check(study: Study) -> None:
     """Raise ConfigError unless every setting that may be chosen could be trained."""
     sweep = study.sweep
     if not study.space:
-        raise ConfigError("sweep.space: is empty, and so are sweep.variants: nothing is varied")
+        raise ConfigError(
+            "sweep.space: is empty, and so is sweep.variants; give at least one setting to vary"
+        )
     if not sweep.seeds or len(set(sweep.seeds)) < len(sweep.seeds) or min(sweep.seeds) < 0:
-        raise ConfigError(f"sweep.seeds: {sweep.seeds} are not different numbers of at least 0")
+        raise ConfigError(
+            f"sweep.seeds: {sweep.seeds} must be different whole numbers, 0 or greater"
+        )
     for name, choices in study.space.items():
         if name == "train.seed":
-            raise ConfigError("sweep.space.train.seed: seeds are named by sweep.seeds")
+            raise ConfigError(
+                "sweep.space.train.seed: is not allowed; give the seeds in sweep.seeds"
+            )
         if isinstance(choices, dict):
             _check_range(name, choices, sweep.sampler)
         elif not isinstance(choices, list) or not choices:
             raise ConfigError(f"sweep.space.{name}: {choices!r} is not a list of values or a range")
         elif any(isinstance(value, list | dict) for value in choices):
-            raise ConfigError(f"sweep.space.{name}: is not a list of plain values; use variants")
+            raise ConfigError(
+                f"sweep.space.{name}: is a list of lists or mappings; use sweep.variants"
+            )
         elif len(set(map(str, choices))) < len(choices):
-            raise ConfigError(f"sweep.space.{name}: names a value twice")
+            raise ConfigError(f"sweep.space.{name}: contains a value twice")
     if sweep.sampler != "grid" and sweep.trials is None:
-        raise ConfigError(f"sweep.trials: must be given with sweep.sampler={sweep.sampler}")
+        raise ConfigError(f"sweep.trials: is required with sweep.sampler={sweep.sampler}")
     for chosen in study.grid() if sweep.sampler == "grid" else _corners(study):
         study.experiment_of(chosen)
     if sweep.sampler == "grid" and sweep.baseline is not None:
@@ -274,24 +292,26 @@ def _check(study: Study) -> None:
         if sweep.baseline not in labels:
             shown = ", ".join(labels[:8]) + (", ..." if len(labels) > 8 else "")
             raise ConfigError(
-                f"sweep.baseline: there is no {sweep.baseline!r}; settings are {shown}"
+                f"sweep.baseline: no setting has the label {sweep.baseline!r}; labels are {shown}"
             )
 
 
 def _check_range(name: str, choices: dict[str, Any], sampler: str) -> None:
     where = f"sweep.space.{name}"
     if sampler == "grid":
-        raise ConfigError(f"{where}: is a range, and a grid needs a list of values")
+        raise ConfigError(f"{where}: is a range, but sweep.sampler=grid needs a list of values")
     low, high, log = choices.get("low"), choices.get("high"), choices.get("log", False)
     numbers = all(type(end) in (int, float) for end in (low, high))
     if choices.keys() - _RANGE or not numbers or not isinstance(log, bool) or low >= high:
-        raise ConfigError(f"{where}: {choices} is not low, high and log (true or false)")
+        raise ConfigError(
+            f"{where}: {choices} is not a range: give low < high, and log as true or false"
+        )
     if log and low <= 0:
-        raise ConfigError(f"{where}: low is {low}, must be more than 0 where log is true")
+        raise ConfigError(f"{where}: low is {low}, but must be greater than 0 with log: true")
 
 
 def _corners(study: Study) -> Iterator[Setting]:
-    """Settings that hold every value of the space, and both ends of its ranges, at least once."""
+    """Yield settings that together contain every listed value and both ends of every range."""
     ends = {
         name: [choices["low"], choices["high"]] if isinstance(choices, dict) else choices
         for name, choices in study.space.items()

@@ -1,4 +1,4 @@
-"""A training of a study, in processes of its own, and what came of it."""
+"""One training of a study in processes of its own, and its results."""
 
 from __future__ import annotations
 
@@ -21,24 +21,24 @@ from vaetrain.config.experiment import Experiment, as_dict
 
 TRAINER = Path(__file__).resolve().parents[1] / "vaetrain" / "train.py"
 POLL_SECONDS = 0.5
-SAVE_SECONDS = 60.0  # a run that is asked to stop finishes its step and saves
+SAVE_SECONDS = 60.0  # after SIGTERM a run finishes its step and saves a checkpoint
 CURVE_POINTS = 200
 
 
 class TrialFailed(Exception):
-    """A training that did not come to its end; the message is one plain line."""
+    """A training that failed; the message is one line."""
 
 
 @dataclass(frozen=True)
 class Record:
-    """What a finished run came to: small enough to lie in the study's database.
+    """Results of a finished run, small enough for the database of the study.
 
     Attributes:
-        metrics: the last validation's by name, and `loss_roughness`.
+        metrics: metrics of the last validation by name, and `loss_roughness`.
         loss: points (images, training loss).
-        curve: points (images, the study's metric in validation).
-        images: images trained on.
-        seconds: time spent training, over all interruptions; validation is left out.
+        curve: points (images, validation value of the metric of the study).
+        images: image count at the end.
+        seconds: training time, summed over interruptions, without validation.
     """
 
     metrics: dict[str, float]
@@ -48,7 +48,7 @@ class Record:
     seconds: float = 0.0
 
     def as_dict(self) -> dict[str, Any]:
-        """The record as plain dicts and lists."""
+        """Return the record as plain dicts and lists."""
         return asdict(self)
 
 
@@ -59,22 +59,22 @@ def train(
     engine: Path,
     on_validation: Callable[[dict[str, Any]], None],
 ) -> Path:
-    """Train one seed of a setting, or go on with it, in `folder/seed-N` beside its log.
+    """Train one seed of a setting, or resume it, in `folder/seed-N`; the log lies beside it.
 
     Args:
-        on_validation: called with every validation line, also those of before an interruption;
-            whatever it raises stops the training, which is asked to save first.
+        on_validation: called with every validation line, including those from before an
+            interruption. If it raises, the training saves a checkpoint and stops.
 
     Returns: the run directory.
 
-    Raises TrialFailed with the reason that the training gave.
+    Raises TrialFailed with the error message of the training.
     """
     run_dir = folder / f"seed-{seed}"
     log_file = folder / f"seed-{seed}.log"
     folder.mkdir(parents=True, exist_ok=True)
     settings = folder / "experiment.yaml"
     write_atomic(settings, OmegaConf.to_yaml(OmegaConf.create(as_dict(experiment))))
-    # The launcher dies with this process, however that ends, and the ranks with their launcher.
+    # The launcher is killed when this process dies, and the ranks when their launcher dies.
     command = [sys.executable, "-m", "shards.lifetime", sys.executable]
     command += ["-m", "accelerate.commands.accelerate_cli", "launch"]
     command += ["--config_file", str(engine), str(TRAINER), "--experiment", str(settings)]
@@ -102,12 +102,12 @@ def train(
 def _follow(
     process: subprocess.Popen, metrics: Path, on_validation: Callable[[dict[str, Any]], None]
 ) -> None:
-    seen = -1
+    newest = -1
     while True:
         ended = process.poll() is not None
         for line in read_metrics(metrics):
-            if line["split"] == "val" and line["images"] > seen:
-                seen = line["images"]
+            if line["split"] == "val" and line["images"] > newest:
+                newest = line["images"]
                 on_validation(line)
         if ended:
             return
@@ -127,23 +127,23 @@ def _stop(process: subprocess.Popen) -> None:
 
 
 def _reason(log_file: Path, status: int) -> str:
-    """The line in which a training that failed says why."""
+    """Return the error message of a failed training from its log."""
     lines = [line for line in log_file.read_text(errors="replace").splitlines() if line.strip()]
-    told = [line for line in lines if line.startswith("error: ")] or lines[-1:]
-    why = told[-1].removeprefix("error: ").strip()[:300] if told else "it said nothing"
-    return f"{why} (exit status {status}; {log_file})"
+    errors = [line for line in lines if line.startswith("error: ")] or lines[-1:]
+    message = errors[-1].removeprefix("error: ").strip()[:300] if errors else "no output"
+    return f"{message} (exit status {status}; {log_file})"
 
 
 def read_record(run_dir: Path, metric: str) -> Record:
-    """What the run in a directory came to.
+    """Read the results of a run from its directory.
 
-    Raises TrialFailed when it has not validated, or not measured this metric.
+    Raises TrialFailed if the run has no validation or did not measure this metric.
     """
     lines = read_metrics(run_dir / METRICS_FILE)
     training = [line for line in lines if line["split"] == "train"]
     validated = [line for line in lines if line["split"] == "val"]
     if not validated:
-        raise TrialFailed(f"{run_dir}: there are no validation pages to judge it by")
+        raise TrialFailed(f"{run_dir}: has no validation metrics; the shards need validation pages")
     metrics = {
         key: value
         for key, value in validated[-1].items()
@@ -152,7 +152,10 @@ def read_record(run_dir: Path, metric: str) -> Record:
     loss = [[line["images"], line["loss"]] for line in training]
     metrics["loss_roughness"] = roughness([value for _, value in loss])
     if metric not in metrics:
-        raise TrialFailed(f"validation measures no {metric!r}, but {', '.join(sorted(metrics))}")
+        raise TrialFailed(
+            f"sweep.metric: validation does not measure {metric!r}; "
+            f"it measures {', '.join(sorted(metrics))}"
+        )
     return Record(
         metrics=metrics,
         loss=_thin(loss),
@@ -163,7 +166,7 @@ def read_record(run_dir: Path, metric: str) -> Record:
 
 
 def roughness(losses: list[float]) -> float:
-    """How unsteady training is: the spread of the loss's changes, as a share of the loss.
+    """Compute the spread of the changes of the training loss, relative to the loss.
 
     The standard deviation of the differences between neighbouring logged losses, each a mean over
     the same number of images at any batch size, over the second half of training, divided by the
@@ -175,7 +178,7 @@ def roughness(losses: list[float]) -> float:
 
 
 def training_seconds(lines: list[dict[str, Any]]) -> float:
-    """Seconds that the steps behind these training lines took."""
+    """Return the training time in seconds that these training lines cover."""
     before = [0, *(line["images"] for line in lines)]
     return sum(
         (line["images"] - start) / line["images_per_second"]
@@ -184,6 +187,6 @@ def training_seconds(lines: list[dict[str, Any]]) -> float:
 
 
 def _thin(points: list[list[float]]) -> list[list[float]]:
-    """At most `CURVE_POINTS` of some points, the last among them."""
+    """Return at most `CURVE_POINTS` of the points; the last is always included."""
     step = -(-len(points) // CURVE_POINTS) or 1
     return points[::-1][::step][::-1]

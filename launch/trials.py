@@ -1,9 +1,9 @@
-"""The trials of a study in Optuna's storage: queued once, shared by all who work on it.
+"""Trials of a study: a queue in the storage of Optuna that several processes share.
 
-A trial is a setting with all its seeds. They are queued before the first is run, those of a grid
-with their values, those of other samplers to be filled in, so that any number of processes together
-run exactly as many as were asked for. A trial whose process died is queued again; its trainings go
-on from their checkpoints.
+A trial is a setting with all its seeds. All trials are queued before the first one runs: those of a
+grid with their values, those of other samplers without. So any number of processes together run
+exactly the requested number of trials. A trial whose process died is queued again, and its
+trainings resume from their checkpoints.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ warnings.filterwarnings("ignore", category=ExperimentalWarning, message=".*(hear
 
 @contextmanager
 def _storage_failures() -> Iterator[None]:
-    """Around work with the database: what it raises becomes one plain line."""
+    """Turn database errors into a ConfigError with a one-line message."""
     try:
         yield
     except (SQLAlchemyError, StorageInternalError, ImportError) as error:
@@ -47,13 +47,13 @@ def _storage_failures() -> Iterator[None]:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What is known of a setting.
+    """State and results of a setting.
 
     Attributes:
         state: `finished`, `pruned`, `failed`, `running` or `waiting`.
-        records: by seed.
-        folder: where its runs lie, perhaps on another machine.
-        failure: why it failed.
+        records: results by seed.
+        folder: folder of its runs, possibly on another machine.
+        failure: error message if it failed.
     """
 
     setting: Setting
@@ -68,20 +68,20 @@ class Outcome:
 
 
 class Trials:
-    """The queue of a study, and the work on it."""
+    """The queue of a study and the loop that works on it."""
 
     def __init__(self, study: Study, folder: Path, *, stale_seconds: int = 60) -> None:
-        """Open the storage, made if absent; raises ConfigError when it holds another study."""
+        """Open or create the storage; raise ConfigError if it holds another study."""
         self.study = study
         self.folder = folder
         url = study.sweep.storage or f"sqlite:///{folder.resolve() / 'study.db'}"
         optuna.logging.set_verbosity(optuna.logging.ERROR)
         with _storage_failures():
-            # SQLite lets one process write at a time; the others wait, rather than give up.
-            waiting = {"connect_args": {"timeout": 60}} if url.startswith("sqlite") else {}
+            # SQLite allows one writer at a time; other processes wait up to a minute.
+            options = {"connect_args": {"timeout": 60}} if url.startswith("sqlite") else {}
             storage = optuna.storages.RDBStorage(
                 url,
-                engine_kwargs=waiting,
+                engine_kwargs=options,
                 heartbeat_interval=max(1, stale_seconds // 4),
                 grace_period=stale_seconds,
                 heartbeat_stale_trial_callback=_queue_again,
@@ -97,26 +97,26 @@ class Trials:
             self._check_definition()
 
     def _check_definition(self) -> None:
-        ours = self.study.definition()
-        theirs = self.optuna.user_attrs.get(DEFINITION)
-        if theirs is None:
-            self.optuna.set_user_attr(DEFINITION, ours)
+        current = self.study.definition()
+        stored = self.optuna.user_attrs.get(DEFINITION)
+        if stored is None:
+            self.optuna.set_user_attr(DEFINITION, current)
             return
-        # A setting that the trainer got since then was, in effect, at its default.
-        theirs = flatten(as_dict(Experiment())) | theirs
+        # A setting that was added to the trainer since then had, in effect, its default.
+        stored = flatten(as_dict(Experiment())) | stored
         changed = [
-            f"{key} (was {theirs.get(key)}, now {ours.get(key)})"
-            for key in sorted(ours.keys() | theirs.keys() - FREE_TO_CHANGE)
-            if ours.get(key) != theirs.get(key)
+            f"{key} (was {stored.get(key)}, now {current.get(key)})"
+            for key in sorted(current.keys() | stored.keys() - FREE_TO_CHANGE)
+            if current.get(key) != stored.get(key)
         ]
         if changed:
             raise ConfigError(
                 f"the study {self.study.name} was started with other settings: "
-                f"{', '.join(changed)}; give the new one another name=..."
+                f"{', '.join(changed)}; use another name=... for the new study"
             )
 
     def queue(self, *, retry_failed: bool = False) -> None:
-        """Queue what is wanted and not there yet; not to be called by two processes at once."""
+        """Queue the trials that are missing. Callers must hold an exclusive lock."""
         with _storage_failures():
             known = self._newest()
             done = [
@@ -134,7 +134,7 @@ class Trials:
                 self.optuna.enqueue_trial(chosen, user_attrs={QUEUED: chosen})
 
     def _own_trials(self) -> list[FrozenTrial]:
-        """The queue's trials in order; not those that a worker found it had no need of."""
+        """Return the trials of the queue in order, without skipped duplicates."""
         return [
             trial
             for trial in self.optuna.get_trials(deepcopy=False)
@@ -142,75 +142,75 @@ class Trials:
         ]
 
     def _covers(self, trial: FrozenTrial) -> bool:
-        """Whether a trial leaves nothing to do for its setting: not if seeds were added since."""
+        """Return whether a trial covers its setting; it does not if seeds were added since."""
         is_done = trial.state == TrialState.COMPLETE
         return not is_done or set(self.study.sweep.seeds) <= _records(trial).keys()
 
     def _values(self, trial: FrozenTrial) -> Setting:
-        """A trial's setting, in the order of the space; empty where it is still to be chosen."""
+        """Return the setting of a trial, in the order of the space; empty if not chosen yet."""
         values = trial.params or trial.user_attrs[QUEUED]
         return {name: values[name] for name in self.study.space if name in values}
 
-    def work(self, tell: Callable[[str], None], limit: int | None = None) -> None:
-        """Run trials until none is left, here or with another process, or `limit` were run.
+    def work(self, report: Callable[[str], None], limit: int | None = None) -> None:
+        """Run trials until all are done, here or in other processes, or `limit` were run here.
 
         Args:
-            tell: is given a line for every trial.
+            report: called with one line of text for every event of a trial.
         """
         self._ran, self._is_waiting = 0, False
         with _storage_failures():
-            while (limit is None or self._ran < limit) and self._run_or_wait(tell):
+            while (limit is None or self._ran < limit) and self._run_or_wait(report):
                 pass
 
-    def _run_or_wait(self, tell: Callable[[str], None]) -> bool:
-        """Run a trial, or wait a moment for those that run elsewhere; False if there are none."""
+    def _run_or_wait(self, report: Callable[[str], None]) -> bool:
+        """Run a trial, or wait for trials of other processes; return False if all are done."""
         optuna.storages.fail_stale_trials(self.optuna)
         states = [trial.state for trial in self._own_trials()]
         if TrialState.WAITING in states:
             self._is_waiting = False
-            self._run_next(tell)
+            self._run_next(report)
         elif TrialState.RUNNING in states:
             if not self._is_waiting:
-                tell(f"waiting for {states.count(TrialState.RUNNING)} that run elsewhere")
+                report(f"waiting for {states.count(TrialState.RUNNING)} trials of other processes")
             self._is_waiting = True
             time.sleep(POLL_SECONDS)
         else:
             return False
         return True
 
-    def _run_next(self, tell: Callable[[str], None]) -> None:
+    def _run_next(self, report: Callable[[str], None]) -> None:
         self._current: int | None = None
         try:
             self.optuna.optimize(
-                lambda trial: self._run(trial, tell), n_trials=1, catch=(TrialFailed,)
+                lambda trial: self._run(trial, report), n_trials=1, catch=(TrialFailed,)
             )
         except KeyboardInterrupt:
-            # Only now that it is over: nobody takes up what is still running here.
+            # Only after the training has ended, or another process would start it too early.
             if self._current is not None:
                 _queue_again(self.optuna, self.optuna.trials[self._current])
             raise
 
-    def _run(self, trial: optuna.Trial, tell: Callable[[str], None]) -> float:
-        """The objective: the mean of the metric over the seeds."""
+    def _run(self, trial: optuna.Trial, report: Callable[[str], None]) -> float:
+        """Train all seeds of a trial; return the mean of the metric over them."""
         chosen = self._choose(trial)
         if QUEUED not in trial.user_attrs or self._is_done_by_another(trial):
-            # Another process took the last of the queue first, or had queued the same.
+            # Another process took the last queued trial, or queued the same setting.
             trial.set_user_attr(SKIPPED, True)
             raise optuna.TrialPruned
         self._current = trial.number
         self._ran += 1
         name, seeds = label(chosen), self.study.sweep.seeds
-        tell(f"{name}: training, seeds {', '.join(map(str, seeds))}")
+        report(f"{name}: training, seeds {', '.join(map(str, seeds))}")
         try:
             value = fmean(self._train(trial, chosen, seed) for seed in seeds)
         except (TrialFailed, ConfigError) as error:
             trial.set_user_attr(FAILURE, str(error))
-            tell(f"{name}: failed: {error}")
+            report(f"{name}: failed: {error}")
             raise TrialFailed(str(error)) from error
         except optuna.TrialPruned:
-            tell(f"{name}: given up, worse than the median of the others")
+            report(f"{name}: pruned, worse than the median of the other settings")
             raise
-        tell(f"{name}: {self.study.sweep.metric} {value:.5g}")
+        report(f"{name}: {self.study.sweep.metric} {value:.5g}")
         return value
 
     def _choose(self, trial: optuna.Trial) -> Setting:
@@ -252,19 +252,19 @@ class Trials:
         return record.metrics[metric]
 
     def total(self) -> int:
-        """How many settings the study has."""
+        """Return the number of settings of the study."""
         return len(self._newest())
 
     def left(self) -> int:
-        """How many settings wait or are running."""
+        """Return the number of settings that are waiting or running."""
         return sum(not trial.state.is_finished() for trial in self._newest())
 
     def failures(self) -> dict[str, str]:
-        """Why settings failed, by their labels."""
+        """Return the error messages of failed settings by label."""
         return {o.label: o.failure for o in self.outcomes() if o.failure is not None}
 
     def outcomes(self) -> list[Outcome]:
-        """What is known of every setting whose values are chosen, in the order of the queue."""
+        """Return the outcomes of settings with chosen values, in the order of the queue."""
         return [
             Outcome(
                 setting=values,
@@ -278,7 +278,7 @@ class Trials:
         ]
 
     def _newest(self) -> list[FrozenTrial]:
-        """One trial for each setting: of several, the one that was queued last."""
+        """Return one trial for each setting: the one that was queued last."""
         newest: dict[str, FrozenTrial] = {}
         for trial in self._own_trials():
             is_abandoned = trial.state == TrialState.FAIL and FAILURE not in trial.user_attrs
@@ -298,7 +298,7 @@ _STATES = {
 
 
 def _records(trial: FrozenTrial) -> dict[int, Record]:
-    """What a trial's seeds came to."""
+    """Return the results of a trial by seed."""
     return {
         int(key.removeprefix(SEED)): Record(**value)
         for key, value in trial.user_attrs.items()
@@ -307,7 +307,7 @@ def _records(trial: FrozenTrial) -> dict[int, Record]:
 
 
 def _queue_again(study: optuna.Study, trial: FrozenTrial) -> None:
-    """Queue a trial that did not come to its end, with the values it had."""
+    """Queue an interrupted trial again, with the same values."""
     chosen = trial.params or trial.user_attrs.get(QUEUED)
     if chosen is not None:
         study.enqueue_trial(chosen, user_attrs={QUEUED: chosen})
@@ -315,7 +315,7 @@ def _queue_again(study: optuna.Study, trial: FrozenTrial) -> None:
 
 def _sampler(study: Study) -> optuna.samplers.BaseSampler:
     if study.sweep.sampler == "tpe":
-        # Settings that run elsewhere count as bad ones, so that not all try the same.
+        # Running settings count as bad ones, so that parallel processes try different settings.
         return optuna.samplers.TPESampler(constant_liar=True)
     return optuna.samplers.RandomSampler()
 

@@ -25,7 +25,7 @@ def test_the_interval_is_students():
 def test_one_seed_says_nothing_of_the_spread():
     assert mean_interval([0.5]).half_width == math.inf
     assert compare({0: 1.0}, {0: 0.0}, higher_is_better=True).verdict == CANT_TELL
-    with pytest.raises(ValueError, match="no values"):
+    with pytest.raises(ValueError, match="values is empty"):
         mean_interval([])
 
 

@@ -57,7 +57,7 @@ def test_the_space_may_be_nested_and_overridden(tmp_path):
 @pytest.mark.parametrize(
     ("text", "says"),
     [
-        ("name: x", "is no study file: it has no section sweep"),
+        ("name: x", "is not a study file: the section `sweep` is missing"),
         ("sweep: {}", "sweep.space: is empty"),
         (
             "sweep: {sampleur: grid}",
@@ -67,22 +67,22 @@ def test_the_space_may_be_nested_and_overridden(tmp_path):
             "sweep: {sampler: bayes}",
             "sweep.sampler: 'bayes' is not allowed; allowed: grid | random",
         ),
-        ("sweep: {seeds: [1, 1], space: {beta.max: [1]}}", "sweep.seeds: [1, 1] are not different"),
+        ("sweep: {seeds: [1, 1], space: {beta.max: [1]}}", "sweep.seeds: [1, 1] must be different"),
         ("sweep: {space: {beta.maxx: [1]}}", "beta.maxx=1: beta.maxx: there is no such setting"),
         ("sweep: {space: {beta.max: [1, -1]}}", "beta.max=-1: beta.max: -1.0 is not allowed"),
         ("sweep: {space: {beta.max: 1}}", "sweep.space.beta.max: 1 is not a list"),
-        ("sweep: {space: {beta.max: [1, 1]}}", "sweep.space.beta.max: names a value twice"),
-        ("sweep: {space: {model.pyramid: [[1], [2]]}}", "sweep.space.model.pyramid: is not a list"),
-        ("sweep: {space: {train.seed: [1, 2]}}", "sweep.space.train.seed: seeds are named by"),
-        ("sweep: {space: {beta.max: {low: 1, high: 2}}}", "sweep.space.beta.max: is a range, and"),
-        ("sweep: {sampler: tpe, space: {beta.max: [1]}}", "sweep.trials: must be given with"),
+        ("sweep: {space: {beta.max: [1, 1]}}", "sweep.space.beta.max: contains a value twice"),
+        ("sweep: {space: {model.pyramid: [[1], [2]]}}", "model.pyramid: is a list of lists"),
+        ("sweep: {space: {train.seed: [1, 2]}}", "sweep.space.train.seed: is not allowed"),
+        ("sweep: {space: {beta.max: {low: 1, high: 2}}}", "sweep.space.beta.max: is a range, but"),
+        ("sweep: {sampler: tpe, space: {beta.max: [1]}}", "sweep.trials: is required with"),
         (
             "sweep: {sampler: tpe, trials: 2, space: {beta.max: {low: 2, high: 1}}}",
-            "sweep.space.beta.max: {'low': 2, 'high': 1} is not low, high and log",
+            "sweep.space.beta.max: {'low': 2, 'high': 1} is not a range",
         ),
         (
             "sweep: {sampler: tpe, trials: 2, space: {beta.max: {low: 0, high: 1, log: true}}}",
-            "sweep.space.beta.max: low is 0, must be more than 0",
+            "sweep.space.beta.max: low is 0, but must be greater than 0",
         ),
         (
             "sweep: {sampler: random, trials: 2, space: {model.latent_dim: {low: 0, high: 9}}}",
@@ -90,7 +90,7 @@ def test_the_space_may_be_nested_and_overridden(tmp_path):
         ),
         (
             "sweep: {baseline: x, space: {beta.max: [1]}}",
-            "sweep.baseline: there is no 'x'; settings",
+            "sweep.baseline: no setting has the label 'x'",
         ),
         ("sweep: {variants: {plain: 3}}", "sweep.variants.plain: 3 is not a mapping"),
         ("sweep: {engine: warp, space: {beta.max: [1]}}", "there is no such engine file"),

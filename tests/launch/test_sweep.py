@@ -172,7 +172,7 @@ def test_a_training_that_fails_is_named_and_the_rest_goes_on(sweep):
     ("arguments", "says"),
     [
         (["nothing.yaml"], "nothing.yaml: there is no such study file"),
-        (["launch/experiments/default.yaml"], "default.yaml: is no study file"),
+        (["launch/experiments/default.yaml"], "default.yaml: is not a study file"),
         (["launch/experiments/beta_sweep.yaml", "beta.maxx=3"], "beta.maxx: there is no such"),
         (["launch/experiments/beta_sweep.yaml", "sweep.x=3"], "sweep.x: there is no such setting"),
         (

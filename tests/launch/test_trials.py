@@ -18,7 +18,7 @@ import pytest
 
 from launch import trials as trials_module
 from launch.study import Study, label, load_study
-from launch.sweep import alone
+from launch.sweep import exclusive_lock
 from launch.trial import TrialFailed
 from launch.trials import Trials
 from vaetrain.settings import ConfigError
@@ -122,7 +122,8 @@ def test_a_failure_is_recorded_and_the_study_goes_on(tmp_path, trainer):
 def test_a_metric_that_is_not_measured_fails_the_setting_by_name(tmp_path, trainer):
     trials = work(tmp_path, study_of(tmp_path, GRID, "sweep.metric=fid"))
     assert set(states(trials).values()) == {"failed"}
-    assert "no 'fid', but l1, loss_roughness, ssim" in trials.failures()["beta.max=1.0"]
+    failure = trials.failures()["beta.max=1.0"]
+    assert "does not measure 'fid'; it measures l1, loss_roughness, ssim" in failure
 
 
 def test_seeds_can_be_added(tmp_path, trainer):
@@ -252,7 +253,7 @@ def share(folder: Path) -> None:
 
     trials_module.train = train
     study = study_of(folder, GRID.replace("3.0]", "3.0, 4.0, 5.0, 6.0]"))
-    with alone(folder):
+    with exclusive_lock(folder):
         trials = Trials(study, folder)
         trials.queue()
     trials.work(lambda line: None)
