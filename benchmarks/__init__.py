@@ -1,1 +1,1 @@
-"""Measurements, each one command; README.md beside this file says what holds for all of them."""
+"""Benchmarks, one command each; README.md describes the method common to all."""

@@ -269,13 +269,13 @@ def measure_index(folder: Path, sizes: Sizes) -> list[dict[str, Any]]:
     results = []
     for samples in sizes.samples:
         place, name = folder / f"{samples}", f"{samples:,} samples"
-        huge_index.make(place, sample, samples)
+        huge_index.write_index(place, sample, samples)
         rounds: dict[str, list[float]] = {}
         for number in range(sizes.rounds):
             rank = (number * 389) % sizes.ranks
             for key, epochs in (("first batch", 0.0), ("batch on resuming in epoch 3", 2.5)):
-                huge_index.forget(place)
-                taken = huge_index.start(place, sizes.ranks, rank, epochs)
+                huge_index.drop_page_cache(place)
+                taken = huge_index.time_first_batch(place, sizes.ranks, rank, epochs)
                 rounds.setdefault(key, []).append(taken["batch"])
                 if not epochs:
                     rounds.setdefault("open", []).append(taken["open"])
@@ -283,8 +283,8 @@ def measure_index(folder: Path, sizes: Sizes) -> list[dict[str, Any]]:
         for key, seconds in rounds.items():
             group = f"{INDEX}: {key}, rank of {sizes.ranks:,}"
             results.append(report.result(group, name, "seconds", seconds, better="lower"))
-        peak = huge_index.memory(place, sizes.ranks) / 1e6
-        disk = huge_index.on_disk(place) / 1e6
+        peak = huge_index.peak_memory(place, sizes.ranks) / 1e6
+        disk = huge_index.disk_bytes(place) / 1e6
         results.append(
             report.result(f"{INDEX}: memory of a process", name, "MB", [peak], better="lower")
         )

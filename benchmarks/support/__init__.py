@@ -1,1 +1,1 @@
-"""Parts that the benchmarks share."""
+"""Code shared by the benchmarks; never imports a command."""

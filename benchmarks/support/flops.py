@@ -1,4 +1,4 @@
-"""FLOPs of a training step's model: counted, not estimated."""
+"""FLOPs of a model's training step, counted on fake tensors."""
 
 from __future__ import annotations
 
@@ -15,10 +15,9 @@ from vaetrain.model.vae import VAE, draw_noise
 
 
 def model_flops(config: ModelConfig, width: int, max_height: int, pages: int, rows: int) -> int:
-    """FLOPs of a forward and backward pass of `pages` pages padded to `rows` rows.
+    """Count the FLOPs of a forward and backward pass of `pages` pages padded to `rows` rows.
 
-    Of convolutions and matrix products, a multiplication and an addition being two. Counted on
-    fake tensors.
+    Convolutions and matrix products are counted, a multiplication and an addition as two.
     """
 
     def work() -> None:
@@ -33,7 +32,7 @@ def model_flops(config: ModelConfig, width: int, max_height: int, pages: int, ro
 
 
 def count(work: Callable[[], Any]) -> int:
-    """FLOPs of some work, which makes all its tensors itself; they will be fake."""
+    """Count the FLOPs of a function that makes all its tensors itself; they will be fake."""
     with FakeTensorMode(), FlopCounterMode(display=False) as counter:
         work()
     return counter.get_total_flops()

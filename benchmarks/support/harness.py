@@ -1,6 +1,6 @@
-"""How every benchmark here measures: pinned, warmed up, in interleaved rounds.
+"""Command-line flags and timing common to all benchmarks: warm-up, interleaved rounds, pinning.
 
-README.md beside this file is the contract.
+benchmarks/README.md describes the method.
 """
 
 from __future__ import annotations
@@ -20,10 +20,11 @@ from shards import cli
 
 @dataclass(frozen=True)
 class Case:
-    """One of the things compared.
+    """One of the cases that are compared.
 
-    name: unique within its group.
-    run: does one round's work and returns how many units it did, such as images.
+    Attributes:
+        name: unique within its group.
+        run: does the work of one round and returns the number of units done, such as images.
     """
 
     name: str
@@ -31,30 +32,29 @@ class Case:
 
 
 def parser(name: str, description: str) -> argparse.ArgumentParser:
-    """A parser with the flags that every benchmark has."""
-    made = cli.Parser(
+    """Return an argument parser with the flags common to all benchmarks."""
+    parser = cli.Parser(
         prog=f"benchmarks.{name}",
         description=description,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    made.add_argument("--quick", action="store_true", help="few pages and rounds: does it work?")
-    made.add_argument(
-        "--out", type=Path, default=Path("runs/benchmarks"), metavar="DIR", help="folder to write"
-    )
-    made.add_argument(
+    add = parser.add_argument
+    add("--quick", action="store_true", help="few pages and rounds, to check that it works")
+    add("--out", type=Path, default=Path("runs/benchmarks"), metavar="DIR", help="output folder")
+    add(
         "--device",
         type=torch.device,
         default=torch.device("cuda" if torch.cuda.is_available() else "cpu"),
-        help="cuda if there is one",
+        help="default: cuda if available, else cpu",
     )
-    made.add_argument("--seed", type=int, default=0, help="of all that is drawn")
-    return made
+    add("--seed", type=int, default=0, help="of every random draw; default 0")
+    return parser
 
 
 def pin_to_one_core() -> int:
-    """Keep this process, and what it starts from now on, on one core; returns its number."""
+    """Pin this process and its future children to one core, and return the core's number."""
     core = min(os.sched_getaffinity(0))
-    # Threads that run already, such as OpenMP's, must be moved one by one.
+    # Threads that run already, such as OpenMP's, keep their own affinity.
     for task in os.listdir("/proc/self/task"):
         os.sched_setaffinity(int(task), {core})
     torch.set_num_threads(1)
@@ -62,7 +62,7 @@ def pin_to_one_core() -> int:
 
 
 def synchronize(device: torch.device) -> None:
-    """Wait until the device has done what it was given."""
+    """Wait until the device has finished its queued work."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
 
@@ -70,22 +70,22 @@ def synchronize(device: torch.device) -> None:
 def interleave(
     cases: Sequence[Case], *, rounds: int, warmup: int, device: torch.device, seed: int
 ) -> dict[str, list[float]]:
-    """Units per second of every case in every round.
+    """Measure the units per second of every case in every round.
 
-    A round runs each case once, in an order drawn anew, so that a slow minute of the machine meets
-    all of them and none always follows the same other. The device is waited for inside the timed
-    region.
+    A round runs each case once, in a new random order, so that a temporary slowdown of the machine
+    affects all cases and no case always follows the same other one. The device is synchronised
+    inside the timed region.
 
     Args:
-        warmup: rounds before those that count.
+        warmup: rounds that are run first and not counted.
 
     Returns: `rounds` rates for every case, by name, in the order of the rounds.
     """
-    draw = random.Random(seed)
+    generator = random.Random(seed)
     rates: dict[str, list[float]] = {case.name: [] for case in cases}
-    total = cli.progress(total=(warmup + rounds) * len(cases), unit="run")
+    progress = cli.progress(total=(warmup + rounds) * len(cases), unit="run")
     for number in range(warmup + rounds):
-        for case in draw.sample(list(cases), len(cases)):
+        for case in generator.sample(list(cases), len(cases)):
             synchronize(device)
             start = time.perf_counter()
             units = case.run()
@@ -93,6 +93,6 @@ def interleave(
             seconds = time.perf_counter() - start
             if number >= warmup:
                 rates[case.name].append(units / seconds)
-            total.update()
-    total.close()
+            progress.update()
+    progress.close()
     return rates

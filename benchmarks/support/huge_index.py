@@ -1,7 +1,7 @@
-"""An index of any number of samples: one real shard under as many names as it takes.
+"""Indexes of up to 10^8 samples, made of hard links to one real shard, and the time to use them.
 
-What an index and an order of samples cost depends on the table, not on what is in the tars; and the
-samples of the first batch are really read.
+The cost of an index and of an order of samples depends on the table, not on the contents of the
+shards. The samples of the first batch are read from the real shard.
 """
 
 from __future__ import annotations
@@ -25,62 +25,65 @@ from shards.reading.selection import select
 from shards.reading.shard_files import ShardFiles
 from shards.storage import sha256_of
 
-SHARD_BYTES = 32 << 20  # as shards.build cuts them
-PAGES_A_TEMPLATE = 100
+SHARD_BYTES = 32 << 20  # as in shards.build
+PAGES_PER_TEMPLATE = 100
 WIDTH, ROWS, STRIDE = 128, 512, 16
 MICRO_BATCH, WINDOW = 16, 8  # pages of a rank's step; shards that are shuffled together
 
 
-def make(folder: Path, built: Path, samples: int) -> None:
-    """Write shards of `samples` training pages, copies of those of a small folder of one shard."""
+def write_index(folder: Path, built: Path, samples: int) -> None:
+    """Write shards of `samples` training pages, copies of those in `built`, which has one shard."""
     source = open_index(built)
     pages = len(source)
     last = source.table[-1]
     blocks = int(last["offset"]) + int(last["blocks"])
-    times = max(1, SHARD_BYTES // (blocks * BLOCK))
+    copies = max(1, SHARD_BYTES // (blocks * BLOCK))
     folder.mkdir()
     shard = folder / "train-000000.tar"
     data = (built / source.shards[0].name).read_bytes()[: blocks * BLOCK]
-    shard.write_bytes(data * times + bytes(2 * BLOCK))
-    one = replace(
-        source.shards[0], samples=times * pages, bytes=shard.stat().st_size, sha256=sha256_of(shard)
+    shard.write_bytes(data * copies + bytes(2 * BLOCK))
+    entry = replace(
+        source.shards[0],
+        samples=copies * pages,
+        bytes=shard.stat().st_size,
+        sha256=sha256_of(shard),
     )
-    rows = np.tile(source.table, times)
-    rows["offset"] += np.repeat(np.arange(times, dtype=np.uint32) * blocks, pages)
+    rows = np.tile(source.table, copies)
+    rows["offset"] += np.repeat(np.arange(copies, dtype=np.uint32) * blocks, pages)
     shards = []
     with (folder / TABLE_NAME).open("xb") as table:
         for number in range(-(-samples // len(rows))):
             count = min(len(rows), samples - number * len(rows))
-            shards.append(asdict(replace(one, name=f"train-{number:06}.tar", samples=count)))
+            shards.append(asdict(replace(entry, name=f"train-{number:06}.tar", samples=count)))
             del shards[-1]["first"]
             if number:
                 os.link(shard, folder / shards[-1]["name"])
             table.write(rows[:count].tobytes())
         table.flush()
         os.fsync(table.fileno())
-    names = [f"template {n}" for n in range(max(samples // PAGES_A_TEMPLATE, 1))]
+    names = [f"template {n}" for n in range(max(samples // PAGES_PER_TEMPLATE, 1))]
     templates = source.templates + names[len(source.templates) :]
     header = source.header | {"samples": samples, "shards": shards, "templates": templates}
     (folder / HEADER_NAME).write_bytes(header_bytes(header))
 
 
-def forget(folder: Path) -> None:
-    """Let the kernel drop the table's pages, so that it is read from the disk again."""
+def drop_page_cache(folder: Path) -> None:
+    """Drop the table from the page cache, so that it is read from the disk again."""
     with (folder / TABLE_NAME).open("rb") as table:
         os.posix_fadvise(table.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
 
 
-def start(folder: Path, ranks: int, rank: int, epochs: float) -> dict[str, float]:
-    """What a rank does until it has its first batch, of a run that is `epochs` epochs old.
+def time_first_batch(folder: Path, ranks: int, rank: int, epochs: float) -> dict[str, float]:
+    """Time the start of a rank up to its first batch, `epochs` epochs into a run.
 
-    Returns: seconds until the index is `open`, until the `ids` of the step are known, until the
-        `batch` is read and its shards are checked; all from the start.
+    Returns: seconds from the start until the index is `open`, until the `ids` of the step are
+        known, and until the `batch` is read and its shards are checked.
     """
-    begun = time.perf_counter()
-    told = {}
+    start = time.perf_counter()
+    seconds = {}
     index = open_index(folder)
     selection = select(index, "train", width=WIDTH, max_height=ROWS)
-    told["open"] = time.perf_counter() - begun
+    seconds["open"] = time.perf_counter() - start
     ladder = height_ladder(ROWS, STRIDE)
     order = SampleOrder(
         selection,
@@ -91,7 +94,7 @@ def start(folder: Path, ranks: int, rank: int, epochs: float) -> dict[str, float
     )
     step = int(epochs * len(selection)) // order.global_batch_size
     order.step(step)
-    told["ids"] = time.perf_counter() - begun
+    seconds["ids"] = time.perf_counter() - start
     collator = Collator(ShardFiles(index), width=WIDTH, max_height=ROWS, ladder=ladder, seed=0)
     reader = TrainingDataset(
         order, collator, rank=rank, world_size=ranks, micro_batch_size=MICRO_BATCH
@@ -99,19 +102,22 @@ def start(folder: Path, ranks: int, rank: int, epochs: float) -> dict[str, float
     batch = reader[step]
     if isinstance(batch, DamagedShards):
         raise batch
-    told["batch"] = time.perf_counter() - begun
-    return told
+    seconds["batch"] = time.perf_counter() - start
+    return seconds
 
 
-def memory(folder: Path, ranks: int) -> int:
-    """Bytes at the peak of `start`, the mapped table's pages apart, which all processes share."""
+def peak_memory(folder: Path, ranks: int) -> int:
+    """Return the bytes allocated at the peak of `time_first_batch`.
+
+    The mapped table is not included: all processes share its pages.
+    """
     tracemalloc.start()
-    start(folder, ranks, 0, 0.0)
+    time_first_batch(folder, ranks, 0, 0.0)
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     return peak
 
 
-def on_disk(folder: Path) -> int:
-    """Bytes of the index's two files."""
+def disk_bytes(folder: Path) -> int:
+    """Return the size of the index's two files."""
     return sum((folder / name).stat().st_size for name in (HEADER_NAME, TABLE_NAME))

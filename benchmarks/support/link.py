@@ -1,4 +1,4 @@
-"""What the ranks of an engine send through, measured by all-reduces of nothing in particular."""
+"""Speed of the link between the ranks of an engine, measured by all-reduces of zeros."""
 
 from __future__ import annotations
 
@@ -13,15 +13,17 @@ import torch.distributed as dist
 from benchmarks.support.harness import synchronize
 from vaetrain.engines.base import Engine
 
+WARMUP = 2
+
 
 def measure(engine: Engine, sizes: Sequence[int], repeats: int) -> dict[str, Any]:
-    """How long all-reduces take, and how much of the largest hides behind computing. Collective.
+    """Time all-reduces, and how much of the largest one overlaps with computing. Collective.
 
     Args:
         sizes: bytes, ascending.
 
     Returns: `seconds`, the medians for `sizes`, and `hidden` in [0, 1]: the share of the largest
-        one's time that is gained by computing, for about twice as long, while it is under way.
+        one's time that is saved by computing, for about twice as long, during the all-reduce.
     """
     values = torch.zeros(sizes[-1] // 4, device=engine.device)
     square = torch.rand(256, 256, device=engine.device)
@@ -30,26 +32,28 @@ def measure(engine: Engine, sizes: Sequence[int], repeats: int) -> dict[str, Any
         for _ in range(count):
             square @ square
 
-    def both(count: int) -> None:
-        sent = dist.all_reduce(values, async_op=True)
+    def overlapped(count: int) -> None:
+        work = dist.all_reduce(values, async_op=True)
         compute(count)
-        sent.wait()
+        work.wait()
 
     def seconds(action: Callable[[], Any]) -> float:
         times = []
-        for _ in range(2 + repeats):
+        for _ in range(WARMUP + repeats):
             dist.barrier()
             synchronize(engine.device)
             start = time.perf_counter()
             action()
             synchronize(engine.device)
             times.append(time.perf_counter() - start)
-        return median(times[2:])
+        return median(times[WARMUP:])
 
-    alone = [seconds(lambda size=size: dist.all_reduce(values[: size // 4])) for size in sizes]
-    # The same number on all ranks, whose clocks differ.
-    one = float(engine.broadcast(torch.tensor(seconds(lambda: compute(1)), device=engine.device)))
-    most = float(engine.broadcast(torch.tensor(alone[-1], device=engine.device)))
-    count = max(1, round(2 * most / one))
-    gained = seconds(lambda: compute(count)) + alone[-1] - seconds(lambda: both(count))
-    return {"seconds": alone, "hidden": min(max(gained / alone[-1], 0.0), 1.0)}
+    def from_main(value: float) -> float:
+        """Return the main process's value, so that all ranks use the same count."""
+        return float(engine.broadcast(torch.tensor(value, device=engine.device)))
+
+    reduces = [seconds(lambda size=size: dist.all_reduce(values[: size // 4])) for size in sizes]
+    product = from_main(seconds(lambda: compute(1)))
+    count = max(1, round(2 * from_main(reduces[-1]) / product))
+    saved = seconds(lambda: compute(count)) + reduces[-1] - seconds(lambda: overlapped(count))
+    return {"seconds": reduces, "hidden": min(max(saved / reduces[-1], 0.0), 1.0)}

@@ -1,9 +1,8 @@
-"""How much memory a piece of work needs: measured by the allocator, or predicted on fake tensors.
+"""Peak memory of a function: measured by the allocator, or predicted on fake tensors.
 
 Fake tensors have shapes and a device but no bytes, so the prediction needs neither the memory nor
-the device. What is counted is what the allocator counts: the bytes of tensors that are alive. Not
-in it are workspaces inside operations, the CUDA context (some hundred MB) and what the allocator
-loses to fragmentation.
+the device. The bytes of live tensors are counted, as by the allocator. Not included are workspaces
+inside operations, the CUDA context (some hundred MB) and fragmentation.
 """
 
 from __future__ import annotations
@@ -26,14 +25,14 @@ from torch.utils._pytree import tree_leaves
 CPU = torch.device("cpu")
 CUDA_BLOCK = 512  # bytes that CUDA's caching allocator rounds up to
 Work = Callable[[torch.device], Any]
-"""Something that makes all its tensors itself, on the device that it is told."""
+"""A function that makes all its tensors itself, on the device that it is given."""
 
 
 class MemoryTracker(TorchDispatchMode):
-    """Adds up the bytes of all storages that operations make, for as long as they live.
+    """A dispatch mode that sums the bytes of all live storages made by operations.
 
     Attributes:
-        now, peak: bytes.
+        now, peak: bytes alive, and their maximum so far.
     """
 
     def __init__(self, block: int) -> None:
@@ -41,19 +40,19 @@ class MemoryTracker(TorchDispatchMode):
         super().__init__()
         self.block = block
         self.now = self.peak = 0
-        self._known: weakref.WeakSet[torch.UntypedStorage] = weakref.WeakSet()
+        self._seen: weakref.WeakSet[torch.UntypedStorage] = weakref.WeakSet()
 
     def __torch_dispatch__(self, function, types, args=(), kwargs=None) -> Any:
         result = function(*args, **(kwargs or {}))
         for value in tree_leaves(result):
             if isinstance(value, Tensor):
-                self._hold(value.untyped_storage())
+                self._add(value.untyped_storage())
         return result
 
-    def _hold(self, storage: torch.UntypedStorage) -> None:
-        if storage in self._known:
+    def _add(self, storage: torch.UntypedStorage) -> None:
+        if storage in self._seen:
             return
-        self._known.add(storage)
+        self._seen.add(storage)
         size = -(-storage.nbytes() // self.block) * self.block
         self.now += size
         self.peak = max(self.peak, self.now)
@@ -64,21 +63,21 @@ class MemoryTracker(TorchDispatchMode):
 
 
 def predict(work: Work, device: torch.device) -> int:
-    """Bytes at the peak of some work on a device, there or not.
+    """Predict the peak bytes of work on a device, which need not be available.
 
-    For a GPU that is not there the fake tensors are the CPU's, in blocks of the GPU's allocator:
-    autograd asks the driver for a context of a GPU's tensors, even of fake ones.
+    Without a GPU its fake tensors are on the CPU, rounded up to blocks of the GPU's allocator:
+    autograd asks the driver for a context for CUDA tensors, even for fake ones.
     """
     gc.collect()
-    is_there = device.type == "cpu" or torch.cuda.is_available()
+    is_available = device.type == "cpu" or torch.cuda.is_available()
     tracker = MemoryTracker(CUDA_BLOCK if device.type == "cuda" else 1)
     with FakeTensorMode(), tracker:
-        work(device if is_there else CPU)
+        work(device if is_available else CPU)
     return tracker.peak
 
 
 def measure(work: Work, device: torch.device) -> int:
-    """Bytes at the peak of some work on a device that is there, by the allocator's own record."""
+    """Measure the peak bytes of work on a device, by the allocator's own record."""
     gc.collect()
     if device.type == "cuda":
         torch.cuda.synchronize(device)
@@ -96,9 +95,9 @@ def measure(work: Work, device: torch.device) -> int:
 
 
 def peak_of(events: list[dict[str, Any]]) -> int:
-    """The most bytes that were allocated at once, by a trace's memory events.
+    """Return the peak of allocated bytes by a trace's memory events.
 
-    What was allocated before the trace began is not counted when it is freed.
+    Freeing a block that was allocated before the trace does not change the count.
     """
     held: dict[int, int] = {}
     now = peak = 0
@@ -114,26 +113,26 @@ def peak_of(events: list[dict[str, Any]]) -> int:
 
 
 def largest_that_fits(peak: Callable[[int], int], limit: int) -> int:
-    """The largest number of pages whose `peak`, in bytes, is at most `limit`; 0 if none is.
+    """Return the largest number of pages whose peak is at most `limit` bytes; 0 if there is none.
 
     Args:
-        peak: of a number of pages; it grows with them, and nearly in a straight line, so that few
-            are looked at.
+        peak: bytes for a number of pages, increasing and nearly linear. Interpolation along the
+            line keeps the number of calls small.
     """
     low, at_low, high, at_high = 0, 0, 1, peak(1)
     while at_high <= limit:
-        further, at_further = 2 * high, peak(2 * high)
-        if at_further <= limit:
-            # One beyond where the line through both meets the limit.
-            line = (at_further - at_high) / high
-            low, at_low = further, at_further
-            high = further + int((limit - at_further) / line) + 1
+        double, at_double = 2 * high, peak(2 * high)
+        if at_double <= limit:
+            # One page beyond the point where the line through both reaches the limit.
+            slope = (at_double - at_high) / high
+            low, at_low = double, at_double
+            high = double + int((limit - at_double) / slope) + 1
             at_high = peak(high)
         else:
-            low, at_low, high, at_high = high, at_high, further, at_further
+            low, at_low, high, at_high = high, at_high, double, at_double
     while high - low > 1:
-        line = (at_high - at_low) / (high - low)
-        middle = min(max(low + int((limit - at_low) / line), low + 1), high - 1)
+        slope = (at_high - at_low) / (high - low)
+        middle = min(max(low + int((limit - at_low) / slope), low + 1), high - 1)
         at_middle = peak(middle)
         if at_middle <= limit:
             low, at_low = middle, at_middle
@@ -143,15 +142,15 @@ def largest_that_fits(peak: Callable[[int], int], limit: int) -> int:
 
 
 def live_storages() -> dict[int, int]:
-    """Storages of all tensors that Python knows, and their sizes."""
+    """Return the storages of all tensors known to Python: data pointer to bytes."""
     gc.collect()
     return storage_bytes(
-        [found for found in gc.get_objects() if type(found) in (Tensor, nn.Parameter)]
+        [each for each in gc.get_objects() if type(each) in (Tensor, nn.Parameter)]
     )
 
 
 def storage_bytes(tensors: list[Tensor]) -> dict[int, int]:
-    """Storages and their sizes, each once however many tensors share it."""
+    """Return data pointer to bytes of the tensors' storages; tensors may share a storage."""
     plain = [t.to_local() if hasattr(t, "to_local") else t for t in tensors]
     storages = (tensor.untyped_storage() for tensor in plain if tensor.device.type != "meta")
     return {storage.data_ptr(): storage.nbytes() for storage in storages}

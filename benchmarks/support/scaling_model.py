@@ -1,8 +1,8 @@
-"""How long a data-parallel step takes on N ranks, from measurements of one rank and of a link.
+"""Time of a data-parallel step on N ranks, predicted from measurements of one rank and of a link.
 
-    step(N) = E[the slowest of N ranks' computing] + the part of communication that nothing hides
+    step(N) = E[compute time of the slowest of N ranks] + communication that is not overlapped
 
-All times in seconds, sizes in bytes, bandwidths in bytes a second and direction of one rank.
+Times are in seconds, sizes in bytes, bandwidths in bytes a second and direction of one rank.
 """
 
 from __future__ import annotations
@@ -13,17 +13,17 @@ from dataclasses import dataclass
 
 import numpy as np
 
-BACKWARD = 2 / 3  # of a step's computing: twice the forward pass' FLOPs
-BUCKET, FIRST_BUCKET = 25 * 2**20, 2**20  # DDP's; the last is sent when all is computed
+BACKWARD = 2 / 3  # of the compute time: the backward pass has twice the FLOPs of the forward pass
+BUCKET, FIRST_BUCKET = 25 * 2**20, 2**20  # of DDP; the last is sent after the backward pass
 
-# What a step sends, in all-reduces of the gradients (Rajbhandari et al. 2020, section 7): a
-# reduce-scatter and an all-gather are half of one each; stage 3 gathers weights twice.
+# Bytes sent in a step, in all-reduces of the gradients (Rajbhandari et al. 2020, section 7): a
+# reduce-scatter and an all-gather are half of one each; stage 3 gathers the weights twice.
 TRAFFIC = {"ddp": 1.0, "zero1": 1.0, "zero2": 1.0, "zero3": 1.5, "fsdp2": 1.5}
 
 
 @dataclass(frozen=True)
 class Link:
-    """What ranks send through: seconds a message, bytes a second of each rank."""
+    """A link between ranks: seconds a message, bytes a second of each rank."""
 
     latency: float
     bandwidth: float
@@ -31,7 +31,7 @@ class Link:
 
 @dataclass(frozen=True)
 class Interconnect:
-    """Machines of `per_machine` ranks: how these are joined, and how machines are."""
+    """Machines of `per_machine` ranks: the links inside a machine and between machines."""
 
     name: str
     inside: Link
@@ -44,28 +44,29 @@ INTERCONNECTS = (
     Interconnect("PCIe 4, 100 Gb/s a machine", Link(10e-6, 20e9), Link(30e-6, 1.4e9)),
     Interconnect("PCIe 4, 25 Gb/s a machine", Link(10e-6, 20e9), Link(30e-6, 0.35e9)),
 )
-"""Assumed, not measured: nominal rates less a tenth; NVLink and PCIe as all-reduces reach them."""
+"""Assumptions, not measurements: nominal rates less a tenth; NVLink and PCIe by the rates that
+all-reduces reach."""
 
 
 def fit_link(sizes: Sequence[int], seconds: Sequence[float]) -> Link:
-    """The link whose all-reduces between two ranks take these times, least squares of ratios.
+    """Fit a link to the times of all-reduces between two ranks, by least squares of ratios.
 
-    Between two ranks an all-reduce sends each byte once either way, in two messages.
+    Between two ranks an all-reduce sends each byte once in each direction, in two messages.
     """
     terms = np.stack([np.full(len(sizes), 2.0), np.asarray(sizes, float)], axis=1)
-    weighed = terms / np.asarray(seconds)[:, None]
-    latency, per_byte = np.linalg.lstsq(weighed, np.ones(len(sizes)), rcond=None)[0]
+    weighted = terms / np.asarray(seconds)[:, None]
+    latency, per_byte = np.linalg.lstsq(weighted, np.ones(len(sizes)), rcond=None)[0]
     return Link(max(float(latency), 0.0), 1 / max(float(per_byte), 1e-15))
 
 
 def all_reduce_seconds(size: float, ranks: int, link: Link, messages: int = 1) -> float:
-    """An all-reduce that uses the whole bandwidth, with a latency that grows by doubling.
+    """Return the time of an all-reduce that uses the whole bandwidth.
 
-    2 (N - 1) / N bytes for each (Patarasuk and Yuan 2009), along two trees at once (Sanders et al.
-    2009), which is what NCCL does over machines.
+    2 (N - 1) / N of the bytes are sent by each rank (Patarasuk and Yuan 2009), along two trees at
+    once (Sanders et al. 2009), as NCCL does between machines. So latency grows with log2(N).
 
     Args:
-        messages: into how many buckets the bytes are cut.
+        messages: number of buckets that the bytes are cut into.
     """
     if ranks == 1:
         return 0.0
@@ -73,29 +74,29 @@ def all_reduce_seconds(size: float, ranks: int, link: Link, messages: int = 1) -
     return messages * steps * link.latency + 2 * (ranks - 1) / ranks * size / link.bandwidth
 
 
-def over_machines(size: float, ranks: int, joined: Interconnect) -> float:
-    """An all-reduce inside machines, and of each rank's share of the sums between them."""
-    here = min(ranks, joined.per_machine)
-    machines = -(-ranks // joined.per_machine)
+def over_machines(size: float, ranks: int, interconnect: Interconnect) -> float:
+    """Return the time of an all-reduce inside machines, then of each rank's share between them."""
+    local_ranks = min(ranks, interconnect.per_machine)
+    machines = -(-ranks // interconnect.per_machine)
     messages = buckets(size)
-    inside = all_reduce_seconds(size, here, joined.inside, messages)
-    return inside + all_reduce_seconds(size / here, machines, joined.between, messages)
+    inside = all_reduce_seconds(size, local_ranks, interconnect.inside, messages)
+    return inside + all_reduce_seconds(size / local_ranks, machines, interconnect.between, messages)
 
 
 def buckets(size: float) -> int:
-    """Into how many buckets DDP cuts gradients of so many bytes."""
+    """Return the number of buckets that DDP cuts gradients of `size` bytes into."""
     return 1 + math.ceil(max(0.0, size - FIRST_BUCKET) / BUCKET)
 
 
 def expected_max(draws: Sequence[float], ranks: int) -> float:
-    """The mean of the largest of `ranks` values, each drawn at random from `draws`."""
+    """Return the expected maximum of `ranks` values, each drawn at random from `draws`."""
     ordered = np.sort(np.asarray(draws, float))
     below = (np.arange(len(ordered) + 1) / len(ordered)) ** ranks
     return float((ordered * np.diff(below)).sum())
 
 
 def hidden_share(size: float) -> float:
-    """The share of communication that a device can hide which sends while it computes.
+    """Return the share of communication that can overlap with the backward pass.
 
     All buckets but the last (Li et al. 2020, section 3.2.3).
     """
@@ -103,12 +104,12 @@ def hidden_share(size: float) -> float:
 
 
 def step_seconds(computing: Sequence[float], ranks: int, sending: float, hidden: float) -> float:
-    """A step on `ranks` ranks.
+    """Return the time of a step on `ranks` ranks.
 
     Args:
-        computing: how long one rank computed in each of many steps.
-        sending: how long the communication of a step takes alone.
-        hidden: share of it, as far as the backward pass lasts, that costs nothing.
+        computing: compute times of one rank in many steps.
+        sending: time of a step's communication by itself.
+        hidden: share of it that overlaps with the backward pass, for as long as that lasts.
     """
     slowest = expected_max(computing, ranks)
     return slowest + sending - hidden * min(sending, BACKWARD * float(np.mean(computing)))

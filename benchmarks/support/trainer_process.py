@@ -1,7 +1,7 @@
-"""An experiment's trainer under an engine, in processes of its own, that does what it is told.
+"""A trainer in processes of its own that a benchmark controls by method calls.
 
-Several of them can take turns, so that engines are compared in interleaved rounds. What they can
-be told are the methods of `steps.Steps`.
+Several of them run in interleaved rounds, so that engines are compared under the same conditions.
+The methods are those of `steps.Steps`.
 """
 
 from __future__ import annotations
@@ -17,13 +17,13 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
-if __name__ == "__main__":  # as ranks run it
+if __name__ == "__main__":  # the launcher runs the file
     sys.path[0] = str(Path(__file__).resolve().parents[2])
 
 from shards.errors import UserError
 from shards.reading.reader_processes import start_reader_server
 from vaetrain import cli, startup
-from vaetrain.config import command
+from vaetrain.config.command import experiment_path
 from vaetrain.config.experiment import load_experiment
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -32,41 +32,41 @@ SOCKET = "VAETRAIN_BENCHMARK_SOCKET"
 
 
 def engine_names() -> list[str]:
-    """The files of `accelerate_configs/`, without their ending."""
+    """Return the names of the files in `accelerate_configs/`, without suffix."""
     return sorted(path.stem for path in (ROOT / "accelerate_configs").glob("*.yaml"))
 
 
 def add_trainer_arguments(parser: argparse.ArgumentParser) -> None:
-    """Let a benchmark's user choose what is trained."""
+    """Add the arguments that choose the experiment to train."""
     parser.add_argument("--experiment", help="YAML file, or a name in launch/experiments/")
     parser.add_argument("settings", nargs="*", metavar="key=value", help="override any setting")
 
 
 def trainer_settings(arguments: argparse.Namespace) -> list[str]:
-    """Return the settings of a benchmark's trainer; those given by the user take precedence."""
+    """Return the settings of a benchmark's trainer; a later setting overrides an earlier one."""
     quick = QUICK_SETTINGS if arguments.quick else ()
     return [*quick, *arguments.settings, f"train.seed={arguments.seed}"]
 
 
 class TrainerProcess:
-    """A trainer in processes of its own; a context that ends them."""
+    """A trainer started by the Accelerate launcher; a context manager that ends it on exit."""
 
     def __init__(self, engine: str, experiment: str | None, settings: Sequence[str]) -> None:
-        """Start it; what it has to say it says itself.
+        """Start the trainer and wait until it connects; its errors go to stderr.
 
         Args:
-            engine: a file of `accelerate_configs/`, without its ending.
-            experiment, settings: as the trainer takes them.
+            engine: one of `engine_names()`.
+            experiment, settings: as on the trainer's command line.
 
-        Raises ConfigError where a setting is wrong, UserError where it does not come up.
+        Raises ConfigError for a wrong setting, UserError if the trainer ends before it connects.
         """
-        load_experiment(command.experiment_path(experiment), list(settings))
+        load_experiment(experiment_path(experiment), list(settings))
         self.engine = engine
         self._folder = tempfile.TemporaryDirectory()
-        place = str(Path(self._folder.name) / "socket")
-        with socket.socket(socket.AF_UNIX) as waiting:
-            waiting.bind(place)
-            waiting.listen()
+        socket_path = str(Path(self._folder.name) / "socket")
+        with socket.socket(socket.AF_UNIX) as listener:
+            listener.bind(socket_path)
+            listener.listen()
             launcher = [sys.executable, "-m", "accelerate.commands.accelerate_cli", "launch"]
             launcher += ["--config_file", str(ROOT / f"accelerate_configs/{engine}.yaml")]
             launcher += ["--main_process_port", "0", "--quiet", str(Path(__file__).resolve())]
@@ -74,30 +74,32 @@ class TrainerProcess:
             if experiment is not None:
                 launcher += ["--experiment", experiment]
             self._process = subprocess.Popen(
-                [*launcher, *settings], env={**os.environ, SOCKET: place}, stdout=subprocess.DEVNULL
+                [*launcher, *settings],
+                env={**os.environ, SOCKET: socket_path},
+                stdout=subprocess.DEVNULL,
             )
-            waiting.settimeout(1.0)
-            self._connection = self._accept(waiting)
+            listener.settimeout(1.0)
+            self._connection = self._accept(listener)
 
-    def _accept(self, waiting: socket.socket) -> Connection:
+    def _accept(self, listener: socket.socket) -> Connection:
         while self._process.poll() is None:
             try:
-                return Connection(waiting.accept()[0].detach())
+                return Connection(listener.accept()[0].detach())
             except TimeoutError:
                 continue
         self._folder.cleanup()
-        raise UserError(f"{self.engine}: the trainer did not start; its own messages say why")
+        raise UserError(f"{self.engine}: the trainer did not start; see its messages above")
 
     def __call__(self, method: str, **arguments: Any) -> Any:
-        """Have all ranks call a method of `steps.Steps`; what the main process returns.
+        """Call a method of `steps.Steps` on all ranks, and return the main process's result.
 
-        Raises UserError where the trainer ends instead.
+        Raises UserError if the trainer ends instead.
         """
         try:
             self._connection.send((method, arguments))
             return self._connection.recv()
         except (EOFError, ConnectionError) as error:
-            message = f"{self.engine}: the trainer ended; its own messages say why"
+            message = f"{self.engine}: the trainer ended; see its messages above"
             raise UserError(message) from error
 
     def __enter__(self) -> TrainerProcess:
@@ -110,7 +112,7 @@ class TrainerProcess:
 
 
 def serve() -> None:
-    """A rank's part: build the trainer, and do what the main process is told; does not return."""
+    """Run one rank: build the trainer, run the calls from the benchmark, end the process."""
     command = startup.start(sys.argv[1:])
     start_reader_server("shards.reading.datasets", "vaetrain.startup")
 
@@ -129,28 +131,29 @@ def serve() -> None:
     except DamagedShards as error:
         cli.fail(str(error))
     if engine.is_main:
-        with socket.socket(socket.AF_UNIX) as own:
-            own.connect(os.environ[SOCKET])
-            connection = Connection(own.detach())
+        with socket.socket(socket.AF_UNIX) as client:
+            client.connect(os.environ[SOCKET])
+            connection = Connection(client.detach())
     while True:
-        order = [None if connection is None else _next(connection)]
+        call = [None if connection is None else _receive(connection)]
         if dist.is_initialized():
-            dist.broadcast_object_list(order)
-        if order[0] is None:
+            dist.broadcast_object_list(call)
+        if call[0] is None:
             break
-        method, arguments = order[0]
-        answer = getattr(steps, method)(**arguments)
+        method, arguments = call[0]
+        result = getattr(steps, method)(**arguments)
         if connection is not None:
-            connection.send(answer)
+            connection.send(result)
     steps.close()
     engine.shut_down(0)
 
 
-def _next(connection: Connection) -> tuple[str, dict[str, Any]] | None:
+def _receive(connection: Connection) -> tuple[str, dict[str, Any]] | None:
+    """Return the next call, or None when the benchmark has closed the connection."""
     try:
         return connection.recv()
     except EOFError:
-        return None  # whoever gave orders is done, or gone
+        return None
 
 
 if __name__ == "__main__":

@@ -1,1 +1,1 @@
-"""The same work by other libraries."""
+"""Peers: other libraries and plain scripts that do the same work as this project."""

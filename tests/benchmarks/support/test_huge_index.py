@@ -29,7 +29,7 @@ def built(tmp_path_factory):
 def made(built, tmp_path_factory):
     folder = tmp_path_factory.mktemp("made")
     for samples in (100_000, 1_000_000):
-        huge_index.make(folder / str(samples), built, samples)
+        huge_index.write_index(folder / str(samples), built, samples)
     return folder
 
 
@@ -69,15 +69,15 @@ def test_all_ranks_together_read_one_step(made):
 
 def test_eighteen_bytes_a_sample_and_little_besides(made):
     for samples in (100_000, 1_000_000):
-        size = huge_index.on_disk(made / str(samples))
+        size = huge_index.disk_bytes(made / str(samples))
         assert samples * RECORD.itemsize < size < 1.02 * samples * RECORD.itemsize + 20_000
 
 
 def test_the_first_batch_takes_no_more_memory_of_more_samples(made):
-    few, many = (huge_index.memory(made / n, RANKS) for n in ("100000", "1000000"))
+    few, many = (huge_index.peak_memory(made / n, RANKS) for n in ("100000", "1000000"))
     assert (many - few) / 900_000 < 1.5  # bytes; one number for each sample would take 8
 
 
 def test_a_start_tells_how_long_each_part_of_it_took(made):
-    told = huge_index.start(made / "100000", RANKS, RANKS - 1, 1.5)
+    told = huge_index.time_first_batch(made / "100000", RANKS, RANKS - 1, 1.5)
     assert 0 < told["open"] < told["ids"] < told["batch"]
