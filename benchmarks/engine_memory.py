@@ -29,14 +29,15 @@ from shards import cli
 from shards.randomness import sample_keys
 from vaetrain.engines.base import AVERAGE, WEIGHT, Engine
 from vaetrain.engines.config import OptimizerConfig
+from vaetrain.engines.engine_files import engine_file, engine_names
 from vaetrain.engines.factory import start_engine
 from vaetrain.engines.optimizers import MOMENTS, build_optimizer
-from vaetrain.engines.spec import running_launch
+from vaetrain.engines.spec import ENGINES, running_launch
 from vaetrain.model.config import ModelConfig
 from vaetrain.model.vae import VAE, draw_noise
 
 ROOT = Path(__file__).resolve().parents[1]
-STAGES = {"ddp": 0, "zero1": 1, "zero2": 2, "zero3": 3, "zero3_offload": 3, "fsdp2": 3}
+COMPARED = [name for name in engine_names() if ENGINES[name].has_process_group]
 RANKS, SIDE, FOUND = 2, 64, "found "
 WITHIN = 0.05  # of theory
 REST = "gradients and buffers"
@@ -50,10 +51,11 @@ def predicted(engine: str, parameters: int) -> dict[str, float]:
     gradient and average, and 8 of moments. ZeRO keeps the share of the weights that it optimises
     beside those of the forward pass, which are fp32 here, too. Buffers are not in it.
     """
-    stage = STAGES[engine]
+    spec = ENGINES[engine]
+    stage = spec.stage
     whole, share = 4.0 * parameters, 4.0 * parameters / RANKS
     return {
-        "weights": (share if stage == 3 else whole) + (share if engine.startswith("zero") else 0),
+        "weights": (share if stage == 3 else whole) + (share if spec.separate_masters else 0),
         REST: share if stage >= 2 else whole,
         "moments": 2 * (share if stage >= 1 else whole),
         "average": share if stage >= 1 else whole,
@@ -112,7 +114,7 @@ def backward(engine: Engine) -> None:
 def launch(engine: str, size: str, device: torch.device) -> dict[str, float]:
     """What a rank of an engine held."""
     start = [str(Path(sys.executable).with_name("accelerate")), "launch", "--config_file"]
-    parts = [*start, f"accelerate_configs/{engine}.yaml", __file__, "--measure", size]
+    parts = [*start, str(engine_file(engine)), __file__, "--measure", size]
     without_gpu = {"CUDA_VISIBLE_DEVICES": ""} if device.type == "cpu" else {}
     environment = os.environ | without_gpu
     done = subprocess.run(
@@ -148,7 +150,7 @@ def in_theory(engine: str) -> str:
 def main() -> int:
     """Run the command."""
     made = parser("engine_memory", __doc__)
-    made.add_argument("--engines", nargs="+", choices=STAGES, default=list(STAGES))
+    made.add_argument("--engines", nargs="+", choices=COMPARED, default=COMPARED)
     made.add_argument("--measure", metavar="SIZE", help="a rank's own part; used by this command")
     arguments = made.parse_args()
     if arguments.measure:

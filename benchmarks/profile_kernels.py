@@ -23,10 +23,10 @@ from benchmarks.support.traces import OVERHEAD, WAITING, Trace
 from benchmarks.support.trainer_process import (
     TrainerProcess,
     add_trainer_arguments,
-    engine_names,
     trainer_settings,
 )
 from shards import cli
+from vaetrain.engines.engine_files import engine_names
 
 STEPS, QUICK_STEPS = 10, 3
 GROUP = "time of a step"

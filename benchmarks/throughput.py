@@ -25,10 +25,10 @@ from benchmarks.support.harness import Case
 from benchmarks.support.trainer_process import (
     TrainerProcess,
     add_trainer_arguments,
-    engine_names,
     trainer_settings,
 )
 from shards import cli
+from vaetrain.engines.engine_files import engine_names
 from vaetrain.model.config import ModelConfig
 
 FULL = {"rounds": 9, "warmup": 1, "steps": 4}

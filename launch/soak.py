@@ -35,6 +35,7 @@ from shards.build import build
 from shards.building.options import BuildOptions
 from shards.storage import sha256_of
 from vaetrain.artifacts.run_dir import METRICS_FILE, read_metrics
+from vaetrain.engines.engine_files import engine_file
 from vaetrain.settings import ConfigError
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -90,7 +91,7 @@ def main() -> int:
     parser.add_argument(
         "--seed", type=int, default=0, help="seed of the disturbances and their times"
     )
-    parser.add_argument("--engine", default="ddp", help="a name in accelerate_configs/")
+    parser.add_argument("--engine", default="ddp", help="engine file, or its name")
     parser.add_argument("--out", type=Path, default=Path("runs/soak"), metavar="DIR")
     asked = parser.parse_args()
     soak = Soak(asked.out, asked.engine, asked.seed)
@@ -183,7 +184,7 @@ class Soak:
         self.mark = uuid.uuid4().hex
         start = [sys.executable, "-m", "shards.lifetime"]  # killed when this process dies
         start += [sys.executable, "-m", "accelerate.commands.accelerate_cli", "launch"]
-        start += ["--config_file", f"accelerate_configs/{self.engine}.yaml"]
+        start += ["--config_file", str(engine_file(self.engine))]
         start += ["--main_process_port", "0", "vaetrain/train.py", "--run-dir", str(run)]
         with self.log(run).open("w") as log:
             return subprocess.Popen(

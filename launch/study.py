@@ -35,7 +35,7 @@ from omegaconf import OmegaConf
 from vaetrain.augmentation.policy import load_policy
 from vaetrain.config.command import experiment_path
 from vaetrain.config.experiment import Experiment, as_dict, checked_together
-from vaetrain.engines.spec import read_engine_file
+from vaetrain.engines.engine_files import engine_file, read_engine_file
 from vaetrain.settings import (
     ConfigError,
     checked,
@@ -47,7 +47,6 @@ from vaetrain.settings import (
     setting,
 )
 
-ENGINES = Path(__file__).resolve().parents[1] / "accelerate_configs"
 VARIANT = "variant"  # the name of the variant among the entries of the space
 # Settings that may differ between two calls of the same study.
 FREE_TO_CHANGE = {
@@ -224,10 +223,7 @@ def load_study(path: Path, overrides: list[str]) -> Study:
     ]
     for layer, where in layers:
         config = merge(Experiment, config, layer, where)
-    engine = Path(sweep.engine)
-    if not engine.suffix:
-        engine = ENGINES / f"{engine}.yaml"
-    study = Study(checked(config), _flat(sweep), config, engine)
+    study = Study(checked(config), _flat(sweep), config, engine_file(sweep.engine))
     _check(study)
     return study
 

@@ -38,7 +38,7 @@ from vaetrain.artifacts.final_model import newest_checkpoint, write_final
 from vaetrain.augmentation.config import AugmentConfig
 from vaetrain.augmentation.policy import load_policy
 from vaetrain.config.experiment import as_dict, load_experiment
-from vaetrain.engines.spec import read_engine_file
+from vaetrain.engines.engine_files import read_engine_file
 from vaetrain.model.vae import VAE
 from vaetrain.startup import RELAUNCHED, start
 

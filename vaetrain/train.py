@@ -1,10 +1,11 @@
 """Train a VAE of wireframes.
 
-    accelerate launch vaetrain/train.py --config_file accelerate_configs/ddp.yaml
+    accelerate launch vaetrain/train.py --config_file ddp
     accelerate launch vaetrain/train.py --experiment base data.shards=DIR train.epochs=50
+    accelerate launch -m vaetrain.train --config_file ddp          (installed, from any folder)
 
 The same command again resumes the run, on any number of processes. `--help` lists all settings.
-What a run does is told in `vaetrain/training.py`.
+The training itself is in `vaetrain/training/trainer.py`.
 """
 
 from __future__ import annotations
@@ -13,8 +14,9 @@ import signal
 import sys
 from pathlib import Path
 
-if __name__ == "__main__":
-    # Run as a script, Python looks for modules in vaetrain/ itself, where ours would hide others.
+if __name__ == "__main__" and __spec__ is None:
+    # Run as a file, Python puts this folder first on the path, where our modules would hide others
+    # of the same name.
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
 from shards.errors import DamagedShards, UserError
@@ -25,10 +27,10 @@ from vaetrain import cli, startup
 
 def main() -> None:
     """Run the command to its end; does not return."""
-    # At once: a rank whose launcher died while it imported torch would train on as an orphan. To
-    # what trains it means save and leave (`StopRequest`), to what does not yet it is the end.
+    # First of all, or a rank whose launcher died while it imports torch would train on as an
+    # orphan. SIGTERM makes a training save and exit (`StopRequest`), and ends it before that.
     die_with_parent(signal.SIGTERM)
-    # This may start the script anew under another launcher, or refuse: before torch is imported.
+    # Before torch is imported, as this may start the program again under another launcher.
     command = startup.start(sys.argv[1:])
     start_reader_server("shards.reading.datasets", "vaetrain.startup")
 
@@ -47,7 +49,7 @@ def main() -> None:
     except UserError as error:
         cli.refuse(str(error))
     except DamagedShards as error:
-        # Only the rank that reads a damaged shard knows of it.
+        # Only the rank that reads a damaged shard has this exception.
         exit_this_rank(engine.heartbeat, str(error))
     engine.shut_down(0)
 

@@ -16,7 +16,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from vaetrain.engines.optimizers import build_optimizer
+from vaetrain.engines.model_options import apply_options
+from vaetrain.engines.optimizers import build_optimizer, clip_gradients
 from vaetrain.model import blocks, decoder, encoder, linear_path, skips
 from vaetrain.model import vae as vae_model
 from vaetrain.model.masked import MaskedCBAM, MaskedGroupNorm, PyramidPool, Rows
@@ -53,20 +54,21 @@ class BareLoop:
             change: takes the model, and returns what to enter around its training.
         """
         experiment, engine = training.experiment, training.engine
-        self.precision = engine.precision
         self.accumulation = training.batching.accumulation
         self.objective, self.weights = training.objective, training.state.weights_at(0.0)
-        self.clip_norm = experiment.optimizer.clip_norm or float("inf")
+        self.clip_norm = experiment.optimizer.clip_norm
         width, max_height = experiment.data.width, experiment.data.max_height
         self.model = VAE(experiment.model, width, max_height).to(engine.device)
         self.model.load_state_dict(dict(engine.weights()))
-        self.model.use(
+        self.changed = change(self.model)
+        apply_options(
+            self.model,
+            engine.device,
+            precision=engine.precision,
             channels_last=training.settings.channels_last,
             checkpoint_activations=training.settings.checkpoint_activations,
+            compile=training.settings.compile,
         )
-        self.changed = change(self.model)
-        if training.settings.compile:
-            self.model.compile(dynamic=True)
         self.optimizer = build_optimizer(self.model, experiment.optimizer)
 
     def train(self, batches: Sequence[Resident]) -> None:
@@ -75,15 +77,12 @@ class BareLoop:
             for number, batch in enumerate(batches, start=1):
                 self._loss(batch).backward()
                 if number % self.accumulation == 0:
-                    nn.utils.clip_grad_norm_(self.model.parameters(), self.clip_norm)
+                    clip_gradients(self.model.parameters(), self.clip_norm)
                     self.optimizer.step()
                     self.optimizer.zero_grad()
 
     def _loss(self, batch: Resident) -> Tensor:
-        device = batch.heights.device
-        dtype = torch.float16 if self.precision == "fp16" else torch.bfloat16
-        with torch.autocast(device.type, dtype, enabled=self.precision != "no"):
-            output = self.model(batch.inputs, batch.heights, batch.noise)
+        output = self.model(batch.inputs, batch.heights, batch.noise)
         losses, _ = self.objective(output, batch.targets, batch.heights, self.weights)
         return losses.mean() / self.accumulation
 

@@ -13,12 +13,18 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from vaetrain.engines.spec import ENGINES
+
 BACKWARD = 2 / 3  # of the compute time: the backward pass has twice the FLOPs of the forward pass
 BUCKET, FIRST_BUCKET = 25 * 2**20, 2**20  # of DDP; the last is sent after the backward pass
 
 # Bytes sent in a step, in all-reduces of the gradients (Rajbhandari et al. 2020, section 7): a
 # reduce-scatter and an all-gather are half of one each; stage 3 gathers the weights twice.
-TRAFFIC = {"ddp": 1.0, "zero1": 1.0, "zero2": 1.0, "zero3": 1.5, "fsdp2": 1.5}
+TRAFFIC = {
+    spec.name: 1.5 if spec.stage == 3 else 1.0
+    for spec in ENGINES.values()
+    if spec.has_process_group and not spec.offload
+}
 
 
 @dataclass(frozen=True)

@@ -25,15 +25,10 @@ from shards.reading.reader_processes import start_reader_server
 from vaetrain import cli, startup
 from vaetrain.config.command import experiment_path
 from vaetrain.config.experiment import load_experiment
+from vaetrain.engines.engine_files import engine_file
 
-ROOT = Path(__file__).resolve().parents[2]
 QUICK_SETTINGS = ("data.width=64", "data.max_height=128", "train.global_batch_size=8")
 SOCKET = "VAETRAIN_BENCHMARK_SOCKET"
-
-
-def engine_names() -> list[str]:
-    """Return the names of the files in `accelerate_configs/`, without suffix."""
-    return sorted(path.stem for path in (ROOT / "accelerate_configs").glob("*.yaml"))
 
 
 def add_trainer_arguments(parser: argparse.ArgumentParser) -> None:
@@ -55,7 +50,7 @@ class TrainerProcess:
         """Start the trainer and wait until it connects; its errors go to stderr.
 
         Args:
-            engine: one of `engine_names()`.
+            engine: an engine file, or a name in `accelerate_configs/`.
             experiment, settings: as on the trainer's command line.
 
         Raises ConfigError for a wrong setting, UserError if the trainer ends before it connects.
@@ -68,7 +63,7 @@ class TrainerProcess:
             listener.bind(socket_path)
             listener.listen()
             launcher = [sys.executable, "-m", "accelerate.commands.accelerate_cli", "launch"]
-            launcher += ["--config_file", str(ROOT / f"accelerate_configs/{engine}.yaml")]
+            launcher += ["--config_file", str(engine_file(engine))]
             launcher += ["--main_process_port", "0", "--quiet", str(Path(__file__).resolve())]
             launcher += ["--run-dir", str(Path(self._folder.name) / "run")]
             if experiment is not None:

@@ -21,6 +21,7 @@ from vaetrain.engines.config import OptimizerConfig
 from vaetrain.engines.factory import start_engine
 from vaetrain.engines.optimizers import MOMENTS, STEP, build_optimizer
 from vaetrain.engines.spec import running_launch
+from vaetrain.engines.torch_engine import TorchEngine
 from vaetrain.engines.zero import FIRST_SCALE
 from vaetrain.settings import ConfigError
 from vaetrain.training.ema import WeightEma
@@ -35,13 +36,11 @@ def a_model() -> nn.Module:
 
 def scale_losses(engine: Engine) -> None:
     """What the engine does for fp16 on a GPU, but for the forward pass."""
-    if engine.name.startswith("zero"):
-        engine.precision = "fp16"
-        engine.optimizer.loss_scale = FIRST_SCALE
-    elif engine.name == "fsdp2":
+    if isinstance(engine, TorchEngine):
         engine.scaler = torch.amp.GradScaler(engine.device.type)
     else:
-        engine.accelerator.scaler = torch.amp.GradScaler(engine.device.type)
+        engine.precision = "fp16"
+        engine.optimizer.loss_scale = FIRST_SCALE
 
 
 def main() -> None:
@@ -80,7 +79,7 @@ def main() -> None:
         norm = engine.step(0.05 / (1 + step))
         found["norms"].append(float(norm))
         applied = norm.isfinite()
-        beside_norm = engine.step_beside(beside_optimizer, 0.01, CLIP, applied)
+        beside_norm = engine.step_replicated(beside_optimizer, 0.01, CLIP, applied)
         found["beside_norms"].append(float(beside_norm))
         average.update((step + 1) * GLOBAL, GLOBAL, applied)
     found["beside"] = beside.tolist()

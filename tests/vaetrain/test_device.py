@@ -127,7 +127,7 @@ class OneRank:
 
     world_size, loss_scale = 1, 1.0
     average_gradients = Engine.average_gradients
-    step_beside = Engine.step_beside
+    step_replicated = Engine.step_replicated
 
     def sum(self, values: torch.Tensor) -> torch.Tensor:
         return values.clone()

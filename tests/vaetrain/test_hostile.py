@@ -19,7 +19,8 @@ from vaetrain.config.experiment import (
     experiment_from,
     load_experiment,
 )
-from vaetrain.engines.spec import Launch, read_engine_file
+from vaetrain.engines.engine_files import read_engine_file
+from vaetrain.engines.spec import Launch
 from vaetrain.settings import ConfigError, flatten
 
 REPO = Path(__file__).resolve().parents[2]

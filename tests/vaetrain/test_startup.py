@@ -1,12 +1,15 @@
-"""The engine that is asked for and the one that runs, read before torch is imported."""
+"""The engine asked for and the engine that runs, read before torch is imported."""
 
+import importlib
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
-from vaetrain.engines.spec import Launch, read_engine_file, running_launch
+from vaetrain.engines.base import Engine
+from vaetrain.engines.engine_files import engine_file, engine_names, read_engine_file
+from vaetrain.engines.spec import ENGINES, LAUNCH_KINDS, Launch, running_launch
 from vaetrain.settings import ConfigError
 
 REPO = Path(__file__).resolve().parents[2]
@@ -17,40 +20,63 @@ def zero(settings: str) -> str:
     return f"distributed_type: DEEPSPEED\nnum_processes: 2\ndeepspeed_config: {{{settings}}}"
 
 
-def test_the_engine_files_say_what_they_are():
+def test_each_engine_file_starts_the_engine_of_its_name():
     files = {path.stem: read_engine_file(path) for path in CONFIGS.glob("*.yaml")}
+    assert files.keys() == set(engine_names())
     assert files.pop("single") == Launch("single", 1, "no")
     names = ("ddp", "zero1", "zero2", "zero3", "zero3_offload", "fsdp2")
     assert files == {name: Launch(name, 2, "no") for name in names}
 
 
-def test_a_bare_no_is_a_precision(tmp_path):
+@pytest.mark.parametrize("name", ENGINES)
+def test_each_engine_has_a_class_and_all_options_of_its_kind(name):
+    spec = ENGINES[name]
+    module, _, class_name = spec.implementation.rpartition(".")
+    assert issubclass(getattr(importlib.import_module(module), class_name), Engine)
+    assert spec.name == name
+    assert spec.options.keys() == LAUNCH_KINDS[spec.distributed_type].variables.keys()
+
+
+def test_a_name_is_a_shipped_file_from_any_folder_and_a_path_is_itself(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert engine_file("ddp") == CONFIGS / "ddp.yaml"
+    for path in ("ddp.yaml", "folder/ddp", "nothing", "/ddp"):
+        assert engine_file(path) == Path(path)
+
+
+def test_an_unquoted_no_is_a_precision(tmp_path):
     path = tmp_path / "mine.yaml"
     path.write_text("distributed_type: NO\nnum_processes: 1\nmixed_precision: no\n")
-    with pytest.raises(ConfigError, match="distributed_type is False"):
+    with pytest.raises(ConfigError, match="distributed_type is False; allowed are 'NO', MULTI_GPU"):
         read_engine_file(path)
     path.write_text("distributed_type: 'NO'\nnum_processes: 1\nmixed_precision: no\n")
     assert read_engine_file(path).precision == "no"
 
 
 @pytest.mark.parametrize(
-    ("text", "says"),
+    ("text", "message"),
     [
         (None, "there is no such engine file"),
         ("[1, 2]", "is no engine file: not a mapping"),
         ("a: [", "is not YAML"),
         ("distributed_type: MULTI_CPU\nnum_processes: 2", "distributed_type is 'MULTI_CPU'"),
         ("distributed_type: MULTI_GPU", "num_processes is None"),
-        ("distributed_type: MULTI_GPU\nnum_processes: 1", "num_processes is 1, which is no ddp"),
-        ("distributed_type: 'NO'\nnum_processes: 2", "num_processes is 2, which is no single"),
-        ("distributed_type: FSDP\nnum_processes: 2", "asks for fsdp1; engines are single, ddp"),
+        (
+            "distributed_type: MULTI_GPU\nnum_processes: 1",
+            "num_processes is 1; ddp needs at least 2",
+        ),
+        ("distributed_type: 'NO'\nnum_processes: 2", "num_processes is 2; single needs 1"),
+        (
+            "distributed_type: FSDP\nnum_processes: 2",
+            "no engine has distributed_type FSDP with fsdp_version=1; engines are single, ddp",
+        ),
         ("distributed_type: FSDP\nfsdp_config: {fsdp_version: 2}", "num_processes is None"),
-        (zero("zero_stage: 0"), "asks for zero0; engines are"),
+        (zero("zero_stage: 0"), "DEEPSPEED with zero_stage=0, offload_optimizer_device=none"),
         (
             zero("zero_stage: 3, offload_optimizer_device: nvme"),
-            "zero3 with optimizer offload nvme",
+            "zero_stage=3, offload_optimizer_device=nvme, offload_param_device=none",
         ),
-        (zero("zero_stage: 2, gradient_clipping: 1.0"), "gradient_clipping is the experiment's"),
+        (zero("zero_stage: 2, gradient_clipping: 1.0"), "gradient_clipping is set by the exp"),
         (zero("zero_stage: 2, gradient_accumulation_steps: 4"), "follows from train.global_batch"),
         (
             zero("zero_stage: 2, deepspeed_config_file: ds.json"),
@@ -58,11 +84,11 @@ def test_a_bare_no_is_a_precision(tmp_path):
         ),
     ],
 )
-def test_an_engine_file_that_would_not_do_what_it_says_is_refused(tmp_path, text, says):
+def test_a_wrong_engine_file_is_refused(tmp_path, text, message):
     path = tmp_path / "mine.yaml"
     if text is not None:
         path.write_text(text)
-    with pytest.raises(ConfigError, match=says) as refusal:
+    with pytest.raises(ConfigError, match=message) as refusal:
         read_engine_file(path)
     assert str(path) in str(refusal.value)
 
@@ -88,33 +114,36 @@ FSDP = {"WORLD_SIZE": "2", "ACCELERATE_USE_FSDP": "true"}
         ),
     ],
 )
-def test_the_launchers_variables_say_what_runs(environment, launch):
+def test_the_launchers_variables_select_the_engine(environment, launch):
     assert running_launch(environment) == launch
 
 
 @pytest.mark.parametrize(
-    ("environment", "says"),
+    ("environment", "message"),
     [
-        (FSDP, "launched for fsdp1; engines are"),
-        (ZERO, "launched for zeroNone"),
-        (ZERO | {STAGE: "0"}, "launched for zero0"),
+        (FSDP, "the launcher: no engine has distributed_type FSDP with fsdp_version=1"),
+        (ZERO, "distributed_type DEEPSPEED with zero_stage=None, offload"),
+        (ZERO | {STAGE: "0"}, "zero_stage=0"),
         (
             ZERO | {STAGE: "1", OFFLOAD_WEIGHTS: "cpu"},
-            "zero1 with optimizer offload none and param",
+            "zero_stage=1, offload_optimizer_device=none, offload_param_device=cpu",
         ),
         (
             ZERO | {STAGE: "1", "ACCELERATE_GRADIENT_CLIPPING": "1.0"},
-            "gradient_clipping is the exp",
+            "gradient_clipping is set by the exp",
         ),
-        (FSDP | {"FSDP_VERSION": "2", "FSDP_OFFLOAD_PARAMS": "true"}, "fsdp_offload_params is not"),
+        (
+            FSDP | {"FSDP_VERSION": "2", "FSDP_OFFLOAD_PARAMS": "true"},
+            "fsdp_offload_params is not supported",
+        ),
     ],
 )
-def test_an_engine_that_is_not_there_is_refused(environment, says):
-    with pytest.raises(ConfigError, match=says):
+def test_a_launch_without_an_engine_is_refused(environment, message):
+    with pytest.raises(ConfigError, match=message):
         running_launch(environment)
 
 
-def test_importing_the_package_is_quick_and_brings_no_torch():
+def test_importing_the_package_is_quick_and_does_not_import_torch():
     code = "import sys, vaetrain, vaetrain.startup; sys.exit('torch' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], cwd=REPO, timeout=3, check=False)
     assert done.returncode == 0

@@ -1,4 +1,4 @@
-"""The command line of the trainer."""
+"""Command line of the trainer."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from vaetrain.config.experiment import Experiment, describe_settings
+from vaetrain.engines.engine_files import engine_file
 from vaetrain.engines.spec import Launch
 
 EXPERIMENTS = Path(__file__).resolve().parents[2] / "launch" / "experiments"
@@ -22,13 +23,19 @@ class Command:
 
 
 def parse_command(argv: list[str]) -> argparse.Namespace:
+    """Return the parsed command line; `--help` and unknown options end the process."""
     parser = argparse.ArgumentParser(
         prog="accelerate launch vaetrain/train.py",
         formatter_class=argparse.RawDescriptionHelpFormatter,
         description="Train a VAE of wireframes. The same command again resumes the run.",
-        epilog="settings (key=default, meaning, what is allowed):\n" + describe_settings(),
+        epilog="settings (key=default, meaning, allowed values):\n" + describe_settings(),
     )
-    parser.add_argument("--config_file", type=Path, help="engine file, e.g. of accelerate_configs/")
+    parser.add_argument(
+        "--config_file",
+        type=engine_file,
+        metavar="ENGINE",
+        help="engine file, or a name in accelerate_configs/, e.g. ddp",
+    )
     parser.add_argument("--experiment", help="YAML file, or a name in launch/experiments/")
     parser.add_argument("--run-dir", type=Path, help="default: runs/<name of the experiment>")
     parser.add_argument("settings", nargs="*", metavar="key=value", help="override any setting")
@@ -36,7 +43,10 @@ def parse_command(argv: list[str]) -> argparse.Namespace:
 
 
 def experiment_path(name: str | None) -> Path:
-    """The file of an experiment given as a path, or by a name in `launch/experiments/`."""
+    """Return the path of an experiment, given as a path or as a name in `launch/experiments/`.
+
+    None is the experiment `default`.
+    """
     path = Path(name or "default")
-    named = EXPERIMENTS / f"{path}.yaml"
-    return named if not path.suffix and named.is_file() else path
+    shipped = EXPERIMENTS / f"{path}.yaml"
+    return shipped if not path.suffix and shipped.is_file() else path

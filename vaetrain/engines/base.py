@@ -1,8 +1,8 @@
-"""How the model is spread over processes: one small interface, whatever the engine.
+"""Interface of an engine: how a model, its gradients and its optimizer are split over the ranks.
 
-The trainer says what a step is - micro batches, a backward pass each, one clipped optimizer step -
-and the engine sees to it that any number of ranks computes what one would. The engines themselves
-are `engine_replicated.py` (single, DDP), `engine_zero.py` (ZeRO-1, 2 and 3) and `engine_fsdp.py`.
+The trainer defines a step: micro batches with a backward pass each, then one optimizer step with
+clipped gradients. An engine computes it so that the result does not depend on the number of ranks.
+The engines are `replicated.py` (single, DDP), `zero.py` (ZeRO-1, 2 and 3) and `fsdp.py`.
 """
 
 from __future__ import annotations
@@ -22,7 +22,6 @@ from accelerate.utils import (
     DistributedDataParallelKwargs,
     InitProcessGroupKwargs,
     KwargsHandler,
-    convert_outputs_to_fp32,
 )
 from torch import Tensor, nn
 
@@ -32,87 +31,99 @@ from vaetrain.engines.allocator import keep_freed_memory
 from vaetrain.engines.collectives import Collectives
 from vaetrain.engines.crash import exit_after_exception
 from vaetrain.engines.heartbeat import Heartbeat
-from vaetrain.engines.optimizers import MOMENTS, STEP, start_state, step_where
-from vaetrain.engines.spec import Launch, hide_engine
+from vaetrain.engines.optimizers import MOMENTS, STEP, clip_gradients, start_state, step_where
+from vaetrain.engines.spec import ENGINES, Launch, hide_engine
 from vaetrain.settings import ConfigError
 
-GRACE_SECONDS = 10.0  # for which collectives outwait the heartbeat, which knows more
-WHOLE_STATES = ("single", "ddp")  # engines where every rank has an optimizer's whole state
-WEIGHT, AVERAGE = "weight", "average"  # what a shard may be of, beside the optimizer's moments
+# Collectives time out this much later than the heartbeat, whose message names the rank at fault.
+GRACE_SECONDS = 10.0
+WEIGHT, AVERAGE = "weight", "average"  # kinds of slices, beside the optimizer's moments
 
 
 class EngineError(UserError):
-    """The processes are not what was asked for; the message is one plain line."""
+    """A process group that differs from the one asked for; the message is one plain line."""
 
 
 class Engine(Collectives, abc.ABC):
-    """The process group, the device, and a training step that means the same on all of them.
+    """The process group, the device, and a training step whose result is the same on any number.
 
-    What a rank holds of the model it holds as *slices*: the fp32 tensors its optimizer steps, each
-    with AdamW's moments and the weights' average beside it, all cut alike. `slices` are the rank's
-    own; `gather` and `scatter` go to and from whole tensors by parameter name.
+    A rank holds its part of the model as *slices*: the fp32 tensors that its optimizer steps, each
+    with AdamW's moments and the EMA of the weights beside it, all of one shape. `slices` returns
+    the rank's own; `gather` and `scatter` convert to and from whole tensors by parameter name.
 
     Attributes, beside those of `Collectives`:
         accelerator: Accelerate's own object.
-        name: `single`, `ddp`, `zero1` ..., one of `spec.ENGINES`.
-        backend: `gloo`, `nccl`, or `none` with one process.
+        spec: the engine's entry of `spec.ENGINES`.
+        backend: `gloo`, `nccl`, or `none` without a process group.
         precision: `no`, `bf16` or `fp16`.
-        model: once prepared, what forward passes go through.
-        module: the model itself, for its attributes only.
+        model: after `prepare`, the module to call for forward passes.
+        module: the bare model, for access to its attributes only.
+        adamw: the optimizer of the slices; another one than AdamW only if `spec.whole_state`.
     """
 
     model: nn.Module
     module: nn.Module
-    adamw: torch.optim.Optimizer  # what steps the slices: AdamW, but where it need not be cut
+    adamw: torch.optim.Optimizer
 
     def __init__(self, launch: Launch, precision: str | None, timeout: float) -> None:
         on_cpu = not torch.cuda.is_available()
         self.precision = precision or launch.precision
         if on_cpu and self.precision == "fp16":
-            # Accelerate would say fp16 and train in fp32.
             raise ConfigError("train.precision: fp16 needs a GPU; allowed on a CPU are no and bf16")
+        self.spec = launch.spec
         handlers: list[KwargsHandler] = []
-        if launch.engine != "single":
+        if self.spec.has_process_group:
             backend = "gloo" if on_cpu else "nccl"
-            patience = datetime.timedelta(seconds=timeout + GRACE_SECONDS)
-            handlers.append(InitProcessGroupKwargs(backend=backend, timeout=patience))
+            collective_timeout = datetime.timedelta(seconds=timeout + GRACE_SECONDS)
+            handlers.append(InitProcessGroupKwargs(backend=backend, timeout=collective_timeout))
             handlers.append(DistributedDataParallelKwargs(gradient_as_bucket_view=True))
         hide_engine(os.environ)
         try:
+            # Autocast and the scale of fp16's losses are ours, the same on every engine: see
+            # `apply_options` and the engines' `loss_scale`.
             self.accelerator = Accelerator(
-                cpu=on_cpu, mixed_precision=self.precision, kwargs_handlers=handlers
+                cpu=on_cpu, mixed_precision="no", kwargs_handlers=handlers
             )
         except dist.DistError:
-            cli.fail(f"not all {launch.world_size} ranks came up within {timeout:g} s")
+            cli.fail(
+                f"only some of {launch.world_size} ranks joined the process group within "
+                f"{timeout:g} s (train.timeout_seconds)"
+            )
         self.rank = self.accelerator.process_index
         self.world_size = self.accelerator.num_processes
         self.heartbeat = None
         if self.world_size > 1:
             self.heartbeat = Heartbeat(self.rank, self.world_size, timeout)
-        # After the process group has installed its own.
+        # Set after the process group has set its own hook.
         sys.excepthook = functools.partial(exit_after_exception, self.heartbeat)
         self.is_main = self.accelerator.is_main_process
         self.device = self.accelerator.device
-        self.name = launch.engine
         self.backend = dist.get_backend() if dist.is_initialized() else "none"
         self._check(launch)
         if on_cpu:
-            # The launcher sets one thread, also for a process that has the machine to itself.
+            # The launcher sets one thread, even if a process has the whole machine.
             cores = len(os.sched_getaffinity(0)) // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
             torch.set_num_threads(max(1, cores))
             keep_freed_memory()
 
-    def _check(self, launch: Launch) -> None:
-        engine = launch.engine if dist.is_initialized() else "single"
-        found = Launch(engine, self.world_size, self.accelerator.mixed_precision)
-        asked = Launch(launch.engine, launch.world_size, self.precision)
-        if found != asked:
-            raise EngineError(f"asked for {asked}, but running is {found}")
-        met = int(self.sum(torch.ones((), device=self.device)))
-        if met != self.world_size:
-            raise EngineError(f"{self.world_size} processes were started, {met} found each other")
+    @property
+    def name(self) -> str:
+        """The engine's name, a key of `spec.ENGINES`."""
+        return self.spec.name
 
-    # The model: what each engine does in its own way.
+    def _check(self, launch: Launch) -> None:
+        """Raise EngineError unless the process group is the launch's."""
+        has_group = dist.is_initialized()
+        if has_group != self.spec.has_process_group or self.world_size != launch.world_size:
+            group = f"a process group of {self.world_size}" if has_group else "no process group"
+            raise EngineError(f"asked for {launch}, but there is {group}")
+        joined = int(self.sum(torch.ones((), device=self.device)))
+        if joined != self.world_size:
+            raise EngineError(
+                f"{self.world_size} processes were started, but {joined} joined the process group"
+            )
+
+    # The model: implemented by each engine.
 
     def prepare(
         self,
@@ -123,30 +134,41 @@ class Engine(Collectives, abc.ABC):
         accumulation: int,
         clip_norm: float,
     ) -> None:
-        """Spread a model, already on the device, and its fresh optimizer over the ranks.
+        """Distribute a model, already on the device, and its fresh optimizer over the ranks.
+
+        Its precision and memory format are set before, by `apply_options`.
 
         Args:
-            micro_batch: samples a rank feeds the model at once.
-            accumulation: micro batches of an optimizer step.
-            clip_norm: global norm that gradients are clipped to; 0: they are not.
+            micro_batch: samples per rank and micro batch.
+            accumulation: micro batches per optimizer step.
+            clip_norm: maximum global norm of the gradients; 0: no clipping.
+
+        Raises ConfigError for an optimizer whose state the engine cannot split.
         """
-        if self.name not in WHOLE_STATES and not isinstance(optimizer, torch.optim.AdamW):
+        if not self.spec.whole_state and not isinstance(optimizer, torch.optim.AdamW):
+            others = " and ".join(spec.name for spec in ENGINES.values() if spec.whole_state)
             raise ConfigError(
-                f"optimizer.name: {self.name} can cut the state of adamw only; "
-                f"others train on {' and '.join(WHOLE_STATES)}"
+                f"optimizer.name: {self.name} splits the state of adamw only; "
+                f"use adamw, or one of the engines {others}"
             )
         self.accumulation, self.clip_norm = accumulation, clip_norm
         self.module = model
-        self._spread(model, optimizer, micro_batch)
+        self._distribute(model, optimizer, micro_batch)
         start_state(self.adamw, self._masters())
 
     @abc.abstractmethod
-    def _spread(self, model: nn.Module, optimizer: torch.optim.Optimizer, micro_batch: int) -> None:
+    def _distribute(
+        self, model: nn.Module, optimizer: torch.optim.Optimizer, micro_batch: int
+    ) -> None:
         """Set `model` and `adamw`."""
 
     @abc.abstractmethod
     def micro_batch(self, *, last: bool) -> contextlib.AbstractContextManager[None]:
-        """Around a micro batch's forward and backward; `last` of a step or not."""
+        """Return the context of a micro batch's forward and backward pass.
+
+        Args:
+            last: whether it is the last micro batch of the step.
+        """
 
     def backward(self, losses: Tensor, global_batch_size: int) -> None:
         """Add a micro batch's share of the gradient of the mean over the global batch.
@@ -154,21 +176,22 @@ class Engine(Collectives, abc.ABC):
         Args:
             losses: (B,), one loss per sample of this micro batch.
         """
-        # Every engine divides by the number of ranks what it has summed over them.
+        # Every engine divides the sum of gradients over the ranks by the number of ranks.
         loss = losses.sum() * (self.world_size / global_batch_size)
-        # A loss that is not finite may have gradients that are: times nan, they tell every rank.
+        # The gradients of a loss that is not finite can be finite. Multiplying them by nan makes
+        # the gradient norm report such a loss to every rank.
         self._backward(loss * (1 + 0 * loss.detach()))
 
     @abc.abstractmethod
     def _backward(self, loss: Tensor) -> None: ...
 
     def step(self, lr: float) -> Tensor:
-        """Clip the gradients, step the optimizer, and forget the gradients.
+        """Clip the gradients, step the optimizer and clear the gradients.
 
-        Where any loss or gradient of any rank was not finite, nothing moves.
+        If any loss or gradient of any rank is not finite, the step is skipped on all ranks.
 
-        Returns: the global norm before clipping, a scalar on the device, the same on every rank;
-            not finite where the step was left out.
+        Returns: the global gradient norm before clipping, a scalar on the device, the same on every
+            rank; not finite if the step was skipped.
         """
         for group in self.adamw.param_groups:
             group["lr"] = lr
@@ -179,89 +202,91 @@ class Engine(Collectives, abc.ABC):
 
     @property
     def loss_scale(self) -> Tensor | float:
-        """What gradients are multiplied by on their way back: 1 but for fp16."""
+        """The factor of gradients in the backward pass; 1 except for fp16."""
         return 1.0
 
     @abc.abstractmethod
     def _masters(self) -> list[Tensor]:
-        """This rank's slices of the weights, as the optimizer knows them."""
+        """Return this rank's slices of the weights, the keys of the optimizer's state."""
 
     @abc.abstractmethod
-    def _whole(self, parameter: nn.Parameter, kind: str) -> Tensor:
-        """The whole tensor whose slices belong to a parameter. Collective."""
+    def _gather_one(self, parameter: nn.Parameter, kind: str) -> Tensor:
+        """Return the whole tensor of a kind that belongs to a parameter. Collective."""
 
     @abc.abstractmethod
-    def _cut(self, parameter: nn.Parameter, kind: str, whole: Tensor) -> None:
-        """Overwrite this rank's slice of a state of the optimizer."""
+    def _scatter_one(self, parameter: nn.Parameter, kind: str, whole: Tensor) -> None:
+        """Overwrite this rank's slice of an optimizer state of a parameter."""
 
-    # The model: what follows for all of them.
+    # The model: the same for all engines.
 
     def slices(self, kind: str) -> list[Tensor]:
-        """This rank's own tensors of a kind - `WEIGHT`, `AVERAGE`, a moment - in a fixed order."""
+        """Return this rank's tensors of `WEIGHT`, `AVERAGE` or a moment, in a fixed order."""
         masters = self._masters()
         return masters if kind == WEIGHT else [self.adamw.state[m][kind] for m in masters]
 
     def keep_average(self) -> None:
-        """Hold an average of the weights beside them, which starts as the weights are now."""
+        """Allocate the EMA of the weights beside them; it starts at the current weights."""
         for master in self._masters():
             self.adamw.state[master][AVERAGE] = master.detach().clone()
 
     def gather(self, kind: str) -> Iterator[tuple[str, Tensor]]:
-        """Whole tensors of a kind on the device by parameter name, one after the other. Collective.
+        """Yield whole tensors of a kind on the device, with their parameter names. Collective.
 
-        Every rank has to exhaust it, and holds one tensor at a time if it keeps none.
+        Every rank must exhaust the iterator. One tensor at a time is in memory unless the caller
+        keeps them.
         """
         for name, parameter in self.module.named_parameters():
-            yield name, self._whole(parameter, kind)
+            yield name, self._gather_one(parameter, kind)
 
     def scatter(self, kind: str, tensors: Mapping[str, Tensor]) -> None:
-        """Put whole tensors, from any device, into this rank's slices."""
+        """Copy whole tensors, from any device, into this rank's slices."""
         for name, parameter in self.module.named_parameters():
-            self._cut(parameter, kind, tensors[name])
+            self._scatter_one(parameter, kind, tensors[name])
 
     def buffers(self) -> Iterator[tuple[str, Tensor]]:
-        """The model's state that is no parameter; every rank has all of it."""
+        """Yield the model's state that is no parameter; every rank holds all of it."""
         parameters = {name for name, _ in self.module.named_parameters()}
         for name, value in self.module.state_dict().items():
             if name not in parameters:
                 yield name, value
 
     def weights(self) -> Iterator[tuple[str, Tensor]]:
-        """Every parameter and buffer, whole, by name. Collective."""
+        """Yield every parameter and buffer, whole, with its name. Collective."""
         yield from self.gather(WEIGHT)
         yield from self.buffers()
 
     def optimizer_state(self) -> Iterator[tuple[str, Tensor]]:
-        """The optimizer's step count and its moments, `<moment>.<parameter name>`. Collective."""
+        """Yield the step count and the moments as `<moment>.<parameter name>`. Collective."""
         yield STEP, self.slices(STEP)[0]
         for moment in MOMENTS:
             for name, tensor in self.gather(moment):
                 yield f"{moment}.{name}", tensor
 
     def load_optimizer_state(self, tensors: Mapping[str, Tensor]) -> None:
-        """Put back what `optimizer_state` gave, on any engine."""
+        """Restore the output of `optimizer_state`, whichever engine wrote it."""
         for count in self.slices(STEP):
             count.copy_(tensors[STEP])
         for moment in MOMENTS:
             prefix = f"{moment}."
-            mine = {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
-            self.scatter(moment, mine)
+            own = {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
+            self.scatter(moment, own)
 
     def collect(self, tensors: Iterable[tuple[str, Tensor]]) -> dict[str, Tensor]:
-        """Gathered tensors in the main process' memory; the other ranks keep none of them."""
+        """Return gathered tensors in host memory on the main process; an empty dict on others."""
         kept = {}
         for name, tensor in tensors:
             if self.is_main:
                 kept[name] = tensor.detach().cpu()
         return kept
 
-    # Small modules beside the model, such as learned loss weights: whole on every rank, called raw.
+    # Modules outside the model, such as the discriminator and learned loss weights: whole on every
+    # rank, and called without a wrapper.
 
     def average_gradients(self, parameters: Iterable[nn.Parameter]) -> None:
-        """Make gradients that came through `backward` those of the mean over the global batch.
+        """Turn gradients that `backward` computed into those of the mean over the global batch.
 
-        For parameters outside the model, by one explicit all-reduce, before `loss_scale` changes
-        in the model's own step. Collective.
+        For parameters outside the model. Call it before the model's own `step`, which may change
+        `loss_scale`. One explicit all-reduce. Collective.
         """
         parameters = list(parameters)
         gradients = [torch.zeros_like(p) if p.grad is None else p.grad for p in parameters]
@@ -271,34 +296,23 @@ class Engine(Collectives, abc.ABC):
         for parameter, gradient in zip(parameters, gradients, strict=True):
             parameter.grad = gradient
 
-    def step_beside(
+    def step_replicated(
         self, optimizer: torch.optim.Optimizer, lr: float, clip_norm: float, applied: Tensor
     ) -> Tensor:
-        """A step, after the model's own, of an optimizer of parameters outside the model.
+        """Step an optimizer of parameters outside the model, after the model's own step.
 
-        Their gradients are averaged already. Where one is not finite, nothing moves.
+        Their gradients are averaged already. If one of them is not finite, the step is skipped.
 
         Args:
-            applied: bool scalar on the device, whether the model was updated; false: nothing moves.
+            applied: bool scalar on the device; false, where the model's step was skipped, skips
+                this one, too.
 
-        Returns: the global norm before clipping, a scalar on the device.
+        Returns: the global gradient norm before clipping, a scalar on the device.
         """
         parameters = [p for group in optimizer.param_groups for p in group["params"]]
-        norm = nn.utils.clip_grad_norm_(parameters, clip_norm if clip_norm > 0 else float("inf"))
+        norm = clip_gradients(parameters, clip_norm)
         for group in optimizer.param_groups:
             group["lr"] = lr
         step_where(applied & norm.isfinite(), optimizer)
         optimizer.zero_grad()
         return norm
-
-
-def compute_in(model: nn.Module, device: torch.device, precision: str) -> None:
-    """Let a model's forward pass run in `bf16` or `fp16` where that is safe, and return fp32.
-
-    Its parameters stay fp32, and so do gradients and all that ranks send each other: this is what
-    Accelerate does under DDP, so that every engine computes the same.
-    """
-    dtypes = {"bf16": torch.bfloat16, "fp16": torch.float16}
-    if precision in dtypes:
-        autocast = torch.autocast(device.type, dtypes[precision])
-        model.forward = convert_outputs_to_fp32(autocast(model.forward))

@@ -1,6 +1,8 @@
-"""Start the engine that this process was launched for."""
+"""Start of the engine that this process was launched for."""
 
 from __future__ import annotations
+
+import importlib
 
 from vaetrain.engines.base import Engine
 from vaetrain.engines.spec import Launch
@@ -11,18 +13,15 @@ TIMEOUT_SECONDS = 600.0
 def start_engine(
     launch: Launch, precision: str | None = None, timeout: float = TIMEOUT_SECONDS
 ) -> Engine:
-    """The engine this process was launched for, with its process group.
+    """Create the engine of a launch and join its process group.
+
+    Only the engine's own module is imported, so that DeepSpeed is not needed by the others.
 
     Args:
-        precision: `no`, `bf16` or `fp16`; None: what the launcher says.
-        timeout: seconds for which ranks wait for one that does not get on.
+        precision: `no`, `bf16` or `fp16`; None: the launcher's.
+        timeout: seconds that ranks wait for a rank that makes no progress.
 
-    Raises ConfigError or EngineError in one line.
+    Raises ConfigError or EngineError with a message of one line.
     """
-    if launch.engine.startswith("zero"):
-        from vaetrain.engines.zero import ZeroEngine as Kind
-    elif launch.engine == "fsdp2":
-        from vaetrain.engines.fsdp import FsdpEngine as Kind
-    else:
-        from vaetrain.engines.replicated import ReplicatedEngine as Kind
-    return Kind(launch, precision, timeout)
+    module, _, name = launch.spec.implementation.rpartition(".")
+    return getattr(importlib.import_module(module), name)(launch, precision, timeout)

@@ -1,8 +1,9 @@
-"""The optimizer, which leaves norms and biases undecayed."""
+"""The optimizer, gradient clipping, skipped steps, and the optimizer's state as tensors."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Iterable, Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -10,13 +11,14 @@ from torch import Tensor, nn
 from vaetrain.engines.config import OptimizerConfig
 from vaetrain.settings import ConfigError
 
-STEP, MOMENTS = "step", ("exp_avg", "exp_avg_sq")  # as torch calls AdamW's state
+STEP, MOMENTS = "step", ("exp_avg", "exp_avg_sq")  # torch's names of AdamW's state
 
 
 def build_optimizer(model: nn.Module, config: OptimizerConfig) -> torch.optim.Optimizer:
-    """AdamW (Loshchilov and Hutter 2019), or what timm has by another name.
+    """Return AdamW (Loshchilov and Hutter 2019), or the optimizer of timm that the config names.
 
-    Weights decay in matrices and kernels only. Raises ConfigError where timm is missing.
+    Matrices and kernels decay; norms and biases do not. Raises ConfigError if timm is needed and
+    missing.
     """
     decayed = [p for p in model.parameters() if p.requires_grad and p.dim() > 1]
     undecayed = [p for p in model.parameters() if p.requires_grad and p.dim() <= 1]
@@ -40,14 +42,25 @@ def _from_timm(groups: list[dict], config: OptimizerConfig) -> torch.optim.Optim
         from timm.optim import create_optimizer_v2
     except ImportError as error:
         raise ConfigError(
-            f"optimizer.name: {config.name} comes from timm, which is not installed; "
-            "pip install -e '.[optim]', or take adamw"
+            f"optimizer.name: {config.name} needs timm, which is not installed; "
+            "pip install -e '.[optim]', or use adamw"
         ) from error
     return create_optimizer_v2(groups, opt=config.name, lr=config.lr)
 
 
+def clip_gradients(parameters: Iterable[nn.Parameter], max_norm: float) -> Tensor:
+    """Scale gradients, in place, so that their global L2 norm is at most `max_norm`.
+
+    Args:
+        max_norm: 0: no clipping, the norm is only measured.
+
+    Returns: the norm before clipping, a scalar on the device; not finite if a gradient is not.
+    """
+    return nn.utils.clip_grad_norm_(parameters, max_norm if max_norm > 0 else math.inf)
+
+
 def optimizer_tensors(module: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
-    """The optimizer's state of a module's parameters, as tensors `<state>.<parameter name>`."""
+    """Return the optimizer's state of a module as tensors named `<state>.<parameter name>`."""
     return {
         f"{key}.{name}": value if isinstance(value, Tensor) else torch.tensor(value)
         for name, parameter in module.named_parameters()
@@ -58,7 +71,7 @@ def optimizer_tensors(module: nn.Module, optimizer: torch.optim.Optimizer) -> di
 def load_optimizer_tensors(
     module: nn.Module, optimizer: torch.optim.Optimizer, tensors: Mapping[str, Tensor]
 ) -> None:
-    """Put back what `optimizer_tensors` returned; the state need not have been started."""
+    """Restore the output of `optimizer_tensors`; the optimizer's state may still be empty."""
     parameters = dict(module.named_parameters())
     for key, value in tensors.items():
         kind, _, name = key.partition(".")
@@ -68,19 +81,19 @@ def load_optimizer_tensors(
         elif kind in state:
             state[kind].copy_(value)
         else:
-            # A count stays where the optimizer would have made it.
+            # Step counts stay on the host, where the optimizer creates them.
             device = parameters[name].device
             state[kind] = value.clone() if kind == STEP else value.to(device, copy=True)
 
 
 def step_where(finite: Tensor, optimizer: torch.optim.Optimizer) -> None:
-    """Let an optimizer step, or have nothing of it move: no weight, no moment, no count.
+    """Step an optimizer, or skip the step: weights, moments and step count stay as they are.
 
-    torch's fused kernels read the verdict on the device, as they do for `torch.amp.GradScaler`.
-    For any other optimizer the host reads it, and waits for the device.
+    torch's fused kernels read `finite` on the device, as they do for `torch.amp.GradScaler`. For
+    other optimizers the host reads it, which waits for the device.
 
     Args:
-        finite: bool scalar on the device, whether its gradients are fit for a step.
+        finite: bool scalar on the device, whether all gradients are finite.
     """
     if getattr(optimizer, "_step_supports_amp_scaling", False):
         optimizer.found_inf = (~finite).float()
@@ -91,21 +104,24 @@ def step_where(finite: Tensor, optimizer: torch.optim.Optimizer) -> None:
 
 
 def start_state(optimizer: torch.optim.Optimizer, parameters: Sequence[Tensor]) -> None:
-    """Make the state that the optimizer would make at its first step, so that it can be loaded."""
+    """Create the state that the optimizer would create in its first step.
+
+    A checkpoint can be loaded into it then.
+    """
     if not isinstance(optimizer, torch.optim.AdamW):
-        _step_nowhere(optimizer, parameters)
+        _state_of_undone_step(optimizer, parameters)
         return
     for parameter in parameters:
         state = optimizer.state[parameter]
-        # On the parameter's device, as the fused kernel wants it.
+        # The fused kernel needs the count on the parameter's device.
         state[STEP] = torch.zeros((), dtype=torch.float32, device=parameter.device)
         for moment in MOMENTS:
             state[moment] = torch.zeros_like(parameter, memory_format=torch.preserve_format)
 
 
 @torch.no_grad()
-def _step_nowhere(optimizer: torch.optim.Optimizer, parameters: Sequence[Tensor]) -> None:
-    """Let an optimizer make its state by a step, and undo what the step did."""
+def _state_of_undone_step(optimizer: torch.optim.Optimizer, parameters: Sequence[Tensor]) -> None:
+    """Create an optimizer's state by a step with zero gradients, then undo the step."""
     before = [parameter.clone() for parameter in parameters]
     for parameter in parameters:
         parameter.grad = torch.zeros_like(parameter)

@@ -1,141 +1,229 @@
-"""Engines: which there are, and which one a launcher or an engine file asks for."""
+"""Engines: the table of all of them, and which one the launcher started this process for.
+
+To add an engine, add an `EngineSpec` to `ENGINES`, a module with its subclass of `Engine`, and an
+engine file `accelerate_configs/NAME.yaml`. Nothing here imports torch.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, MutableMapping
-from dataclasses import dataclass
-from pathlib import Path
+from dataclasses import dataclass, field
 from typing import Any
 
-from vaetrain.settings import ConfigError, read_yaml
+from vaetrain.settings import ConfigError
 
 PRECISIONS = ("no", "bf16", "fp16")
 
 
-ENGINES = (
-    "single",
-    "ddp",
-    *("zero1", "zero2", "zero3", "zero1_offload", "zero2_offload", "zero3_offload"),
-    "fsdp2",
-)
+@dataclass(frozen=True)
+class EngineSpec:
+    """One engine: its class, how it is recognised, and what it splits over the ranks.
+
+    Attributes:
+        name: the engine's name, also that of its file in `accelerate_configs/`.
+        implementation: dotted path of its subclass of `Engine`, imported by `start_engine`.
+        distributed_type: Accelerate's name of the kind of launch, a key of `LAUNCH_KINDS`.
+        options: the launch's options that select this engine, as `LAUNCH_KINDS` lists them.
+        min_processes, max_processes: the world sizes it works with; None: no upper limit.
+        stage: what is split over the ranks, numbered as ZeRO's stages: 0 nothing, 1 the optimizer
+            state, 2 gradients as well, 3 weights as well.
+        offload: whether the optimizer state, and in stage 3 the weights, lie in host memory.
+        separate_masters: whether the optimizer steps a copy of its slices of the weights, beside
+            the weights of the forward pass.
+    """
+
+    name: str
+    implementation: str
+    distributed_type: str
+    options: Mapping[str, str] = field(default_factory=dict)
+    min_processes: int = 1
+    max_processes: int | None = None
+    stage: int = 0
+    offload: bool = False
+    separate_masters: bool = False
+
+    @property
+    def whole_state(self) -> bool:
+        """Whether every rank holds the whole optimizer state."""
+        return self.stage == 0
+
+    @property
+    def has_process_group(self) -> bool:
+        """Whether a process group exists, be it of one rank."""
+        return self.distributed_type != "NO"
+
+    def allows(self, world_size: int) -> bool:
+        """Return whether the engine works with so many processes."""
+        most = world_size if self.max_processes is None else self.max_processes
+        return self.min_processes <= world_size <= most
 
 
-_KINDS = ("'NO'", "MULTI_GPU", "DEEPSPEED", "FSDP")  # Accelerate's words for them
+@dataclass(frozen=True)
+class LaunchKind:
+    """One kind of launch that Accelerate knows, and where its options are written.
+
+    Attributes:
+        switch: environment variable that is `true` under this kind; None: there is none.
+        section: the engine file's section of options; None: there is none.
+        variables: the environment variable of each option that tells engines apart.
+        defaults: values of options that are not given.
+    """
+
+    switch: str | None = None
+    section: str | None = None
+    variables: Mapping[str, str] = field(default_factory=dict)
+    defaults: Mapping[str, str] = field(default_factory=dict)
 
 
-# What an engine file may tell DeepSpeed or FSDP, but is not done here or decided elsewhere.
-_NOT_HERE = {
+LAUNCH_KINDS = {
+    "NO": LaunchKind(),
+    "MULTI_GPU": LaunchKind(),
+    "DEEPSPEED": LaunchKind(
+        switch="ACCELERATE_USE_DEEPSPEED",
+        section="deepspeed_config",
+        variables={
+            "zero_stage": "ACCELERATE_DEEPSPEED_ZERO_STAGE",
+            "offload_optimizer_device": "ACCELERATE_DEEPSPEED_OFFLOAD_OPTIMIZER_DEVICE",
+            "offload_param_device": "ACCELERATE_DEEPSPEED_OFFLOAD_PARAM_DEVICE",
+        },
+        defaults={"offload_optimizer_device": "none", "offload_param_device": "none"},
+    ),
+    "FSDP": LaunchKind(
+        switch="ACCELERATE_USE_FSDP",
+        section="fsdp_config",
+        variables={"fsdp_version": "FSDP_VERSION"},
+        defaults={"fsdp_version": "1"},
+    ),
+}
+
+# Options that are refused in an engine file, because the trainer ignores them or sets them itself:
+# a run would differ from what its file says.
+UNSUPPORTED = {
     "deepspeed_config_file": "is not read; give zero_stage",
     "gradient_accumulation_steps": "follows from train.global_batch_size",
-    "gradient_clipping": "is the experiment's optimizer.clip_norm",
-    "fsdp_offload_params": "is not done by fsdp2; zero3_offload does",
-    "fsdp_activation_checkpointing": "is not done",
+    "gradient_clipping": "is set by the experiment's optimizer.clip_norm",
+    "fsdp_offload_params": "is not supported by fsdp2; use zero3_offload",
+    "fsdp_activation_checkpointing": "is not supported; use train.checkpoint_activations",
+}
+
+
+def _zero(stage: int, *, offload: bool = False) -> EngineSpec:
+    host = {True: "cpu", False: "none"}
+    return EngineSpec(
+        f"zero{stage}_offload" if offload else f"zero{stage}",
+        "vaetrain.engines.zero.ZeroEngine",
+        "DEEPSPEED",
+        options={
+            "zero_stage": str(stage),
+            "offload_optimizer_device": host[offload],
+            "offload_param_device": host[offload and stage == 3],
+        },
+        stage=stage,
+        offload=offload,
+        separate_masters=True,
+    )
+
+
+_REPLICATED = "vaetrain.engines.replicated.ReplicatedEngine"
+ENGINES: dict[str, EngineSpec] = {
+    spec.name: spec
+    for spec in (
+        EngineSpec("single", _REPLICATED, "NO", max_processes=1),
+        EngineSpec("ddp", _REPLICATED, "MULTI_GPU", min_processes=2),
+        _zero(1),
+        _zero(2),
+        _zero(3),
+        _zero(1, offload=True),
+        _zero(2, offload=True),
+        _zero(3, offload=True),
+        EngineSpec(
+            "fsdp2",
+            "vaetrain.engines.fsdp.FsdpEngine",
+            "FSDP",
+            options={"fsdp_version": "2"},
+            stage=3,
+        ),
+    )
 }
 
 
 @dataclass(frozen=True)
 class Launch:
-    """An engine as a launcher starts it."""
+    """An engine, the number of its processes, and the precision that the launcher was given."""
 
     engine: str
     world_size: int
     precision: str
 
+    def __str__(self) -> str:
+        processes = "process" if self.world_size == 1 else "processes"
+        return f"{self.engine} with {self.world_size} {processes} and precision {self.precision}"
+
+    @property
+    def spec(self) -> EngineSpec:
+        """The engine's entry of `ENGINES`."""
+        return ENGINES[self.engine]
+
 
 def running_launch(environment: Mapping[str, str]) -> Launch:
-    """The engine that the launcher's environment variables of this process stand for.
+    """Return the launch that the launcher's environment variables describe.
 
-    Raises ConfigError where that is none of `ENGINES`.
+    Raises ConfigError if no engine fits them.
     """
     world_size = int(environment.get("WORLD_SIZE", "1"))
-    if _is_true(environment.get("ACCELERATE_USE_DEEPSPEED")):
-        prefix = "ACCELERATE_DEEPSPEED_"
-        engine = _zero_name(
-            environment.get(prefix + "ZERO_STAGE"),
-            environment.get(prefix + "OFFLOAD_OPTIMIZER_DEVICE"),
-            environment.get(prefix + "OFFLOAD_PARAM_DEVICE"),
-        )
-    elif _is_true(environment.get("ACCELERATE_USE_FSDP")):
-        engine = f"fsdp{environment.get('FSDP_VERSION', '1')}"
-    else:
-        engine = "single" if world_size == 1 else "ddp"
-    if engine not in ENGINES:
-        raise ConfigError(f"launched for {engine}; engines are {', '.join(ENGINES)}")
-    told = {
-        key: environment.get(key.upper() if key.startswith("fsdp") else f"ACCELERATE_{key.upper()}")
-        for key in _NOT_HERE
-    }
-    _refuse_what_is_not_here(told, "launched for more than the engine does")
-    precision = environment.get("ACCELERATE_MIXED_PRECISION", "no")
-    return Launch(engine, world_size, precision)
+    used = (name for name, kind in LAUNCH_KINDS.items() if _is_set(environment, kind.switch))
+    distributed_type = next(used, "NO" if world_size == 1 else "MULTI_GPU")
+    kind = LAUNCH_KINDS[distributed_type]
+    options = {option: environment.get(name) for option, name in kind.variables.items()}
+    spec = find_engine(distributed_type, options, "the launcher")
+    refuse_unsupported(
+        {key: environment.get(_variable_of(key)) for key in UNSUPPORTED}, "the launcher"
+    )
+    return Launch(spec.name, world_size, environment.get("ACCELERATE_MIXED_PRECISION", "no"))
+
+
+def find_engine(distributed_type: str, options: Mapping[str, Any], where: str) -> EngineSpec:
+    """Return the engine that a launch's type and options select.
+
+    Args:
+        options: values of the kind's `variables`; None and missing ones get their default.
+        where: the source of the options, for messages.
+
+    Raises ConfigError if there is none.
+    """
+    kind = LAUNCH_KINDS[distributed_type]
+    given = {key: _text(options.get(key), kind.defaults.get(key)) for key in kind.variables}
+    for spec in ENGINES.values():
+        if spec.distributed_type == distributed_type and spec.options == given:
+            return spec
+    shown = ", ".join(f"{key}={value}" for key, value in given.items())
+    raise ConfigError(
+        f"{where}: no engine has distributed_type {distributed_type} with {shown}; "
+        f"engines are {', '.join(ENGINES)}"
+    )
+
+
+def refuse_unsupported(options: Mapping[str, Any], where: str) -> None:
+    """Raise ConfigError if an option in `UNSUPPORTED` is used."""
+    for key, reason in UNSUPPORTED.items():
+        if str(options.get(key)).lower() not in ("none", "false"):
+            raise ConfigError(f"{where}: {key} {reason}")
 
 
 def hide_engine(environment: MutableMapping[str, str]) -> None:
-    """Take from Accelerate what would make it run DeepSpeed or FSDP itself."""
-    for name in ("ACCELERATE_USE_DEEPSPEED", "ACCELERATE_USE_FSDP"):
-        environment.pop(name, None)
+    """Remove the variables that would make Accelerate run DeepSpeed or FSDP itself."""
+    for kind in LAUNCH_KINDS.values():
+        if kind.switch is not None:
+            environment.pop(kind.switch, None)
 
 
-def read_engine_file(path: Path) -> Launch:
-    """The engine an Accelerate config file asks for.
-
-    Raises ConfigError for a file that cannot be read, or whose launch would not do what it says.
-    """
-    tree = read_yaml(path, "engine file")
-    for section in ("deepspeed_config", "fsdp_config"):
-        told = tree.get(section) or {}
-        if not isinstance(told, dict):
-            raise ConfigError(f"{path}: {section} is {told!r}, which is no section")
-        _refuse_what_is_not_here(told, str(path))
-    engine = _engine_of(tree, path)
-    processes = tree.get("num_processes")
-    fits = type(processes) is int and {  # true is no number here
-        "single": processes == 1,
-        "ddp": processes > 1,
-    }.get(engine, processes > 0)
-    if not fits:
-        raise ConfigError(f"{path}: num_processes is {processes!r}, which is no {engine}")
-    precision = tree.get("mixed_precision") or "no"  # an unquoted `no` is YAML's false
-    if precision not in PRECISIONS:
-        raise ConfigError(
-            f"{path}: mixed_precision is {precision!r}; allowed are {', '.join(PRECISIONS)}"
-        )
-    return Launch(engine, processes, precision)
+def _text(value: Any, default: str | None) -> str:
+    return str(default if value is None else value)
 
 
-def _engine_of(tree: dict[str, Any], path: Path) -> str:
-    kind = tree.get("distributed_type")
-    if kind == "NO":
-        return "single"
-    if kind == "MULTI_GPU":
-        return "ddp"
-    if kind == "DEEPSPEED":
-        zero = tree.get("deepspeed_config") or {}
-        devices = (zero.get("offload_optimizer_device"), zero.get("offload_param_device"))
-        engine = _zero_name(zero.get("zero_stage"), *devices)
-    elif kind == "FSDP":
-        engine = f"fsdp{(tree.get('fsdp_config') or {}).get('fsdp_version', 1)}"
-    else:
-        raise ConfigError(f"{path}: distributed_type is {kind!r}; allowed are {', '.join(_KINDS)}")
-    if engine not in ENGINES:
-        raise ConfigError(f"{path}: asks for {engine}; engines are {', '.join(ENGINES)}")
-    return engine
+def _variable_of(option: str) -> str:
+    return option.upper() if option.startswith("fsdp_") else f"ACCELERATE_{option.upper()}"
 
 
-def _zero_name(stage: object, optimizer_device: object, weight_device: object) -> str:
-    devices = (optimizer_device or "none", weight_device or "none")
-    if devices == ("none", "none"):
-        return f"zero{stage}"
-    if devices == (("cpu", "cpu") if str(stage) == "3" else ("cpu", "none")):
-        return f"zero{stage}_offload"
-    return f"zero{stage} with optimizer offload {devices[0]} and parameter offload {devices[1]}"
-
-
-def _refuse_what_is_not_here(told: Mapping[str, Any], where: str) -> None:
-    for key, why in _NOT_HERE.items():
-        if str(told.get(key)).lower() not in ("none", "false"):
-            raise ConfigError(f"{where}: {key} {why}")
-
-
-def _is_true(value: str | None) -> bool:
-    return (value or "").lower() == "true"
+def _is_set(environment: Mapping[str, str], name: str | None) -> bool:
+    return name is not None and environment.get(name, "").lower() == "true"

@@ -1,9 +1,9 @@
-"""ZeRO by DeepSpeed: optimizer states, gradients (2) and weights (3) spread over the ranks.
+"""ZeRO by DeepSpeed: optimizer states, gradients (2) and weights (3) split over the ranks.
 
 Rajbhandari et al. 2020, "ZeRO: Memory Optimizations Toward Training Trillion Parameter Models", and
-with `_offload` Ren et al. 2021, "ZeRO-Offload". DeepSpeed is called directly rather than through
-Accelerate, which has it step inside `backward`, lets the engine file overrule the experiment's
-accumulation and clipping, and asks for the transformers package.
+for `_offload` Ren et al. 2021, "ZeRO-Offload". DeepSpeed is called directly and not through
+Accelerate, which steps inside `backward`, lets the engine file override the experiment's
+accumulation and clipping, and needs the transformers package.
 """
 
 from __future__ import annotations
@@ -18,27 +18,27 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from vaetrain.engines.base import WEIGHT, Engine, compute_in
+from vaetrain.engines.base import WEIGHT, Engine
 
-BUCKET = 20_000_000  # elements sent at once; DeepSpeed's own default is a buffer of 2 GB
-FIRST_SCALE, STEPS_TO_GROW = 2.0**16, 2000  # of fp16's losses, as torch.amp.GradScaler has them
+BUCKET = 20_000_000  # elements per message; DeepSpeed's default is a buffer of 2 GB
+FIRST_SCALE, STEPS_TO_GROW = 2.0**16, 2000  # of fp16's losses, the defaults of GradScaler
 
 
 class ZeroEngine(Engine):
-    """`zero1` to `zero3`, with and without `_offload` to the host.
+    """`zero1` to `zero3`, with and without offload to host memory.
 
-    DeepSpeed is told nothing of bf16 and fp16, so weights, gradients and what ranks send are fp32:
-    the forward pass is under torch's autocast, as on every engine. DeepSpeed's `torch_autocast`
-    would sum gradients in bf16, and clip fp16's before it has unscaled them.
+    bf16 and fp16 are torch's autocast around the forward pass, as on every engine, so weights,
+    gradients and communication are fp32. DeepSpeed's own `torch_autocast` would sum gradients in
+    bf16, and with fp16 clip gradients before it unscales them.
     """
 
-    def _spread(self, model: nn.Module, optimizer: torch.optim.Optimizer, micro_batch: int) -> None:
-        compute_in(model, self.device, self.precision)
-        self.stage = int(self.name[len("zero")])
+    def _distribute(
+        self, model: nn.Module, optimizer: torch.optim.Optimizer, micro_batch: int
+    ) -> None:
         self.model, self.optimizer, _, _ = self._import_deepspeed().initialize(
             model=model,
             optimizer=optimizer,
-            config=self._settings(micro_batch),
+            config=self._deepspeed_config(micro_batch),
             dist_init_required=False,
         )
         self.adamw = self.optimizer.optimizer
@@ -59,33 +59,33 @@ class ZeroEngine(Engine):
     def _import_deepspeed(self) -> ModuleType:
         if self.device.type == "cpu":
             os.environ["DS_ACCELERATOR"] = "cpu"
-        # It has not followed torch's renaming of collectives, and would say so on every rank.
+        # DeepSpeed uses collectives under torch's old names, and would warn on every rank.
         warnings.filterwarnings("ignore", r"`torch\.distributed\.\w+` is deprecated", FutureWarning)
         import deepspeed
 
         if self.device.type == "cpu":
-            # It would compile, for 90 seconds, what only its inference uses; gloo is there.
+            # It would compile for 90 seconds an operator that only its inference uses.
             deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
         return deepspeed
 
-    def _settings(self, micro_batch: int) -> dict[str, Any]:
+    def _deepspeed_config(self, micro_batch: int) -> dict[str, Any]:
         zero: dict[str, Any] = {
-            "stage": self.stage,
+            "stage": self.spec.stage,
             "reduce_bucket_size": BUCKET,
             "allgather_bucket_size": BUCKET,
             "stage3_prefetch_bucket_size": BUCKET,
         }
-        if self.name.endswith("_offload"):
+        if self.spec.offload:
             host = {"device": "cpu", "pin_memory": self.device.type == "cuda"}
             zero["offload_optimizer"] = host
-            if self.stage == 3:
+            if self.spec.stage == 3:
                 zero["offload_param"] = host
         return {
             "train_micro_batch_size_per_gpu": micro_batch,
             "gradient_accumulation_steps": self.accumulation,
             "gradient_clipping": self.clip_norm,
             "zero_optimization": zero,
-            # torch's fused AdamW steps what lies on the host too; theirs has to be compiled.
+            # torch's fused AdamW works on host tensors too; DeepSpeed's needs a compiler.
             "zero_force_ds_cpu_optimizer": False,
         }
 
@@ -102,10 +102,11 @@ class ZeroEngine(Engine):
         self.model.step()
         if self.precision == "fp16":
             self._adapt_scale()
-        # Infinite where a gradient was not finite; the step was left out then.
+        # Infinite if a gradient was not finite; DeepSpeed has skipped the step then.
         return torch.as_tensor(self.model.get_global_grad_norm(), device=self.device)
 
     def _adapt_scale(self) -> None:
+        """Halve the loss scale after an overflow; double it after `STEPS_TO_GROW` steps without."""
         self._steps_at_scale += 1
         if self.optimizer.overflow:
             self.optimizer.loss_scale /= 2
@@ -120,30 +121,32 @@ class ZeroEngine(Engine):
         return self.optimizer.loss_scale
 
     def _masters(self) -> list[Tensor]:
-        if self.stage == 3:
+        if self.spec.stage == 3:
             return list(self.optimizer.fp32_partitioned_groups_flat)
         return list(self.optimizer.single_partition_of_fp32_groups)
 
     def _link_states(self) -> None:
-        # Stages 1 and 2 find a parameter's part of a state by views they make at their first step.
-        if self.stage < 3:
+        # Stages 1 and 2 access a parameter's states by views, which DeepSpeed makes in the first
+        # step. They are needed before, to load a checkpoint.
+        if self.spec.stage < 3:
             self.optimizer._hp_optimizer_states_linked = False
             self.optimizer._lazy_init_hp_params_optimizer_state()
 
-    def _whole(self, parameter: nn.Parameter, kind: str) -> Tensor:
+    def _gather_one(self, parameter: nn.Parameter, kind: str) -> Tensor:
         from deepspeed.utils import safe_get_full_fp32_param, safe_get_full_optimizer_state
 
         if kind == WEIGHT:
             return safe_get_full_fp32_param(parameter)
         return safe_get_full_optimizer_state(parameter, kind)
 
-    def _cut(self, parameter: nn.Parameter, kind: str, whole: Tensor) -> None:
+    def _scatter_one(self, parameter: nn.Parameter, kind: str, whole: Tensor) -> None:
         from deepspeed.utils import safe_set_full_optimizer_state, safe_set_local_optimizer_state
 
-        if self.stage < 3:
+        if self.spec.stage < 3:
             safe_set_full_optimizer_state(parameter, whole, kind)
             return
-        # The last rank's part is padded, which DeepSpeed's own way to set the whole forgets.
+        # The last rank's slice is padded. DeepSpeed's `safe_set_full_optimizer_state` ignores that
+        # under stage 3 and reads beyond the end.
         size = parameter.ds_tensor.ds_numel
         part = whole.flatten()[self.rank * size : (self.rank + 1) * size]
         padded = nn.functional.pad(part, (0, size - part.numel()))

@@ -225,7 +225,7 @@ class GanTrainer:
         self.discriminator.requires_grad_(False)
         clip_norm = self.config.clip_norm
         self.engine.average_gradients(self.discriminator.parameters())
-        norm = self.engine.step_beside(self.optimizer, self.current.lr, clip_norm, applied)
+        norm = self.engine.step_replicated(self.optimizer, self.current.lr, clip_norm, applied)
         applied = applied & norm.isfinite()
         for buffer, before in buffers:
             buffer.copy_(torch.where(applied, buffer, before))

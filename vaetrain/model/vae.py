@@ -15,7 +15,6 @@ import torch
 from torch import Tensor, nn
 
 from shards.randomness import grid_positions, normal, random_bits, uniform
-from vaetrain.model.blocks import Stage
 from vaetrain.model.config import ModelConfig
 from vaetrain.model.decoder import Decoder, SpatialSeed, VectorSeed
 from vaetrain.model.encoder import Encoder, Level, SpatialHead, VectorHead
@@ -216,14 +215,6 @@ class VAE(nn.Module):
     def structure_dim(self) -> int:
         """S."""
         return structure_size(SIZES[self.config.size].channels[0], *self.map_size)
-
-    def use(self, *, channels_last: bool, checkpoint_activations: bool) -> None:
-        """Choose how the same is computed: memory layout, and memory against time."""
-        if channels_last:
-            self.to(memory_format=torch.channels_last)
-        for stage in self.modules():
-            if isinstance(stage, Stage):
-                stage.checkpoint_activations = checkpoint_activations
 
     @torch.no_grad()
     def start_from_pca(self, mean: Tensor, components: Tensor, deviations: Tensor) -> None:

@@ -69,7 +69,7 @@ class LearnedWeights:
 
         Returns: whether both were, likewise.
         """
-        norm = engine.step_beside(self.optimizer, LEARNED_LR, 0.0, applied)
+        norm = engine.step_replicated(self.optimizer, LEARNED_LR, 0.0, applied)
         return applied & norm.isfinite()
 
     def state(self) -> dict[str, list[float]]:

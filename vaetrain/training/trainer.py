@@ -29,6 +29,7 @@ from vaetrain.config.experiment import as_dict
 from vaetrain.data.config import SAMPLE_SHARDS
 from vaetrain.data.loading import TrainingData, build_sample
 from vaetrain.engines.base import Engine
+from vaetrain.engines.model_options import apply_options
 from vaetrain.engines.optimizers import build_optimizer
 from vaetrain.engines.stop_request import StopRequest
 from vaetrain.evaluation.baselines import score_constant_pages
@@ -73,9 +74,13 @@ class Trainer:
         shape = (experiment.model, experiment.data.width, experiment.data.max_height)
         torch.manual_seed(experiment.train.seed)
         model = VAE(*shape).to(engine.device)
-        model.use(
+        apply_options(
+            model,
+            engine.device,
+            precision=engine.precision,
             channels_last=self.settings.channels_last,
             checkpoint_activations=self.settings.checkpoint_activations,
+            compile=self.settings.compile,
         )
         self.data = TrainingData(
             experiment.data,
@@ -100,8 +105,6 @@ class Trainer:
             load_weights(model, saved.weights, self.run_dir.checkpoints)
         elif model.starts_from_pca:
             start_from_pca(model, self.data, engine)
-        if self.settings.compile:
-            model.compile(dynamic=True)
         engine.prepare(
             model,
             build_optimizer(model, experiment.optimizer),

@@ -13,8 +13,9 @@ from launch import trial
 from shards.errors import UserError
 from vaetrain.artifacts.run_dir import METRICS_FILE, read_metrics
 from vaetrain.config.experiment import Experiment
+from vaetrain.engines.engine_files import engine_file
 
-ENGINE = Path(__file__).resolve().parents[3] / "accelerate_configs" / "single.yaml"
+ENGINE = engine_file("single")
 RULES = {"none": 0.0, "sqrt": 0.5, "linear": 1.0}
 """The power of the batch that the learning rate grows with: Krizhevsky 2014, section 5 (sqrt), and
 Goyal et al. 2017, section 2.1 (linear)."""

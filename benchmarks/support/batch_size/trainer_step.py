@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from shards.errors import UserError
 from shards.randomness import sample_keys
@@ -20,8 +20,8 @@ from vaetrain.augmentation.pipeline import Augment
 from vaetrain.augmentation.policy import load_policy
 from vaetrain.config.experiment import Experiment
 from vaetrain.data.loading import PageReader
-from vaetrain.engines.base import compute_in
-from vaetrain.engines.optimizers import build_optimizer, start_state, step_where
+from vaetrain.engines.model_options import apply_options
+from vaetrain.engines.optimizers import build_optimizer, clip_gradients, start_state, step_where
 from vaetrain.losses.objective import Objective
 from vaetrain.model.mixup import Mixup
 from vaetrain.model.vae import VAE, draw_noise
@@ -57,12 +57,14 @@ class PageLosses:
         with device:  # rather than `.to(device)`, which fake parameters do not know
             self.model = VAE(experiment.model, experiment.data.width, experiment.data.max_height)
             self.objective = Objective(experiment, load_encoder)
-        self.model.use(channels_last=False, checkpoint_activations=train.checkpoint_activations)
-        if train.channels_last:
-            _lay_channels_last(self.model)
-        if train.compile:
-            self.model.compile(dynamic=True)
-        compute_in(self.model, device, train.precision or "no")
+        apply_options(
+            self.model,
+            device,
+            precision=train.precision or "no",
+            channels_last=train.channels_last,
+            checkpoint_activations=train.checkpoint_activations,
+            compile=train.compile,
+        )
         self.augment = Augment(load_policy(experiment.augment, experiment.data.folder))
         alpha = experiment.augment.mixup_alpha
         self.mixup = Mixup(alpha, device) if alpha > 0 else None
@@ -80,15 +82,6 @@ class PageLosses:
         shares = None if shares is None else 2 * shares
         losses, _ = self.objective(output, targets, batch.heights, self.weights, shares)
         return losses
-
-
-def _lay_channels_last(model: nn.Module) -> None:
-    """What `VAE.use` does by `.to(memory_format=...)`, which fake parameters do not allow."""
-    for module in model.modules():
-        for name, parameter in list(module.named_parameters(recurse=False)):
-            if parameter.dim() == 4:
-                laid = parameter.detach().contiguous(memory_format=torch.channels_last)
-                setattr(module, name, nn.Parameter(laid))
 
 
 class TrainerStep:
@@ -113,8 +106,7 @@ class TrainerStep:
     @torch.no_grad()
     def update(self) -> None:
         """What a step does with its gradients."""
-        limit = self.config.clip_norm if self.config.clip_norm > 0 else float("inf")
-        norm = nn.utils.clip_grad_norm_(self.parameters, limit)
+        norm = clip_gradients(self.parameters, self.config.clip_norm)
         step_where(norm.isfinite(), self.optimizer)
         self.optimizer.zero_grad()
         torch._foreach_lerp_(self.average, self.parameters, 0.01)

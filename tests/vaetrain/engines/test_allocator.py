@@ -10,7 +10,7 @@ import pytest
 
 PROGRAM = """
 import resource, sys
-from vaetrain.allocator import keep_freed_memory
+from vaetrain.engines.allocator import keep_freed_memory
 if sys.argv[1] == "keep":
     keep_freed_memory()
 for turn in range(21):

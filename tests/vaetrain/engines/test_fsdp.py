@@ -3,7 +3,7 @@
 import torch
 from torch import nn
 
-from vaetrain.engines.fsdp import units
+from vaetrain.engines.fsdp import fsdp_units
 from vaetrain.model.config import ModelConfig
 from vaetrain.model.vae import VAE
 
@@ -13,15 +13,15 @@ def test_units_are_large_enough_and_inner_ones_come_first():
     large = nn.Linear(9, 9)  # 90
     outer = nn.Sequential(small, large, nn.Linear(3, 3))  # 18 more than large
     model = nn.Sequential(outer, nn.ModuleList([nn.Linear(2, 1), nn.Linear(2, 1)]))
-    assert units(model, 18) == [large, outer]
-    assert units(model, 100) == [outer]
-    assert units(model, 1000) == []
+    assert fsdp_units(model, 18) == [large, outer]
+    assert fsdp_units(model, 100) == [outer]
+    assert fsdp_units(model, 1000) == []
 
 
 def test_every_unit_is_a_module_that_is_called_and_no_weight_is_in_two():
     with torch.device("meta"):
         model = VAE(ModelConfig(size="large"), 128, 512)
-    found = units(model, 1_000_000)
+    found = fsdp_units(model, 1_000_000)
     assert len(found) > 10
     assert not any(isinstance(unit, nn.ModuleList) for unit in found)
     own, taken = [], set()

@@ -50,7 +50,7 @@ class Ranks:
 
     loss_scale = 1.0
     average_gradients = Engine.average_gradients
-    step_beside = Engine.step_beside
+    step_replicated = Engine.step_replicated
 
     def __init__(self, world_size: int) -> None:
         self.world_size = world_size

@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from shards.randomness import sample_keys
 from tests.support.models import restless
 from vaetrain.config.experiment import load_experiment
+from vaetrain.engines.model_options import apply_options
 from vaetrain.losses.kl import kl_per_page_and_dimension
 from vaetrain.losses.objective import Objective
 from vaetrain.losses.weights import Weights
@@ -189,13 +190,13 @@ def test_draws_of_the_levels_are_independent():
         assert float(eps.std()) == pytest.approx(1, abs=5 / eps.numel() ** 0.5)
 
 
-@pytest.mark.parametrize("how", ["channels_last", "checkpoint_activations"])
-def test_how_it_is_computed_changes_nothing(how):
+@pytest.mark.parametrize("option", ["channels_last", "checkpoint_activations"])
+def test_options_do_not_change_gradients(option):
     images, heights = pages([64, 100])
     gradients = []
     for on in (False, True):
         model = a_model(skips="hierarchical")
-        model.use(**{"channels_last": False, "checkpoint_activations": False} | {how: on})
+        apply_options(model, torch.device("cpu"), **{option: on})
         output = model(images, heights, noise_for(model, heights, tuple(images.shape[2:])))
         output.reconstruction.square().sum().backward()
         gradients.append({name: p.grad for name, p in model.named_parameters()})
