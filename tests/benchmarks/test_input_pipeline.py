@@ -19,7 +19,7 @@ from benchmarks.support.sample_pages import SAMPLE
 from shards.build import build
 from shards.building.options import BuildOptions
 from shards.open import open_index
-from vaetrain.augmentation.warp import is_page
+from vaetrain.augmentation.warp import page_mask
 
 WIDTH = 128
 MODULES = {
@@ -84,7 +84,7 @@ def test_a_peer_augments_pages_like_ours(name, stored):
             assert clean.min() >= 0
             assert spoiled.max() <= 1
             assert not torch.equal(clean, images)
-        on_page = is_page(batch.heights, images.shape[2]).expand_as(images).bool()
+        on_page = page_mask(batch.heights, images.shape[2]).expand_as(images).bool()
         shares.append([float((spoiled[on_page] == 1).float().mean()) for spoiled, _ in results])
     # Salt is half of 4 percent of the pixels, and erasing takes a seventeenth of it away.
     np.testing.assert_allclose(np.mean(shares, axis=0), 0.0188, atol=0.002)

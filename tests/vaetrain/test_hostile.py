@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 
 from tests.support.damage import ODD, TREES, damaged, disturbed
 from vaetrain.augmentation.config import AugmentConfig
-from vaetrain.augmentation.policy import OPS, Policy, load_policy
+from vaetrain.augmentation.operations import OPS
+from vaetrain.augmentation.policy import Policy, load_policy
 from vaetrain.config.experiment import (
     Experiment,
     as_dict,
@@ -58,9 +59,9 @@ def check_policy(path: Path) -> None:
         one_line(str(error))
     else:
         assert isinstance(policy, Policy)
-        for name, chance in policy.chances.items():
-            assert 0 <= chance.probability <= 1
-            assert 0 <= chance.magnitude <= OPS[name].most
+        for name, settings in policy.operations.items():
+            assert 0 <= settings.probability <= 1
+            assert 0 <= settings.magnitude <= OPS[name].maximum
 
 
 def check_engine(path: Path) -> None:

@@ -18,7 +18,7 @@ import contextlib
 import json
 import shutil
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -202,7 +202,7 @@ def check_same_policy(saved_policy: dict[str, Any], policy: Policy) -> None:
 
     Raises ConfigError naming every chance that differs with both values.
     """
-    changed = _changes(saved_policy, asdict(policy)).values()
+    changed = _changes(saved_policy, policy.as_dict()).values()
     if changed:
         raise ConfigError(
             "augment.policy: is not what it was when the run was started, which cannot be resumed "

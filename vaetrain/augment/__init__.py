@@ -1,5 +1,5 @@
-"""Augmentation of whole batches on the device: edits of boxes, one resampling, pixels.
+"""Commands of augmentation: a contact sheet of all operations, and the search for a policy.
 
-`policy` says what is done how often and how strongly, and imports no torch; `pipeline.Augment`
-does it. `python -m vaetrain.augment --help` makes a contact sheet.
+`python -m vaetrain.augment --help`, `python -m vaetrain.augment.search --help`. The library is
+`vaetrain.augmentation`.
 """

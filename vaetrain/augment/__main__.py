@@ -11,16 +11,18 @@ from pathlib import Path
 from shards import cli
 from shards.errors import UserError
 from shards.open import open_index
-from vaetrain.augmentation.policy import OPS, Chance, Policy
+from vaetrain.augmentation.operations import OPS
+from vaetrain.augmentation.policy import OpSettings, Policy
 
 WIDTH, ROWS = 128, 160  # pixels of a page on the sheet
 LEVELS = (1 / 3, 2 / 3, 1.0)  # of each operation's full strength
 COLUMNS = 3  # operations side by side
 CAPTION, GAP = 14, 6  # pixels
+UNCHANGED = "untouched"
 
 
 def main() -> int:
-    """Run the command; the exit status."""
+    """Run the command and return its exit status."""
     parser = cli.Parser(
         prog="vaetrain.augment",
         description=__doc__,
@@ -35,8 +37,8 @@ def main() -> int:
 
 
 def draw_sheet(shards: Path, page: int, path: Path) -> None:
-    """Draw one page under every operation alone; raises UserError or DamagedShards in one line."""
-    # Imported only now: torch takes seconds, and `--help` must not wait for it.
+    """Draw one page under each operation by itself; raises UserError or DamagedShards."""
+    # Imported here because torch takes seconds, and `--help` must not wait for it.
     import numpy as np
     from PIL import Image, ImageDraw
 
@@ -53,18 +55,19 @@ def draw_sheet(shards: Path, page: int, path: Path) -> None:
     )
     batch = collator.batch(np.array([page]), np.array([0]), training=False)
     height = int(batch.heights)
-    step = (len(LEVELS) * (WIDTH + GAP) + 2 * GAP, height + CAPTION + GAP)
-    lines = -(-(len(OPS) + 1) // COLUMNS)
-    sheet = Image.new("L", (COLUMNS * step[0] + GAP, lines * step[1] + GAP), 255)
+    cell = (len(LEVELS) * (WIDTH + GAP) + 2 * GAP, height + CAPTION + GAP)
+    rows = -(-(len(OPS) + 1) // COLUMNS)
+    sheet = Image.new("L", (COLUMNS * cell[0] + GAP, rows * cell[1] + GAP), 255)
     pen = ImageDraw.Draw(sheet)
-    for place, name in enumerate(("untouched", *OPS)):
-        left = GAP + place % COLUMNS * step[0]
-        top = GAP + place // COLUMNS * step[1]
-        told = [f"{level * OPS[name].full:.2g}" for level in LEVELS] if name in OPS else []
-        pen.text((left, top), f"{name} {' / '.join(told)}", fill=0)
-        for column, level in enumerate(LEVELS if name in OPS else LEVELS[:1]):
-            chances = {name: Chance(1.0, level * OPS[name].full)} if name in OPS else {}
-            inputs, _ = Augment(Policy(chances))(batch, seed=0)
+    for place, name in enumerate((UNCHANGED, *OPS)):
+        left = GAP + place % COLUMNS * cell[0]
+        top = GAP + place // COLUMNS * cell[1]
+        strengths = [level * OPS[name].full for level in LEVELS] if name in OPS else []
+        captions = [f"{strength:.2g}" for strength in strengths]
+        pen.text((left, top), f"{name} {' / '.join(captions)}", fill=0)
+        policies = [Policy({name: OpSettings(1.0, strength)}) for strength in strengths]
+        for column, policy in enumerate(policies or [Policy({})]):
+            inputs, _ = Augment(policy)(batch, seed=0)
             picture = Image.fromarray(as_grey(inputs)[0, :height])
             sheet.paste(picture, (left + column * (WIDTH + GAP), top + CAPTION))
     try:

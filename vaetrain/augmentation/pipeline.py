@@ -1,4 +1,6 @@
-"""A batch of pages in; what the model is shown and what it is to reproduce out."""
+"""Augmentation of a batch: from pages to the model's inputs and reconstruction targets."""
+
+from __future__ import annotations
 
 import torch
 from torch import Tensor
@@ -6,26 +8,24 @@ from torch import Tensor
 from shards.randomness import random_bits, sample_keys
 from shards.reading.batch import Batch
 from shards.reading.draw import draw, place
-from vaetrain.augmentation.added import add_boxes
-from vaetrain.augmentation.boxes import clip_to_page, disturb, transform
+from vaetrain.augmentation.added_boxes import add_boxes
+from vaetrain.augmentation.boxes import clip_to_page, edit_boxes, transform
+from vaetrain.augmentation.operations import Kind, ops_of_kind
+from vaetrain.augmentation.parameters import Parameters, applied_ops, sample_parameters
 from vaetrain.augmentation.pixels import adjust_tone, corrupt
-from vaetrain.augmentation.policy import ADDED, Policy
-from vaetrain.augmentation.strengths import Drawn, draw_strengths
-from vaetrain.augmentation.warp import free, resample, upright
+from vaetrain.augmentation.policy import Policy
+from vaetrain.augmentation.warp import homographies, resample
 
-_DISTURBING = ("jitter", "dropout")
-_UPRIGHT = ("flip", "translate", "scale", "crop")
-_FREE = ("rotate", "perspective")
-_TONE = ("brightness", "contrast", "tone")
-_CORRUPTION = ("noise", "salt_pepper", "erase")
+# Streams of random draws of a page. Each corruption has one of its own after the first three.
+_POLICY, _BOX_EDITS, _ADDED_BOXES, _CORRUPTIONS = range(4)
 
 
 class Augment:
-    """A policy, applied to batches on whatever device they are.
+    """Policy that is applied to batches, on the device that holds them.
 
-    Every draw is a function of seed, epoch, sample id and position alone, and nothing is read by
-    the host. Pages keep their canvas: nothing outside it enters, and what a transformation uncovers
-    is 0.
+    Every random draw is a function of seed, epoch, sample id and position alone, and the host never
+    reads a tensor. Pages keep their canvas: nothing enters from outside it, and uncovered parts
+    are 0.
     """
 
     def __init__(self, policy: Policy) -> None:
@@ -33,56 +33,56 @@ class Augment:
 
     @torch.no_grad()
     def __call__(self, batch: Batch, seed: int) -> tuple[Tensor, Tensor]:
-        """The model's inputs and targets, float32 (B, 1, H, W) in [0, 1], 0 below the heights.
+        """Return the model's inputs and targets, float32 (B, 1, H, W) in [0, 1].
 
-        They are one tensor where the policy corrupts nothing. Pages that are images, not boxes,
-        know no `jitter` and `dropout`; all else acts on both alike.
+        Both are 0 below the heights, and they are one tensor if the policy corrupts nothing. Pages
+        stored as pictures have no boxes to edit, so `jitter` and `dropout` leave them unchanged;
+        all other operations treat boxes and pictures alike.
         """
         keys = sample_keys(seed, batch.epochs, batch.ids, "augment").unsqueeze(1)
-        for_policy, for_boxes, for_added, for_noise, for_salt = random_bits(
-            keys, torch.arange(5, device=keys.device)
-        ).unbind(1)
-        drawn = draw_strengths(self.policy, for_policy)
-        if batch.pixels is None:
-            targets = _from_boxes(batch, drawn, for_boxes, for_added)
-        else:
-            targets = _from_pixels(batch, drawn, for_added)
-        if _any(_TONE, drawn):
-            targets = adjust_tone(targets, drawn, batch.heights)
-        if not _any(_CORRUPTION, drawn):
+        streams = _CORRUPTIONS + len(ops_of_kind(Kind.CORRUPTION))
+        keys = random_bits(keys, torch.arange(streams, device=keys.device))
+        parameters = sample_parameters(self.policy, keys[:, _POLICY])
+        render = _render_boxes if batch.pixels is None else _render_pictures
+        targets = render(batch, parameters, keys)
+        if _has((Kind.BRIGHTNESS, Kind.CONTRAST), parameters):
+            targets = adjust_tone(targets, parameters, batch.heights)
+        if not _has((Kind.CORRUPTION,), parameters):
             return targets, targets
-        return corrupt(targets, drawn, for_noise, for_salt, batch.heights), targets
+        return corrupt(targets, parameters, keys[:, _CORRUPTIONS:], batch.heights), targets
 
 
-def _from_boxes(
-    batch: Batch, drawn: dict[str, Drawn], for_boxes: Tensor, for_added: Tensor
-) -> Tensor:
+def _render_boxes(batch: Batch, parameters: Parameters, keys: Tensor) -> Tensor:
+    """Edit, add and transform boxes exactly, draw them, and resample for projective warps."""
     owner, heights, width = batch.owner, batch.heights, batch.size[1]
     boxes = place(batch.boxes, owner, batch.canvas, batch.tops, width)
     boxes = clip_to_page(boxes, owner, heights, width)
-    if _any(_DISTURBING, drawn):
-        boxes = disturb(boxes, owner, width, drawn, for_boxes)
-    if _any(ADDED, drawn):
-        added, added_owner = add_boxes(heights, width, drawn, for_added)
+    if _has((Kind.BOX_EDIT,), parameters):
+        boxes = edit_boxes(boxes, owner, width, parameters, keys[:, _BOX_EDITS])
+    if _has((Kind.ADDED_BOXES,), parameters):
+        added, added_owner = add_boxes(heights, width, parameters, keys[:, _ADDED_BOXES])
         boxes, owner = torch.cat([boxes, added]), torch.cat([owner, added_owner])
-    boxes = transform(boxes, owner, upright(drawn, heights, width))
-    images = draw(boxes, owner, heights, batch.size)
-    if _any(_FREE, drawn):
-        images = resample(images, free(drawn, heights, width), heights)
-    return images
-
-
-def _from_pixels(batch: Batch, drawn: dict[str, Drawn], for_added: Tensor) -> Tensor:
-    heights, width = batch.heights, batch.size[1]
-    images = batch.images()
-    if _any(ADDED, drawn):
-        added = draw(*add_boxes(heights, width, drawn, for_added), heights, batch.size)
-        images = images.add_(added).clamp_max_(1.0)
-    if _any(_UPRIGHT + _FREE, drawn):
-        matrices = free(drawn, heights, width) @ upright(drawn, heights, width)
+    matrices = homographies(Kind.AXIS_ALIGNED, parameters, heights, width)
+    images = draw(transform(boxes, owner, matrices), owner, heights, batch.size)
+    if _has((Kind.PROJECTIVE,), parameters):
+        matrices = homographies(Kind.PROJECTIVE, parameters, heights, width)
         images = resample(images, matrices, heights)
     return images
 
 
-def _any(names: tuple[str, ...], drawn: dict[str, Drawn]) -> bool:
-    return any(name in drawn for name in names)
+def _render_pictures(batch: Batch, parameters: Parameters, keys: Tensor) -> Tensor:
+    """Draw added boxes onto the pictures, and resample once for all warps."""
+    heights, width = batch.heights, batch.size[1]
+    images = batch.images()
+    if _has((Kind.ADDED_BOXES,), parameters):
+        boxes, owner = add_boxes(heights, width, parameters, keys[:, _ADDED_BOXES])
+        images = images.add_(draw(boxes, owner, heights, batch.size)).clamp_max_(1.0)
+    if _has((Kind.AXIS_ALIGNED, Kind.PROJECTIVE), parameters):
+        projective = homographies(Kind.PROJECTIVE, parameters, heights, width)
+        axis_aligned = homographies(Kind.AXIS_ALIGNED, parameters, heights, width)
+        images = resample(images, projective @ axis_aligned, heights)
+    return images
+
+
+def _has(kinds: tuple[Kind, ...], parameters: Parameters) -> bool:
+    return any(applied_ops(kind, parameters) for kind in kinds)

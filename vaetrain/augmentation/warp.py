@@ -1,58 +1,71 @@
 """Geometry: each page's transformations composed into one homography and one resampling.
 
 Homographies are float64 (B, 3, 3), from a page's coordinates before to those after, in image pixels
-with the origin at the page's upper left corner; a pixel's centre is at a half. Float64, since their
-products of a few numbers must not be rounded as a GPU's matrix units round (TF32).
+with the origin at the page's upper left corner; the centre of a pixel is at one half. They are
+float64 because a GPU's matrix units would round float32 products (TF32).
 """
+
+from __future__ import annotations
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from vaetrain.augmentation.strengths import Drawn
+from vaetrain.augmentation.operations import Kind
+from vaetrain.augmentation.parameters import OpParameters, Parameters, applied_ops
 
 _STEP = 2.0**-12  # pixels that source positions are rounded to
-_HORIZON = 1e-3  # least depth of the perspective; what lies beyond is far outside the page
+_MIN_DEPTH = 1e-3  # least depth of the perspective; a point beyond it is far outside the page
 
 
-def upright(drawn: dict[str, Drawn], heights: Tensor, width: int) -> Tensor:
-    """`flip`, `scale`, `translate` and `crop`: they keep boxes upright."""
-    page = _page(heights, width)
+def homographies(kind: Kind, parameters: Parameters, heights: Tensor, width: int) -> Tensor:
+    """Compose the warps of a kind, `AXIS_ALIGNED` or `PROJECTIVE`, for each page."""
+    page = _page_sizes(heights, width)
     total = torch.eye(3, dtype=torch.double, device=heights.device).expand(len(heights), 3, 3)
-    if "flip" in drawn:
-        mirror = 1.0 - 2.0 * (drawn["flip"].strength > 0).double()
-        factor = torch.stack([mirror, torch.ones_like(mirror)], 1)
-        total = _scale_and_shift(factor, page / 2 * (1 - factor)) @ total
-    if "scale" in drawn:
-        factor = (1 + drawn["scale"].signed(1).double()).expand(-1, 2)
-        total = _scale_and_shift(factor, page / 2 * (1 - factor)) @ total
-    if "translate" in drawn:
-        shift = drawn["translate"].signed(2) * page
-        total = _scale_and_shift(torch.ones_like(page), shift) @ total
-    if "crop" in drawn:
-        share = drawn["crop"].strength * drawn["crop"].u[:, 0]
-        corner = drawn["crop"].u[:, 1:3] * share.unsqueeze(1) * page
-        factor = (1 / (1 - share.double())).unsqueeze(1).expand(-1, 2)
-        total = _scale_and_shift(factor, -corner * factor) @ total
+    for _, warp, params in applied_ops(kind, parameters):
+        total = warp(params, page) @ total
     return total
 
 
-def free(drawn: dict[str, Drawn], heights: Tensor, width: int) -> Tensor:
-    """`rotate` and `perspective`: what only an image can undergo."""
-    page = _page(heights, width)
-    total = torch.eye(3, dtype=torch.double, device=heights.device).expand(len(heights), 3, 3)
-    if "rotate" in drawn:
-        total = rotation(drawn["rotate"].signed(1)[:, 0], page / 2) @ total
-    if "perspective" in drawn:
-        inward = drawn["perspective"].strength.view(-1, 1, 1) * drawn["perspective"].u.view(
-            -1, 4, 2
-        )
-        total = perspective(inward * page.unsqueeze(1) / 2, page) @ total
-    return total
+def flip(params: OpParameters, page: Tensor) -> Tensor:
+    """Mirror left and right."""
+    mirror = 1.0 - 2.0 * (params.strength > 0).double()
+    factor = torch.stack([mirror, torch.ones_like(mirror)], 1)
+    return _scale_and_shift(factor, page / 2 * (1 - factor))
+
+
+def scale(params: OpParameters, page: Tensor) -> Tensor:
+    """Scale about the page's centre."""
+    factor = (1 + params.signed(1).double()).expand(-1, 2)
+    return _scale_and_shift(factor, page / 2 * (1 - factor))
+
+
+def translate(params: OpParameters, page: Tensor) -> Tensor:
+    """Shift along both axes."""
+    return _scale_and_shift(torch.ones_like(page), params.signed(2) * page)
+
+
+def crop(params: OpParameters, page: Tensor) -> Tensor:
+    """Enlarge a random part of the page to the whole page."""
+    share = params.strength * params.uniforms[:, 0]
+    corner = params.uniforms[:, 1:3] * share.unsqueeze(1) * page
+    factor = (1 / (1 - share.double())).unsqueeze(1).expand(-1, 2)
+    return _scale_and_shift(factor, -corner * factor)
+
+
+def rotate(params: OpParameters, page: Tensor) -> Tensor:
+    """Rotate about the page's centre."""
+    return rotation(params.signed(1)[:, 0], page / 2)
+
+
+def perspective(params: OpParameters, page: Tensor) -> Tensor:
+    """Move each corner of the page inward independently."""
+    inward = params.strength.view(-1, 1, 1) * params.uniforms.view(-1, 4, 2)
+    return corners_moved_inward(inward * page.unsqueeze(1) / 2, page)
 
 
 def rotation(degrees: Tensor, centre: Tensor) -> Tensor:
-    """Rotation by `degrees` (B,), clockwise to the eye, about `centre` (B, 2)."""
+    """Return the rotation by `degrees` (B,), clockwise on screen, about `centre` (B, 2)."""
     angle = torch.deg2rad(degrees.double())
     cos, sin = angle.cos(), angle.sin()
     x, y = centre.unbind(1)
@@ -61,11 +74,11 @@ def rotation(degrees: Tensor, centre: Tensor) -> Tensor:
     return _matrix([cos, -sin, shift_x, sin, cos, shift_y, zero, zero, one])
 
 
-def perspective(inward: Tensor, page: Tensor) -> Tensor:
-    """The homography that moves the corners of each page inward.
+def corners_moved_inward(inward: Tensor, page: Tensor) -> Tensor:
+    """Return the homography that moves the corners of each page inward.
 
-    From a square to four points in closed form (Heckbert 1989, "Fundamentals of texture mapping and
-    image warping", section 2.2.3).
+    The mapping of a square to four points in closed form (Heckbert 1989, "Fundamentals of texture
+    mapping and image warping", section 2.2.3).
 
     Args:
         inward: (B, 4, 2) pixels along x and y for the upper left, upper right, lower right and
@@ -86,12 +99,11 @@ def perspective(inward: Tensor, page: Tensor) -> Tensor:
 
 
 def resample(images: Tensor, matrices: Tensor, heights: Tensor) -> Tensor:
-    """The images after their homographies, by one bilinear interpolation.
+    """Warp images by their homographies, with one bilinear interpolation.
 
-    Pages keep their place and size; what is uncovered is 0. The result doesn't depend on how far
-    the images are padded, to the last bit: source positions are whole multiples of 2^-12 pixels,
-    and `grid_sample`'s own coordinates, [-1, 1], hold those exactly where the side is a power of
-    two.
+    Pages keep their place and size; uncovered parts are 0. The result is bit-identical for any
+    padding of the images: source positions are whole multiples of 2^-12 pixels, and the
+    coordinates of `grid_sample`, [-1, 1], represent those exactly if the side is a power of two.
 
     Args:
         images: float32 (B, 1, H, W), 0 below the heights.
@@ -100,13 +112,13 @@ def resample(images: Tensor, matrices: Tensor, heights: Tensor) -> Tensor:
     """
     height, width = images.shape[2:]
     sides = [1 << (side - 1).bit_length() for side in (width, height)]
-    backward = _inverse(matrices, _page(heights, width) / 2).float()
+    backward = _inverse(matrices, _page_sizes(heights, width) / 2).float()
     columns = torch.arange(width, device=images.device) + 0.5
     rows = torch.arange(height, device=images.device).unsqueeze(1) + 0.5
     x, y, constant = backward.view(-1, 3, 3, 1, 1).unbind(2)
-    depth = (x[:, 2:] * columns + (y[:, 2:] * rows + constant[:, 2:])).clamp_min_(_HORIZON)
+    depth = (x[:, 2:] * columns + (y[:, 2:] * rows + constant[:, 2:])).clamp_min_(_MIN_DEPTH)
     x, y, constant = (part[:, :2] / _STEP for part in (x, y, constant))
-    # In place and plane by plane: with x and y side by side these passes take ten times as long.
+    # In place, x and y as separate planes: interleaved, these passes take ten times as long.
     grid = (x * columns + (y * rows + constant)).div_(depth).round_()
     for plane, side in zip(grid.unbind(1), sides, strict=True):
         plane.mul_(2 * _STEP / side).sub_(1)
@@ -114,17 +126,17 @@ def resample(images: Tensor, matrices: Tensor, heights: Tensor) -> Tensor:
     warped = F.grid_sample(
         padded, grid.permute(0, 2, 3, 1), padding_mode="zeros", align_corners=False
     )
-    return warped.mul_(is_page(heights, height))
+    return warped.mul_(page_mask(heights, height))
 
 
-def is_page(heights: Tensor, height: int) -> Tensor:
-    """1.0 for the rows of each page, 0.0 for padding: float32 (B, 1, height, 1)."""
+def page_mask(heights: Tensor, height: int) -> Tensor:
+    """Return 1.0 for the rows of each page, 0.0 for padding: float32 (B, 1, height, 1)."""
     rows = torch.arange(height, device=heights.device)
     return (rows < heights.unsqueeze(1)).float().view(-1, 1, height, 1)
 
 
-def _page(heights: Tensor, width: int) -> Tensor:
-    """Width and height of each page, float64 (B, 2)."""
+def _page_sizes(heights: Tensor, width: int) -> Tensor:
+    """Return width and height of each page, float64 (B, 2)."""
     return torch.stack([torch.full_like(heights, width), heights], 1).double()
 
 
@@ -139,12 +151,12 @@ def _scale_and_shift(factor: Tensor, shift: Tensor) -> Tensor:
 
 
 def _inverse(matrices: Tensor, centre: Tensor) -> Tensor:
-    """The inverse homographies, scaled to depth 1 at `centre` (B, 2), where it is never 0.
+    """Invert homographies, scaled to depth 1 at `centre` (B, 2), where the depth is never 0.
 
-    By cofactors: torch's own inverse waits for the GPU to say that there is one.
+    By cofactors: `torch.linalg.inv` synchronises with the GPU to check for singular matrices.
     """
     a, b, c = matrices.unbind(2)
     cofactors = torch.stack([torch.linalg.cross(*pair) for pair in ((b, c), (c, a), (a, b))], 1)
-    at = torch.cat([centre, torch.ones_like(centre[:, :1])], 1)
-    depth = (cofactors[:, 2] * at).sum(1)
+    point = torch.cat([centre, torch.ones_like(centre[:, :1])], 1)
+    depth = (cofactors[:, 2] * point).sum(1)
     return cofactors / depth.view(-1, 1, 1)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import asdict
 from typing import NoReturn
 
 import torch
@@ -354,7 +353,7 @@ class Trainer:
         self.engine.mark_progress(f"saving at {self.images} images")
         state = {
             "experiment": as_dict(self.experiment),
-            "policy": asdict(self.augment.policy),
+            "policy": self.augment.policy.as_dict(),
             "data": self.data.fingerprint,
             "meter": self.meter.state(),
             "best": self.best,

@@ -14,22 +14,22 @@ from torch import Tensor
 
 from shards.reading.batch import Batch
 from vaetrain.augmentation.pipeline import Augment
-from vaetrain.augmentation.policy import Chance, Policy
+from vaetrain.augmentation.policy import OpSettings, Policy
 
 AugmentImages = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
 
 POLICY = Policy(
     {
-        "flip": Chance(0.5, 1.0),
-        "translate": Chance(1.0, 0.05),
-        "scale": Chance(1.0, 0.1),
-        "rotate": Chance(1.0, 5.0),
-        "perspective": Chance(0.3, 0.2),
-        "brightness": Chance(1.0, 0.1),
-        "contrast": Chance(1.0, 0.1),
-        "noise": Chance(0.5, 0.02),
-        "salt_pepper": Chance(1.0, 0.04),
-        "erase": Chance(0.35, 0.33),
+        "flip": OpSettings(0.5, 1.0),
+        "translate": OpSettings(1.0, 0.05),
+        "scale": OpSettings(1.0, 0.1),
+        "rotate": OpSettings(1.0, 5.0),
+        "perspective": OpSettings(0.3, 0.2),
+        "brightness": OpSettings(1.0, 0.1),
+        "contrast": OpSettings(1.0, 0.1),
+        "noise": OpSettings(0.5, 0.02),
+        "salt_pepper": OpSettings(1.0, 0.04),
+        "erase": OpSettings(0.35, 0.33),
     }
 )
 """What all of them do: our default policy's operations on images, as kornia can say them."""

@@ -115,17 +115,17 @@ def test_what_changes_the_run_may_not_change_in_between():
 @pytest.mark.parametrize("name", ["none", "default", "randaugment", "trivialaugment"])
 def test_a_policy_is_the_same_after_a_checkpoint(name):
     policy = load_policy(AugmentConfig(policy=name))
-    saved = json.loads(json.dumps(dataclasses.asdict(policy)))
+    saved = json.loads(json.dumps(policy.as_dict()))
     checkpoint.check_same_policy(saved, policy)
     other = load_policy(AugmentConfig(policy="strong"))
     with pytest.raises(ConfigError, match=r"augment\.policy: .*level \(was"):
-        checkpoint.check_same_policy(saved, dataclasses.replace(other, level=0.3))
+        checkpoint.check_same_policy(saved, dataclasses.replace(other, random_level=0.3))
 
 
 def test_a_run_goes_on_with_its_own_data_alone():
     experiment, policy = Experiment(), load_policy(AugmentConfig(policy="none"))
     saved = dataclasses.replace(a_checkpoint(16), state=dict.fromkeys(checkpoint.STATE_KEYS))
-    saved.state |= {"experiment": as_dict(experiment), "policy": dataclasses.asdict(policy)}
+    saved.state |= {"experiment": as_dict(experiment), "policy": policy.as_dict()}
     saved.state["data"] = "one"
     checkpoint.check_same_run(saved, experiment, policy, "one")
     with pytest.raises(ConfigError, match="sample: is not the data the run was started on"):

@@ -1,4 +1,4 @@
-"""Small batches, pictures and draws that the tests of augmentation share."""
+"""Small batches, pictures and parameters that the tests of augmentation share."""
 
 import dataclasses
 
@@ -7,22 +7,22 @@ import torch
 
 from shards.reading.batch import Batch
 from vaetrain.augmentation.config import AugmentConfig
+from vaetrain.augmentation.parameters import UNIFORMS, OpParameters
 from vaetrain.augmentation.pipeline import Augment
-from vaetrain.augmentation.policy import Chance, Policy, load_policy
-from vaetrain.augmentation.strengths import Drawn
+from vaetrain.augmentation.policy import OpSettings, Policy, load_policy
 
 WIDTH, ROWS = 64, 96
 HEIGHTS = [96, 40, 77, 64, 96, 13]
-BOXES = 13  # of each page
+BOXES = 13  # on each page
 
 
 def a_batch(heights=HEIGHTS, rows=ROWS, epoch=0) -> Batch:
-    """Pages of a few random boxes each, the first box being the page."""
+    """Return pages of a few random boxes each; the first box is the page itself."""
     boxes, owner = [], []
     for number, height in enumerate(heights):
-        draw = np.random.default_rng(number)
-        corners = draw.uniform(0, [WIDTH - 8, height - 8], (BOXES - 1, 2)).clip(0)
-        sides = draw.uniform(2, 30, (BOXES - 1, 2))
+        rng = np.random.default_rng(number)
+        corners = rng.uniform(0, [WIDTH - 8, height - 8], (BOXES - 1, 2)).clip(0)
+        sides = rng.uniform(2, 30, (BOXES - 1, 2))
         inner = np.concatenate([corners, (corners + sides).clip(0, [WIDTH, height])], 1)
         boxes.append(np.concatenate([[[0, 0, WIDTH, height]], inner]))
         owner += [number] * BOXES
@@ -40,7 +40,7 @@ def a_batch(heights=HEIGHTS, rows=ROWS, epoch=0) -> Batch:
 
 
 def part_of(batch: Batch, places: list[int], rows: int) -> Batch:
-    """Some pages of a batch, in this order, padded to other rows."""
+    """Return some pages of a batch, in this order, padded to `rows`."""
     return Batch(
         ids=batch.ids[places],
         epochs=batch.epochs[places],
@@ -54,31 +54,31 @@ def part_of(batch: Batch, places: list[int], rows: int) -> Batch:
 
 
 def as_pictures(batch: Batch) -> Batch:
-    """The same pages as pixels, as shards without boxes hold them."""
+    """Return the same pages as pixels, as shards without boxes store them."""
     pixels = (batch.images() * 255).round().to(torch.uint8)
     return dataclasses.replace(batch, boxes=None, owner=None, pixels=pixels)
 
 
-KINDS = {"boxes": lambda batch: batch, "pictures": as_pictures}
+STORED = {"boxes": lambda batch: batch, "pictures": as_pictures}
 
 
 def only(name: str, magnitude: float, probability: float = 1.0) -> Augment:
-    """One operation alone."""
-    return Augment(Policy({name: Chance(probability, magnitude)}))
+    """Return an augmentation by one operation."""
+    return Augment(Policy({name: OpSettings(probability, magnitude)}))
 
 
 def named(name: str) -> Augment:
-    """A policy by its name."""
+    """Return the augmentation of a policy by its name."""
     return Augment(load_policy(AugmentConfig(policy=name)))
 
 
-def drawn(strength: float, u: list[float], pages: int = 1) -> Drawn:
-    """An operation's draws, made by hand."""
-    spare = torch.tensor([u + [0.0] * (8 - len(u))] * pages)
-    return Drawn(torch.full((pages,), strength), spare)
+def fixed_params(strength: float, uniforms: list[float], pages: int = 1) -> OpParameters:
+    """Return parameters of an operation with the uniforms given, the others 0."""
+    uniforms = torch.tensor([uniforms + [0.0] * (UNIFORMS - len(uniforms))] * pages)
+    return OpParameters(torch.full((pages,), strength), uniforms)
 
 
 def a_picture(height: int = 48) -> torch.Tensor:
-    """White noise, (1, 1, height, WIDTH): neighbouring pixels differ as much as they can."""
+    """Return white noise, (1, 1, height, WIDTH): the hardest picture to interpolate."""
     generator = torch.Generator().manual_seed(0)
     return torch.rand(1, 1, height, WIDTH, generator=generator)

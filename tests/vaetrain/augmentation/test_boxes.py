@@ -1,11 +1,10 @@
-"""Boxes that are disturbed, left out and added: how many, how far, and never off the page."""
+"""Edits of boxes: distances, shares, and the page's own box."""
 
 import pytest
 import torch
 
-from tests.vaetrain.augmentation.sample_batches import HEIGHTS, WIDTH, a_batch, drawn, only
-from vaetrain.augmentation.added import add_boxes
-from vaetrain.augmentation.boxes import disturb
+from tests.vaetrain.augmentation.sample_batches import HEIGHTS, WIDTH, a_batch, fixed_params, only
+from vaetrain.augmentation.boxes import clip_to_page, edit_boxes
 
 PAGES, COUNT = 40, 101
 SIDE = 20.0
@@ -20,10 +19,16 @@ def boxes() -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     return page.repeat(PAGES, 1).double(), torch.arange(PAGES).repeat_interleave(COUNT), keys
 
 
+def test_boxes_are_clipped_to_their_own_page():
+    edges = torch.tensor([[-3.0, -5.0, 70.0, 50.0], [2.0, 30.0, 60.0, 90.0]])
+    clipped = clip_to_page(edges, torch.tensor([0, 1]), torch.tensor([40, 80]), WIDTH)
+    assert clipped.tolist() == [[0, 0, WIDTH, 40], [2, 30, 60, 80]]
+
+
 @pytest.mark.parametrize(("strength", "reach"), [(0.02, 0.02 * WIDTH), (0.5, SIDE / 4)])
-def test_jitter_moves_each_edge_on_its_own_and_as_far_either_way(boxes, strength, reach):
+def test_jitter_moves_edges_independently_and_symmetrically(boxes, strength, reach):
     before, owner, keys = boxes
-    after = disturb(before, owner, WIDTH, {"jitter": drawn(strength, [], PAGES)}, keys)
+    after = edit_boxes(before, owner, WIDTH, {"jitter": fixed_params(strength, [], PAGES)}, keys)
     moved = (after - before).view(PAGES, COUNT, 4)
     assert (moved[:, 0] == 0).all()  # the page
     moved = moved[:, 1:].flatten(0, 1)
@@ -35,35 +40,35 @@ def test_jitter_moves_each_edge_on_its_own_and_as_far_either_way(boxes, strength
     assert (moved.T.corrcoef() - torch.eye(4)).abs().max() < 0.05
 
 
-def test_dropout_leaves_out_its_share_of_boxes_wholly(boxes):
+def test_dropout_removes_its_share_of_whole_boxes(boxes):
     before, owner, keys = boxes
-    after = disturb(before, owner, WIDTH, {"dropout": drawn(0.3, [], PAGES)}, keys)
+    after = edit_boxes(before, owner, WIDTH, {"dropout": fixed_params(0.3, [], PAGES)}, keys)
     is_out = (after == 0).all(1)
     assert torch.equal(after[~is_out], before[~is_out])
     is_out = is_out.view(PAGES, COUNT)
     assert not is_out[:, 0].any()
     assert is_out[:, 1:].float().mean() == pytest.approx(0.3, abs=0.03)
-    assert len(is_out.unique(dim=0)) == PAGES  # other ones on every page
+    assert len(is_out.unique(dim=0)) == PAGES  # each page loses other boxes
 
 
-def test_dropout_never_leaves_out_the_page():
+def test_dropout_is_independent_of_jitter(boxes):
+    before, owner, keys = boxes
+    both = {
+        "dropout": fixed_params(0.3, [], PAGES),
+        "jitter": fixed_params(0.02, [], PAGES),
+    }
+    after = edit_boxes(before, owner, WIDTH, both, keys)
+    jitter_only = edit_boxes(before, owner, WIDTH, {"jitter": both["jitter"]}, keys)
+    is_out = (after == 0).all(1)
+    assert torch.equal(after[~is_out], jitter_only[~is_out])
+    moved = (jitter_only - before).abs()[owner.diff(prepend=owner[:1] - 1) == 0]
+    out = is_out[owner.diff(prepend=owner[:1] - 1) == 0].double()
+    for edge in moved.T:
+        assert abs(float(torch.stack([edge, out]).corrcoef()[0, 1])) < 0.05
+
+
+def test_dropout_never_removes_the_page():
     _, emptied = only("dropout", 1.0)(a_batch(), seed=0)
     page = torch.full((1,), 1 / 40)
     for number, height in enumerate(HEIGHTS):
         assert (emptied[number, 0, :height] == page).all()
-
-
-@pytest.mark.parametrize(("name", "of_each"), [("lines", 1), ("boxes", 1), ("text", 7)])
-def test_added_boxes_are_as_many_as_asked_and_lie_on_the_page(name, of_each):
-    pages, strength = 2000, 1.5
-    heights = torch.arange(pages) % 90 + 6
-    draws = {name: drawn(strength, [], pages)}
-    boxes, owner = add_boxes(heights, WIDTH, draws, torch.arange(pages) * 7919)
-    has_area = (boxes[:, 2:] > boxes[:, :2]).all(1)
-    assert (boxes[~has_area] == 0).all()
-    filled = has_area.view(-1, of_each).any(1).sum() / pages
-    assert filled == pytest.approx(strength, abs=0.05)
-    assert (boxes >= 0).all()
-    if name != "text":  # of a text that is cut off by a low page, the rows run on below it
-        assert (boxes[:, 3] <= heights[owner]).all()
-    assert (boxes[:, 2] <= WIDTH).all()

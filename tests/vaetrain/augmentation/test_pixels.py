@@ -1,4 +1,4 @@
-"""Pixels' values against kornia, torchvision and the distributions they should have."""
+"""Pixel values against kornia, torchvision and the distributions that they must have."""
 
 import math
 
@@ -10,7 +10,8 @@ import torchvision.transforms.v2 as transforms
 import torchvision.transforms.v2.functional as torchvision
 from scipy import stats
 
-from tests.vaetrain.augmentation.sample_batches import WIDTH, a_batch, a_picture, drawn, only
+from tests.vaetrain.augmentation.sample_batches import WIDTH, a_batch, a_picture, fixed_params, only
+from vaetrain.augmentation.parameters import OpParameters, sample_parameters
 from vaetrain.augmentation.pixels import (
     add_salt_and_pepper_,
     adjust_tone,
@@ -19,28 +20,27 @@ from vaetrain.augmentation.pixels import (
     erased_rectangles,
     page_means,
 )
-from vaetrain.augmentation.policy import Chance, Policy
-from vaetrain.augmentation.strengths import draw_strengths
+from vaetrain.augmentation.policy import OpSettings, Policy
 
 MANY = 4000
 
 
-def many(name: str, magnitude: float):
-    """The draws of an operation on so many pages."""
-    policy = Policy({name: Chance(1.0, magnitude)})
-    return draw_strengths(policy, torch.arange(MANY) * 7919)[name]
+def many(name: str, magnitude: float) -> OpParameters:
+    """Return the parameters of an operation for MANY pages."""
+    policy = Policy({name: OpSettings(1.0, magnitude)})
+    return sample_parameters(policy, torch.arange(MANY) * 7919)[name]
 
 
 @pytest.mark.parametrize("u", [0.0, 0.3, 1.0])
-def test_brightness_and_contrast_are_torchvisions_and_kornias(u):
+def test_brightness_and_contrast_equal_torchvision_and_kornia(u):
     picture, heights = a_picture(), torch.tensor([48])
     factor = 1 + (2 * u - 1) * 0.4
-    ours = adjust_tone(picture, {"brightness": drawn(0.4, [u])}, heights)
+    ours = adjust_tone(picture, {"brightness": fixed_params(0.4, [u])}, heights)
     torch.testing.assert_close(ours, torchvision.adjust_brightness(picture, factor))
     theirs = kornia.enhance.adjust_brightness_accumulative(picture, factor)
     torch.testing.assert_close(ours, theirs)
     for name in ("contrast", "tone"):
-        ours = adjust_tone(picture, {name: drawn(0.4, [u])}, heights)
+        ours = adjust_tone(picture, {name: fixed_params(0.4, [u])}, heights)
         for theirs in (
             torchvision.adjust_contrast(picture, factor),
             kornia.enhance.adjust_contrast_with_mean_subtraction(picture, factor),
@@ -48,18 +48,18 @@ def test_brightness_and_contrast_are_torchvisions_and_kornias(u):
             torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-5)
 
 
-def test_the_tone_of_a_page_is_that_of_the_page_alone():
-    """The oracle is shown what is no padding."""
+def test_tone_does_not_depend_on_the_padding():
+    """The reference gets the page without padding."""
     picture, heights = a_picture(), torch.tensor([48])
     padded = torch.nn.functional.pad(picture, (0, 0, 0, 16))
-    draws = {"brightness": drawn(0.4, [0.9]), "contrast": drawn(0.4, [0.1])}
+    draws = {"brightness": fixed_params(0.4, [0.9]), "contrast": fixed_params(0.4, [0.1])}
     ours = adjust_tone(padded, draws, heights)
     theirs = torchvision.adjust_contrast(torchvision.adjust_brightness(picture, 1.32), 0.68)
     torch.testing.assert_close(ours[:, :, :48], theirs, rtol=0, atol=1e-5)
     assert (ours[:, :, 48:] == 0).all()
 
 
-def test_factors_are_torchvisions_color_jitters():
+def test_factors_are_distributed_as_torchvisions_color_jitter():
     torch.manual_seed(0)
     jitter = transforms.ColorJitter(brightness=0.1)
     theirs = [jitter.make_params([])["brightness_factor"] for _ in range(MANY)]
@@ -67,7 +67,7 @@ def test_factors_are_torchvisions_color_jitters():
     assert stats.ks_2samp(ours.numpy(), theirs, method="asymp").pvalue > 0.01
 
 
-def test_the_mean_of_a_page_is_exact_in_any_order_and_padding():
+def test_page_mean_is_exact_for_any_order_and_padding():
     picture, heights = a_picture() * 0.01, torch.tensor([48])
     mean = page_means(picture, heights)
     torch.testing.assert_close(mean, picture.mean((1, 2, 3)), rtol=0, atol=1e-6)
@@ -79,9 +79,9 @@ def test_the_mean_of_a_page_is_exact_in_any_order_and_padding():
 
 
 @pytest.mark.parametrize("u", [[0.7, 0.6, 0.3, 0.8], [1 - 2**-24] * 4, [0.0] * 4])
-def test_erasing_is_torchvisions_and_kornias(u):
+def test_erasing_equals_torchvision_and_kornia(u):
     picture, heights = a_picture(), torch.tensor([48])
-    corners, sides = erased_rectangles(drawn(0.33, u), heights, WIDTH)
+    corners, sides = erased_rectangles(fixed_params(0.33, u), heights, WIDTH)
     (x, y), (w, h) = corners[0].tolist(), sides[0].tolist()
     assert x + w <= WIDTH
     assert y + h <= 48
@@ -94,7 +94,7 @@ def test_erasing_is_torchvisions_and_kornias(u):
     assert torch.equal(ours, theirs)
 
 
-def test_erased_rectangles_are_as_torchvisions():
+def test_erased_rectangles_are_distributed_as_torchvisions():
     torch.manual_seed(0)
     side = 512
     draw = transforms.RandomErasing(p=1.0, scale=(0.02, 0.33), ratio=(1 / 3.3, 3.3)).make_params
@@ -108,7 +108,7 @@ def test_erased_rectangles_are_as_torchvisions():
         assert stats.ks_2samp(ours.numpy(), other, method="asymp").pvalue > 0.01
 
 
-def test_erasing_happens_to_the_input_alone_and_within_the_page():
+def test_erasing_changes_one_rectangle_of_the_input_only():
     inputs, targets = only("erase", 0.33)(a_batch(), seed=0)
     assert torch.equal(targets, a_batch().images())
     erased = (inputs != targets)[:, 0]
@@ -119,24 +119,24 @@ def test_erasing_happens_to_the_input_alone_and_within_the_page():
         assert (inputs[page, 0][inside] == 0).all()
 
 
-def test_salt_and_pepper_take_their_share():
+def test_salt_and_pepper_set_their_share_of_pixels():
     bits = torch.arange(-(2**15), 2**15).view(1, 1, 256, 256).float()
     picture = torch.full((1, 1, 256, 256), 0.5)
-    spoilt = add_salt_and_pepper_(picture, bits, torch.tensor([0.04]))
-    assert (spoilt == 0).float().mean() == pytest.approx(0.02, abs=1e-4)
-    assert (spoilt == 1).float().mean() == pytest.approx(0.02, abs=1e-4)
-    assert (spoilt == 0.5).float().mean() == pytest.approx(0.96, abs=2e-4)
+    corrupted = add_salt_and_pepper_(picture, bits, torch.tensor([0.04]))
+    assert (corrupted == 0).float().mean() == pytest.approx(0.02, abs=1e-4)
+    assert (corrupted == 1).float().mean() == pytest.approx(0.02, abs=1e-4)
+    assert (corrupted == 0.5).float().mean() == pytest.approx(0.96, abs=2e-4)
 
 
-def test_noise_is_normal():
+def test_noise_is_normal_and_uncorrelated():
     picture, heights = torch.full((1, 1, 512, 512), 0.5), torch.tensor([512])
-    keys = torch.tensor([12345])
-    noisy = corrupt(picture, {"noise": drawn(0.05, [])}, keys, keys, heights)
+    keys = torch.full((1, 3), 12345)
+    noisy = corrupt(picture, {"noise": fixed_params(0.05, [])}, keys, heights)
     assert float(noisy.std()) == pytest.approx(0.05, rel=0.01)
     assert float(noisy.mean()) == pytest.approx(0.5, abs=5e-4)
     sigmas = ((noisy.flatten()[:20_000] - 0.5) / 0.05).numpy()
     assert stats.kstest(sigmas, "norm").pvalue > 0.01
-    # No pixel knows of its neighbours.
+    # Neighbouring pixels are uncorrelated.
     for shifted in (noisy.roll(1, 2), noisy.roll(1, 3)):
         both = torch.stack([noisy.flatten(), shifted.flatten()])
         assert abs(float(both.corrcoef()[0, 1])) < 0.01
