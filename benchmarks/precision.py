@@ -31,9 +31,8 @@ from vaetrain.evaluation.retrieval import (
     nearest_of_other_templates,
     retrieval_precision,
 )
-from vaetrain.evaluation.validation import SSIM_ROWS
-from vaetrain.export import split_pages
 from vaetrain.inference import onnx_graph
+from vaetrain.inference.onnx_quantisation import quantise, split_pages
 from vaetrain.inference.trained_model import TrainedModel
 from vaetrain.losses import ssim
 from vaetrain.model.vae import VAE
@@ -117,7 +116,7 @@ def variants_of(trained: TrainedModel, pages: Sequence[Batch], drafts: Path) -> 
     model, data = trained.model.cpu(), trained.experiment.data
     exact, small = drafts / "fp32.onnx", drafts / "int8.onnx"
     onnx_graph.write_graph(onnx_graph.WholeGraph(model), exact, data.width, data.max_height)
-    onnx_graph.quantise(model, exact, small, pages)
+    quantise(model, exact, small, pages)
     return {
         EXACT: in_pytorch(model),
         "PyTorch, bf16": in_pytorch(model, torch.bfloat16),
@@ -137,7 +136,7 @@ def quality(run: Run, batches: Sequence[Batch], names: PageLabels | None) -> dic
     for batch in batches:
         mu, logvar, page = run(batch)
         values = ssim.ssim(page.clamp(0, 1), batch.images(), batch.heights)
-        similar.append(values[batch.heights >= SSIM_ROWS])
+        similar.append(values[batch.heights >= ssim.WINDOW])
         latents.append(torch.stack([mu.flatten(1), logvar.flatten(1)]))
     found = {"SSIM": round(torch.cat(similar).mean().item(), 4)}
     if names is not None:

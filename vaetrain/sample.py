@@ -1,4 +1,4 @@
-"""Draw new pages from the prior.
+"""Sample new pages from the prior.
 
 python -m vaetrain.sample RUN --out PNG [--count N] [--height ROWS] [--seed S]
 """
@@ -14,7 +14,7 @@ from vaetrain.cli import output_file, whole
 
 
 def main() -> int:
-    """Run the command; the exit status."""
+    """Run the command; return the exit status."""
     parser = cli.Parser(
         prog="vaetrain.sample",
         description=__doc__,
@@ -22,36 +22,35 @@ def main() -> int:
     )
     parser.add_argument("run", type=Path, metavar="RUN", help="run directory")
     parser.add_argument("--out", type=output_file, required=True, metavar="PNG")
-    parser.add_argument("--count", type=whole(1, 1024), default=16, metavar="N", help="default 16")
+    parser.add_argument(
+        "--count", type=whole(1, 1024), default=16, metavar="N", help="pages; default 16"
+    )
     parser.add_argument(
         "--height",
         type=whole(1, 32767),
         metavar="ROWS",
-        help="of every page, which a latent does not say; default: the run's data.max_height",
+        help="height of every page, which the latent does not contain; "
+        "default: the run's data.max_height",
     )
     parser.add_argument("--seed", type=int, default=0, metavar="S", help="default 0")
-    arguments = parser.parse_args()
-    sample(arguments.run, arguments.out, arguments.count, arguments.height, arguments.seed)
+    sample(parser.parse_args())
     return 0
 
 
-def sample(run: Path, out: Path, count: int, height: int | None, seed: int) -> None:
-    """Draw pages of a run's model. Page k is the same however many there are."""
-    # Imported only now: torch takes seconds, and `--help` must not wait for it.
-    import torch
-
-    from shards.randomness import sample_keys
+def sample(arguments: argparse.Namespace) -> None:
+    """Sample the pages and write them as one contact sheet."""
+    # Local imports: torch takes seconds to import, and `--help` must not wait for it.
     from vaetrain.inference.trained_model import TrainedModel
     from vaetrain.page_pictures import write_sheet
 
-    trained = TrainedModel(run)
-    tallest = trained.experiment.data.max_height
-    height = tallest if height is None else height
-    if height > tallest:
-        raise UserError(f"--height: is {height}, the run's model knows pages of 1..{tallest} rows")
-    pages = torch.arange(count)
-    keys = sample_keys(seed, torch.zeros_like(pages), pages, "prior")
-    write_sheet(out, trained.sample(keys, height))
+    trained = TrainedModel(arguments.run)
+    max_height = trained.experiment.data.max_height
+    height = max_height if arguments.height is None else arguments.height
+    if height > max_height:
+        raise UserError(
+            f"--height: is {height}; the run's model was trained on pages of 1..{max_height} rows"
+        )
+    write_sheet(arguments.out, trained.sample(arguments.count, height, arguments.seed))
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
-"""The Fréchet distance between two sets of pages, in the features of a network.
+"""Fréchet distance between two sets of pages in the features of a network.
 
-Networks take `(images, heights)`, images (B, 1, H, W) in [0, 1], zero below each page's rows, and
-Long (B,), and return (B, columns). Their `metric` is the distance's name.
+A feature network takes `(images, heights)`: images (B, 1, H, W) in [0, 1], zero in the padding, and
+Long (B,). It returns (B, columns). Its `metric` is the name of the distance in its features.
 """
 
 from __future__ import annotations
@@ -24,21 +24,22 @@ RANDOM_CHANNELS = (32, 64, 128, 256)
 
 
 def build_features() -> nn.Module:
-    """The network that pages are compared by: Inception's, or a random one where it is not there.
+    """Return the Inception network if available, else a network with random weights.
 
-    Inception is there where its file is in torch's cache and torch-fidelity is installed. Raises
-    ConfigError where the file is damaged.
+    Inception needs its weights in torch's cache and the torch-fidelity package. Raises ConfigError
+    if the weights are damaged.
     """
     path = torch_cache(INCEPTION)
-    there = path.is_file() and importlib.util.find_spec("torch_fidelity") is not None
-    network = InceptionFeatures(path) if there else RandomFeatures()
+    available = path.is_file() and importlib.util.find_spec("torch_fidelity") is not None
+    network = InceptionFeatures(path) if available else RandomFeatures()
     return network.eval().requires_grad_(False)
 
 
 class InceptionFeatures(nn.Module):
-    """Those of FID: the last pooling of the Inception network of Heusel et al. 2017, by its port.
+    """Features of FID: last pooling layer of the Inception network of Heusel et al. 2017, ported.
 
-    A page alone, grey in all three colours, is resized to 299 x 299 px, as FID does with any image.
+    Each page, its grey in all three channels, is resized to 299 x 299 px without its padding, as
+    FID does with any image.
     """
 
     metric, columns = "fid", 2048
@@ -48,27 +49,29 @@ class InceptionFeatures(nn.Module):
         from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
 
         try:
-            torch.load(path, map_location="cpu", weights_only=True)  # it would unpickle anything
+            torch.load(path, map_location="cpu", weights_only=True)  # the port unpickles anything
             self.network = FeatureExtractorInceptionV3(
                 "inception-v3-compat", [str(self.columns)], feature_extractor_weights_path=str(path)
             )
         except (OSError, EOFError, TypeError, RuntimeError, UnpicklingError) as error:
             raise ConfigError(
-                f"{path}: is not Inception's weights ({error!r:.100}); get {DOWNLOAD}{INCEPTION}"
+                f"{path}: not the weights of Inception ({error!r:.100}); "
+                f"download {DOWNLOAD}{INCEPTION} to this path"
             ) from error
 
     def forward(self, images: Tensor, heights: Tensor) -> Tensor:
-        """One page after the other: each is resized from its own rows."""
+        """Compute the features page by page, because each is resized from its own rows."""
         levels = (images * 255).round().byte().expand(-1, 3, -1, -1)
         pages = zip(levels.split(1), heights.tolist(), strict=True)
         return torch.cat([self.network(page[:, :, :height])[0] for page, height in pages])
 
 
 class RandomFeatures(nn.Module):
-    """The means over the page of what four convolutions with fixed random weights find in it.
+    """Features of a network with random weights: means over the page after four convolutions.
 
-    The weights are those of He et al. 2015, so that every stage is about as bright as the page.
-    Distances in these features are comparable with one another, and with no FID.
+    Weights are fixed and initialised as in He et al. 2015, so that the activations of all stages
+    have about the page's magnitude. Distances in these features are comparable with one another,
+    not with FID.
     """
 
     metric, columns = "fid_random", sum(RANDOM_CHANNELS)
@@ -79,12 +82,12 @@ class RandomFeatures(nn.Module):
             nn.Conv2d(i, o, 3, stride=2, padding=1, bias=False)
             for i, o in zip((1, *RANDOM_CHANNELS), RANDOM_CHANNELS, strict=False)
         )
-        same = torch.Generator().manual_seed(0)
+        generator = torch.Generator().manual_seed(0)
         for stage in self.stages:
-            nn.init.kaiming_normal_(stage.weight, nonlinearity="relu", generator=same)
+            nn.init.kaiming_normal_(stage.weight, nonlinearity="relu", generator=generator)
 
     def forward(self, images: Tensor, heights: Tensor) -> Tensor:
-        """(B, 1, H, W) and Long (B,) to (B, columns)."""
+        """Compute the features of images (B, 1, H, W) with heights Long (B,): (B, columns)."""
         x, means = images, []
         for stride, stage in zip(STRIDES, self.stages, strict=True):
             rows = rows_at(heights, images.shape[2] // stride, stride)
@@ -93,24 +96,24 @@ class RandomFeatures(nn.Module):
         return torch.cat(means, dim=1)
 
 
-def frechet_distance(ours: Tensor, theirs: Tensor) -> float:
-    """Squared Fréchet distance of the Gaussians with two sets' moments (Heusel et al. 2017, eq. 6).
+def frechet_distance(first: Tensor, second: Tensor) -> float:
+    """Compute the squared Fréchet distance of two sets' Gaussians (Heusel et al. 2017, eq. 6).
 
-    |m1 - m2|^2 + tr(C1 + C2 - 2 (C1 C2)^(1/2)), in float64; covariances with N - 1.
+    |m1 - m2|^2 + tr(C1 + C2 - 2 (C1 C2)^(1/2)) in float64, covariances with N - 1.
 
     Args:
-        ours, theirs: (N, D) and (M, D) features, N and M at least 2.
+        first, second: (N, D) and (M, D) features, N and M at least 2.
     """
-    shift = ours.double().mean(dim=0) - theirs.double().mean(dim=0)
-    first, second = _root(ours.double()), _root(theirs.double())
-    # With C1 = A'A and C2 = B'B the roots of C1 C2's eigenvalues are A B's singular values: no
-    # root is taken of a rounding error, however few the pages.
-    common = torch.linalg.svdvals(first @ second.T).sum()
-    total = shift.square().sum() + first.square().sum() + second.square().sum() - 2 * common
+    shift = first.double().mean(dim=0) - second.double().mean(dim=0)
+    a, b = _covariance_root(first.double()), _covariance_root(second.double())
+    # With C1 = A'A and C2 = B'B, the roots of the eigenvalues of C1 C2 are the singular values of
+    # A B'. No root of a negative rounding error is taken, even with fewer pages than dimensions.
+    common = torch.linalg.svdvals(a @ b.T).sum()
+    total = shift.square().sum() + a.square().sum() + b.square().sum() - 2 * common
     return total.clamp(min=0).item()
 
 
-def _root(features: Tensor) -> Tensor:
-    """A triangular A (K, D) with A'A = the covariance of features (N, D)."""
+def _covariance_root(features: Tensor) -> Tensor:
+    """Return a triangular A (K, D) with A'A = the covariance of features (N, D)."""
     centred = features - features.mean(dim=0)
     return torch.linalg.qr(centred, mode="r").R / (len(features) - 1) ** 0.5

@@ -10,55 +10,51 @@ from shards.randomness import sample_keys
 from shards.reading.batch import Batch
 from shards.reading.selection import Selection
 from vaetrain.data.loading import PageReader
-from vaetrain.inference.interpolation import slerp
+from vaetrain.inference.interpolation import interpolate_latents, path_heights
 from vaetrain.inference.trained_model import TrainedModel
 from vaetrain.losses import ssim
 
-PATHS = 64  # pairs of pages that are interpolated, at most
-
-
+MAX_PATHS = 64  # interpolated pairs of pages
 PATH_POINTS = 8
 
 
 @torch.no_grad()
 def path_smoothness(trained: TrainedModel, data: PageReader, pages: Selection) -> dict[str, float]:
-    """How evenly pictures change on the way from one page to another. Collective.
+    """Measure how evenly pictures change along interpolations between pages. Collective.
 
-    At most `PATHS` pairs of pages are drawn, the same in every evaluation; a pair's way is that of
-    `vaetrain.interpolate`: latents on the great circle (White 2016, section 2.1), heights on a
-    line. SSIM compares consecutive pictures, on the rows that both have.
+    At most `MAX_PATHS` pairs of pages are drawn, the same in every evaluation, and interpolated as
+    `vaetrain.interpolate` does. SSIM compares consecutive pictures on the rows that both have.
 
     Returns: `slerp_ssim_std` and `slerp_ssim_min`, the standard deviation (N in the denominator)
-        and the minimum along a way, mean over the ways; nothing where there are no two pages.
+        and the minimum along a path, mean over paths; empty with fewer than two pages.
     """
     engine = trained.engine
     ids = torch.from_numpy(pages.ids_at(np.arange(len(pages))))
     keys = sample_keys(0, torch.zeros_like(ids), ids, "paths")
-    pairs = ids[keys.argsort()][: len(ids) // 2 * 2].view(-1, 2)[:PATHS]
-    found = torch.zeros(0, 2, dtype=torch.float64, device=engine.device)
+    pairs = ids[keys.argsort()][: len(ids) // 2 * 2].view(-1, 2)[:MAX_PATHS]
+    values = torch.zeros(0, 2, dtype=torch.float64, device=engine.device)
     for pair in pairs[engine.rank :: engine.world_size]:
         ends = [
             data.collator.batch(one.numpy(), np.zeros(1, np.int64), training=False)
             for one in pair[:, None]
         ]
         similarity = _path_ssim(trained, ends).double()
-        way = torch.stack([similarity.std(correction=0), similarity.min()])
-        found = torch.cat([found, way[None]])
-    found = engine.gather_ragged(found)
-    found = found[found.isfinite().all(dim=1)]
-    if not len(found):
+        value = torch.stack([similarity.std(correction=0), similarity.min()])
+        values = torch.cat([values, value[None]])
+    values = engine.gather_ragged(values)
+    values = values[values.isfinite().all(dim=1)]
+    if not len(values):
         return {}
     names = ("slerp_ssim_std", "slerp_ssim_min")
-    return dict(zip(names, found.sort(dim=0).values.mean(dim=0).tolist(), strict=True))
+    # Sorted, so that the sum has the same order for any number of ranks.
+    return dict(zip(names, values.sort(dim=0).values.mean(dim=0).tolist(), strict=True))
 
 
 def _path_ssim(trained: TrainedModel, ends: list[Batch]) -> Tensor:
-    """SSIM of each picture on a way with the next: (PATH_POINTS - 1,)."""
-    latents = trained.latents(ends)
-    way = slerp(latents[0].flatten(), latents[1].flatten(), PATH_POINTS)
-    first, last = (float(end.heights) for end in ends)
-    heights = torch.linspace(first, last, PATH_POINTS).round().long().to(way.device)
+    """Compute the SSIM of each picture on a path with the next: (PATH_POINTS - 1,)."""
+    path = interpolate_latents(trained.latents(ends), PATH_POINTS)
+    heights = path_heights(ends, PATH_POINTS).to(path.device)
     size = max(end.size for end in ends)
-    made = trained.model.decode(way.view(-1, *latents.shape[1:]), heights, size).clamp(0, 1)
+    made = trained.model.decode(path, heights, size).clamp(0, 1)
     common = torch.minimum(heights[:-1], heights[1:])
     return ssim.ssim(made[:-1], made[1:], common)

@@ -1,25 +1,20 @@
-"""The principal components of the training pages: where the model's linear path starts."""
+"""Principal component analysis of pages, for the linear path's start and for baselines."""
 
 from __future__ import annotations
-
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
-if TYPE_CHECKING:  # which builds on the baselines, and they on what is here
-    pass
-
-COLUMNS = 4096  # cells that are made float64 at once
+COLUMNS = 4096  # cells converted to float64 at once, which bounds the memory
 NEGLIGIBLE = 1e-6  # of the largest variance: rounding, or fewer pages than dimensions
 
 
 def principal_components(table: Tensor, count: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Principal component analysis (Pearson 1901) of the rows of a table.
+    """Compute the principal components (Pearson 1901) of the rows of a table.
 
     Args:
-        table: float (N, cells); sums over cells are float64 in any case.
-        count: components wanted; fewer come back where the pages do not span so many.
+        table: float (N, cells); sums over cells are float64 for any type.
+        count: number of components; fewer are returned if the rows do not span as many.
 
     Returns: the mean (cells,), orthonormal components (K, cells) with their largest entry positive,
         and the standard deviation (K,) along each, descending.
@@ -36,18 +31,20 @@ def principal_components(table: Tensor, count: int) -> tuple[Tensor, Tensor, Ten
 
 
 def principal_coordinates(table: Tensor) -> Tensor:
-    """Vectors (N, N) with the distances that the rows of a table (N, cells) have from one another.
+    """Compute vectors (N, N) with the same pairwise distances as the rows of a table (N, cells).
 
-    Gower 1966; float64, whatever the table is, and turned so that the last dimension varies most.
+    Principal coordinate analysis (Gower 1966), float64 for any type of table; the last dimension
+    has the largest variance.
     """
     variance, axes = torch.linalg.eigh(inner_products(table))
     return axes * variance.clamp(min=0).sqrt()
 
 
 def inner_products(table: Tensor) -> Tensor:
-    """Those of the rows of a table (N, cells), their mean taken off: float64 (N, N).
+    """Compute the inner products of the centred rows of a table (N, cells): float64 (N, N).
 
-    With fewer pages than cells they are the smaller problem; few cells are float64 at once.
+    With fewer pages than cells this is smaller than the covariance of the cells. Cells are
+    converted to float64 in blocks.
     """
     inner = table.new_zeros(len(table), len(table), dtype=torch.float64)
     for part in table.split(COLUMNS, dim=1):

@@ -1,11 +1,15 @@
-"""How faithful reconstructions are: one value per page, pixels below the page's rows never counted.
+"""Registry of per-page metrics of reconstructions.
 
-Every metric takes `(reconstruction, page, heights)`: two images (B, 1, H, W) in [0, 1] and Long
-(B,) valid rows, and returns (B,), as the losses do. L1, MSE, SSIM and MS-SSIM are the losses
-themselves.
+A metric is a function of `(reconstruction, page, heights)`: two images (B, 1, H, W) in [0, 1] and
+Long (B,), the rows of each page. It returns (B,) and ignores the padding below the rows, as the
+losses do. Registered with `pixel_metric`, it is measured in every validation and evaluation and for
+every baseline, and logged under its name.
 """
 
 from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -13,38 +17,59 @@ from torch import Tensor
 from shards.format.layout import MAX_DEPTH
 from vaetrain.losses import pixel, ssim
 
-PSNR_MOST = 100.0  # dB; a page without any error would be infinitely good
-# Of the step that one box makes: not exactly half, or rounding would decide about the many borders
-# that lie half-way between two pixels.
+PageMetric = Callable[[Tensor, Tensor, Tensor], Tensor]
+
+GRADIENT_ENERGIES = ("gradient_energy", "page_gradient_energy")
+MAX_PSNR = 100.0  # dB; the PSNR of a page without error would be infinite
+# Threshold of an edge, relative to the grey step of one box. Not 0.5: a border half-way between two
+# pixels makes steps of exactly half, and rounding would decide.
 EDGE = 0.45 / MAX_DEPTH
 
 
+@dataclass(frozen=True)
+class PixelMetric:
+    """A registered metric.
+
+    Attributes:
+        function: see the module.
+        min_rows: pages with fewer rows are excluded from the mean over pages.
+    """
+
+    function: PageMetric
+    min_rows: int
+
+
+PIXEL_METRICS: dict[str, PixelMetric] = {}
+
+
+def pixel_metric(name: str, *, min_rows: int = 1) -> Callable[[PageMetric], PageMetric]:
+    """Return a decorator that registers a metric under the name that it is logged by."""
+
+    def register(function: PageMetric) -> PageMetric:
+        PIXEL_METRICS[name] = PixelMetric(function, min_rows)
+        return function
+
+    return register
+
+
 def pixel_metrics(reconstruction: Tensor, page: Tensor, heights: Tensor) -> dict[str, Tensor]:
-    """All metrics of this file and their relatives among the losses, (B,) each, by name."""
+    """Compute all registered metrics and both gradient energies: (B,) each, by name.
+
+    The reconstruction is clipped to [0, 1] first.
+    """
     clipped = reconstruction.clamp(0, 1)
-    squares = pixel.mse(clipped, page, heights)
-    return {
-        "l1": pixel.l1(clipped, page, heights),
-        "mse": squares,
-        "psnr": psnr(squares),
-        "ssim": ssim.ssim(clipped, page, heights),
-        "ms_ssim": ssim.ms_ssim(clipped, page, heights),
-        "edge_f1": edge_f1(clipped, page, heights),
-        "gradient_energy": gradient_energy(clipped, heights),
-        "page_gradient_energy": gradient_energy(page, heights),
+    values = {
+        name: metric.function(clipped, page, heights) for name, metric in PIXEL_METRICS.items()
     }
-
-
-def psnr(mse: Tensor) -> Tensor:
-    """Peak signal-to-noise ratio in dB of a mean squared error, peak 1, at most 100."""
-    return -10 * mse.clamp(min=10 ** (-PSNR_MOST / 10)).log10()
+    energies = gradient_energy(clipped, heights), gradient_energy(page, heights)
+    return values | dict(zip(GRADIENT_ENERGIES, energies, strict=True))
 
 
 def gradient_energy(images: Tensor, heights: Tensor) -> Tensor:
-    """Sum of squared differences between neighbouring pixels, across and down, per pixel: (B,).
+    """Compute the Dirichlet energy per pixel: (B,).
 
-    The Dirichlet energy of the picture. Of reconstructions over that of the pages it is 1 where
-    they are as sharp, below where they are blurred.
+    It is the sum of squared differences between horizontal and vertical neighbours. Energy of the
+    reconstructions divided by energy of the pages is 1 for equal sharpness, less for blur.
     """
     across = images.diff(dim=3).square().sum(dim=(1, 3))
     down = images.diff(dim=2).square().sum(dim=(1, 3))
@@ -54,30 +79,46 @@ def gradient_energy(images: Tensor, heights: Tensor) -> Tensor:
     return total / (heights * images.shape[3])
 
 
-def edge_f1(reconstruction: Tensor, page: Tensor, heights: Tensor) -> Tensor:
-    """F1 of the reconstruction's edge pixels against those of the page's boxes: (B,) in [0, 1].
+pixel_metric("l1")(pixel.l1)
+pixel_metric("mse")(pixel.mse)
 
-    An edge is where the central difference, across or down, is over 0.45 of the step that one box
-    makes: the two or three pixels around every visible border of the layout. A border that is off
-    by a pixel counts half, by two not at all; F1 = 2 TP / (2 TP + FP + FN) (van Rijsbergen 1979,
-    chapter 7), 1 where neither has an edge.
+
+@pixel_metric("psnr")
+def psnr(reconstruction: Tensor, page: Tensor, heights: Tensor) -> Tensor:
+    """Compute the peak signal-to-noise ratio in dB, peak 1, at most 100: (B,)."""
+    mse = pixel.mse(reconstruction, page, heights)
+    return -10 * mse.clamp(min=10 ** (-MAX_PSNR / 10)).log10()
+
+
+pixel_metric("ssim", min_rows=ssim.WINDOW)(ssim.ssim)
+pixel_metric("ms_ssim", min_rows=ssim.WINDOW)(ssim.ms_ssim)
+
+
+@pixel_metric("edge_f1")
+def edge_f1(reconstruction: Tensor, page: Tensor, heights: Tensor) -> Tensor:
+    """Compute the F1 score of the reconstruction's edge pixels: (B,) in [0, 1].
+
+    An edge pixel has a central difference, horizontal or vertical, over 0.45 of the grey step of
+    one box: these are the two or three pixels around every visible border of the layout. A border
+    shifted by one pixel counts half, by two pixels not at all. F1 = 2 TP / (2 TP + FP + FN) (van
+    Rijsbergen 1979, chapter 7), and 1 if neither image has an edge.
     """
-    ours, theirs = edges(reconstruction, heights), edges(page, heights)
-    hits = (ours & theirs).sum(dim=(1, 2, 3))
-    found = ours.sum(dim=(1, 2, 3)) + theirs.sum(dim=(1, 2, 3))
-    return torch.where(found > 0, 2 * hits / found.clamp(min=1), 1.0)
+    predicted, expected = edges(reconstruction, heights), edges(page, heights)
+    hits = (predicted & expected).sum(dim=(1, 2, 3))
+    total = predicted.sum(dim=(1, 2, 3)) + expected.sum(dim=(1, 2, 3))
+    return torch.where(total > 0, 2 * hits / total.clamp(min=1), 1.0)
 
 
 def edges(images: Tensor, heights: Tensor) -> Tensor:
-    """Where images (B, 1, H, W) have an edge: bool, false on and below each page's last row.
+    """Return the edge pixels of images (B, 1, H, W): bool, False in the padding.
 
-    Neighbours beyond the page are not asked, so its outermost pixels know one direction only.
+    Neighbours outside the page do not count, so the outermost pixels have one direction only.
     """
     found = torch.zeros_like(images, dtype=torch.bool)
     found[..., 1:-1] = (images[..., 2:] - images[..., :-2]).abs() > EDGE
     row = torch.arange(images.shape[2], device=heights.device)
     found &= (row < heights[:, None])[:, None, :, None]
-    upright = (images[:, :, 2:] - images[:, :, :-2]).abs() > EDGE
+    vertical = (images[:, :, 2:] - images[:, :, :-2]).abs() > EDGE
     inside = (row[1:-1] < heights[:, None] - 1)[:, None, :, None]
-    found[:, :, 1:-1] |= upright & inside
+    found[:, :, 1:-1] |= vertical & inside
     return found

@@ -1,12 +1,11 @@
-"""Whether pages that are alike lie together: neighbours and clusters.
+"""Retrieval and clustering metrics of page vectors.
 
-A page's neighbours are always pages of *other templates*: pages of one template are near-copies,
-and among them is the page itself at another width. A page that names none has one of its own.
+A page's neighbours are always pages of *other templates*: pages of one template are near-duplicates
+(one of them is the same page at another width). A page without a template has no near-duplicates.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,25 +14,32 @@ from torch import Tensor
 
 from shards.format.index import Index
 from shards.format.layout import NO_LABEL
+from shards.reading.batch import Batch
+from shards.reading.draw import place
+from shards.reading.selection import Selection
+from vaetrain.data.loading import EVALUATION_BATCH, PageReader
+from vaetrain.engines.base import Engine
+from vaetrain.evaluation.layout_iou import neighbour_iou
 
 KNN_NEIGHBOURS = 5  # neighbours that vote on a page's label
-RETRIEVED = 10  # pages a search shows
-CHUNK = 512  # queries whose distances to all pages are held at once
-EXACT_DIMENSIONS = 1024  # beyond, distances come from a matrix product
+RETRIEVED = 10  # pages that a search shows
+CHUNK = 512  # queries whose distances to all pages are in memory at once
+EXACT_DIMENSIONS = 1024  # vectors with more use a matrix product, which rounds the distances
+MAX_BOX_QUERIES = 512  # pages whose boxes are compared with those of their neighbours
 NO_TEMPLATE = ""
 KMEANS_STARTS, KMEANS_SEED = 10, 0
 
 
 @dataclass(frozen=True)
 class PageLabels:
-    """What pages are: labels and templates as numbers, Long (N,) each; -1 where there is none."""
+    """Labels and templates of pages as numbers, Long (N,) each; -1 for none."""
 
     labels: Tensor
     templates: Tensor
 
     @classmethod
     def from_index(cls, index: Index, ids: Tensor) -> PageLabels:
-        """The names of these samples of an index."""
+        """Return the labels and templates of these samples of an index."""
         rows = index.table[ids.numpy()]
         return cls(
             _numbers(rows["label"], index.labels, NO_LABEL),
@@ -41,26 +47,74 @@ class PageLabels:
         )
 
 
-def _numbers(column: np.ndarray, names: list[str], none: str) -> Tensor:
+def _numbers(column: np.ndarray, names: list[str], missing: str) -> Tensor:
     numbers = torch.from_numpy(column.astype(np.int64))
-    return numbers.masked_fill(numbers == names.index(none), -1) if none in names else numbers
+    if missing not in names:
+        return numbers
+    return numbers.masked_fill(numbers == names.index(missing), -1)
+
+
+class RetrievalMetrics:
+    """Retrieval metrics of embeddings of one set of pages, its boxes included."""
+
+    def __init__(self, data: PageReader, pages: Selection, engine: Engine) -> None:
+        """Read the pages' labels and boxes; shards of PNG pages have no boxes."""
+        self.engine = engine
+        self.ids = torch.from_numpy(pages.ids_at(np.arange(len(pages))))
+        self.labels = PageLabels.from_index(data.index, self.ids)
+        self.boxes = None
+        if data.index.header["store"] != "png":
+            self.boxes = [
+                box for part in self.ids.split(EVALUATION_BATCH) for box in _boxes(data, part)
+            ]
+
+    def metrics(self, vectors: Tensor) -> dict[str, float]:
+        """Return the metrics of one vector a page, (N, D) in ascending order of ids. Collective.
+
+        Returns: the metrics of `label_metrics`, and `box_iou_at_10`: the mean `layout_iou` with the
+            10 nearest pages of other templates, over at most `MAX_BOX_QUERIES` evenly spaced pages.
+        """
+        metrics = label_metrics(vectors, self.labels)
+        if self.boxes is None:
+            return metrics
+        neighbours = nearest_of_other_templates(vectors, self.labels.templates, RETRIEVED)
+        count = min(MAX_BOX_QUERIES, len(self.ids))
+        queries = torch.linspace(0, len(self.ids) - 1, count, dtype=torch.float64).round().long()
+        queries = queries[self.engine.rank :: self.engine.world_size]
+        of_this_rank = torch.full_like(neighbours, -1)
+        of_this_rank[queries] = neighbours[queries]
+        values = neighbour_iou(of_this_rank, self.boxes)
+        defined = values.isfinite()
+        sums = torch.stack([values[defined].sum(), defined.double().sum()]).to(self.engine.device)
+        total, pages = self.engine.sum(sums).tolist()
+        return metrics | ({"box_iou_at_10": total / pages} if pages else {})
+
+
+def _boxes(data: PageReader, ids: Tensor) -> list[np.ndarray]:
+    """Return each page's boxes in pixels of the model's image, clipped to the image."""
+    batch: Batch = data.collator.batch(ids.numpy(), np.zeros(len(ids), np.int64), training=False)
+    placed = place(batch.boxes, batch.owner, batch.canvas, batch.tops, batch.size[1])
+    placed[:, 0::2] = placed[:, 0::2].clamp(0, batch.size[1])
+    placed[:, 1::2] = placed[:, 1::2].clamp(min=0).minimum(batch.heights[batch.owner, None])
+    visible = (placed[:, 2:] > placed[:, :2]).all(dim=1)
+    return [placed[visible & (batch.owner == page)].numpy() for page in range(len(ids))]
 
 
 def label_metrics(vectors: Tensor, names: PageLabels) -> dict[str, float]:
-    """The metrics that need labels, by name; pages without a label are left out.
+    """Return the metrics that need labels, by name; pages without a label are excluded.
 
     Args:
-        vectors: (N, D), one vector per page, raw `mu` for instance.
+        vectors: (N, D), one vector per page, for example raw `mu`.
 
-    Returns: `knn_label_accuracy`, `precision_at_10`, `nmi`, `ari` and `ami`, as far as the pages
-        allow: there must be two labels, and pages of two templates.
+    Returns: `knn_label_accuracy`, `precision_at_10`, `nmi`, `ari` and `ami`. All need two labels,
+        the first two also pages of two templates; undefined metrics are omitted.
     """
     known = names.labels >= 0
     vectors, labels, templates = vectors[known], names.labels[known], names.templates[known]
     if len(labels.unique()) < 2:
         return {}
     neighbours = nearest_of_other_templates(vectors, templates, RETRIEVED)
-    metrics = clustering(vectors, labels)
+    metrics = clustering_metrics(vectors, labels)
     if (neighbours >= 0).any():
         metrics["knn_label_accuracy"] = knn_accuracy(neighbours[:, :KNN_NEIGHBOURS], labels)
         metrics["precision_at_10"] = retrieval_precision(neighbours, labels)
@@ -68,72 +122,73 @@ def label_metrics(vectors: Tensor, names: PageLabels) -> dict[str, float]:
 
 
 def nearest_of_other_templates(
-    vectors: Tensor, templates: Tensor, count: int, asked: Tensor | None = None
+    vectors: Tensor, templates: Tensor, count: int, queries: Tensor | None = None
 ) -> Tensor:
-    """Each page's nearest pages of other templates, by Euclidean distance, nearest first.
+    """Return each page's nearest pages of other templates by Euclidean distance, nearest first.
 
     Args:
         vectors: (N, D).
-        templates: Long (N,); -1: a template of the page's own.
-        count: how many are wanted.
-        asked: Long (Q,), rows of the pages whose neighbours are wanted; None: of all.
+        templates: Long (N,); -1: the page has no template.
+        count: number of neighbours.
+        queries: Long (Q,), rows of the pages whose neighbours are returned; None: all pages.
 
-    Returns: Long (Q, count), rows of `vectors`; the lower row first where distances are equal, and
-        -1 where there are no more pages.
+    Returns: Long (Q, count), rows of `vectors`. Equal distances are ordered by row; -1 fills up if
+        there are fewer pages.
     """
     vectors = vectors.double()
     exact = vectors.shape[1] <= EXACT_DIMENSIONS
     mode = "donot_use_mm_for_euclid_dist" if exact else "use_mm_for_euclid_dist"
     row = torch.arange(len(vectors))
-    asked = row if asked is None else asked
-    found = torch.full((len(asked), count), -1)
-    for first in range(0, len(asked), CHUNK):
-        part = asked[first : first + CHUNK]
+    queries = row if queries is None else queries
+    neighbours = torch.full((len(queries), count), -1)
+    for first in range(0, len(queries), CHUNK):
+        part = queries[first : first + CHUNK]
         distances = torch.cdist(vectors[part], vectors, compute_mode=mode)
         same = (templates[part, None] == templates) & (templates[part, None] >= 0)
         distances[same | (row[part, None] == row)] = torch.inf
         nearest = distances.sort(dim=1, stable=True)
-        places = nearest.indices[:, :count].masked_fill(nearest.values[:, :count].isinf(), -1)
-        found[first : first + CHUNK, : places.shape[1]] = places
-    return found
+        rows = nearest.indices[:, :count].masked_fill(nearest.values[:, :count].isinf(), -1)
+        neighbours[first : first + CHUNK, : rows.shape[1]] = rows
+    return neighbours
 
 
 def knn_accuracy(neighbours: Tensor, labels: Tensor) -> float:
-    """Share of pages whose label their neighbours' majority tells (Cover and Hart 1967).
+    """Return the accuracy of a k-nearest-neighbour classifier (Cover and Hart 1967).
 
     Args:
-        neighbours: Long (N, K), nearest first, -1 for none; pages without any are left out.
+        neighbours: Long (N, K), nearest first, -1 for none; pages without any are excluded.
         labels: Long (N,), at least 0.
 
-    Of labels with as many votes, the one with the nearer neighbour wins.
+    Ties between labels go to the one with the nearer neighbour.
     """
     votes = torch.where(neighbours >= 0, labels[neighbours], -1)
     counts = (votes[:, :, None] == votes[:, None, :]).sum(dim=2)
-    # Among the best counts argmax takes the first, which is the nearest.
+    # argmax returns the first of equal counts, which is the nearest neighbour's.
     winner = votes.gather(1, counts.masked_fill(votes < 0, 0).argmax(dim=1, keepdim=True))
-    asked = (neighbours >= 0).any(dim=1)
-    return (winner.squeeze(1) == labels)[asked].double().mean().item()
+    has_neighbours = (neighbours >= 0).any(dim=1)
+    return (winner.squeeze(1) == labels)[has_neighbours].double().mean().item()
 
 
 def retrieval_precision(neighbours: Tensor, labels: Tensor) -> float:
-    """Precision at K: the share of retrieved pages with the page's own label, mean over pages.
+    """Return precision at K: the share of neighbours with the page's own label, mean over pages.
 
-    Arguments as of `knn_accuracy`; a page with fewer neighbours is asked for those it has.
+    Arguments as in `knn_accuracy`; a page with fewer neighbours counts with those it has.
     """
-    there = neighbours >= 0
-    hits = (labels[neighbours] == labels[:, None]) & there
-    asked = there.any(dim=1)
-    return (hits.sum(dim=1)[asked].double() / there.sum(dim=1)[asked]).mean().item()
+    exists = neighbours >= 0
+    hits = (labels[neighbours] == labels[:, None]) & exists
+    has_neighbours = exists.any(dim=1)
+    shares = hits.sum(dim=1)[has_neighbours].double() / exists.sum(dim=1)[has_neighbours]
+    return shares.mean().item()
 
 
-def clustering(vectors: Tensor, labels: Tensor) -> dict[str, float]:
-    """How k-means clusters, as many as there are labels, agree with the labels.
+def clustering_metrics(vectors: Tensor, labels: Tensor) -> dict[str, float]:
+    """Return the agreement of the labels with as many k-means clusters.
 
-    Returns: `nmi`, mutual information over the mean of the entropies (Strehl and Ghosh 2002, with
-        the arithmetic mean), and the two that are 0 for random clusters: `ari` (Hubert and Arabie
-        1985) and `ami` (Vinh et al. 2010).
+    Returns: `nmi`, mutual information divided by the mean of the entropies (Strehl and Ghosh 2002,
+        with the arithmetic mean), and two metrics that are 0 for random clusters: `ari` (Hubert and
+        Arabie 1985) and `ami` (Vinh et al. 2010).
     """
-    # Imported only now: it takes a second, and training starts without it.
+    # A local import: it takes a second, and training starts without it.
     from sklearn import metrics
     from sklearn.cluster import KMeans
 
@@ -144,42 +199,3 @@ def clustering(vectors: Tensor, labels: Tensor) -> dict[str, float]:
         "ari": float(metrics.adjusted_rand_score(labels, clusters)),
         "ami": float(metrics.adjusted_mutual_info_score(labels, clusters)),
     }
-
-
-def retrieval_iou(neighbours: Tensor, boxes: Sequence[np.ndarray]) -> Tensor:
-    """Box-IoU of retrieved pages with each page: float64 (N,), nan for pages without neighbours.
-
-    Args:
-        neighbours: Long (N, K), -1 for none.
-        boxes: of every page, (n, 4) each; see `layout_iou`.
-    """
-    means = []
-    for page, row in enumerate(neighbours.tolist()):
-        found = [layout_iou(boxes[page], boxes[other]) for other in row if other >= 0]
-        means.append(np.mean(found) if found else np.nan)
-    return torch.tensor(means, dtype=torch.float64)
-
-
-def layout_iou(ours: np.ndarray, theirs: np.ndarray) -> float:
-    """How far two pages' boxes lie on one another: from 0 to 1, which only equal pages reach.
-
-    Boxes are paired one to one so that the sum of the pairs' intersections over unions is the
-    largest possible (Kuhn 1955); it is divided by the boxes of the page with more of them, so that
-    a box without a partner counts 0. The maximum IoU of Kikuchi et al. 2021 (section 4.2), with one
-    kind of box, and with pages of different numbers of boxes.
-
-    Args:
-        ours, theirs: (n, 4) and (m, 4), x0, y0, x1, y1, of pages scaled to one width.
-    """
-    # Imported only now: training starts without it.
-    from scipy.optimize import linear_sum_assignment
-
-    if not len(ours) or not len(theirs):
-        return float(len(ours) == len(theirs))
-    first = np.maximum(ours[:, None, :2], theirs[:, :2])
-    last = np.minimum(ours[:, None, 2:], theirs[:, 2:])
-    common = (last - first).clip(min=0).prod(axis=2)
-    areas = [(boxes[:, 2:] - boxes[:, :2]).prod(axis=1) for boxes in (ours, theirs)]
-    shares = common / (areas[0][:, None] + areas[1] - common)
-    pairs = linear_sum_assignment(shares, maximize=True)
-    return float(shares[pairs].sum() / max(len(ours), len(theirs)))

@@ -1,4 +1,4 @@
-"""Validation: every page once, on any number of ranks, and the numbers that come of it."""
+"""Validation: encode and reconstruct every page once, on any number of ranks, and summarise."""
 
 from __future__ import annotations
 
@@ -13,36 +13,39 @@ from shards.randomness import sample_keys
 from shards.reading.batch import Batch
 from vaetrain.engines.base import Engine
 from vaetrain.evaluation.latents import is_active, latent_metrics
-from vaetrain.evaluation.pixel_metrics import pixel_metrics
+from vaetrain.evaluation.pixel_metrics import GRADIENT_ENERGIES, PIXEL_METRICS, pixel_metrics
 from vaetrain.evaluation.retrieval import PageLabels, label_metrics
 from vaetrain.inference.each_page import for_each_page
-from vaetrain.losses import pixel, ssim
 from vaetrain.losses.kl import kl_per_page_and_dimension
 from vaetrain.losses.objective import Objective
 from vaetrain.losses.weights import Weights
 from vaetrain.model.similarity import Similarity
 from vaetrain.model.vae import draw_noise
 
-SSIM_ROWS = 11  # a page with fewer has no room for SSIM's window
-MAX_COMPARED_PAGES = 2048  # pages that are compared with one another while training waits
-PIXEL_METRICS = ("l1", "mse", "psnr", "ssim", "ms_ssim", "edge_f1")
-GRADIENT_ENERGIES = ("gradient_energy", "page_gradient_energy")
-ALIVE_KL = 0.1  # a page and channel; a collapsed one costs thousandths
-PROBE_METRICS = {"l1": pixel.l1, "ssim": ssim.ssim}  # the pixel metrics of what probes reconstruct
+MAX_COMPARED_PAGES = (
+    2048  # of label metrics, which compare all pairs of pages, while training waits
+)
+ALIVE_KL = (
+    0.1  # nats a page of an alive latent dimension or channel; a collapsed one has thousandths
+)
+PROBES = ("sampled", "without_skips", "shuffled")
+PROBE_METRICS = ("l1", "ssim")
+# Names of probe metrics, and the pixel metric of each.
+PROBE_VALUES = {f"{metric}_{probe}": metric for probe in PROBES for metric in PROBE_METRICS}
 
 
 @dataclass(frozen=True)
 class EncodedPages:
-    """What the model makes of a set of pages, in order of their ids, on every rank's host.
+    """The model's outputs for a set of pages in ascending order of ids, on the host of every rank.
 
     Attributes:
-        ids: Long (N,).
-        heights: Long (N,), rows.
-        values: float64 (N,) each, by name: the objective's parts, pixel metrics, and these under
+        ids: Long (N,), sample ids.
+        heights: Long (N,), rows of each page.
+        values: float64 (N,) each, by name: the objective's parts, pixel metrics, and
             `<metric>_<probe>` for every probe.
-        mu, logvar: float32 (N, D), of a spatial latent the mean over its places.
-        kl: float64 (N, K), nats of each latent dimension, and of each level of a ladder.
-        structure: float32 (N, S), see `similarity`.
+        mu, logvar: float32 (N, D); of a spatial latent the mean over its positions.
+        kl: float64 (N, K), KL in nats of each latent dimension, then of each ladder level.
+        structure: float32 (N, S), see `vaetrain.model.similarity`.
     """
 
     ids: Tensor
@@ -54,7 +57,7 @@ class EncodedPages:
     structure: Tensor
 
     def search_vectors(self) -> Tensor:
-        """What a search among these pages goes by, float64 (N, D + S)."""
+        """Return the vectors by which a search compares these pages: float64 (N, D + S)."""
         space = Similarity(self.mu, self.logvar, self.structure)
         return space.vectors(self.mu, self.structure)
 
@@ -67,14 +70,16 @@ def encode_pages(
     objective: Objective,
     weights: Weights,
 ) -> EncodedPages:
-    """Run the model over this rank's batches and bring the results of all ranks together.
+    """Run the model over this rank's batches and gather the results of all ranks. Collective.
 
-    Reconstructions are decoded from `mu`, with the skips that the model has. Probes: `sampled`
-    decodes from a latent drawn from the posterior; of a model with skips, `without_skips` from
-    `mu` alone, and `shuffled` from another page's `mu` with the page's own skips. Collective.
+    Reconstructions are decoded from `mu` with the model's skip connections. The probes are further
+    reconstructions: `sampled` from a latent drawn from the posterior and, if the model has skip
+    connections, `without_skips` from `mu` alone and `shuffled` from the `mu` of another page with
+    the skip connections of this page.
     """
+    probes = probe_settings(model)
     names = list(dict.fromkeys([*objective.parts, *PIXEL_METRICS, *GRADIENT_ENERGIES]))
-    names += [f"{metric}_{probe}" for probe in probes(model) for metric in PROBE_METRICS]
+    names += [f"{metric}_{probe}" for probe in probes for metric in PROBE_METRICS]
 
     def measure(batch: Batch) -> Tensor:
         images, heights = batch.images(), batch.heights
@@ -82,13 +87,14 @@ def encode_pages(
         output = model.reconstruct(posterior, heights, batch.size)
         _, values = objective(output, images, heights, weights)
         values |= pixel_metrics(output.reconstruction, images, heights)
-        for probe, settings in probes(model).items():
+        for probe, settings in probes.items():
             if probe == "sampled":
                 settings = {"eps": evaluation_noise(model, batch)}
             probed = model.reconstruct(posterior, heights, batch.size, **settings)
             page = probed.reconstruction.clamp(0, 1)
-            for metric, function in PROBE_METRICS.items():
-                values[f"{metric}_{probe}"] = function(page, images, heights)
+            for metric in PROBE_METRICS:
+                value = PIXEL_METRICS[metric].function(page, images, heights)
+                values[f"{metric}_{probe}"] = value
         columns = torch.stack([values[name] for name in names], 1)
         latents = [model.embed(x, heights) for x in (output.mu, output.logvar)]
         structure = model.structure(posterior.levels)
@@ -103,43 +109,50 @@ def encode_pages(
     return EncodedPages(ids, heights, by_name, mu.float(), logvar.float(), kl, structure.float())
 
 
-def probes(model: nn.Module) -> dict[str, dict[str, bool]]:
-    """What else is reconstructed beside the page from its `mu`, as settings of `reconstruct`."""
-    found: dict[str, dict[str, bool]] = {"sampled": {}}
+def probe_settings(model: nn.Module) -> dict[str, dict[str, bool]]:
+    """Return the probes of a model, each with its arguments of `VAE.reconstruct`."""
+    settings: dict[str, dict[str, bool]] = {"sampled": {}}
     if model.config.skips != "none":
-        found |= {"without_skips": {"skips": False}, "shuffled": {"shuffle": True}}
-    return found
+        settings |= {"without_skips": {"skips": False}, "shuffled": {"shuffle": True}}
+    return settings
 
 
 def evaluation_noise(model: nn.Module, batch: Batch) -> Tensor:
-    """The noise of the posterior's draws: the same for a page in every evaluation."""
+    """Draw the noise of posterior samples; a page has the same noise in every evaluation."""
     keys = sample_keys(0, torch.zeros_like(batch.ids), batch.ids, "evaluation")
     return draw_noise(model, keys, batch.size, gate=1.0, dropout=0.0).eps
 
 
 def page_means(values: dict[str, Tensor], heights: Tensor) -> dict[str, float]:
-    """Means over pages of per-page values, by name; what cannot be measured is left out.
+    """Return the means over pages of per-page values, by name; undefined ones are omitted.
 
     Args:
-        values: float64 (N,) each. Both `GRADIENT_ENERGIES` are needed; the ratio of their means
-            replaces them.
-        heights: Long (N,), rows; pages too low for SSIM's window are left out of SSIM and MS-SSIM.
+        values: float64 (N,) each. Both `GRADIENT_ENERGIES` are required; the ratio of their means
+            replaces them as `gradient_energy_ratio`.
+        heights: Long (N,), rows; pages below a metric's `min_rows` are excluded from its mean.
     """
-    means = {
-        name: (column[heights >= SSIM_ROWS] if "ssim" in name else column).mean().item()
-        for name, column in values.items()
-    }
-    ours, theirs = (means.pop(name) for name in GRADIENT_ENERGIES)
-    if theirs > 0:
-        means["gradient_energy_ratio"] = ours / theirs
+    means = {}
+    for name, column in values.items():
+        needed = min_rows(name)
+        measurable = column if needed == 1 else column[heights >= needed]
+        means[name] = measurable.mean().item()
+    reconstructed, original = (means.pop(name) for name in GRADIENT_ENERGIES)
+    if original > 0:
+        means["gradient_energy_ratio"] = reconstructed / original
     return drop_nan(means)
 
 
+def min_rows(name: str) -> int:
+    """Return the rows that a page needs for the pixel or probe metric of this name."""
+    metric = PIXEL_METRICS.get(PROBE_VALUES.get(name, name))
+    return 1 if metric is None else metric.min_rows
+
+
 def summarise(pages: EncodedPages, index: Index | None = None) -> dict[str, float]:
-    """The metrics of a set of pages, by the names they are logged under.
+    """Return the metrics of a set of pages, by the names they are logged under.
 
     Args:
-        index: of the shards the pages are from; None: what needs labels is not measured.
+        index: index of the pages' shards; None: metrics that need labels are omitted.
     """
     metrics = page_means(pages.values, pages.heights)
     metrics |= latent_metrics(pages.ids, pages.mu, pages.logvar)
@@ -150,17 +163,17 @@ def summarise(pages: EncodedPages, index: Index | None = None) -> dict[str, floa
 
 
 def alive_dimensions(pages: EncodedPages, model: nn.Module) -> int:
-    """How many latent dimensions tell the decoder of a page; of a spatial latent, channels.
+    """Count the latent dimensions (of a spatial latent: channels) that inform the decoder.
 
-    They are active units that cost more than `ALIVE_KL` a page: under a beta far too high, `mu`
-    may vary a little in most of them while all together say no more than a nat. Of a spatial latent
-    the cost alone counts, for the mean over its places, which `mu` is there, evens out what differs
-    between pages.
+    They are active units with a mean KL over `ALIVE_KL`. The KL is needed because under a far too
+    high beta `mu` may vary a little in most dimensions while all together carry less than a nat. In
+    a spatial latent the KL alone decides: `mu` is a mean over positions here, in which the
+    differences between pages average out.
     """
     alive = pages.kl[:, : model.latent_dim].mean(dim=0) > ALIVE_KL
     return int((alive if model.is_spatial else alive & is_active(pages.mu)).sum())
 
 
 def drop_nan(metrics: dict[str, float]) -> dict[str, float]:
-    """Without those that are nan: what was not measured is left out, never written as 0."""
+    """Return the metrics without nan: an undefined metric is omitted, not written as 0."""
     return {name: value for name, value in metrics.items() if value == value}

@@ -1,4 +1,4 @@
-"""One computation for every page, shared by all ranks."""
+"""Evaluation of a function on every page, with the pages shared among the ranks."""
 
 from __future__ import annotations
 
@@ -17,21 +17,24 @@ def for_each_page(
     batches: Iterable[Batch | None],
     engine: Engine,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Measure all pages of all ranks; every rank must have the same number of batches.
+    """Evaluate a function on the batches of all ranks and gather the results. Collective.
 
     Args:
-        measure: a batch on the device to float (B, columns).
+        measure: maps a batch on the device to float (B, columns).
+        columns: number of values of each page.
+        batches: this rank's batches, as many on every rank; None: a batch without pages.
 
-    Returns: ids Long (N,) in ascending order, heights Long (N,), measurements float64 (N, columns),
-        the same bits for any number of ranks that pad alike.
+    Returns: ids Long (N,) in ascending order, heights Long (N,) and values float64 (N, columns), on
+        the host of every rank. They are identical to the bit for any number of ranks that pad the
+        pages alike.
     """
     tables = []
     for batch in batches:
         rows = torch.empty(0, 2 + columns, dtype=torch.float64, device=engine.device)
         if batch is not None:
             batch = batch.to(engine.device)
-            named = torch.stack([batch.ids, batch.heights], 1).double()
-            rows = torch.cat([named, measure(batch).double()], 1)
+            keys = torch.stack([batch.ids, batch.heights], 1).double()
+            rows = torch.cat([keys, measure(batch).double()], 1)
         tables.append(rows)
     table = engine.gather_ragged(torch.cat(tables)).cpu()
     table = table[table[:, 0].argsort()]

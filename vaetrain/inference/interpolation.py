@@ -1,20 +1,28 @@
-"""Interpolation between latents."""
+"""Interpolation between pages through the latent space."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
 import torch
 from torch import Tensor
 
+from shards.reading.batch import Batch
+from vaetrain.inference.trained_model import TrainedModel
+from vaetrain.page_pictures import cut_pages
+
 
 def slerp(start: Tensor, end: Tensor, steps: int) -> Tensor:
-    """Points on the great circle between two latents, at linearly growing length.
+    """Interpolate spherically between two latents, with linearly interpolated length.
 
     Args:
         start, end: (D,).
 
-    Returns: (steps, D), from `start` to `end` (Shoemake 1985; White 2016, section 2.1). Where one
-        is zero, or they lie in one direction or in opposite ones, no great circle is singled out:
-        then along the straight line.
+    Returns: (steps, D), from `start` to `end` on a great circle (Shoemake 1985; White 2016, section
+        2.1). The great circle is undefined if one latent is zero, or both have the same or opposite
+        directions; then the points lie on the straight line.
     """
     share = torch.linspace(0, 1, steps, device=start.device).unsqueeze(1)
     lengths = start.norm(), end.norm()
@@ -24,3 +32,30 @@ def slerp(start: Tensor, end: Tensor, steps: int) -> Tensor:
     arc = torch.sin((1 - share) * angle) * start / lengths[0]
     arc = arc + torch.sin(share * angle) * end / lengths[1]
     return arc / torch.sin(angle) * torch.lerp(*lengths, share)
+
+
+def interpolate_latents(ends: Tensor, steps: int) -> Tensor:
+    """Interpolate between two latents of any shape: (2, ...) to (steps, ...), see `slerp`."""
+    path = slerp(ends[0].flatten(), ends[1].flatten(), steps)
+    return path.view(steps, *ends.shape[1:])
+
+
+def path_heights(ends: Sequence[Batch], steps: int) -> Tensor:
+    """Return linearly interpolated heights between two single pages, rounded: Long (steps,)."""
+    first, last = (float(end.heights) for end in ends)
+    return torch.linspace(first, last, steps).round().long()
+
+
+def interpolate_files(
+    trained: TrainedModel, start: Path, end: Path, steps: int
+) -> list[np.ndarray]:
+    """Return pictures of an interpolation between two files, uint8 (height, W) each.
+
+    Returns: the first file's page, `steps` decoded pages from its reconstruction to that of the
+        second, and the second file's page.
+    """
+    ends = [trained.read_page(path) for path in (start, end)]
+    path = interpolate_latents(trained.latents(ends), steps)
+    decoded = trained.decode(path, path_heights(ends, steps))
+    first, last = (cut_pages(page.images(), page.heights) for page in ends)
+    return first + decoded + last

@@ -1,34 +1,31 @@
-"""A model as ONNX: the graphs, onnxruntime's answers beside PyTorch's, and eight-bit integers."""
+"""ONNX graphs of a model: written, and checked against PyTorch in onnxruntime."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
 import onnxruntime
 import torch
-from onnxruntime.quantization import CalibrationDataReader, QuantType, quantize_static
-from onnxruntime.quantization.shape_inference import quant_pre_process
 from torch import Tensor, nn
 from torch.export import Dim
 
 from shards.errors import UserError
 from shards.reading.batch import Batch
-from vaetrain.losses import ssim
 from vaetrain.model.gaussian import reparameterized
 from vaetrain.model.sizes import STRIDES
 from vaetrain.model.skips import LADDER_CHANNELS
 from vaetrain.model.vae import VAE, Noise
 
-TOLERANCE = 1e-4  # between onnxruntime and PyTorch, any value of any output
-CHECKED_BATCHES = (1, 3)
+TOLERANCE = 1e-4  # largest difference from PyTorch of any value of any output
+CHECKED_BATCHES = (1, 3)  # batch sizes
 LADDER_STRIDES = STRIDES[-2::-1]
 OUTPUTS = ("mu", "logvar", "z", "reconstruction")
 
 
 class WholeGraph(nn.Module):
-    """CalibrationPages to posterior, latent and reconstruction."""
+    """Graph from pages to posterior, latent and reconstruction."""
 
     outputs = OUTPUTS
 
@@ -39,7 +36,7 @@ class WholeGraph(nn.Module):
     def forward(
         self, images: Tensor, heights: Tensor, eps: Tensor, ladder: tuple[Tensor, ...] = ()
     ) -> tuple[Tensor, ...]:
-        """See `VAE.forward`; skips are open as far as in an evaluation."""
+        """Compute `VAE.forward` with the skip gate of an evaluation."""
         gate = self.model.skip_gate.expand(images.shape[0])
         output = self.model(images, heights, Noise(eps, ladder, gate))
         z = self.model.keep_latent(reparameterized(output.mu, output.logvar, eps), heights)
@@ -47,42 +44,45 @@ class WholeGraph(nn.Module):
 
 
 class EncoderGraph(WholeGraph):
-    """CalibrationPages to posterior and latent."""
+    """Graph from pages to posterior and latent."""
 
     outputs = OUTPUTS[:3]
 
     def forward(self, images: Tensor, heights: Tensor, eps: Tensor) -> tuple[Tensor, ...]:
-        """See `VAE.encode`."""
+        """Compute `VAE.encode` and sample the latent with the noise `eps`."""
         mu, logvar = self.model.encode(images, heights)
         z = self.model.keep_latent(reparameterized(mu, logvar, eps), heights)
         return mu, logvar, z
 
 
 class DecoderGraph(WholeGraph):
-    """Latents alone to pages, padded to the tallest's multiple of the stride."""
+    """Graph from latents to pages, padded to the tallest page's next multiple of the stride."""
 
     outputs = OUTPUTS[3:]
 
     def __init__(self, model: VAE, width: int, max_height: int) -> None:
         super().__init__(model)
-        self.width, self.most = width, -(-max_height // model.stride)
+        self.width, self.max_rows = width, -(-max_height // model.stride)
 
     def forward(
         self, z: Tensor, heights: Tensor, ladder: tuple[Tensor, ...] = ()
     ) -> tuple[Tensor, ...]:
-        """See `VAE.decode`."""
+        """Compute `VAE.decode`."""
         stride = self.model.stride
         if self.model.is_spatial:
             rows = z.shape[2]
         else:
             rows = ((heights.max() + stride - 1) // stride).item()
             torch._check(rows >= 1)
-            torch._check(rows <= self.most)
+            torch._check(rows <= self.max_rows)
         return (self.model.decode(z, heights, (stride * rows, self.width), ladder),)
 
 
 def example_inputs(model: VAE, batch: int, size: tuple[int, int]) -> dict[str, Tensor]:
-    """Inputs of `WholeGraph` by name: pages of different heights, the first `size[0]` rows tall."""
+    """Return random inputs of `WholeGraph` by name, with pages of different heights.
+
+    The first page has `size[0]` rows.
+    """
     generator = torch.Generator().manual_seed(0)
 
     def normal(*shape: int) -> Tensor:
@@ -99,7 +99,7 @@ def example_inputs(model: VAE, batch: int, size: tuple[int, int]) -> dict[str, T
 
 
 def graph_inputs(graph: WholeGraph, named: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Those of `example` that a graph takes, in its order."""
+    """Return the `example_inputs` that a graph takes, in its order."""
     ladder = {name: value for name, value in named.items() if name.startswith("ladder")}
     if isinstance(graph, EncoderGraph):
         return {name: named[name] for name in ("images", "heights", "eps")}
@@ -109,27 +109,32 @@ def graph_inputs(graph: WholeGraph, named: dict[str, Tensor]) -> dict[str, Tenso
 
 
 def _call(named: dict[str, Tensor]) -> dict[str, Tensor | tuple[Tensor, ...]]:
+    """Return keyword arguments of `forward`, in which the ladder is one tuple."""
     ladder = tuple(value for name, value in named.items() if name.startswith("ladder"))
     plain = {name: value for name, value in named.items() if not name.startswith("ladder")}
     return plain | ({"ladder": ladder} if ladder else {})
 
 
 def write_graph(graph: WholeGraph, path: Path, width: int, max_height: int) -> float:
-    """Write a graph and check it; the largest difference from PyTorch.
+    """Write a graph, check it in onnxruntime and return the largest difference from PyTorch.
 
-    Raises UserError where that is above `TOLERANCE`.
+    Raises UserError if the difference is above `TOLERANCE`.
     """
     graph.eval()
     stride = graph.model.stride
-    most = -(-max_height // stride)
-    named = graph_inputs(graph, example_inputs(graph.model, 2, (stride * max(2, most // 2), width)))
-    batch, rows = Dim("batch"), Dim("rows", min=1, max=most)
+    max_rows = -(-max_height // stride)  # of the coarsest feature map
+    size = (stride * max(2, max_rows // 2), width)
+    named = graph_inputs(graph, example_inputs(graph.model, 2, size))
+    batch, rows = Dim("batch"), Dim("rows", min=1, max=max_rows)
 
     def dynamic(name: str, value: Tensor) -> dict:
-        tall = {"images": stride, "eps": 1, "z": 1}.get(name) or stride // int(
-            name.removeprefix("ladder_") if name.startswith("ladder_") else stride
-        )
-        return {0: batch, 2: tall * rows} if value.ndim == 4 else {0: batch}
+        if value.ndim != 4:
+            return {0: batch}
+        if name.startswith("ladder_"):
+            scale = stride // int(name.removeprefix("ladder_"))
+        else:
+            scale = {"images": stride, "eps": 1, "z": 1}[name]
+        return {0: batch, 2: scale * rows}
 
     shapes = _call({name: dynamic(name, value) for name, value in named.items()})
     program = torch.onnx.export(
@@ -142,17 +147,19 @@ def write_graph(graph: WholeGraph, path: Path, width: int, max_height: int) -> f
         verbose=False,
     )
     program.save(path, external_data=False)
-    heights = sorted({stride, stride * (most // 2 or 1), stride * most})
-    found = largest_difference(
-        graph, path, [(n, (h, width)) for n in CHECKED_BATCHES for h in heights]
-    )
-    if not found <= TOLERANCE:
-        raise UserError(f"onnxruntime differs from PyTorch by {found:.2g}, over {TOLERANCE:g}")
-    return found
+    heights = sorted({stride, stride * (max_rows // 2 or 1), stride * max_rows})
+    sizes = [(count, (height, width)) for count in CHECKED_BATCHES for height in heights]
+    difference = largest_difference(graph, path, sizes)
+    if not difference <= TOLERANCE:
+        raise UserError(
+            f"onnxruntime differs from PyTorch by {difference:.2g}, more than {TOLERANCE:g}; "
+            "nothing written"
+        )
+    return difference
 
 
 def open_session(path: Path) -> onnxruntime.InferenceSession:
-    """onnxruntime on the CPU, with as many threads as PyTorch has."""
+    """Open a file in onnxruntime on the CPU, with as many threads as PyTorch."""
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = torch.get_num_threads()
     return onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
@@ -162,55 +169,23 @@ def open_session(path: Path) -> onnxruntime.InferenceSession:
 def largest_difference(
     graph: WholeGraph, path: Path, sizes: Iterable[tuple[int, tuple[int, int]]]
 ) -> float:
-    """The largest difference of any output between a file and PyTorch, over (batch, (H, W))."""
-    runtime, largest = open_session(path), 0.0
+    """Return the largest difference of any output between a file and PyTorch.
+
+    Args:
+        sizes: (batch size, (H, W)) of the inputs that are compared.
+    """
+    session, largest = open_session(path), 0.0
     for batch, size in sizes:
         named = graph_inputs(graph, example_inputs(graph.model, batch, size))
-        theirs = runtime.run(None, {name: value.numpy() for name, value in named.items()})
-        for ours, other in zip(graph(**_call(named)), theirs, strict=True):
-            largest = max(largest, float((ours - torch.from_numpy(other)).abs().max()))
+        outputs = session.run(None, {name: value.numpy() for name, value in named.items()})
+        for expected, output in zip(graph(**_call(named)), outputs, strict=True):
+            largest = max(largest, float((expected - torch.from_numpy(output)).abs().max()))
     return largest
 
 
 def page_inputs(model: VAE, batch: Batch) -> dict[str, np.ndarray]:
-    """What a file takes to reconstruct pages from their `mu`: no noise."""
+    """Return a file's inputs to reconstruct pages from their `mu`: the noise is zero."""
     named = example_inputs(model, len(batch), batch.size)
     zeros = {name: torch.zeros_like(value) for name, value in named.items()}
     inputs = zeros | {"images": batch.images(), "heights": batch.heights}
     return {name: value.numpy() for name, value in inputs.items()}
-
-
-class CalibrationPages(CalibrationDataReader):
-    """Batches of pages as onnxruntime's calibration asks for them."""
-
-    def __init__(self, model: VAE, batches: Sequence[Batch]) -> None:
-        self.inputs = (page_inputs(model, batch) for batch in batches)
-
-    def get_next(self) -> dict[str, np.ndarray] | None:
-        """The next batch, None after the last."""
-        return next(self.inputs, None)
-
-
-def quantise(model: VAE, source: Path, target: Path, batches: Sequence[Batch]) -> None:
-    """Static quantisation of convolutions and linear layers (QDQ, a scale per output channel)."""
-    prepared = target.with_name(f"prepared-{target.name}")
-    quant_pre_process(source, prepared, skip_symbolic_shape=True)
-    quantize_static(
-        prepared,
-        target,
-        CalibrationPages(model, batches),
-        op_types_to_quantize=["Conv", "ConvTranspose", "Gemm", "MatMul"],
-        per_channel=True,
-        activation_type=QuantType.QUInt8,
-        weight_type=QuantType.QInt8,
-    )
-
-
-def mean_ssim(model: VAE, path: Path, batches: Sequence[Batch]) -> float:
-    """Mean SSIM over pages of what a file makes of them from their `mu`."""
-    runtime, values = open_session(path), []
-    for batch in batches:
-        (page,) = runtime.run(["reconstruction"], page_inputs(model, batch))
-        page = torch.from_numpy(page).clamp(0, 1)
-        values.append(ssim.ssim(page, batch.images(), batch.heights))
-    return torch.cat(values).mean().item()

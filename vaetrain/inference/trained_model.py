@@ -1,4 +1,4 @@
-"""A trained model in use: pages to latents, and back."""
+"""A trained model in use: encode pages, decode latents, sample from the prior."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from torch import Tensor
 
 from shards import cli
 from shards.page_file import read_page
+from shards.randomness import sample_keys
 from shards.reading.batch import Batch
 from vaetrain.artifacts.final_model import load_run
 from vaetrain.data.loading import EVALUATION_BATCH, PageReader
@@ -24,27 +25,31 @@ from vaetrain.page_pictures import cut_pages
 
 
 class TrainedModel:
-    """The averaged model of a run - finished, or stopped after a checkpoint - on its device.
+    """The averaged model of a run on its device.
+
+    The run may be finished, or stopped after a checkpoint.
 
     Attributes:
-        model, experiment, engine: the model, the settings it was trained by, where it runs.
+        model: the model in evaluation mode.
+        experiment: the settings that it was trained with.
+        engine: the engine of this launch, in fp32.
     """
 
     def __init__(self, run: Path) -> None:
-        """Load the model; raises ConfigError in one line."""
+        """Load the model; raises ConfigError with one line if there is none."""
         self.model, self.experiment = load_run(run)
         self.engine = start_engine(running_launch(os.environ), "no")
         self.model.to(self.engine.device)
 
     def read_page(self, path: Path) -> Batch:
-        """One layout or PNG file at the model's size; see `shards.page_file.read_page`."""
+        """Read one layout or PNG file at the model's size; see `shards.page_file.read_page`."""
         data = self.experiment.data
         return read_page(
             path, width=data.width, max_height=data.max_height, stride=self.model.stride
         )
 
     def open_shards(self, folder: str | Path) -> PageReader:
-        """The pages of some shards at the model's size; raises ConfigError in one line."""
+        """Open shards at the model's size; raises ConfigError with one line."""
         return PageReader(
             folder,
             self.experiment.data,
@@ -53,38 +58,44 @@ class TrainedModel:
             seed=self.experiment.train.seed,
         )
 
-    def batches(self, data: PageReader, split: str, doing: str) -> Iterable[Batch | None]:
-        """The pages of `train`, `val` or `all`, with a progress bar that says what is done."""
+    def batches(self, data: PageReader, split: str, activity: str) -> Iterable[Batch | None]:
+        """Return this rank's batches of `train`, `val` or `all`, with a progress bar."""
         pages = data.select(split)
         total = -(-len(pages) // EVALUATION_BATCH)
-        return cli.progress(data.pages(pages), total=total, desc=doing, unit="batch")
+        return cli.progress(data.pages(pages), total=total, desc=activity, unit="batch")
 
     @torch.no_grad()
     def encode(self, batch: Batch) -> Tensor:
-        """One vector a page, (B, D) on the device, of a batch on any: `mu`, see `VAE.embed`."""
+        """Encode a batch on any device to one vector a page, (B, D) on the model's device.
+
+        The vector is `mu`; of a spatial latent see `VAE.embed`.
+        """
         batch = batch.to(self.engine.device)
         mu, _ = self.model.encode(batch.images(), batch.heights)
         return self.model.embed(mu, batch.heights)
 
     @torch.no_grad()
     def reconstruct(self, batch: Batch) -> Tensor:
-        """The pages of a batch on the device, decoded from `mu`: (B, 1, H, W), not clipped."""
+        """Reconstruct a batch on the device from its `mu`: (B, 1, H, W), not clipped."""
         posterior = self.model.posterior(batch.images(), batch.heights)
         return self.model.reconstruct(posterior, batch.heights, batch.size).reconstruction
 
     @torch.no_grad()
     def search_features(self, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
-        """What a search goes by: `mu`, `logvar` (B, D) and `structure` (B, S), on the device."""
+        """Return the features that a search compares, on the device.
+
+        Returns: `mu` and `logvar` (B, D), and `structure` (B, S), see `vaetrain.model.similarity`.
+        """
         batch = batch.to(self.engine.device)
         mu, logvar, levels = self.model.posterior(batch.images(), batch.heights)
         latents = [self.model.embed(x, batch.heights) for x in (mu, logvar)]
         return *latents, self.model.structure(levels)
 
     @torch.no_grad()
-    def search_features_of_shards(self, data: PageReader) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """All pages of some shards: ids Long (N,), ascending, and what `describe` gives of them.
+    def search_features_of_all(self, data: PageReader) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Return ids Long (N,), ascending, and the `search_features` of all pages. Collective.
 
-        Float32 on the host. Raises DamagedShards naming the shard that is.
+        Float32 on the host. Raises DamagedShards naming the damaged shard.
         """
         dimensions = self.model.latent_dim
         sizes = [dimensions, dimensions, self.model.structure_dim]
@@ -98,18 +109,23 @@ class TrainedModel:
 
     @torch.no_grad()
     def latents(self, batches: Sequence[Batch]) -> Tensor:
-        """The `mu` of single pages, one below another; spatial ones as tall as the tallest."""
+        """Return the `mu` of single pages, stacked; spatial ones are padded to the tallest."""
         batches = [batch.to(self.engine.device) for batch in batches]
-        found = [self.model.encode(batch.images(), batch.heights)[0] for batch in batches]
+        means = [self.model.encode(batch.images(), batch.heights)[0] for batch in batches]
         if self.model.is_spatial:
-            tallest = max(mu.shape[2] for mu in found)
-            found = [fit_rows(mu, tallest) for mu in found]
-        return torch.cat(found)
+            tallest = max(mu.shape[2] for mu in means)
+            means = [fit_rows(mu, tallest) for mu in means]
+        return torch.cat(means)
 
     @torch.no_grad()
-    def sample(self, keys: Tensor, height: int) -> list[np.ndarray]:
-        """Pages of `height` rows from the prior, one for each of the keys Long (N,)."""
+    def sample(self, count: int, height: int, seed: int) -> list[np.ndarray]:
+        """Decode pages of `height` rows from prior samples: uint8 (height, W) each.
+
+        Page k depends on the seed alone, not on `count`.
+        """
         size = self._padded(height)
+        numbers = torch.arange(count)
+        keys = sample_keys(seed, torch.zeros_like(numbers), numbers, "prior")
         pages = []
         for part in keys.to(self.engine.device).split(EVALUATION_BATCH):
             noise = draw_noise(self.model, part, size, gate=0.0, dropout=0.0)
@@ -120,7 +136,7 @@ class TrainedModel:
 
     @torch.no_grad()
     def decode(self, z: Tensor, heights: Tensor) -> list[np.ndarray]:
-        """The pages of latents (N, ...), `heights` (N,) rows each, as pictures to look at."""
+        """Decode latents (N, ...) to pictures of `heights` (N,) rows: uint8 (height, W) each."""
         size = self._padded(int(heights.max()))
         z, heights = z.to(self.engine.device), heights.to(self.engine.device)
         pages = []

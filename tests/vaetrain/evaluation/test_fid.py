@@ -1,4 +1,4 @@
-"""The Fréchet distance against scipy's matrix root, and what its networks see of a page."""
+"""Fréchet distance, compared with scipy's matrix root, and its feature networks."""
 
 import numpy as np
 import pytest
@@ -15,17 +15,18 @@ from vaetrain.evaluation.fid import (
 from vaetrain.settings import ConfigError
 
 
-def two_sets(ours: int, theirs: int, columns: int) -> tuple[torch.Tensor, torch.Tensor]:
-    draw = torch.Generator().manual_seed(0)
-    mixed = torch.randn(columns, columns, generator=draw, dtype=torch.float64)
-    first = torch.randn(ours, columns, generator=draw, dtype=torch.float64)
-    return first, 0.5 + torch.randn(theirs, columns, generator=draw, dtype=torch.float64) @ mixed
+def two_sets(n: int, m: int, columns: int) -> tuple[torch.Tensor, torch.Tensor]:
+    generator = torch.Generator().manual_seed(0)
+    mixed = torch.randn(columns, columns, generator=generator, dtype=torch.float64)
+    first = torch.randn(n, columns, generator=generator, dtype=torch.float64)
+    second = torch.randn(m, columns, generator=generator, dtype=torch.float64)
+    return first, 0.5 + second @ mixed
 
 
-@pytest.mark.parametrize(("ours", "theirs"), [(50, 41), (41, 9), (7, 6)])
-def test_it_is_the_formula_with_scipys_root(ours, theirs):
-    """Also where fewer pages than dimensions make the covariances singular."""
-    first, second = two_sets(ours, theirs, 12)
+@pytest.mark.parametrize(("n", "m"), [(50, 41), (41, 9), (7, 6)])
+def test_distance_equals_the_formula_with_scipys_matrix_root(n, m):
+    """Fewer pages than dimensions make the covariances singular."""
+    first, second = two_sets(n, m, 12)
     one, two = (np.cov(features.numpy(), rowvar=False) for features in (first, second))
     shift = (first.mean(0) - second.mean(0)).square().sum().item()
     root = np.trace(sqrtm(one @ two)).real
@@ -34,14 +35,14 @@ def test_it_is_the_formula_with_scipys_root(ours, theirs):
     assert frechet_distance(second, first) == pytest.approx(expected, rel=1e-6)
 
 
-def test_of_one_dimension_it_is_a_difference_of_means_and_deviations():
-    ours = torch.randn(30, 1, generator=torch.Generator().manual_seed(1))
-    theirs = 3 * ours + 2
-    expected = (ours.mean() - theirs.mean()) ** 2 + (ours.std() - theirs.std()) ** 2
-    assert frechet_distance(ours, theirs) == pytest.approx(expected.item(), rel=1e-5)
+def test_distance_in_one_dimension():
+    first = torch.randn(30, 1, generator=torch.Generator().manual_seed(1))
+    second = 3 * first + 2
+    expected = (first.mean() - second.mean()) ** 2 + (first.std() - second.std()) ** 2
+    assert frechet_distance(first, second) == pytest.approx(expected.item(), rel=1e-5)
 
 
-def test_a_set_is_no_distance_from_itself():
+def test_distance_of_a_set_from_itself_is_zero():
     features = torch.randn(20, 40, generator=torch.Generator().manual_seed(2))
     assert frechet_distance(features, features) == pytest.approx(0, abs=1e-12)
     assert frechet_distance(features, features + 1) == pytest.approx(40, rel=1e-6)
@@ -53,33 +54,33 @@ def padded_pages() -> tuple[torch.Tensor, torch.Tensor]:
     return images * (torch.arange(96) < heights[:, None])[:, None, :, None], heights
 
 
-def test_without_inception_features_are_random_the_same_and_called_so(monkeypatch, tmp_path):
+def test_without_inception_the_features_are_random_and_reproducible(monkeypatch, tmp_path):
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
     images, heights = padded_pages()
     torch.manual_seed(0)
     network = build_features()
     torch.manual_seed(1)
     again = build_features()(images, heights)
-    found = network(images, heights)
+    features = network(images, heights)
     assert network.metric == "fid_random"
-    assert found.shape == (2, network.columns)
-    assert torch.equal(found, again)
+    assert features.shape == (2, network.columns)
+    assert torch.equal(features, again)
     alone = network(images[1:, :, :64], heights[1:])
-    torch.testing.assert_close(found[1:], alone, rtol=1e-4, atol=1e-6)
-    assert all(stage.abs().mean() > 0.01 for stage in found.split([32, 64, 128, 256], dim=1))
+    torch.testing.assert_close(features[1:], alone, rtol=1e-4, atol=1e-6)
+    assert all(stage.abs().mean() > 0.01 for stage in features.split([32, 64, 128, 256], dim=1))
 
 
-def test_random_features_tell_more_than_the_mean_brightness():
-    """Pages of thin stripes, across or down, as bright as one grey page."""
+def test_random_features_distinguish_pages_of_equal_brightness():
+    """Vertical stripes, horizontal stripes and one grey page."""
     network = RandomFeatures()
     stripes = (torch.arange(64) % 4 < 2).float().expand(64, 64)
     pages = torch.stack([stripes, stripes.T, torch.full((64, 64), 0.5)])[:, None]
-    found = network(pages, torch.tensor([64, 64, 64]))
-    assert torch.linalg.matrix_rank(found, rtol=0.05) == 3
+    features = network(pages, torch.tensor([64, 64, 64]))
+    assert torch.linalg.matrix_rank(features, rtol=0.05) == 3
 
 
-@pytest.mark.slow  # 90 MB of weights are made, written and read
-def test_inception_in_torchs_cache_is_used_on_pages_alone(monkeypatch, tmp_path):
+@pytest.mark.slow  # 90 MB of weights are created, written and read
+def test_inception_is_applied_to_each_page_without_padding(monkeypatch, tmp_path):
     from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
 
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
@@ -88,8 +89,10 @@ def test_inception_in_torchs_cache_is_used_on_pages_alone(monkeypatch, tmp_path)
     torch.save({}, path)
     with monkeypatch.context() as patched:
         patched.setattr(FeatureExtractorInceptionV3, "load_state_dict", lambda *_: None)
-        theirs = FeatureExtractorInceptionV3("any", ["2048"], feature_extractor_weights_path=path)
-    torch.save(theirs.state_dict(), path)
+        reference = FeatureExtractorInceptionV3(
+            "any", ["2048"], feature_extractor_weights_path=path
+        )
+    torch.save(reference.state_dict(), path)
     images, heights = padded_pages()
     network = build_features()
     found = network(images, heights)
@@ -97,15 +100,15 @@ def test_inception_in_torchs_cache_is_used_on_pages_alone(monkeypatch, tmp_path)
     assert found.shape == (2, network.columns)
     for page, height in enumerate(heights):
         picture = (images[page : page + 1, :, :height] * 255).round().byte()
-        (expected,) = theirs(picture.repeat(1, 3, 1, 1))
+        (expected,) = reference(picture.repeat(1, 3, 1, 1))
         torch.testing.assert_close(found[page : page + 1], expected)
 
 
 @pytest.mark.parametrize("content", [b"", {"fc.weight": torch.zeros(1)}, print])
-def test_a_file_that_is_not_inceptions_is_refused_in_one_line(tmp_path, content):
+def test_a_damaged_inception_file_is_refused_with_one_line(tmp_path, content):
     path = tmp_path / "inception.pth"
     path.write_bytes(content) if isinstance(content, bytes) else torch.save(content, path)
     with pytest.raises(ConfigError) as refusal:
         InceptionFeatures(path)
     (line,) = str(refusal.value).splitlines()
-    assert line.startswith(f"{path}: is not Inception's weights")
+    assert line.startswith(f"{path}: not the weights of Inception")

@@ -1,4 +1,4 @@
-"""Latent statistics against scipy, numpy and sums written out."""
+"""Latent statistics, compared with scipy, numpy and explicit sums."""
 
 import math
 
@@ -14,16 +14,16 @@ N, D = 60, 7
 
 @pytest.fixture
 def posteriors() -> tuple[torch.Tensor, torch.Tensor]:
-    draw = torch.Generator().manual_seed(0)
+    generator = torch.Generator().manual_seed(0)
     scale = torch.tensor([2.0, 1, 0.8, 0.5, 0.3, 0.05, 0.0], dtype=torch.float64)
     mix = torch.eye(D, dtype=torch.float64)
     mix[0, 1] = 0.7  # dimensions 0 and 1 are correlated
-    mu = torch.randn(N, D, generator=draw, dtype=torch.float64) @ mix * scale + 0.1
-    logvar = -1 + 0.5 * torch.randn(N, D, generator=draw, dtype=torch.float64)
+    mu = torch.randn(N, D, generator=generator, dtype=torch.float64) @ mix * scale + 0.1
+    logvar = -1 + 0.5 * torch.randn(N, D, generator=generator, dtype=torch.float64)
     return mu, logvar
 
 
-def test_the_simple_ones(posteriors):
+def test_means_and_deviations(posteriors):
     mu, logvar = posteriors
     metrics = latents.latent_metrics(torch.arange(N), mu, logvar)
     m, v = mu.numpy(), logvar.exp().numpy()
@@ -44,17 +44,17 @@ def test_mean_kl_per_dimension(posteriors):
     torch.testing.assert_close(latents.mean_kl_per_dimension(mu, logvar), kl.mean(dim=0))
 
 
-def test_aggregate_kl_is_that_of_the_gaussian_with_its_moments(posteriors):
+def test_aggregate_kl_is_that_of_the_gaussian_with_the_same_moments(posteriors):
     mu, logvar = posteriors
     covariance = np.cov(mu.numpy().T, ddof=0) + np.diag(logvar.exp().mean(dim=0).numpy())
     normal = torch.distributions.MultivariateNormal
-    ours = normal(mu.mean(dim=0), torch.from_numpy(covariance))
+    matched = normal(mu.mean(dim=0), torch.from_numpy(covariance))
     prior = normal(torch.zeros(D).double(), torch.eye(D).double())
-    expected = torch.distributions.kl_divergence(ours, prior).item()
+    expected = torch.distributions.kl_divergence(matched, prior).item()
     assert latents.aggregate_kl(mu, logvar) == pytest.approx(expected)
     zeros = torch.zeros(N, D).double()
     assert latents.aggregate_kl(zeros, zeros) == pytest.approx(0, abs=1e-12)
-    # Moments come apart into samples: a bound of the mixture's own KL.
+    # A lower bound of the mixture's KL, which is estimated from samples.
     z = latents.posterior_samples(torch.arange(N), mu, logvar)
     density = scipy.stats.norm(mu.numpy(), np.exp(logvar.numpy() / 2)).logpdf(z.numpy()[:, None, :])
     mixture = scipy.special.logsumexp(density.sum(axis=2), axis=1) - math.log(N)
@@ -62,15 +62,15 @@ def test_aggregate_kl_is_that_of_the_gaussian_with_its_moments(posteriors):
     assert latents.aggregate_kl(mu, logvar) < sampled
 
 
-def test_correlation_is_of_active_dimensions_without_the_diagonal(posteriors):
+def test_correlation_is_the_mean_over_pairs_of_active_dimensions(posteriors):
     mu, _ = posteriors
     table = np.corrcoef(mu.numpy()[:, :5].T)
     expected = np.abs(table[~np.eye(5, dtype=bool)]).mean()
     assert latents.off_diagonal_correlation(mu) == pytest.approx(expected)
-    shown = latents.correlation(mu)
-    assert shown.shape == (5, 5)
-    assert shown.diagonal().numpy() == pytest.approx(np.ones(5))
-    assert shown[0, 1].abs().item() == pytest.approx(abs(table[0, 1]))
+    matrix = latents.correlation(mu)
+    assert matrix.shape == (5, 5)
+    assert matrix.diagonal().numpy() == pytest.approx(np.ones(5))
+    assert matrix[0, 1].abs().item() == pytest.approx(abs(table[0, 1]))
 
 
 @pytest.mark.parametrize("active", [0, 1])
@@ -100,11 +100,11 @@ def test_mutual_information(posteriors, monkeypatch):
         density = scipy.stats.norm(means, deviations).logpdf(z[i].numpy()).sum(axis=1)
         total += density[i] - math.log(np.exp(density).mean())
     assert latents.mutual_information(mu, logvar, z) == pytest.approx(total / N)
-    monkeypatch.setattr(latents, "CHUNK", 13)  # that does not divide
+    monkeypatch.setattr(latents, "CHUNK", 13)  # does not divide the pages
     assert latents.mutual_information(mu, logvar, z) == pytest.approx(total / N)
 
 
-def test_information_is_at_most_that_of_the_pages():
+def test_mutual_information_of_distinct_and_of_equal_posteriors():
     ids = torch.arange(50)
     far = torch.eye(50).double() * 1000
     small = torch.full_like(far, -5)
@@ -115,7 +115,7 @@ def test_information_is_at_most_that_of_the_pages():
     assert latents.mutual_information(same, same, z) == pytest.approx(0, abs=1e-12)
 
 
-def test_noise_belongs_to_the_page(posteriors):
+def test_noise_depends_on_the_sample_id(posteriors):
     mu, logvar = posteriors
     order = torch.randperm(N, generator=torch.Generator().manual_seed(1))
     z = latents.posterior_samples(torch.arange(N), mu, logvar)

@@ -1,4 +1,4 @@
-"""Principal components, against numpy's singular values, and a model that starts from them."""
+"""PCA, compared with numpy's SVD, and a model that starts from it."""
 
 import numpy as np
 import pytest
@@ -9,42 +9,45 @@ from vaetrain.model.config import ModelConfig
 from vaetrain.model.vae import VAE
 
 
-def a_table(pages: int, cells: int) -> torch.Tensor:
+def random_table(pages: int, cells: int) -> torch.Tensor:
     generator = torch.Generator().manual_seed(0)
     scales = torch.linspace(3, 0.1, cells, dtype=torch.float64)
     return torch.randn(pages, cells, generator=generator, dtype=torch.float64) * scales + 1
 
 
 @pytest.mark.parametrize(("pages", "cells"), [(40, 100), (200, 30)])
-def test_they_are_the_singular_vectors(pages, cells):
-    table = a_table(pages, cells)
+def test_components_are_the_singular_vectors(pages, cells):
+    table = random_table(pages, cells)
     mean, components, deviations = principal_components(table, 10)
     centred = table.numpy() - table.numpy().mean(0)
     _, singular, vectors = np.linalg.svd(centred, full_matrices=False)
     np.testing.assert_allclose(mean.numpy(), table.numpy().mean(0))
     np.testing.assert_allclose(deviations.numpy(), singular[:10] / pages**0.5)
-    alike = np.abs((components.numpy() * vectors[:10]).sum(1))
-    np.testing.assert_allclose(alike, 1, atol=1e-9)
+    cosines = np.abs((components.numpy() * vectors[:10]).sum(1))
+    np.testing.assert_allclose(cosines, 1, atol=1e-9)
     assert (components.gather(1, components.abs().argmax(1, keepdim=True)) > 0).all()
 
 
 def test_fewer_pages_than_dimensions_give_fewer_components():
-    _, components, deviations = principal_components(a_table(5, 50), 10)
+    _, components, deviations = principal_components(random_table(5, 50), 10)
     assert len(components) == len(deviations) == 4
 
 
 def test_principal_coordinates_keep_distances(monkeypatch):
-    monkeypatch.setattr("vaetrain.evaluation.pca.COLUMNS", 64)  # 300 are no multiple of it
+    monkeypatch.setattr("vaetrain.evaluation.pca.COLUMNS", 64)  # does not divide 300
     wide = torch.randn(20, 300, generator=torch.Generator().manual_seed(0))
-    found = principal_coordinates(wide)
-    assert found.shape == (20, 20)
+    coordinates = principal_coordinates(wide)
+    assert coordinates.shape == (20, 20)
     torch.testing.assert_close(
-        torch.cdist(found, found), torch.cdist(wide.double(), wide.double()), rtol=1e-6, atol=1e-6
+        torch.cdist(coordinates, coordinates),
+        torch.cdist(wide.double(), wide.double()),
+        rtol=1e-6,
+        atol=1e-6,
     )
 
 
 @torch.no_grad()
-def test_a_model_that_starts_from_them_projects_on_them():
+def test_a_model_that_starts_from_pca_projects_on_the_components():
     torch.manual_seed(0)
     model = VAE(ModelConfig(latent_dim=12), 64, 128)
     images = torch.rand(30, 1, 128, 64)

@@ -1,6 +1,5 @@
-"""Embedding metrics against loops and scikit-learn."""
+"""Retrieval and clustering metrics, compared with loops and scikit-learn."""
 
-import itertools
 import math
 from collections import Counter
 
@@ -10,16 +9,16 @@ import torch
 from sklearn.cluster import KMeans
 from sklearn.metrics import adjusted_mutual_info_score, adjusted_rand_score
 from sklearn.metrics import normalized_mutual_info_score as nmi
-from torchvision.ops import box_iou
 
+from tests.vaetrain.evaluation.conftest import single_page
 from vaetrain.evaluation import retrieval
+from vaetrain.evaluation.layout_iou import neighbour_iou
 from vaetrain.evaluation.retrieval import (
     PageLabels,
+    RetrievalMetrics,
     knn_accuracy,
     label_metrics,
-    layout_iou,
     nearest_of_other_templates,
-    retrieval_iou,
     retrieval_precision,
 )
 
@@ -28,16 +27,16 @@ N, D = 90, 5
 
 @pytest.fixture
 def pages() -> tuple[torch.Tensor, PageLabels]:
-    """Vectors that lie around their label's centre; 0 to 4, and -1 for none of it."""
-    draw = torch.Generator().manual_seed(0)
-    labels = torch.randint(-1, 5, (N,), generator=draw)
-    templates = torch.randint(-1, 12, (N,), generator=draw)
-    centres = torch.randn(6, D, generator=draw)
-    vectors = centres[labels] + 0.8 * torch.randn(N, D, generator=draw)
+    """Vectors scattered around the centre of their label, 0 to 4; -1 is no label."""
+    generator = torch.Generator().manual_seed(0)
+    labels = torch.randint(-1, 5, (N,), generator=generator)
+    templates = torch.randint(-1, 12, (N,), generator=generator)
+    centres = torch.randn(6, D, generator=generator)
+    vectors = centres[labels] + 0.8 * torch.randn(N, D, generator=generator)
     return vectors, PageLabels(labels, templates)
 
 
-def neighbours_by_hand(vectors: np.ndarray, templates: list[int], page: int) -> list[int]:
+def reference_neighbours(vectors: np.ndarray, templates: list[int], page: int) -> list[int]:
     others = [
         (math.dist(vectors[page], vectors[other]), other)
         for other in range(len(vectors))
@@ -46,13 +45,13 @@ def neighbours_by_hand(vectors: np.ndarray, templates: list[int], page: int) -> 
     return [other for _, other in sorted(others)]
 
 
-def accuracy_by_hand(vectors: np.ndarray, labels: list[int], templates: list[int]) -> float:
+def reference_accuracy(vectors: np.ndarray, labels: list[int], templates: list[int]) -> float:
     right = 0
     for page in range(len(vectors)):
-        found = neighbours_by_hand(vectors, templates, page)[:5]
-        votes = Counter(labels[other] for other in found)
+        nearest = reference_neighbours(vectors, templates, page)[:5]
+        votes = Counter(labels[other] for other in nearest)
         best = [label for label in votes if votes[label] == max(votes.values())]
-        winner = next(labels[other] for other in found if labels[other] in best)
+        winner = next(labels[other] for other in nearest if labels[other] in best)
         right += winner == labels[page]
     return right / len(vectors)
 
@@ -72,10 +71,10 @@ def test_label_metrics(pages, chunk, monkeypatch):
     metrics = label_metrics(*pages)
     vectors, labels, templates = known(*pages)
     assert metrics["knn_label_accuracy"] == pytest.approx(
-        accuracy_by_hand(vectors, labels, templates)
+        reference_accuracy(vectors, labels, templates)
     )
     shares = [
-        np.mean([labels[o] == labels[p] for o in neighbours_by_hand(vectors, templates, p)[:10]])
+        np.mean([labels[o] == labels[p] for o in reference_neighbours(vectors, templates, p)[:10]])
         for p in range(len(labels))
     ]
     assert metrics["precision_at_10"] == pytest.approx(np.mean(shares))
@@ -86,8 +85,8 @@ def test_label_metrics(pages, chunk, monkeypatch):
     assert 0.3 < metrics["knn_label_accuracy"] < 1
 
 
-def test_nmi_is_the_information_over_the_mean_entropy(pages):
-    """The formula itself, for the clusters k-means finds."""
+def test_nmi_is_mutual_information_divided_by_mean_entropy(pages):
+    """The formula of NMI for the clusters of k-means."""
     vectors, labels, _ = known(*pages)
     clusters = KMeans(5, n_init=10, random_state=0).fit(vectors.astype(np.float32)).labels_
     joint = np.histogram2d(labels, clusters, bins=5)[0] / len(labels)
@@ -95,8 +94,9 @@ def test_nmi_is_the_information_over_the_mean_entropy(pages):
     def entropy(shares: np.ndarray) -> float:
         return -sum(p * math.log(p) for p in shares.flatten() if p > 0)
 
-    ours, theirs = entropy(joint.sum(axis=1)), entropy(joint.sum(axis=0))
-    expected = (ours + theirs - entropy(joint)) / ((ours + theirs) / 2)
+    of_labels, of_clusters = entropy(joint.sum(axis=1)), entropy(joint.sum(axis=0))
+    information = of_labels + of_clusters - entropy(joint)
+    expected = information / ((of_labels + of_clusters) / 2)
     assert label_metrics(*pages)["nmi"] == pytest.approx(expected)
 
 
@@ -104,93 +104,79 @@ def test_neighbours_are_of_other_templates(pages):
     vectors, names = pages
     found = nearest_of_other_templates(vectors, names.templates, 10)
     for page, row in enumerate(found.tolist()):
-        expected = neighbours_by_hand(vectors.double().numpy(), names.templates.tolist(), page)
+        expected = reference_neighbours(vectors.double().numpy(), names.templates.tolist(), page)
         assert row == expected[:10]
 
 
-def test_some_pages_alone_have_the_neighbours_they_have_among_all(pages):
+def test_queries_select_rows_of_all_neighbours(pages):
     vectors, names = pages
-    asked = torch.tensor([40, 3, 89])
-    some = nearest_of_other_templates(vectors, names.templates, 10, asked)
-    assert torch.equal(some, nearest_of_other_templates(vectors, names.templates, 10)[asked])
+    queries = torch.tensor([40, 3, 89])
+    some = nearest_of_other_templates(vectors, names.templates, 10, queries)
+    assert torch.equal(some, nearest_of_other_templates(vectors, names.templates, 10)[queries])
 
 
-def test_the_same_page_at_two_widths_is_no_neighbour():
+def test_pages_of_the_same_template_are_not_neighbours():
     vectors = torch.tensor([[0.0], [0.0], [5.0], [6.0]])
     found = nearest_of_other_templates(vectors, torch.tensor([3, 3, 4, 4]), 3)
     assert found.tolist() == [[2, 3, -1], [2, 3, -1], [0, 1, -1], [0, 1, -1]]
 
 
-def test_a_page_without_a_template_is_one_of_its_own():
+def test_pages_without_a_template_are_neighbours_of_each_other():
     vectors = torch.tensor([[0.0], [1.0], [3.0]])
     found = nearest_of_other_templates(vectors, torch.full((3,), -1), 2)
     assert found.tolist() == [[1, 2], [0, 2], [1, 0]]
 
 
-def test_wide_vectors_have_the_same_neighbours(pages):
+def test_neighbours_by_matrix_product_equal_exact_ones(pages):
     vectors, names = pages
     wide = torch.zeros(N, 2000)
     wide[:, ::400] = vectors
-    ours = nearest_of_other_templates(vectors, names.templates, 10)
-    assert torch.equal(nearest_of_other_templates(wide, names.templates, 10), ours)
+    exact = nearest_of_other_templates(vectors, names.templates, 10)
+    assert torch.equal(nearest_of_other_templates(wide, names.templates, 10), exact)
 
 
-def test_ties_go_to_the_nearer():
+def test_ties_go_to_the_label_of_the_nearer_neighbour():
     labels = torch.tensor([1, 2, 1, 2, 3, 1])
-    # Votes 2, 1, 1, 2, 3: both have two, and label 2 the nearest neighbour.
+    # Votes 2, 1, 1, 2, 3: labels 1 and 2 have two each, and label 2 has the nearest neighbour.
     tied = torch.tensor([[1, 0, 2, 3, 4]]).expand(6, 5)
     assert knn_accuracy(tied, labels) == pytest.approx(2 / 6)
-    other_way = torch.tensor([[4, 0, 1, 3, 2]]).expand(6, 5)
-    assert knn_accuracy(other_way, labels) == pytest.approx(3 / 6)
+    reordered = torch.tensor([[4, 0, 1, 3, 2]]).expand(6, 5)
+    assert knn_accuracy(reordered, labels) == pytest.approx(3 / 6)
 
 
-def test_pages_without_neighbours_are_not_asked():
+def test_pages_without_neighbours_are_excluded():
     labels = torch.tensor([0, 0, 1])
     neighbours = torch.tensor([[1, 2], [0, -1], [-1, -1]])
     assert knn_accuracy(neighbours, labels) == 1
     assert retrieval_precision(neighbours, labels) == pytest.approx((0.5 + 1) / 2)
 
 
-def test_what_cannot_be_measured_is_left_out(pages):
+def test_undefined_metrics_are_omitted(pages):
     vectors, names = pages
-    none = torch.full_like(names.labels, -1)
-    assert label_metrics(vectors, PageLabels(none, names.templates)) == {}
+    unlabelled = torch.full_like(names.labels, -1)
+    assert label_metrics(vectors, PageLabels(unlabelled, names.templates)) == {}
     one = PageLabels(names.labels, torch.zeros_like(names.templates))
     assert set(label_metrics(vectors, one)) == {"nmi", "ari", "ami"}
 
 
-def some_boxes(count: int, seed: int) -> np.ndarray:
-    draw = np.random.default_rng(seed)
-    corners = np.sort(draw.uniform(0, 20, (count, 2, 2)), axis=1)
-    return corners.reshape(count, 4)
+def test_retrieval_metrics_compare_boxes_of_neighbours(trained):
+    _, data = trained
+    selection = data.select("all")
+    metric = RetrievalMetrics(data, selection, data.engine)
+    vectors = torch.randn(len(selection), 3, generator=torch.Generator().manual_seed(0))
+    metrics = metric.metrics(vectors)
+    neighbours = nearest_of_other_templates(vectors, metric.labels.templates, 10)
+    values = neighbour_iou(neighbours, metric.boxes)
+    assert metrics["box_iou_at_10"] == pytest.approx(float(values[values.isfinite()].mean()))
+    assert metrics.keys() == {"box_iou_at_10", *label_metrics(vectors, metric.labels)}
 
 
-@pytest.mark.parametrize(("n", "m"), [(4, 4), (3, 6), (5, 2)])
-def test_layout_iou_is_the_best_of_all_matchings(n, m):
-    ours, theirs = some_boxes(n, 1), some_boxes(m, 2)
-    table = box_iou(torch.from_numpy(ours), torch.from_numpy(theirs)).numpy()
-    table = table if n <= m else table.T
-    sums = [
-        sum(table[row, column] for row, column in enumerate(columns))
-        for columns in itertools.permutations(range(max(n, m)), min(n, m))
-    ]
-    assert layout_iou(ours, theirs) == pytest.approx(max(sums) / max(n, m))
-    assert 0 < layout_iou(ours, theirs) < 1
-
-
-def test_layouts_are_alike_as_far_as_their_boxes_are():
-    boxes = some_boxes(6, 0)
-    assert layout_iou(boxes, boxes[::-1]) == pytest.approx(1)
-    assert layout_iou(boxes, boxes[:3]) == pytest.approx(0.5)
-    assert layout_iou(boxes, boxes + 100) == 0
-    none = np.zeros((0, 4))
-    assert layout_iou(none, none) == 1
-    assert layout_iou(boxes, none) == 0
-
-
-def test_retrieval_iou_is_the_mean_over_what_was_found():
-    boxes = [some_boxes(count, count) for count in (2, 3, 4)]
-    found = retrieval_iou(torch.tensor([[1, 2], [0, -1], [-1, -1]]), boxes)
-    expected = [layout_iou(boxes[0], boxes[other]) for other in (1, 2)]
-    assert found[:2].tolist() == pytest.approx([np.mean(expected), expected[0]])
-    assert math.isnan(found[2])
+def test_boxes_lie_on_the_page(trained):
+    _, data = trained
+    metric = RetrievalMetrics(data, data.select("all"), data.engine)
+    for number, boxes in zip(metric.ids.tolist(), metric.boxes, strict=True):
+        page = single_page(data, number)
+        assert len(boxes)
+        assert (boxes[:, :2] >= 0).all()
+        assert (boxes[:, 2] <= page.size[1]).all()
+        assert (boxes[:, 3] <= int(page.heights)).all()

@@ -1,4 +1,4 @@
-"""The numbers of a validation, against formulas written out in numpy."""
+"""Validation metrics, compared with formulas in numpy, and the probes."""
 
 from types import SimpleNamespace
 
@@ -8,11 +8,13 @@ import torch
 from shards.reading.batch import Batch
 from tests.support.models import restless
 from vaetrain.config.experiment import load_experiment
+from vaetrain.evaluation.baselines import constant_page, score_reconstructions
+from vaetrain.evaluation.pixel_metrics import GRADIENT_ENERGIES, PIXEL_METRICS, PixelMetric
 from vaetrain.evaluation.validation import (
-    GRADIENT_ENERGIES,
     EncodedPages,
     alive_dimensions,
     encode_pages,
+    page_means,
     summarise,
 )
 from vaetrain.losses.objective import Objective
@@ -24,18 +26,18 @@ NAMES = ("loss", "recon", "kl", "l1", "ssim", "ms_ssim", "ssim_sampled", *GRADIE
 
 @pytest.fixture
 def pages() -> EncodedPages:
-    draw = torch.Generator().manual_seed(0)
-    mu = torch.randn(N, D, generator=draw) * torch.tensor([2.0, 1, 0.5, 0.2, 0.05, 0.0])
+    generator = torch.Generator().manual_seed(0)
+    mu = torch.randn(N, D, generator=generator) * torch.tensor([2.0, 1, 0.5, 0.2, 0.05, 0.0])
     heights = torch.full((N,), 64)
     heights[:3] = 10
-    values = {name: torch.rand(N, generator=draw, dtype=torch.float64) for name in NAMES}
-    logvar = torch.randn(N, D, generator=draw)
-    kl = torch.rand(N, D, generator=draw, dtype=torch.float64)
-    structure = torch.rand(N, 3, generator=draw)
+    values = {name: torch.rand(N, generator=generator, dtype=torch.float64) for name in NAMES}
+    logvar = torch.randn(N, D, generator=generator)
+    kl = torch.rand(N, D, generator=generator, dtype=torch.float64)
+    structure = torch.rand(N, 3, generator=generator)
     return EncodedPages(torch.arange(N), heights, values, mu, logvar, kl, structure)
 
 
-def test_the_summary_is_what_the_formulas_say(pages):
+def test_summary_equals_the_formulas(pages):
     metrics = summarise(pages)
     mu = pages.mu.double().numpy()
     assert metrics["active_units"] == int((mu.var(0, ddof=1) > 0.01).sum()) == 4
@@ -49,7 +51,7 @@ def test_the_summary_is_what_the_formulas_say(pages):
     assert metrics["gradient_energy_ratio"] == pytest.approx(ratio)
 
 
-def test_what_cannot_be_measured_is_left_out(pages):
+def test_undefined_metrics_are_omitted(pages):
     fields = vars(pages) | {"values": {n: v[:1] for n, v in pages.values.items()}}
     one = EncodedPages(**{n: f if n == "values" else f[:1] for n, f in fields.items()})
     metrics = summarise(one)
@@ -58,14 +60,16 @@ def test_what_cannot_be_measured_is_left_out(pages):
 
 
 @pytest.mark.parametrize(("is_spatial", "alive"), [(False, 3), (True, 5)])
-def test_a_dimension_is_alive_that_varies_and_costs_something(pages, is_spatial, alive):
-    pages.kl[:] = torch.tensor([2.0, 0.09, 0.2, 0.2, 3.0, 3.0])  # four vary, the second for nothing
+def test_alive_dimensions_vary_and_have_kl(pages, is_spatial, alive):
+    pages.kl[:] = torch.tensor(
+        [2.0, 0.09, 0.2, 0.2, 3.0, 3.0]
+    )  # the first four vary, the second without KL
     model = SimpleNamespace(is_spatial=is_spatial, latent_dim=D)
     assert alive_dimensions(pages, model) == alive
 
 
-class Alone:
-    """An engine of one rank, as far as a validation knows it."""
+class OneRank:
+    """The part of a one-rank engine that validation uses."""
 
     device = torch.device("cpu")
 
@@ -73,18 +77,12 @@ class Alone:
         return rows
 
 
-def probe(ignores_z: bool, skips: str) -> EncodedPages:
-    """What validation finds of a model with skips, on four pages."""
-    experiment = load_experiment(None, [f"model.skips={skips}", "model.latent_dim=8"])
-    model = restless(experiment.model, 64, 64, 0.05).eval()
-    if ignores_z:
-        for layer in (model.linear.to_page, model.decoder.seed):
-            for parameter in layer.parameters():
-                parameter.detach().zero_()
+def four_pages() -> Batch:
+    torch.manual_seed(0)
     ids = torch.arange(4)
-    # From nearly black to nearly white, so that their latents are far apart.
+    # From nearly black to nearly white, so that the latents differ much.
     pixels = (torch.rand(4, 1, 64, 64) * 50 + 65 * ids[:, None, None, None]).to(torch.uint8)
-    batch = Batch(
+    return Batch(
         ids=ids,
         epochs=torch.zeros_like(ids),
         heights=torch.full_like(ids, 64),
@@ -95,25 +93,64 @@ def probe(ignores_z: bool, skips: str) -> EncodedPages:
         owner=None,
         pixels=pixels,
     )
+
+
+def encode_four_pages(skips: str, *, ignores_z: bool = False) -> EncodedPages:
+    """Encode four pages with a random model; `ignores_z`: the decoder ignores the latent."""
+    experiment = load_experiment(None, [f"model.skips={skips}", "model.latent_dim=8"])
+    model = restless(experiment.model, 64, 64, 0.05).eval()
+    if ignores_z:
+        for layer in (model.linear.to_page, model.decoder.seed):
+            for parameter in layer.parameters():
+                parameter.detach().zero_()
+    batch = four_pages()
     objective = Objective(experiment)
-    return encode_pages(model, [batch], Alone(), objective, weights_at(experiment, 1.0, 2.0))
+    return encode_pages(model, [batch], OneRank(), objective, weights_at(experiment, 1.0, 2.0))
 
 
-def change(pages: EncodedPages, probe: str) -> float:
-    """The most that a probe changes a page's L1."""
+def largest_change(pages: EncodedPages, probe: str) -> float:
+    """Return the largest change of a page's L1 by a probe."""
     return float((pages.values[f"l1_{probe}"] - pages.values["l1"]).abs().max())
 
 
 @pytest.mark.parametrize("skips", ["gated", "hierarchical"])
-def test_the_probes_tell_a_decoder_that_ignores_its_latent(skips):
-    honest, ignorant = probe(False, skips), probe(True, skips)
-    assert change(ignorant, "shuffled") < 1e-6
-    assert change(honest, "shuffled") > 1e-4
-    # What it knows of the page came through the skips.
-    assert change(ignorant, "without_skips") > 1e-4
+def test_probes_detect_a_decoder_that_ignores_the_latent(skips):
+    using = encode_four_pages(skips)
+    ignoring = encode_four_pages(skips, ignores_z=True)
+    assert largest_change(ignoring, "shuffled") < 1e-6
+    assert largest_change(using, "shuffled") > 1e-4
+    # All its information about the page comes through the skip connections.
+    assert largest_change(ignoring, "without_skips") > 1e-4
 
 
-def test_without_skips_there_is_nothing_to_probe_but_the_noise():
-    found = summarise(probe(False, "none"))
-    assert {"l1_sampled", "ssim_sampled"} <= set(found)
-    assert not [name for name in found if "shuffled" in name or "without" in name]
+def test_a_model_without_skip_connections_has_one_probe():
+    metrics = summarise(encode_four_pages("none"))
+    assert {"l1_sampled", "ssim_sampled"} <= set(metrics)
+    assert not [name for name in metrics if "shuffled" in name or "without" in name]
+
+
+def test_a_registered_metric_appears_in_validation_and_in_baselines(monkeypatch):
+    """One function registered in one place, as the recipe for a new metric says."""
+
+    def brightness_error(reconstruction, page, heights):
+        return (reconstruction.mean(dim=(1, 2, 3)) - page.mean(dim=(1, 2, 3))).abs()
+
+    monkeypatch.setitem(PIXEL_METRICS, "brightness_error", PixelMetric(brightness_error, 1))
+    pages = encode_four_pages("none")
+    expected = float(pages.values["brightness_error"].mean())
+    assert summarise(pages)["brightness_error"] == pytest.approx(expected)
+    assert expected > 0
+    blank = constant_page(torch.zeros(1, 1, 64, 64))
+    batch = four_pages()
+    scores = score_reconstructions(blank, [batch], OneRank())
+    assert scores["brightness_error"] == pytest.approx(float(batch.images().mean()), rel=1e-5)
+
+
+def test_pages_below_a_metrics_min_rows_are_excluded(monkeypatch):
+    metric = PixelMetric(lambda reconstruction, page, heights: heights.float(), 20)
+    monkeypatch.setitem(PIXEL_METRICS, "height", metric)
+    heights = torch.tensor([10, 20, 40])
+    energies = dict.fromkeys(GRADIENT_ENERGIES, torch.ones(3).double())
+    means = page_means({"height": heights.double(), "l1": heights.double(), **energies}, heights)
+    assert means["height"] == 30
+    assert means["l1"] == pytest.approx(70 / 3)

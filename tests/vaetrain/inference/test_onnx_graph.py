@@ -1,0 +1,43 @@
+"""Exported graphs in onnxruntime, compared with PyTorch."""
+
+import pytest
+
+from shards.errors import UserError
+from tests.vaetrain.model.test_vae import ARCHITECTURES, WIDTH, a_model
+from vaetrain import load_model
+from vaetrain.inference import onnx_graph
+from vaetrain.inference.onnx_graph import (
+    TOLERANCE,
+    DecoderGraph,
+    EncoderGraph,
+    WholeGraph,
+    largest_difference,
+    write_graph,
+)
+
+MAX_HEIGHT = 2048
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("architecture", ARCHITECTURES, ids=lambda a: "-".join(a.values()))
+def test_every_architecture_equals_pytorch_at_any_batch_size_and_height(architecture, tmp_path):
+    model = a_model(**architecture).requires_grad_(False)
+    graph = WholeGraph(model)
+    write_graph(graph, tmp_path / "model.onnx", WIDTH, MAX_HEIGHT)
+    sizes = [(batch, (rows, WIDTH)) for batch in (1, 3, 16) for rows in (64, 80, 512, MAX_HEIGHT)]
+    assert largest_difference(graph, tmp_path / "model.onnx", sizes) <= TOLERANCE
+
+
+@pytest.mark.parametrize("graph", ["decoder", pytest.param("encoder", marks=pytest.mark.slow)])
+def test_separate_encoder_and_decoder_equal_pytorch(graph, run_folder, tmp_path):
+    model = load_model(run_folder / "run")
+    graph = EncoderGraph(model) if graph == "encoder" else DecoderGraph(model, 64, 128)
+    write_graph(graph, tmp_path / "part.onnx", 64, 128)
+    assert largest_difference(graph, tmp_path / "part.onnx", [(5, (96, 64))]) <= TOLERANCE
+
+
+def test_a_graph_that_differs_from_pytorch_is_refused(run_folder, tmp_path, monkeypatch):
+    monkeypatch.setattr(onnx_graph, "largest_difference", lambda *_: 0.5)
+    graph = DecoderGraph(load_model(run_folder / "run"), 64, 128)
+    with pytest.raises(UserError, match=r"differs from PyTorch by 0\.5"):
+        write_graph(graph, tmp_path / "decoder.onnx", 64, 128)

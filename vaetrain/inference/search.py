@@ -1,0 +1,50 @@
+"""Search for the pages of some shards that are most similar to a query page."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from shards.reading.batch import Batch
+from vaetrain.data.loading import PageReader
+from vaetrain.inference.trained_model import TrainedModel
+from vaetrain.model.similarity import Similarity
+from vaetrain.page_pictures import cut_pages
+
+
+@dataclass(frozen=True)
+class SearchResult:
+    """A page with its distance from the query, 0 to 2.45 (see `vaetrain.model.similarity`)."""
+
+    id: int
+    key: str
+    label: str
+    template: str
+    distance: float
+
+
+def search_pages(
+    trained: TrainedModel, data: PageReader, query: Batch, count: int
+) -> list[SearchResult]:
+    """Return the `count` pages nearest to a single page, nearest first."""
+    ids, mu, logvar, structure = trained.search_features_of_all(data)
+    space = Similarity(mu, logvar, structure)
+    query_mu, _, query_structure = (tensor.cpu() for tensor in trained.search_features(query))
+    query_vector = space.vectors(query_mu, query_structure)
+    distances = (space.vectors(mu, structure) - query_vector).norm(dim=1)
+    nearest = distances.argsort(stable=True)[:count]
+    results, index = [], data.index
+    for number, distance in zip(ids[nearest].numpy(), distances[nearest].tolist(), strict=True):
+        row = index.table[number]
+        label, template = index.labels[row["label"]], index.templates[row["template"]]
+        key = data.collator.files.key(number)
+        results.append(SearchResult(number, key, label, template, distance))
+    return results
+
+
+def result_pictures(data: PageReader, results: list[SearchResult]) -> list[np.ndarray]:
+    """Return the pictures of found pages, uint8 (height, W) each."""
+    ids = np.array([result.id for result in results])
+    batch = data.collator.batch(ids, np.zeros_like(ids), training=False)
+    return cut_pages(batch.images(), batch.heights)
