@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import NoReturn
 
 from shards.errors import UserError
-from shards.extras import require
 from shards.location import require_driver
 from vaetrain.augmentation.policy import load_policy
 from vaetrain.cli import refuse
@@ -23,6 +22,7 @@ from vaetrain.config.experiment import load_experiment
 from vaetrain.engines.engine_files import read_engine_file
 from vaetrain.engines.spec import Launch, running_launch
 from vaetrain.settings import ConfigError
+from vaetrain.trackers.table import require_trackers
 
 RELAUNCHED = "VAETRAIN_RELAUNCHED"  # environment variable: set after one relaunch; never twice
 
@@ -46,8 +46,7 @@ def start(argv: list[str]) -> Command:
         experiment.batching(asked.world_size)
         load_policy(experiment.augment, experiment.data.folder)
         require_driver(experiment.data.folder, f"data.shards={experiment.data.shards}")
-        for name in set(experiment.trackers) - {"tensorboard"}:
-            require(name, "track", f"tracker={experiment.tracker}")
+        require_trackers(experiment.trackers, f"tracker={experiment.tracker}")
         if asked != running:
             _relaunch(arguments.config_file, asked, running, argv)
     except UserError as error:

@@ -140,13 +140,13 @@ class Steps:
         On a GPU each phase is waited for, so that their sum may exceed a step's time.
         """
         watch = self.training.watch
-        watch.settle = lambda: synchronize(self.engine.device)
+        watch.synchronise = lambda: synchronize(self.engine.device)
         watch.restart(watch.images)
         for _ in range(count):
             self.training.step(self.batches)
             self.training.stop.agreed()
         seconds = {name: value / count for name, value in watch.seconds.items()}
-        watch.settle = lambda: None
+        watch.synchronise = lambda: None
         return seconds | {"other": watch.elapsed / count - sum(seconds.values())}
 
     def between_steps(self) -> dict[str, float]:

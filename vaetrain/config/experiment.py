@@ -33,6 +33,7 @@ from vaetrain.settings import (
     read_yaml,
     setting,
 )
+from vaetrain.trackers.table import TRACKERS
 
 
 @dataclass
@@ -52,8 +53,8 @@ class Experiment:
     train: TrainConfig = dataclasses.field(default_factory=TrainConfig)
     tracker: str = setting(
         "tensorboard",
-        "who is shown the run, beside metrics.jsonl",
-        choices=("tensorboard", "mlflow", "wandb", "none"),
+        "experiment trackers, beside metrics.jsonl",
+        choices=(*TRACKERS, "none"),
         several=True,
     )
 
@@ -69,7 +70,7 @@ class Experiment:
 
     @property
     def trackers(self) -> list[str]:
-        """The names in `tracker`; `none` is nobody's."""
+        """Names of the trackers in `tracker`, without `none`."""
         return [name for name in self.tracker.split(",") if name != "none"]
 
 

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.nn.functional import adaptive_avg_pool2d
 
 from shards.errors import one_line
@@ -14,31 +12,20 @@ from vaetrain.data.loading import EVALUATION_BATCH, TrainingData
 from vaetrain.evaluation.latents import in_posterior_stds
 from vaetrain.model.blocks import fit_rows
 from vaetrain.page_pictures import BRIGHTNESS
+from vaetrain.trackers.base import Projection
 
-PROJECTED, SPRITE = 512, 32  # pages in the projector, and pixels of a side of each
-
-
-class Projection(NamedTuple):
-    """What TensorBoard's embedding projector shows.
-
-    Attributes:
-        vectors: (N, D).
-        sprites: (N, 1, 32, 32) in [0, 1], the top of each page.
-        columns: what the names of a page are.
-        names: of each page, one in each column.
-    """
-
-    vectors: Tensor
-    sprites: Tensor
-    columns: list[str]
-    names: list[list[str]]
+MAX_PAGES = 512
+SPRITE = 32  # pixels of a sprite's side
 
 
 @torch.no_grad()
 def project_latents(model: nn.Module, data: TrainingData) -> Projection:
-    """The latents of validation pages, at most `PROJECTED`, in posterior deviations."""
+    """Encode at most `MAX_PAGES` evenly spaced validation pages.
+
+    Latents are in units of posterior standard deviations, see `in_posterior_stds`.
+    """
     device = next(model.parameters()).device
-    count = min(PROJECTED, len(data.val))
+    count = min(MAX_PAGES, len(data.val))
     ids = data.val.ids_at(np.linspace(0, len(data.val) - 1, count).round().astype(int))
     mus, logvars, sprites = [], [], []
     for part in torch.from_numpy(ids).split(EVALUATION_BATCH):

@@ -1,4 +1,4 @@
-"""The record of a run: whole lines, continued where the checkpoint was."""
+"""Records of a run: complete lines, continued from the checkpoint after a resume."""
 
 import json
 import time
@@ -14,18 +14,18 @@ from vaetrain.settings import ConfigError
 QUIET = load_experiment(None, ["tracker=none"])
 
 
-def a_log(folder, images=0, enabled=True) -> RunLog:
+def open_log(folder, images=0, enabled=True) -> RunLog:
     return RunLog(folder, QUIET, horizon=100, images=images, enabled=enabled)
 
 
-def test_what_lies_beyond_the_checkpoint_is_dropped(tmp_path):
-    log = a_log(tmp_path)
+def test_lines_after_the_checkpoint_are_dropped(tmp_path):
+    log = open_log(tmp_path)
     for images in (16, 32, 48):
         log.write_metrics("train", images, {"loss": 1.0 / images, "unmeasured": None})
     log.close()
     with (tmp_path / METRICS_FILE).open("a") as file:
         file.write('{"split": "train", "images": 64, "lo')  # a crash in the middle of a line
-    log = a_log(tmp_path, images=32)
+    log = open_log(tmp_path, images=32)
     log.write_metrics("train", 40, {"loss": 9.0})
     log.close()
     lines = read_metrics(tmp_path / METRICS_FILE)
@@ -33,15 +33,15 @@ def test_what_lies_beyond_the_checkpoint_is_dropped(tmp_path):
     assert lines[0] == {"split": "train", "images": 16, "loss": 1.0 / 16}
 
 
-def test_lines_are_there_as_soon_as_they_are_written(tmp_path):
-    log = a_log(tmp_path)
+def test_lines_are_in_the_file_as_soon_as_they_are_written(tmp_path):
+    log = open_log(tmp_path)
     log.write_metrics("val", 16, {"l1": 0.5})
     assert json.loads((tmp_path / METRICS_FILE).read_text())["l1"] == 0.5
     log.close()
 
 
-def test_a_full_disk_loses_no_line_and_cuts_none(full_disk, capsys):
-    log = a_log(full_disk.folder)
+def test_a_full_disk_neither_loses_nor_truncates_lines(full_disk, capsys):
+    log = open_log(full_disk.folder)
     log.write_metrics("train", 16, {"loss": 1.0})
     path = full_disk.folder / METRICS_FILE
     with full_disk.filled():
@@ -55,8 +55,8 @@ def test_a_full_disk_loses_no_line_and_cuts_none(full_disk, capsys):
     log.sync()
     log.close()
     assert [line["images"] for line in read_metrics(path)] == [16, 32, 48, 64, 80]
-    (told,) = capsys.readouterr().out.splitlines()
-    assert told.startswith(f"warning: {path}: cannot be written (")
+    (message,) = capsys.readouterr().out.splitlines()
+    assert message.startswith(f"warning: {path}: cannot be written (")
 
 
 @pytest.mark.parametrize("text", ["\0\0\0\n", "[1]\n", '{"split": "train"}\n', "{\n"])
@@ -64,12 +64,12 @@ def test_a_damaged_line_is_named(tmp_path, text):
     path = tmp_path / METRICS_FILE
     path.write_text('{"split": "train", "images": 16}\n' + text)
     with pytest.raises(ConfigError, match=r"metrics\.jsonl: line 2 is damaged") as refusal:
-        a_log(tmp_path, images=16)
+        open_log(tmp_path, images=16)
     assert "\n" not in str(refusal.value)
 
 
 def test_only_the_main_process_writes(tmp_path, capsys):
-    log = a_log(tmp_path, enabled=False)
+    log = open_log(tmp_path, enabled=False)
     log.write_metrics("train", 16, {"loss": 1.0})
     log.print("hello")
     log.close()
@@ -77,7 +77,7 @@ def test_only_the_main_process_writes(tmp_path, capsys):
     assert capsys.readouterr().out == ""
 
 
-def test_the_summary_sets_the_run_beside_its_baselines(tmp_path):
+def test_summary_lists_the_run_and_its_baselines(tmp_path):
     scores = {"l1": 0.0125, "ssim": 0.91}
     results = {
         "images": 160,
@@ -91,14 +91,14 @@ def test_the_summary_sets_the_run_beside_its_baselines(tmp_path):
     assert len(summary_lines(tmp_path, {"images": 1, "best": {}, "baselines": {}})) == 2
 
 
-def test_a_stopwatch_tells_phases_from_pauses(monkeypatch):
+def test_stopwatch_excludes_pauses_from_the_elapsed_time(monkeypatch):
     now = [0.0]
     monkeypatch.setattr(time, "perf_counter", lambda: now[0])
 
     def pass_by(seconds: float) -> None:
         now[0] += seconds
 
-    watch = Stopwatch(settle=lambda: pass_by(0.5))
+    watch = Stopwatch(synchronise=lambda: pass_by(0.5))
     for _ in range(2):
         with watch.phase("data"):
             pass_by(1.0)

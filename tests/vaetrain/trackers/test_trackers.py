@@ -1,5 +1,6 @@
-"""Who is shown a run: several at once, the same run after an interruption, and never in its way."""
+"""Trackers: several at once, the same run after a resume, and failing services."""
 
+import importlib
 import importlib.util
 import os
 import shutil
@@ -25,6 +26,8 @@ from vaetrain import load_model, startup
 from vaetrain.config.experiment import load_experiment
 from vaetrain.reporting.run_log import RunLog, read_metrics
 from vaetrain.settings import ConfigError
+from vaetrain.trackers.base import RunTracker, TrackedRun
+from vaetrain.trackers.table import TRACKERS, TrackerSpec
 
 REPO = Path(__file__).resolve().parents[3]
 SMALL = (
@@ -48,55 +51,113 @@ def test_several_trackers_at_once(text):
 
 
 @pytest.mark.parametrize("text", ["tensorboard,none", "mlflow,mlflow", "mlflow,", "comet"])
-def test_what_is_no_tracker_is_refused(text):
+def test_an_unknown_or_repeated_tracker_is_refused(text):
     with pytest.raises(ConfigError, match=r"^tracker: .*allowed: tensorboard \| mlflow \| wandb"):
         load_experiment(None, [f"tracker={text}"])
 
 
-def test_a_tracker_that_is_not_installed_is_refused_before_anything_starts(monkeypatch, capsys):
-    found = importlib.util.find_spec
+def test_a_tracker_that_is_not_installed_is_refused_at_the_start(monkeypatch, capsys):
+    real = importlib.util.find_spec
 
     def find_spec(name: str) -> object:
-        return None if name == "wandb" else found(name)
+        return None if name == "wandb" else real(name)
 
     monkeypatch.setattr("importlib.util.find_spec", find_spec)
-    with pytest.raises(SystemExit) as left:
+    with pytest.raises(SystemExit) as exit_:
         startup.start(["tracker=tensorboard,wandb"])
-    assert left.value.code == 2
+    assert exit_.value.code == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith("error: tracker=tensorboard,wandb needs wandb")
     assert "pip install -e '.[track]'" in line
 
 
-class Gone:
-    """A tracker whose service went away."""
+class RecordingTracker(RunTracker):
+    """A new tracker: one class, which the test below adds to the table."""
 
-    name = "gone"
+    name = "recording"
+
+    def __init__(self, run: TrackedRun) -> None:
+        self.run = run
+        self.points: list[tuple[int, dict]] = []
+
+    def start(self) -> None:
+        self.run_id = self.run.run_id or "first"
+
+    def store_init_configuration(self, values: dict) -> None:
+        self.settings = values
+
+    def log(self, values: dict, step: int) -> None:
+        self.points.append((step, values))
+
+    def finish(self) -> None:
+        pass
+
+
+def test_a_class_in_the_table_is_a_tracker(tmp_path, monkeypatch):
+    """One class and one entry, as the recipe for a new tracker says."""
+    spec = TrackerSpec(__name__, "RecordingTracker", "json")
+    monkeypatch.setitem(TRACKERS, "recording", spec)
+    experiment = load_experiment(None, ["name=mine"])
+    monkeypatch.setattr(type(experiment), "trackers", ["recording"])
+    for images in (0, 8):
+        log = RunLog(tmp_path, experiment, horizon=64, images=images, enabled=True)
+        log.start_trackers()
+        (tracker,) = log.trackers
+        assert tracker.run == TrackedRun(tmp_path, "mine", images, "first" if images else None)
+        log.write_metrics("train", images + 8, {"loss": 1.0})
+        log.close()
+        assert tracker.points == [(images + 8, {"train/loss": 1.0})]
+        assert tracker.settings["name"] == "mine"
+
+
+def test_every_tracker_of_the_table_is_a_choice_of_the_setting():
+    for name, spec in TRACKERS.items():
+        assert load_experiment(None, [f"tracker={name}"]).trackers == [name]
+        tracker_class = getattr(importlib.import_module(spec.module), spec.class_name)
+        assert issubclass(tracker_class, RunTracker)
+
+
+def test_the_table_imports_neither_torch_nor_a_tracker():
+    """The check of settings must not wait for these imports."""
+    code = "import sys, vaetrain.trackers.table; print(*sys.modules)"
+    command = [sys.executable, "-c", code]
+    done = subprocess.run(command, cwd=REPO, capture_output=True, text=True, check=True)
+    assert not {"torch", "tensorboard", "mlflow", "wandb"} & set(done.stdout.split())
+
+
+class FailingTracker:
+    """A tracker whose service stopped."""
+
+    name = "failing"
     failures = (ConnectionError,)
 
     def log(self, values: dict, step: int) -> None:
         raise ConnectionError("no\nanswer")
 
 
-def test_a_service_that_goes_away_does_not_end_the_run(tmp_path, capsys):
+def test_a_failing_tracker_is_switched_off_and_the_run_continues(tmp_path, capsys):
     quiet = load_experiment(None, ["tracker=none"])
     log = RunLog(tmp_path, quiet, horizon=32, images=0, enabled=True)
-    told = []
-    stays = SimpleNamespace(
-        name="stays", failures=(), log=lambda values, step: told.append(step), finish=lambda: None
+    steps = []
+    working = SimpleNamespace(
+        name="working",
+        failures=(),
+        log=lambda values, step: steps.append(step),
+        finish=lambda: None,
     )
-    log.trackers = [Gone(), stays]
+    log.trackers = [FailingTracker(), working]
     log.write_metrics("train", 8, {"loss": 1.0})
     log.write_metrics("train", 16, {"loss": 0.5})
     log.close()
-    assert told == [8, 16]
-    assert capsys.readouterr().out.count("gone is told no more: no answer") == 1
+    assert steps == [8, 16]
+    message = "warning: tracker failing failed and is switched off: no answer"
+    assert capsys.readouterr().out.count(message) == 1
     assert len(read_metrics(tmp_path / "metrics.jsonl")) == 2
 
 
 @pytest.fixture
 def local_store(tmp_path, monkeypatch) -> Iterator[Path]:
-    """A folder of runs without a server."""
+    """A folder of runs with a local MLflow store, no server."""
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     monkeypatch.setenv("MLFLOW_DISABLE_TELEMETRY", "true")
     yield tmp_path
@@ -112,12 +173,12 @@ def an_mlflow_log(runs: Path, images: int, *settings: str) -> RunLog:
     return log
 
 
-def test_mlflow_goes_on_with_the_same_run(local_store):
+def test_mlflow_continues_the_same_run_after_a_resume(local_store):
     log = an_mlflow_log(local_store, 0)
     for images in (8, 16, 24):
         log.write_metrics("train", images, {"loss": 1 / images})
     log.close()
-    (run_id,) = {run.info.run_id for run in mlflow.search_runs(**everywhere())}
+    (run_id,) = {run.info.run_id for run in mlflow.search_runs(**all_experiments())}
     assert mlflow.get_run(run_id).info.status == "KILLED"
 
     log = an_mlflow_log(local_store, 16, "train.epochs=7")
@@ -129,7 +190,7 @@ def test_mlflow_goes_on_with_the_same_run(local_store):
     log.write_final_model(local_store / "final")
     log.close()
 
-    (run,) = mlflow.search_runs(**everywhere())
+    (run,) = mlflow.search_runs(**all_experiments())
     assert (run.info.run_id, run.info.run_name, run.info.status) == (run_id, "mine", "FINISHED")
     history = mlflow.MlflowClient().get_metric_history(run_id, "train/loss")
     assert [(point.step, point.value) for point in history] == [(n, 1 / n) for n in (8, 16, 24, 32)]
@@ -140,11 +201,11 @@ def test_mlflow_goes_on_with_the_same_run(local_store):
     assert run.info.artifact_uri.startswith((local_store / "mlartifacts").as_uri())
 
 
-def everywhere() -> dict:
+def all_experiments() -> dict:
     return {"search_all_experiments": True, "output_format": "list"}
 
 
-def test_a_server_that_is_not_there_is_refused_in_one_line(local_store, monkeypatch):
+def test_an_unreachable_server_is_refused_with_one_line(local_store, monkeypatch):
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
     with pytest.raises(ConfigError, match=r"^tracker: mlflow: .*127\.0\.0\.1") as refusal:
@@ -152,7 +213,7 @@ def test_a_server_that_is_not_there_is_refused_in_one_line(local_store, monkeypa
     assert "\n" not in str(refusal.value)
 
 
-def test_tensorboard_has_the_settings_beside_the_final_metrics_in_one_run(tmp_path):
+def test_tensorboard_has_settings_and_final_metrics_in_one_run(tmp_path):
     experiment = load_experiment(None, ["tracker=tensorboard"])
     log = RunLog(tmp_path, experiment, horizon=64, images=0, enabled=True)
     log.start_trackers()
@@ -216,7 +277,7 @@ def wait_until_healthy(address: str, process: subprocess.Popen) -> None:
 
 
 def train(run_dir: Path, *settings: str, **environment: str) -> str:
-    """Run a training that must succeed; its output."""
+    """Run a training, which must succeed, and return its output."""
     done = subprocess.run(
         [sys.executable, "vaetrain/train.py", "--run-dir", str(run_dir), *SMALL, *settings],
         cwd=REPO,
@@ -230,7 +291,7 @@ def train(run_dir: Path, *settings: str, **environment: str) -> str:
 
 
 @pytest.mark.slow
-def test_an_mlflow_server_holds_the_run_and_the_model(tmp_path, shards, server):
+def test_an_mlflow_server_has_the_run_and_the_model(tmp_path, shards, server):
     settings = (f"data.shards={shards}", "tracker=tensorboard,mlflow")
     where = {"MLFLOW_TRACKING_URI": server}
     train(tmp_path / "run", *settings, "train.max_images=16", **where)
@@ -248,9 +309,9 @@ def test_an_mlflow_server_holds_the_run_and_the_model(tmp_path, shards, server):
             (line["images"], pytest.approx(line[name])) for line in lines if line["split"] == split
         ]
     kept = client.download_artifacts(run.info.run_id, "final", str(tmp_path))
-    ours, theirs = load_model(tmp_path / "run").state_dict(), load_model(kept).state_dict()
-    assert ours.keys() == theirs.keys()
-    assert all(torch.equal(ours[name], theirs[name]) for name in ours)
+    expected, stored = load_model(tmp_path / "run").state_dict(), load_model(kept).state_dict()
+    assert expected.keys() == stored.keys()
+    assert all(torch.equal(expected[name], stored[name]) for name in expected)
     assert list((tmp_path / "run" / "events").rglob("events.out.*"))
 
 
@@ -270,7 +331,7 @@ def test_weights_and_biases_works_offline(tmp_path, shards):
 def test_tensorboard_opens_in_a_browser_without_an_error(tmp_path, shards):
     browser = shutil.which("chromium") or shutil.which("google-chrome")
     if browser is None:
-        pytest.skip("there is no Chromium on this machine")
+        pytest.skip("no Chromium on this machine")
     train(tmp_path / "run", f"data.shards={shards}", "train.max_images=16")
     port = free_port()
     command = [sys.executable, "-m", "tensorboard.main", "--logdir", str(tmp_path / "run")]
