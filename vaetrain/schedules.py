@@ -9,7 +9,8 @@ import math
 from dataclasses import dataclass
 
 from vaetrain.losses.config import BetaConfig, CurriculumConfig, ObjectiveSettings
-from vaetrain.losses.weights import PICTURE_TERMS, Weights
+from vaetrain.losses.terms import TERMS
+from vaetrain.losses.weights import Weights
 from vaetrain.model.config import SkipConfig
 from vaetrain.settings import setting
 
@@ -83,12 +84,13 @@ def ramp(epoch: float, length: float) -> float:
 def weights_at(experiment: ObjectiveSettings, epoch: float, epochs: float) -> Weights:
     """The weights at an epoch of a training that lasts `epochs`: curriculum, beta and capacity."""
     beta = experiment.beta
-    settings = {term: getattr(experiment.loss, term) for term in PICTURE_TERMS}
-    settings = phase_at(experiment.curriculum, settings | {"beta": beta.max}, epoch)
-    settings["beta"] *= beta_share(beta, epoch, epochs)
+    start = {term.name: getattr(experiment.loss, term.name) for term in TERMS}
+    terms = phase_at(experiment.curriculum, start | {"beta": beta.max}, epoch)
+    peak = terms.pop("beta")
+    capacity = None
     if beta.capacity is not None:
-        settings["capacity"] = beta.capacity * ramp(epoch, beta.capacity_epochs)
-    return Weights(**settings)
+        capacity = beta.capacity * ramp(epoch, beta.capacity_epochs)
+    return Weights(terms, peak * beta_share(beta, epoch, epochs), capacity)
 
 
 def phase_at(

@@ -54,7 +54,7 @@ def gradient(engine: Engine, micro: int, settings: list[str]) -> dict[str, torch
         accumulation=share // micro,
         clip_norm=0.0,
     )
-    objective, weights = Objective(experiment), Weights(ssim=0.1, beta=1.0)
+    objective, weights = Objective(experiment), Weights({"recon": 1.0, "ssim": 0.1}, beta=1.0)
     images, total = pages(), torch.zeros(())
     for turn in range(share // micro):
         # As the trainer cuts it: a step's micro batches one after another, ranks side by side.

@@ -84,7 +84,7 @@ class Step:
             for name, buffer in module.named_buffers(recurse=False):
                 setattr(module, name, buffer.to(device))
         self.controller = KLController(experiment.beta, device)
-        self.terms = dict.fromkeys(self.objective.terms, 0.5)
+        self.terms = {term.name: 0.5 for term in self.objective.terms}
 
     def losses(self, batch: Batch, spoil=lambda images: images):
         inputs, targets = self.augment(batch, 0)
@@ -92,7 +92,7 @@ class Step:
         noise = draw_noise(self.model, keys, batch.size, gate=0.5, dropout=0.3)
         shares = self.mixup.shares(0, batch.epochs, batch.ids)
         output = self.model(spoil(inputs), batch.heights, noise, shares)
-        weights = Weights(**self.terms, beta=self.controller.beta, capacity=3.0)
+        weights = Weights(self.terms, beta=self.controller.beta, capacity=3.0)
         losses, parts = self.objective(output, targets, batch.heights, weights, 2 * shares)
         self.controller.update(parts["kl"].mean(), losses.isfinite().all())
         return losses, parts

@@ -111,7 +111,7 @@ def checked_together(experiment: Experiment) -> Experiment:
             f"data.retry_seconds: {data.retry_seconds:g} must be less than "
             f"train.timeout_seconds={train.timeout_seconds:g}, for which the other ranks wait"
         )
-    if (experiment.loss.pixel == "bce") != (experiment.model.output == "sigmoid"):
+    if experiment.loss.on_logits != (experiment.model.output == "sigmoid"):
         raise ConfigError(
             "loss.pixel: bce and model.output=sigmoid need one another; here they are "
             f"loss.pixel={experiment.loss.pixel} and model.output={experiment.model.output}"

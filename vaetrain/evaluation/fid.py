@@ -13,7 +13,7 @@ from pickle import UnpicklingError
 import torch
 from torch import Tensor, nn
 
-from vaetrain.losses.perceptual import torch_cache
+from vaetrain.losses.backbones import torch_cache
 from vaetrain.model.masked import keep, rows_at
 from vaetrain.model.sizes import STRIDES
 from vaetrain.settings import ConfigError

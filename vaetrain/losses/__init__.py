@@ -1,1 +1,1 @@
-"""Losses and the objective."""
+"""Loss functions, the table of loss terms, and the objective."""

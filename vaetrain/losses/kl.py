@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from vaetrain.losses.config import BetaConfig
 from vaetrain.model.gaussian import gaussian_kl
 from vaetrain.model.vae import VAEOutput
 
@@ -17,3 +18,27 @@ def kl_per_page_and_dimension(output: VAEOutput) -> Tensor:
     """
     kl = gaussian_kl(output.mu, output.logvar)
     return torch.cat([kl.flatten(2).sum(dim=2) if kl.dim() > 2 else kl, output.ladder], dim=1)
+
+
+def kl_loss(
+    kl: Tensor, config: BetaConfig, capacity: float | None, heights: Tensor, width: int
+) -> Tensor:
+    """Reduce the KL (B, K) of `kl_per_page_and_dimension` to the value that beta multiplies: (B,).
+
+    Each dimension counts at least `free_bits` nats, so below that it has no gradient (Kingma et al.
+    2016, appendix C.8, here for each page by itself). With a capacity the distance of the sum from
+    the capacity is minimised (Burgess et al. 2018, eq. 8). `config.reduction` is applied last.
+
+    Args:
+        capacity: nats per page; None: the KL itself is minimised.
+        heights: Long (B,), valid rows.
+        width: pixels of a page's row.
+    """
+    total = kl.clamp(min=config.free_bits).sum(dim=1)
+    if capacity is not None:
+        total = (total - capacity).abs()
+    if config.reduction == "mean":
+        return total / kl.shape[1]
+    if config.reduction == "pixel":
+        return total / (heights * width)
+    return total

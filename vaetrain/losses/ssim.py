@@ -9,44 +9,45 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from vaetrain.losses.pixel import _page_mean
+from vaetrain.losses.page_means import masked_mean
 from vaetrain.model.precision import full_precision
 
-WINDOW = 11  # pixels of SSIM's Gaussian window
-
-
-SIGMA = 1.5
-
-
-SSIM_C1, SSIM_C2 = 0.01**2, 0.03**2  # of a data range of 1
-
-
+WINDOW = 11  # pixels of the Gaussian window
+SIGMA = 1.5  # of the window
+SSIM_C1, SSIM_C2 = 0.01**2, 0.03**2  # for a data range of 1
 MS_SSIM_WEIGHTS = (0.0448, 0.2856, 0.3001, 0.2363, 0.1333)
-
-
-MS_SSIM_FLOOR = 1e-3  # below it a level's power is continued by a line, whose slope is finite
+# Below this a level's power is continued linearly: the gradient of x^w is infinite at 0.
+MS_SSIM_FLOOR = 1e-3
 
 
 @full_precision
 def ssim(prediction: Tensor, target: Tensor, heights: Tensor) -> Tensor:
-    """Structural similarity (Wang et al. 2004), mean over windows: (B,), 1 for equal pages.
+    """Compute SSIM (Wang et al. 2004), the mean over windows: (B,), 1 for equal pages.
 
-    An 11-pixel Gaussian window of sigma 1.5, no border padding, data range 1; only windows wholly
-    on the page count. A page with fewer than 11 rows has no window and scores a constant 1, so that
-    a loss of `1 - ssim` ignores it; leave it out of metrics. Images must be 11 pixels wide.
+    The window is Gaussian, 11 pixels wide with sigma 1.5; the data range is 1. Borders are not
+    padded, and only windows that lie wholly on the page count. A page of fewer than 11 rows has no
+    window and scores a constant 1, so that a loss of `1 - ssim` ignores it; exclude such pages from
+    metrics. Images must be at least 11 pixels wide.
+
+    Args:
+        prediction, target: (B, 1, H, W) in [0, 1].
+        heights: Long (B,), valid rows.
     """
-    similarity, _ = _structure(prediction, target, heights)
+    similarity, _ = _ssim_terms(prediction, target, heights)
     return similarity
 
 
 @full_precision
 def ms_ssim(prediction: Tensor, target: Tensor, heights: Tensor) -> Tensor:
-    """Multi-scale SSIM (Wang et al. 2003): (B,) in [0, 1], 1 for equal pages.
+    """Compute multi-scale SSIM (Wang et al. 2003): (B,) in [0, 1], 1 for equal pages.
 
-    Levels go on halving as long as the page's shorter side holds a window, five at most; with
-    fewer, their weights are scaled to sum 1. Five levels (sides over 160) are those of
-    pytorch-msssim, down to its alignment of odd sides. A level at or below 0 makes the value 0, as
-    there; gradients stay finite, and are 0 then. Pages under 11 rows score a constant 1.
+    Images are halved from level to level while the page's shorter side holds a window, for five
+    levels at most; with fewer levels their weights are scaled to sum 1. With five levels (sides
+    over 160 pixels) the result equals pytorch-msssim's, including its alignment of odd sides. A
+    level at or below 0 makes the result 0, as in pytorch-msssim; the gradient is then finite and 0.
+    Pages of fewer than 11 rows score a constant 1.
+
+    Args: as of `ssim`.
     """
     contrasts, similarities, fits = [], [], []
     levels = _levels(prediction.shape[3])
@@ -54,22 +55,22 @@ def ms_ssim(prediction: Tensor, target: Tensor, heights: Tensor) -> Tensor:
         if level:
             prediction, _ = _halve(prediction, heights)
             target, heights = _halve(target, heights)
-        similarity, contrast = _structure(prediction, target, heights)
+        similarity, contrast = _ssim_terms(prediction, target, heights)
         contrasts.append(contrast)
         similarities.append(similarity)
         fits.append(heights >= WINDOW)
     used = torch.stack(fits).to(similarity.dtype)
-    last = used * (1 - F.pad(used[1:], (0, 0, 0, 1)))  # the one level that also counts luminance
+    last = used * (1 - F.pad(used[1:], (0, 0, 0, 1)))  # only the last level includes luminance
     values = torch.where(last > 0, torch.stack(similarities), torch.stack(contrasts))
-    # Not one tensor of the weights: it would be copied from the host at every step.
+    # A tensor of MS_SSIM_WEIGHTS would be copied from the host at every step.
     weights = torch.stack([w * row for w, row in zip(MS_SSIM_WEIGHTS, used, strict=False)])
     weights = weights / weights.sum(dim=0).clamp(min=MS_SSIM_WEIGHTS[0])
     powers = values.clamp(min=MS_SSIM_FLOOR).pow(weights) * (values / MS_SSIM_FLOOR).clamp(0, 1)
     return torch.where(used > 0, powers, 1).prod(dim=0)
 
 
-def _structure(x: Tensor, y: Tensor, heights: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean SSIM and mean contrast-structure term over the windows on the page, (B,) each."""
+def _ssim_terms(x: Tensor, y: Tensor, heights: Tensor) -> tuple[Tensor, Tensor]:
+    """Return mean SSIM and mean contrast-structure term over the page's windows, (B,) each."""
     if x.shape[2] < WINDOW:
         ones = x.new_ones(len(x))
         return ones, ones
@@ -80,29 +81,30 @@ def _structure(x: Tensor, y: Tensor, heights: Tensor) -> tuple[Tensor, Tensor]:
     contrast = contrast / (power - mean_power + SSIM_C2)
     similarity = (2 * mean_product + SSIM_C1) / (mean_power + SSIM_C1) * contrast
     windows = heights - (WINDOW - 1)
-    none = windows < 1
+    has_no_window = windows < 1
     return (
-        _page_mean(similarity, windows).masked_fill(none, 1),
-        _page_mean(contrast, windows).masked_fill(none, 1),
+        masked_mean(similarity, windows).masked_fill(has_no_window, 1),
+        masked_mean(contrast, windows).masked_fill(has_no_window, 1),
     )
 
 
 class _Blur(torch.autograd.Function):
-    """The Gaussian window along one dimension, without padding: length n to n - 10.
+    """Gaussian blur along one dimension without padding: length n to n - 10.
 
-    Shifted sums, not a convolution: SSIM subtracts nearly equal second moments, which cuDNN's
-    TF32 would ruin, and on a CPU a convolution of one channel takes five times as long. The
-    window is symmetric, so the gradient is the same blur of the padded gradient.
+    The blur is a sum of shifted images instead of a convolution. SSIM subtracts nearly equal second
+    moments, so the rounding of cuDNN's TF32 convolutions would dominate the result; on a CPU a
+    convolution of one channel takes five times as long. The window is symmetric, so the gradient is
+    the same blur of the padded gradient.
     """
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, dim: int) -> Tensor:
         ctx.dim = dim
         length = x.shape[dim] - (WINDOW - 1)
-        taps = _gaussian()
-        blurred = x.narrow(dim, 0, length) * taps[0]
+        weights = _gaussian()
+        blurred = x.narrow(dim, 0, length) * weights[0]
         for offset in range(1, WINDOW):
-            blurred.add_(x.narrow(dim, offset, length), alpha=taps[offset])
+            blurred.add_(x.narrow(dim, offset, length), alpha=weights[offset])
         return blurred
 
     @staticmethod
@@ -113,14 +115,14 @@ class _Blur(torch.autograd.Function):
 
 
 def _gaussian() -> list[float]:
-    """The window's weights, summing to 1."""
+    """Return the window's weights, which sum to 1."""
     centre = WINDOW // 2
     weights = [math.exp(-((i - centre) ** 2) / (2 * SIGMA**2)) for i in range(WINDOW)]
     return [weight / sum(weights) for weight in weights]
 
 
 def _levels(width: int) -> int:
-    """MS-SSIM levels at which a row of pixels still holds a window, at least one."""
+    """Return the number of MS-SSIM levels at which a row of pixels holds a window, at least 1."""
     levels = 1
     while levels < len(MS_SSIM_WEIGHTS) and -(-width // 2**levels) >= WINDOW:
         levels += 1
@@ -128,13 +130,13 @@ def _levels(width: int) -> int:
 
 
 def _halve(images: Tensor, heights: Tensor) -> tuple[Tensor, Tensor]:
-    """2 x 2 means, and the halved heights, rounded up.
+    """Return the means of 2 x 2 pixels and the halved heights, rounded up.
 
-    An odd side is padded with a zero before its first pixel, as pytorch-msssim does. Whether a
-    page's height is odd is its own affair, so its rows may move down by one here.
+    An odd side is padded with a zero before its first pixel, as pytorch-msssim does. Heights differ
+    within a batch, so only pages of odd height are moved down by one row.
     """
-    page = torch.arange(images.shape[2], device=heights.device) < heights[:, None]
-    images = images.masked_fill(~page[:, None, :, None], 0)
+    on_page = torch.arange(images.shape[2], device=heights.device) < heights[:, None]
+    images = images.masked_fill(~on_page[:, None, :, None], 0)
     height, width = images.shape[2:]
     images = F.pad(images, (width % 2, 0, 0, 1 + (height + 1) % 2))
     moved = F.pad(images, (0, 0, 1, -1))

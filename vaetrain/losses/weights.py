@@ -1,42 +1,34 @@
-"""The weights of the loss terms at one time."""
+"""Weights of the loss terms at one time."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from vaetrain.losses.config import ObjectiveSettings
+from vaetrain.losses.terms import TERMS, LossTerm
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 
-PICTURE_TERMS = ("recon", "ssim", "ms_ssim", "gradient", "perceptual")
-
-
 @dataclass(frozen=True)
 class Weights:
-    """What multiplies each loss now.
+    """Weights of all parts of the objective.
 
     Attributes:
-        recon, ssim, ms_ssim, gradient, perceptual: weights of these losses.
-        beta: weight of the KL, a number, or a scalar on the device where a controller holds it.
-        capacity: nats the KL is drawn towards; None: it is drawn to 0.
+        terms: weights of the loss terms by name; 0 for a term that is left out.
+        beta: weight of the KL: a number, or a scalar on the device if a controller sets it.
+        capacity: target of the KL in nats; None: 0.
     """
 
-    recon: float = 1.0
-    ssim: float = 0.0
-    ms_ssim: float = 0.0
-    gradient: float = 0.0
-    perceptual: float = 0.0
+    terms: Mapping[str, float]
     beta: float | Tensor = 0.0
     capacity: float | None = None
 
 
-def terms_in_use(experiment: ObjectiveSettings) -> list[str]:
-    """The picture losses that weigh something at any time of the training."""
-    used = [
-        {term: getattr(part, term) for term in PICTURE_TERMS}
-        for part in (experiment.loss, *experiment.curriculum.phases)
-    ]
-    return [term for term in PICTURE_TERMS if any(part[term] for part in used)]
+def terms_in_use(experiment: ObjectiveSettings) -> tuple[LossTerm, ...]:
+    """Return the loss terms whose weight is above 0 at any time of the training."""
+    sources = (experiment.loss, *experiment.curriculum.phases)
+    return tuple(term for term in TERMS if any(getattr(source, term.name) for source in sources))

@@ -58,7 +58,7 @@ class TrainingState:
                 discriminator,
                 clock,
                 engine,
-                at_logits=experiment.loss.pixel == "bce",
+                at_logits=experiment.loss.on_logits,
             )
             engine.log(self.gan.plan)
         self.collapse = CollapseMonitor(

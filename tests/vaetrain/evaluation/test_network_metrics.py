@@ -10,9 +10,9 @@ import torch
 from tests.vaetrain.evaluation.conftest import single_page
 from vaetrain.evaluation.fid import frechet_distance
 from vaetrain.evaluation.network_metrics import NetworkMetrics
+from vaetrain.losses.backbones import BACKBONES
 from vaetrain.losses.config import LossConfig
 from vaetrain.losses.factory import find_lpips
-from vaetrain.losses.perceptual import BACKBONES
 
 
 def write_backbone(folder: Path) -> lpips.LPIPS:

@@ -84,7 +84,7 @@ def test_a_batch_cut_in_two_has_the_same_gradient(architecture):
     model = a_model(**architecture)
     objective = Objective(load_experiment(None, []))
     images, heights = pages([64, 100, 333, 320])
-    weights = Weights(ssim=0.1, beta=1.0)
+    weights = Weights({"recon": 1.0, "ssim": 0.1}, beta=1.0)
     noise = noise_for(model, heights, tuple(images.shape[2:]))
 
     def gradient(parts: list[slice]) -> dict[str, torch.Tensor]:

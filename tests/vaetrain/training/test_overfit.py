@@ -52,7 +52,7 @@ def learn(pages: Batch, *settings: str) -> tuple[int, float]:
         keys = sample_keys(0, torch.full_like(pages.ids, step), pages.ids, "eps")
         noise = draw_noise(model, keys, pages.size, gate=1.0, dropout=0.5)
         output = model(images, heights, noise)
-        total, _ = objective(output, images, heights, Weights(ssim=0.5, beta=0.0))
+        total, _ = objective(output, images, heights, Weights({"recon": 1.0, "ssim": 0.5}))
         total.mean().backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
