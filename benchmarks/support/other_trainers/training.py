@@ -192,9 +192,7 @@ def loss_of(page: Tensor, targets: Tensor, mu: Tensor, logvar: Tensor, task: Tas
     weights = task.experiment.loss
     nats = -0.5 * (1 + logvar - mu.square() - logvar.exp()).flatten(1).sum(1).mean()
     likeness = ssim(page, targets, data_range=1.0)
-    picture = weights.terms["recon"] * F.l1_loss(page, targets) + weights.terms["ssim"] * (
-        1 - likeness
-    )
+    picture = weights.recon * F.l1_loss(page, targets) + weights.ssim * (1 - likeness)
     return picture + task.experiment.beta.max * nats / targets[0].numel()
 
 
