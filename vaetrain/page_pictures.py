@@ -1,4 +1,4 @@
-"""Pages beside and below one another, as a PNG."""
+"""Pages as grey pictures: brightened pages, error maps, contact sheets and rows of pages."""
 
 from __future__ import annotations
 
@@ -11,14 +11,37 @@ from torch import Tensor
 
 from shards.format.png import encode_png
 
+BRIGHTNESS = 2.5  # real pages use less than half of the grey range
+ERROR_BRIGHTNESS = 10.0  # errors of reconstructions are seldom over a tenth of the range
+GAP = 4  # pixels between pictures
+PAPER = 255  # grey of the background
+
+
+def as_grey(images: Tensor) -> np.ndarray:
+    """Convert images (B, 1, H, W) in [0, 1] to brightened uint8 (B, H, W)."""
+    return _grey(images * BRIGHTNESS)
+
+
+def error_map(images: Tensor, others: Tensor) -> np.ndarray:
+    """Return the absolute differences of images (B, 1, H, W), brightened, uint8 (B, H, W)."""
+    return _grey((images - others).abs() * ERROR_BRIGHTNESS)
+
+
+def _grey(bright: Tensor) -> np.ndarray:
+    grey = bright.detach().float().clamp(0, 1) * 255
+    return grey.round().to(torch.uint8).squeeze(1).cpu().numpy()
+
 
 def cut_pages(images: Tensor, heights: Tensor) -> list[np.ndarray]:
-    """Images (B, 1, H, W) in [0, 1] as B brightened pages, uint8 (height, W) without padding."""
+    """Convert images (B, 1, H, W) in [0, 1] to brightened pages without padding.
+
+    Returns: B pictures, uint8 (height, W).
+    """
     return [page[:height] for page, height in zip(as_grey(images), heights.tolist(), strict=True)]
 
 
 def contact_sheet(pages: Sequence[np.ndarray], columns: int) -> np.ndarray:
-    """Pages uint8 (height, W) of one width, in reading order, `columns` to a line.
+    """Arrange pages uint8 (height, W) of one width in reading order, `columns` a line.
 
     Returns: uint8 (height, width), white around the pages.
     """
@@ -39,39 +62,12 @@ def write_sheet(path: Path, pages: Sequence[np.ndarray], columns: int = 8) -> No
     path.write_bytes(encode_png(contact_sheet(pages, columns)))
 
 
-BRIGHTNESS = 2.5  # real pages use less than half of the grey range
-
-
-ERROR_BRIGHTNESS = 10.0  # a reconstruction is seldom further from its page than a tenth
-
-
-GAP = 4  # pixels between pictures
-
-
-PAPER = 255
-
-
-def as_grey(images: Tensor) -> np.ndarray:
-    """Images (B, 1, H, W) in [0, 1] as uint8 (B, H, W), brightened for the eye."""
-    return _grey(images * BRIGHTNESS)
-
-
-def error_map(images: Tensor, others: Tensor) -> np.ndarray:
-    """How far images (B, 1, H, W) are from others, uint8 (B, H, W): black where nowhere."""
-    return _grey((images - others).abs() * ERROR_BRIGHTNESS)
-
-
-def _grey(bright: Tensor) -> np.ndarray:
-    grey = bright.detach().float().clamp(0, 1) * 255
-    return grey.round().to(torch.uint8).squeeze(1).cpu().numpy()
-
-
 def rows_of_pages(rows: list[np.ndarray], heights: np.ndarray) -> np.ndarray:
-    """Pages side by side, the rows of the list below one another.
+    """Arrange pictures of the same pages in columns, one row of pictures below the other.
 
     Args:
         rows: uint8 (B, H, W) each; column b shows page b of every row.
-        heights: (B,) rows of each page; what lies below is paper.
+        heights: (B,), rows of each page; its padding becomes white.
 
     Returns: uint8 (height, width), white between and below the pages.
     """

@@ -1,7 +1,7 @@
-"""What a set of pages looks like in the latent space: statistics of its posteriors, in float64.
+"""Statistics of the posteriors of a set of pages, in float64.
 
-`mu` and `logvar` are (N, D): the posteriors of N pages, the same bits on every rank. Values are in
-nats where they are information.
+`mu` and `logvar` are (N, D): the posteriors of N pages, identical to the bit on every rank.
+Information and KL are in nats.
 """
 
 from __future__ import annotations
@@ -16,17 +16,17 @@ from vaetrain.model import gaussian
 from vaetrain.model.gaussian import reparameterized
 
 ACTIVE_VARIANCE = 0.01  # of mu over the data (Burda et al. 2016, section 5.3)
-CHUNK = 1024  # pages that are compared with all others at once
+CHUNK = 1024  # pages compared with all others at once, which bounds the memory
 
 
 def latent_metrics(ids: Tensor, mu: Tensor, logvar: Tensor) -> dict[str, float]:
-    """All statistics that are one number, by the names they are logged under.
+    """Return all scalar statistics by the names they are logged under.
 
     Args:
-        ids: Long (N,), sample ids, which the noise of the sampled ones belongs to.
+        ids: Long (N,), sample ids, which determine the noise of posterior samples.
         mu, logvar: (N, D).
 
-    Returns: what N pages allow to measure; with one page there is no variance.
+    Returns: for one page, which has no variance, only three of them.
     """
     mu, logvar = mu.double(), logvar.double()
     metrics = {
@@ -51,37 +51,39 @@ def latent_metrics(ids: Tensor, mu: Tensor, logvar: Tensor) -> dict[str, float]:
 
 
 def mean_kl_per_dimension(mu: Tensor, logvar: Tensor) -> Tensor:
-    """KL of each dimension's posterior from N(0, 1), mean over pages, nats: (D,)."""
+    """Compute the KL of each dimension from N(0, 1), mean over pages, in nats: (D,)."""
     return gaussian.gaussian_kl(mu.double(), logvar.double()).mean(dim=0)
 
 
 def is_active(mu: Tensor) -> Tensor:
-    """Which dimensions are active units: bool (D,) (Burda et al. 2016, section 5.3).
+    """Return a mask of the active units: bool (D,) (Burda et al. 2016, section 5.3).
 
-    Those whose `mu` has a variance over 0.01 over the pages, N - 1 in the denominator.
+    A dimension is active if its `mu` has a variance over 0.01 over the pages (N - 1 in the
+    denominator).
     """
     return mu.double().var(dim=0) > ACTIVE_VARIANCE
 
 
 def in_posterior_stds(mu: Tensor, logvar: Tensor) -> Tensor:
-    """`mu` (N, D) in units of each dimension's mean posterior standard deviation, float64.
+    """Scale `mu` (N, D) to units of each dimension's mean posterior standard deviation, float64.
 
     Args:
-        logvar: (M, D), of the pages that the unit is taken from.
+        logvar: (M, D), posteriors of the pages that the units are computed from.
 
-    The encoder is certain of dimensions that change a page much. Raw `mu` has the prior's unit in
-    all of them, as whitened components have, and among them small details drown the rest.
+    Posteriors are narrow in dimensions that change a page much. Raw `mu` has the prior's unit in
+    every dimension, like whitened principal components, so that many small details dominate
+    distances.
     """
     return mu.double() / (logvar.double() / 2).exp().mean(dim=0)
 
 
 def aggregate_kl(mu: Tensor, logvar: Tensor) -> float:
-    """KL from N(0, I) of the Gaussian with the aggregated posterior's mean and covariance, nats.
+    """Compute the KL from N(0, I) of the Gaussian with the aggregated posterior's moments, in nats.
 
-    The aggregated posterior (Makhzani et al. 2015, section 2) is the mean of the pages' posteriors;
-    its covariance is that of `mu` (N in the denominator) plus the mean variance on the diagonal.
-    A Gaussian has the largest entropy of all with these moments, so this is a lower bound of the
-    aggregated posterior's own KL; unlike a sampled estimate it does not hang on N through log N.
+    The aggregated posterior (Makhzani et al. 2015, section 2) is the mean of the pages' posteriors.
+    Its covariance is that of `mu` (N in the denominator) plus the mean variance on the diagonal.
+    A Gaussian has the largest entropy for given moments, so this is a lower bound of the aggregated
+    posterior's KL. Unlike a sampled estimate it does not depend on N through log N.
     """
     mean = mu.mean(dim=0)
     covariance = _covariance(mu) + torch.diag(logvar.exp().mean(dim=0))
@@ -90,7 +92,10 @@ def aggregate_kl(mu: Tensor, logvar: Tensor) -> float:
 
 
 def correlation(mu: Tensor) -> Tensor:
-    """Pearson correlation of the active dimensions, most active first: (A, A), A may be 0."""
+    """Compute the Pearson correlation of the active dimensions: (A, A), A may be 0.
+
+    Dimensions are in descending order of their variance.
+    """
     variance = mu.double().var(dim=0)
     order = variance.argsort(descending=True)
     active = mu.double()[:, order[: int((variance > ACTIVE_VARIANCE).sum())]]
@@ -98,9 +103,9 @@ def correlation(mu: Tensor) -> Tensor:
 
 
 def off_diagonal_correlation(mu: Tensor) -> float:
-    """Mean absolute correlation between two different active dimensions; nan with fewer than two.
+    """Compute the mean absolute correlation over pairs of active dimensions; nan without a pair.
 
-    A dimension that does not vary has no correlation with another.
+    Constant dimensions have no correlation, so inactive dimensions are excluded.
     """
     table = correlation(mu).abs()
     pairs = table.numel() - len(table)
@@ -108,10 +113,10 @@ def off_diagonal_correlation(mu: Tensor) -> float:
 
 
 def effective_rank(mu: Tensor) -> float:
-    """exp of the entropy of the covariance's normalised eigenvalues (Roy and Vetterli 2007).
+    """Compute exp of the entropy of the covariance's normalised eigenvalues (Roy, Vetterli 2007).
 
-    Between 1 and D: how many directions of equal variance would be as varied. nan where no
-    dimension varies.
+    It is between 1 and D: the number of directions of equal variance with the same entropy. nan if
+    no dimension varies.
     """
     values = torch.linalg.eigvalsh(_covariance(mu.double())).clamp(min=0)
     if values.sum() == 0:
@@ -120,20 +125,20 @@ def effective_rank(mu: Tensor) -> float:
 
 
 def posterior_samples(ids: Tensor, mu: Tensor, logvar: Tensor) -> Tensor:
-    """One z of each posterior, (N, D), by noise that belongs to the sample id."""
+    """Sample one z from each posterior, (N, D), with noise determined by the sample id."""
     keys = sample_keys(0, torch.zeros_like(ids), ids, "latents").unsqueeze(1)
     eps = normal(keys, torch.arange(mu.shape[1], device=ids.device))
     return reparameterized(mu, logvar, eps)
 
 
 def mutual_information(mu: Tensor, logvar: Tensor, z: Tensor) -> float:
-    """Estimate of I(page; z) under the posterior, nats (Hoffman and Johnson 2016, section 3).
+    """Estimate I(page; z) under the posterior, in nats (Hoffman and Johnson 2016, section 3).
 
-    The mean over pages of log q(z | page) - log q(z), with z (N, D) drawn from each page's
-    posterior and q(z) the mean of all N posteriors. It cannot exceed log N: when it is near, the
-    latent tells all pages apart, and more pages would be needed to know how well.
+    The mean over pages of log q(z | page) - log q(z), with z (N, D) sampled from each page's
+    posterior and q(z) the mean of all N posteriors. It cannot exceed log N. Near log N the latent
+    distinguishes all pages, and a better estimate needs more pages.
     """
-    # log q(z_i | page_j) without its constant, the square multiplied out: one matrix product.
+    # log q(z_i | page_j) without its constant; the expanded square is a matrix product.
     precision = (-logvar).exp()
     constant = -0.5 * (mu.square() * precision + logvar).sum(dim=1)
     total = 0.0
@@ -146,6 +151,6 @@ def mutual_information(mu: Tensor, logvar: Tensor, z: Tensor) -> float:
 
 
 def _covariance(mu: Tensor) -> Tensor:
-    """The covariance of `mu` (N, D), N in the denominator: (D, D)."""
+    """Compute the covariance of `mu` (N, D), N in the denominator: (D, D)."""
     centred = mu - mu.mean(dim=0)
     return centred.T @ centred / len(mu)

@@ -1,6 +1,7 @@
 """Small grey charts, uint8 (height, width), black on white: bars, matrices and histograms.
 
-Drawn with what the trainer has anyway; a picture's title is the name it is shown under.
+They are drawn with Pillow, so that training does not need matplotlib. A chart has no title: a
+tracker shows it under its name.
 """
 
 from __future__ import annotations
@@ -13,15 +14,15 @@ from PIL import Image, ImageDraw
 
 from vaetrain.page_pictures import PAPER
 
-INK, BAR, LINE = 0, 96, 220  # greys of letters, of what is measured, and of the scale's lines
-WIDTH, HEIGHT = 512, 160  # pixels of a chart's inside
-MARGIN, LETTER = 48, 16  # pixels beside and below it, for its scale
-BIN, BIN_ROWS, BINS = 4, 64, 32  # pixels of a histogram's bin, and of its highest one; bins
-RANGE = 4.0  # histograms reach from -RANGE to RANGE
+INK, BAR, LINE = 0, 96, 220  # greys of text, of bars, and of the scale's lines
+WIDTH, HEIGHT = 512, 160  # pixels of the plotting area
+MARGIN, LETTER = 48, 16  # pixels beside and below it, for the scale
+BIN, BIN_ROWS, BINS = 4, 64, 32  # pixels: width of a bin, height of the highest; number of bins
+RANGE = 4.0  # histograms show values from -RANGE to RANGE
 
 
 def ticks(largest: float) -> np.ndarray:
-    """A scale from 0 to `largest` or the next round number above it: 3 to 6 values."""
+    """Return a scale from 0 to `largest` or the next round number above it: 3 to 6 values."""
     if not 0 < largest < math.inf:
         return np.array([0.0, 1.0])
     power = 10.0 ** math.floor(math.log10(largest / 4))
@@ -30,12 +31,12 @@ def ticks(largest: float) -> np.ndarray:
 
 
 def bars(values: np.ndarray, caption: str, marks: dict[str, float] | None = None) -> np.ndarray:
-    """Bars side by side in the order given, on a scale from 0.
+    """Draw a bar chart in the given order, on a scale from 0.
 
     Args:
-        values: (K,), not negative; for one that is not finite there is no bar.
-        caption: what is measured, in which unit.
-        marks: values to compare with, by name, as lines across.
+        values: (K,), not negative; non-finite values have no bar.
+        caption: quantity or unit.
+        marks: reference values by name, drawn as dashed lines.
     """
     values, marks = np.where(np.isfinite(values), values, 0.0), marks or {}
     step = max(1, min(24, WIDTH // len(values)))
@@ -67,7 +68,7 @@ def bars(values: np.ndarray, caption: str, marks: dict[str, float] | None = None
 
 
 def matrix(values: np.ndarray) -> np.ndarray:
-    """A square table of values from 0, white, to 1, black, with its scale beside it.
+    """Draw a square matrix of values from 0, white, to 1, black, with its scale beside it.
 
     Args:
         values: (K, K), K at least 1.
@@ -89,14 +90,15 @@ def matrix(values: np.ndarray) -> np.ndarray:
 
 
 def histograms(columns: np.ndarray, names: Sequence[str], across: int = 4) -> np.ndarray:
-    """A histogram of each column, in reading order, with the density of N(0, 1) as a line.
+    """Draw a histogram of each column in reading order, with the density of N(0, 1) as a line.
 
-    What lies beyond the range counts in its outer bins. Each has a scale of its own, up to its
+    Values beyond the range count in the outer bins. Each histogram has its own scale, up to the
     highest bin or the line's highest point.
 
     Args:
         columns: (N, K), finite.
-        names: of the K columns.
+        names: names of the K columns.
+        across: histograms a line.
     """
     width, height = BIN * BINS + LETTER, BIN_ROWS + 2 * LETTER + LETTER // 2
     lines = math.ceil(len(names) / across)
@@ -111,7 +113,7 @@ def histograms(columns: np.ndarray, names: Sequence[str], across: int = 4) -> np
 def _histogram(
     draw: ImageDraw.ImageDraw, corner: tuple[int, int], values: np.ndarray, name: str
 ) -> None:
-    """One histogram at the place of its upper left corner (x, y)."""
+    """Draw one histogram with its upper left corner at (x, y)."""
     left, top = corner
     foot = top + LETTER + BIN_ROWS
     edges = np.linspace(-RANGE, RANGE, BINS + 1)
@@ -134,5 +136,5 @@ def _histogram(
 
 
 def _darkness(values: np.ndarray) -> np.ndarray:
-    """Values from 0, white, to 1, black, as uint8."""
+    """Convert values from 0, white, to 1, black, to uint8."""
     return np.round(PAPER * (1 - np.clip(values, 0, 1))).astype(np.uint8)

@@ -1,4 +1,4 @@
-"""Pictures of wireframes that a person wants to look at."""
+"""Figures of a model: reconstructions with error maps, prior samples and an interpolation."""
 
 from __future__ import annotations
 
@@ -7,41 +7,41 @@ import torch
 from torch import Tensor, nn
 
 from shards.reading.batch import Batch
-from vaetrain.inference.interpolation import slerp
+from vaetrain.inference.interpolation import interpolate_latents
 from vaetrain.page_pictures import as_grey, error_map, rows_of_pages
 
 
 @torch.no_grad()
 def model_figures(model: nn.Module, batch: Batch) -> dict[str, np.ndarray]:
-    """What every picture book of a model has: reconstructions, prior samples, an interpolation.
+    """Draw the figures of a model, grey, uint8 (H, W), by name.
 
-    Reconstructions stand below their pages and above maps of their errors.
+    In `reconstructions` the rows are the pages, their reconstructions and the error maps.
 
     Args:
-        batch: the pages to reconstruct, on the host; the last two, if there are two, are
-            interpolated.
+        batch: pages to reconstruct, on the host; `interpolation` is between the last two and is
+            omitted for one page.
     """
     device = next(model.parameters()).device
     batch = batch.to(device)
     images, heights = batch.images(), batch.heights
     output = model.reconstruct(model.posterior(images, heights), heights, batch.size)
     mu = output.mu
-    ours = output.reconstruction.clamp(0, 1)
-    rows = [as_grey(images), as_grey(ours), error_map(ours, images)]
+    made = output.reconstruction.clamp(0, 1)
+    rows = [as_grey(images), as_grey(made), error_map(made, images)]
     count = len(batch)
     noise = torch.randn(mu.shape, generator=torch.Generator().manual_seed(0))
-    shown = {
+    figures = {
         "reconstructions": rows_of_pages(rows, heights.cpu().numpy()),
         "prior_samples": decode_row(model, noise.to(device), batch.size),
     }
     if count > 1:
-        way = slerp(mu[-1].flatten(), mu[-2].flatten(), count).view_as(mu)
-        shown["interpolation"] = decode_row(model, way, batch.size)
-    return shown
+        path = interpolate_latents(mu[[-1, -2]], count)
+        figures["interpolation"] = decode_row(model, path, batch.size)
+    return figures
 
 
 @torch.no_grad()
 def decode_row(model: nn.Module, z: Tensor, size: tuple[int, int]) -> np.ndarray:
-    """The pages of latents (B, D), all of one size, side by side."""
+    """Decode latents (B, ...) to pages of one size, side by side."""
     heights = torch.full((len(z),), size[0], device=z.device)
     return rows_of_pages([as_grey(model.decode(z, heights, size))], heights.cpu().numpy())

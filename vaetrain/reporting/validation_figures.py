@@ -1,4 +1,4 @@
-"""What a validation shows: pages and what the model makes of them, and its latent space."""
+"""Figures of a validation: the model's figures, its latent space and nearest neighbours."""
 
 from __future__ import annotations
 
@@ -23,69 +23,71 @@ from vaetrain.page_pictures import (
 from vaetrain.reporting import charts
 from vaetrain.reporting.model_figures import model_figures
 
-TRAVERSED, STEPS = 6, (-2.0, -1.0, 0.0, 1.0, 2.0)  # dimensions; standard deviations
+TRAVERSED = 6  # dimensions
+STEPS = (-2.0, -1.0, 0.0, 1.0, 2.0)  # standard deviations of a traversal
 QUERIES, NEIGHBOURS = 4, 5
 HISTOGRAMS = 16
-MOST_CORRELATED = 512  # dimensions, in a picture
+MAX_CORRELATED = 512  # dimensions in the picture
 
 
 def validation_figures(
     model: nn.Module, data: TrainingData, pages: EncodedPages
 ) -> dict[str, np.ndarray]:
-    """All pictures of a validation, grey, uint8 (H, W), by name.
+    """Draw all figures of a validation, grey, uint8 (H, W), by name.
 
     Args:
-        model: whole, in evaluation.
-        pages: what it makes of all validation pages.
+        model: the unwrapped model in evaluation mode.
+        pages: its outputs for all validation pages.
     """
     batch = data.fixed_pages()
-    shown = model_figures(model, batch) | latent_charts(pages) | neighbours(data, pages, batch.ids)
+    figures = model_figures(model, batch) | latent_charts(pages)
+    figures |= neighbour_figure(data, pages, batch.ids)
     if len(pages.ids) > 1:
-        shown["latent/traversals"] = traversals(model, batch, pages)
-    return shown
+        figures["latent/traversals"] = traversals(model, batch, pages)
+    return figures
 
 
 def latent_charts(pages: EncodedPages) -> dict[str, np.ndarray]:
-    """Charts of the latent dimensions; what needs a variance, of two pages or more.
+    """Draw charts of the latent dimensions; all but the KL need two pages or more.
 
-    The KL is in nats, mean over pages, of a spatial latent summed over a page's places; a ladder's
-    levels have a chart of their own. The correlation is absolute, of the active dimensions, most
-    varied first. Histograms are of dimensions from the one with the largest KL to the one with the
-    smallest.
+    The KL is in nats, mean over pages; of a spatial latent it is summed over a page's positions.
+    Ladder levels have a chart of their own. The correlation is absolute, between active dimensions
+    in descending order of variance. Histograms are of evenly spaced dimensions in descending order
+    of KL.
     """
     dimensions = pages.mu.shape[1]
     kl = pages.kl.mean(dim=0)
     ladder, kl = kl[dimensions:], kl[:dimensions]
     order = kl.argsort(descending=True)
-    shown = {"latent/kl_of_dimensions": charts.bars(kl[order].numpy(), "nats")}
+    figures = {"latent/kl_of_dimensions": charts.bars(kl[order].numpy(), "nats")}
     if len(ladder):
-        shown["latent/kl_of_ladder_levels"] = charts.bars(ladder.numpy(), "nats")
+        figures["latent/kl_of_ladder_levels"] = charts.bars(ladder.numpy(), "nats")
     if len(pages.ids) < 2:
-        return shown
+        return figures
     deviations = pages.mu.double().std(dim=0).sort(descending=True).values
-    shown["latent/std_of_mu"] = charts.bars(
+    figures["latent/std_of_mu"] = charts.bars(
         deviations.numpy(), "std", {"active": ACTIVE_VARIANCE**0.5, "prior": 1.0}
     )
-    table = correlation(pages.mu)[:MOST_CORRELATED, :MOST_CORRELATED].abs()
+    table = correlation(pages.mu)[:MAX_CORRELATED, :MAX_CORRELATED].abs()
     if len(table):
-        shown["latent/correlation"] = charts.matrix(table.numpy())
+        figures["latent/correlation"] = charts.matrix(table.numpy())
     count = min(HISTOGRAMS, dimensions)
     places = np.linspace(0, dimensions - 1, count).round().astype(int)
     names = [f"mu {order[place]} (KL {kl[order[place]]:.3g})" for place in places]
-    shown["latent/histograms"] = charts.histograms(pages.mu[:, order[places]].numpy(), names)
-    return shown
+    figures["latent/histograms"] = charts.histograms(pages.mu[:, order[places]].numpy(), names)
+    return figures
 
 
 @torch.no_grad()
 def traversals(model: nn.Module, batch: Batch, pages: EncodedPages) -> np.ndarray:
-    """One page, decoded with one dimension of its `mu` moved; the dimensions with the largest KL.
+    """Decode one page with one dimension of its `mu` varied, for the dimensions of largest KL.
 
-    A row is a dimension, its columns go from -2 to 2 standard deviations around its mean over the
-    validation pages; the last column is where the ends differ. A spatial latent is moved by the
-    same at all places, so that its mean over the page is there.
+    A row is a dimension. Its columns go from -2 to 2 standard deviations around the dimension's
+    mean over the validation pages; the last column is the error map between both ends. A spatial
+    latent is shifted equally at all positions, so that its mean over the page takes these values.
 
     Args:
-        batch: pages on the host, from low to tall; it is the one a quarter up.
+        batch: pages on the host in ascending order of height; the page at a quarter is decoded.
         pages: at least two.
     """
     place = len(batch) // 4
@@ -106,31 +108,33 @@ def traversals(model: nn.Module, batch: Batch, pages: EncodedPages) -> np.ndarra
     return rows_of_pages(rows, np.full(len(STEPS) + 1, int(height)))
 
 
-def neighbours(data: PageReader, pages: EncodedPages, ids: Tensor) -> dict[str, np.ndarray]:
-    """Some pages, each followed by its nearest pages of other templates, by `search`'s distance.
+def neighbour_figure(data: PageReader, pages: EncodedPages, ids: Tensor) -> dict[str, np.ndarray]:
+    """Draw pages, each followed by its nearest pages of other templates by the search distance.
 
     Args:
-        ids: Long, sample ids among those of `pages`, of which some are asked.
+        ids: Long, sample ids among those of `pages`; `QUERIES` of them are drawn.
 
-    Returns: one picture, or none where no page has a neighbour.
+    Returns: one figure, or none if no page has a neighbour.
     """
-    asked = ids[:: -(-len(ids) // QUERIES)].contiguous()
-    rows = torch.searchsorted(pages.ids, asked)
+    queries = ids[:: -(-len(ids) // QUERIES)].contiguous()
+    rows = torch.searchsorted(pages.ids, queries)
     vectors = pages.search_vectors()
     templates = PageLabels.from_index(data.index, pages.ids).templates
-    found = nearest_of_other_templates(vectors, templates, NEIGHBOURS, rows)
-    if (found < 0).all():
+    neighbours = nearest_of_other_templates(vectors, templates, NEIGHBOURS, rows)
+    if (neighbours < 0).all():
         return {}
-    blank, shown = np.empty((0, data.config.width), np.uint8), []
-    for line in torch.cat([rows[:, None], found], dim=1):
-        there = line[line >= 0]
-        drawn = _read(data, pages.ids[there])
-        shown += cut_pages(drawn.images(), drawn.heights) + [blank] * (len(line) - len(there))
-    sheet = contact_sheet(shown, columns=1 + NEIGHBOURS)
+    blank, pictures = np.empty((0, data.config.width), np.uint8), []
+    for line in torch.cat([rows[:, None], neighbours], dim=1):
+        exists = line[line >= 0]
+        batch = _read(data, pages.ids[exists])
+        pictures += cut_pages(batch.images(), batch.heights)
+        pictures += [blank] * (len(line) - len(exists))
+    sheet = contact_sheet(pictures, columns=1 + NEIGHBOURS)
+    # A wider gap separates the queries from their neighbours.
     return {"nearest_neighbours": np.insert(sheet, [data.config.width] * 3 * GAP, PAPER, axis=1)}
 
 
 def _read(data: PageReader, ids: Tensor) -> Batch:
-    """The pages with these sample ids, on the host."""
+    """Read the pages with these sample ids, on the host."""
     numbers = ids.numpy()
     return data.collator.batch(numbers, np.zeros_like(numbers), training=False)
