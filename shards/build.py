@@ -1,12 +1,12 @@
-"""Build shards: layouts or pictures in, WebDataset tars and their index out.
+"""Build shards: read layouts or pictures, write WebDataset tars and their index.
 
     python -m shards.build layouts/ --out data/layouts
     python -m shards.build --format synthetic --count 10000 --out data/synthetic
 
 SOURCE is a file of JSON lines (.jsonl, .jsonl.gz), a layout (.json), a picture (.png), or a folder
-of any of these. The same pages and seed give the same bytes, whatever the number of workers and the
-order of the files. The folder appears whole or not at all; `rejects.jsonl` in it names every input
-that was refused or repeats another, and why.
+of such files. The same pages and seed give the same bytes for any number of workers and any order
+of the files. The output folder appears only when it is complete. Its `rejects.jsonl` lists every
+input that was refused or repeats another one, with the reason.
 """
 
 from __future__ import annotations
@@ -23,7 +23,6 @@ from pathlib import Path
 from shards.building.assemble import Assembled, assemble
 from shards.building.options import SPLIT_KEYS, BuildOptions
 from shards.building.sources import (
-    FORMATS,
     Found,
     Input,
     Reject,
@@ -35,14 +34,13 @@ from shards.building.workers import start_workers
 from shards.cli import Parser, run
 from shards.errors import UserError
 from shards.format.index import REJECTS_NAME, STORES
+from shards.source_formats import format_choices, generator_of
 from shards.storage import sync_path
-
-_GENERATED = 1000  # pages, where no count is given
 
 
 @dataclass(frozen=True)
 class BuildReport(Assembled):
-    """What a build did, with the folder it is in; as text, what the command prints."""
+    """Summary of a build and its folder; as text, the output of the command."""
 
     folder: Path
 
@@ -50,24 +48,24 @@ class BuildReport(Assembled):
         counts = self.counts
         lines = [
             f"read {counts['read']}, kept {counts['kept']}, rejected {counts['rejected']}",
-            f"duplicates left out: {counts['duplicates']} exact, {counts['near_duplicates']} near",
+            f"duplicates removed: {counts['duplicates']} exact, {counts['near_duplicates']} near",
             f"split by {self.split_by}: {counts['train']} train, {counts['val']} val",
             f"{self.shards} shards, {self.bytes} bytes, in {self.folder}",
         ]
         if counts["skipped_nodes"]:
             lines.append(f"{counts['skipped_nodes']} invisible or empty RICO nodes skipped")
         if counts["other_files"]:
-            lines.append(f"{counts['other_files']} files of other kinds passed over")
+            lines.append(f"{counts['other_files']} files of other kinds ignored")
         if counts["read"] > counts["kept"]:
-            lines.append(f"what was refused, and why: {self.folder / REJECTS_NAME}")
+            lines.append(f"reasons for rejected inputs: {self.folder / REJECTS_NAME}")
         return "\n".join(lines)
 
 
 def build(sources: Sequence[str | Path], out: str | Path, options: BuildOptions) -> BuildReport:
     """Build shards of `sources` in the new folder `out`.
 
-    Raises `UserError` if that cannot be done as asked or no input is any good, `OSError` if the
-    disk fails. Then, as on Ctrl-C, nothing of it is left behind.
+    Raises `UserError` if the options are impossible or no input is usable, and `OSError` if the
+    disk fails. In these cases, and on Ctrl-C, no file is left behind.
     """
     options.check()
     out = Path(out).resolve()
@@ -84,7 +82,9 @@ def build(sources: Sequence[str | Path], out: str | Path, options: BuildOptions)
         sync_path(folder)
         _rename(folder, out)
     except BrokenProcessPool:
-        raise UserError("a worker process was killed; too little memory for --workers?") from None
+        raise UserError(
+            "a worker process was killed, probably for lack of memory; lower --workers"
+        ) from None
     finally:
         shutil.rmtree(folder, ignore_errors=True)
     return BuildReport(**vars(done), folder=out)
@@ -93,15 +93,16 @@ def build(sources: Sequence[str | Path], out: str | Path, options: BuildOptions)
 def _inputs(
     sources: Sequence[Path], options: BuildOptions
 ) -> tuple[Found, Iterator[Input | Reject]]:
-    if options.format == "synthetic":
+    generator = generator_of(options.format)
+    if generator is not None:
         if sources:
-            raise UserError("--format synthetic makes its own pages: give no SOURCE")
-        return Found([], [], 0), generated_inputs(options.count or _GENERATED)
+            raise UserError(f"--format {options.format} generates its pages; give no SOURCE")
+        return Found([], [], 0), generated_inputs(generator, options.count)
     if not sources:
-        raise UserError("give a SOURCE, or --format synthetic")
+        raise UserError("no SOURCE given; name a file or a folder, or use --format synthetic")
     found = find_files(sources, options.format)
     if not found.files and not found.rejects:
-        raise UserError(f"{', '.join(map(str, sources))}: no layouts in there")
+        raise UserError(f"{', '.join(map(str, sources))}: no layouts found")
     return found, islice(read_inputs(found), options.count)
 
 
@@ -110,32 +111,64 @@ def _rename(folder: Path, out: Path) -> None:
         folder.rename(out)
     except OSError:
         if out.exists():
-            raise UserError(f"{out}: another process made it meanwhile") from None
+            raise UserError(
+                f"{out}: was created by another process meanwhile; choose another --out"
+            ) from None
         raise
     sync_path(out.parent)
 
 
 def _parser() -> Parser:
-    summary, _, rest = __doc__.partition("\n")
     parser = Parser(
-        prog="shards.build",
-        description=summary + rest,
-        formatter_class=RawDescriptionHelpFormatter,
+        prog="shards.build", description=__doc__, formatter_class=RawDescriptionHelpFormatter
     )
     default = BuildOptions()
     add = parser.add_argument
     add("sources", nargs="*", metavar="SOURCE", type=Path, help="files or folders of layouts")
-    add("--out", metavar="DIR", required=True, type=Path, help="folder to make")
-    add("--format", choices=FORMATS, default=default.format, help="what to read (default auto)")
-    add("--store", choices=STORES, help="what to keep (default boxes; png if all are pictures)")
-    add("--png-width", metavar="PX", type=int, default=default.png_width, help="default 256")
-    add("--count", metavar="N", type=int, help="inputs to read at most; pages to generate")
-    add("--val-fraction", metavar="F", type=float, default=default.val_fraction, help="default 0.1")
-    add("--split-by", choices=SPLIT_KEYS, help="never on both sides (default template, or source)")
-    add("--keep-duplicates", action="store_true", help="also those that repeat another page")
-    add("--shard-mb", metavar="MB", type=float, default=default.shard_mb, help="default 32 (MiB)")
-    add("--workers", metavar="N", type=int, help="processes (default: one for each core)")
-    add("--seed", metavar="S", type=int, default=default.seed, help="of split and order; default 0")
+    add("--out", metavar="DIR", required=True, type=Path, help="new folder for the shards")
+    add(
+        "--format",
+        choices=format_choices(),
+        default=default.format,
+        help="format of the inputs; auto: all files, layout: JSON of any schema (default auto)",
+    )
+    add("--store", choices=STORES, help="content of the shards (default boxes; png for pictures)")
+    add(
+        "--png-width",
+        metavar="PX",
+        type=int,
+        default=default.png_width,
+        help="width of stored pictures (default 256)",
+    )
+    add("--count", metavar="N", type=int, help="largest number of inputs; pages to generate")
+    add(
+        "--val-fraction",
+        metavar="F",
+        type=float,
+        default=default.val_fraction,
+        help="share of the pages to validate on (default 0.1)",
+    )
+    add(
+        "--split-by",
+        choices=SPLIT_KEYS,
+        help="key whose pages are all train or all val (default template, else source)",
+    )
+    add("--keep-duplicates", action="store_true", help="keep pages that repeat another page")
+    add(
+        "--shard-mb",
+        metavar="MB",
+        type=float,
+        default=default.shard_mb,
+        help="size of a shard in MiB (default 32)",
+    )
+    add("--workers", metavar="N", type=int, help="number of processes (default: one a core)")
+    add(
+        "--seed",
+        metavar="S",
+        type=int,
+        default=default.seed,
+        help="seed of split, order and generator (default 0)",
+    )
     return parser
 
 

@@ -1,39 +1,44 @@
-"""A single file as a batch of one page, made as the pages of shards are."""
+"""A single file as a batch of one page, made in the same way as the pages of shards."""
 
 from __future__ import annotations
 
-import io
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 
-from shards.building.pages import decode_json
 from shards.building.sources import Found, FoundFile, Reject, read_inputs, read_whole
 from shards.errors import UserError
 from shards.format.index import RECORD, Index, Shard
-from shards.format.layout import MAX_AREA, MAX_BYTES, BadLayout, parse_layout, scaled_height
-from shards.format.png import SIGNATURE, decode_png
-from shards.format.tar import BOXES, PNG
+from shards.format.layout import (
+    MAX_AREA,
+    MAX_BYTES,
+    BadLayout,
+    decode_json,
+    parse_layout,
+    scaled_height,
+)
 from shards.reading.batch import Batch
 from shards.reading.collator import Collator
 from shards.reading.height_ladder import height_ladder
 from shards.reading.shard_files import ShardFiles
+from shards.source_formats import file_format_of
 
 
 def read_page(path: Path, *, width: int, max_height: int, stride: int) -> Batch:
-    """A layout or a wireframe picture as a batch of one page, of a tall one the top.
+    """Return a layout or a wireframe picture as a batch of one page.
 
     Args:
-        path: JSON of any of the schemas of `shards.format.layout`, JSON lines (the first layout),
-            or a PNG whose grey values are nesting depth / 40 of white.
+        path: file of a registered format (`shards.source_formats`): JSON of any schema, JSON lines
+            (the first layout), or a PNG whose grey values are nesting depth / 40 of white.
         width: pixels that the page is scaled to.
-        max_height: rows kept of it.
+        max_height: rows kept of the page, from the top.
         stride: the padded height is a multiple of it.
 
-    Raises UserError naming the file and what is wrong with it.
+    Raises UserError naming the file and its fault.
     """
     if path.exists() and not path.is_file():
-        raise UserError(f"{path}: is not a regular file")  # opening a pipe would wait for ever
+        raise UserError(f"{path}: is not a regular file")  # opening a pipe would block
     try:
         page = _SinglePage(path, width)
     except OSError as error:
@@ -47,33 +52,37 @@ def read_page(path: Path, *, width: int, max_height: int, stride: int) -> Batch:
 
 
 class _SinglePage(ShardFiles):
-    """What `Collator` asks of shards, of one file: an index of one row, and its members."""
+    """Source of one page for `Collator`: an index of one row, and its decoded content."""
 
     def __init__(self, path: Path, to_width: int) -> None:
         data = _read_first(path)
-        if path.suffix.lower() == ".png" or data.startswith(SIGNATURE):
-            height, width = decode_png(data).shape
-            # A picture one pixel wide and 32,767 high would be scaled to gigabytes.
+        file_format = file_format_of(path.name, data)
+        parsed = parse_layout(decode_json(data)) if file_format is None else file_format.parse(data)
+        if isinstance(parsed, np.ndarray):
+            (height, width), count, self._content = parsed.shape, 0, parsed
+            # A picture of 1 x 32,767 px scaled to `to_width` would take gigabytes.
             if scaled_height(width, height, to_width) * to_width > MAX_AREA:
-                raise BadLayout(f"{width} x {height} px drawn {to_width} px wide is too large")
-            store, count, self._members = "png", 0, {PNG: data}
+                raise BadLayout(
+                    f"{width} x {height} px scaled to a width of {to_width} px is more than "
+                    f"{MAX_AREA} px"
+                )
         else:
-            layout = parse_layout(decode_json(data))
-            stream = io.BytesIO()
-            np.save(stream, layout.boxes, allow_pickle=False)
-            width, height, count = layout.width, layout.height, len(layout.boxes)
-            store, self._members = "boxes", {BOXES: stream.getvalue()}
+            width, height, count = parsed.width, parsed.height, len(parsed.boxes)
+            self._content = parsed.boxes
+        store = "png" if isinstance(parsed, np.ndarray) else "boxes"
         table = np.zeros(1, RECORD)
         table["width"], table["height"], table["boxes"] = width, height, count
         shard = Shard(path.name, "val", samples=1, bytes=len(data), sha256="", first=0)
         super().__init__(Index(path.parent, {"store": store}, [shard], [""], [""], table))
 
-    def members_at(self, sample_id: int, record: np.void) -> dict[str, bytes]:
-        return self._members
+    def array(
+        self, sample_id: int, record: np.void, name: str, decode: Callable[[bytes], np.ndarray]
+    ) -> np.ndarray:
+        return self._content
 
 
 def _read_first(path: Path) -> bytes:
-    """The bytes of a file's only, or first, layout or picture."""
+    """Return the bytes of the only, or first, layout or picture of a file."""
     item = next(read_inputs(Found([FoundFile(path, path.stem)], [], 0)))
     if isinstance(item, Reject):
         raise BadLayout(item.reason)

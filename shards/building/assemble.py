@@ -1,4 +1,4 @@
-"""From inputs to a folder of shards: read, choose, plan, write."""
+"""Steps of a build in their order: read, remove duplicates, split, plan, write."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from shards.building import plan
+from shards.building import plan, split
 from shards.building.dedupe import CELLS, find_duplicates
 from shards.building.options import BuildOptions
 from shards.building.pages import Page, PageReader
@@ -19,7 +19,7 @@ from shards.building.workers import Workers
 from shards.building.writer import (
     Entry,
     ShardPlan,
-    Written,
+    WrittenShard,
     write_index,
     write_rejects,
     write_shard,
@@ -27,6 +27,7 @@ from shards.building.writer import (
 from shards.cli import progress
 from shards.errors import UserError
 from shards.format.index import RECORD, SCHEMA, SPLITS
+from shards.source_formats import file_format_of
 
 COUNTS = ("read", "kept", "rejected", "duplicates", "near_duplicates", "train", "val")
 COUNTS += ("skipped_nodes", "other_files")
@@ -34,7 +35,13 @@ COUNTS += ("skipped_nodes", "other_files")
 
 @dataclass(frozen=True)
 class Assembled:
-    """What was written: `counts` by the names of `COUNTS`, the key that the split is by, tars."""
+    """Facts about the written shards.
+
+    counts: numbers of pages and files by the names of `COUNTS`.
+    split_by: key that the split is by.
+    shards: number of tars.
+    bytes: size of the tars.
+    """
 
     counts: dict[str, int]
     split_by: str
@@ -43,7 +50,7 @@ class Assembled:
 
 
 @dataclass(frozen=True)
-class _Shard:
+class _PlannedShard:
     """A shard to be written: its file name, split, and the numbers of its pages."""
 
     name: str
@@ -58,9 +65,9 @@ def assemble(
     options: BuildOptions,
     workers: Workers,
 ) -> Assembled:
-    """Write all that belongs in a folder of shards, but `folder / "spool"`, to be removed, too.
+    """Write all files of a folder of shards, and `folder / "spool"`, which the caller removes.
 
-    Raises `UserError` if no input is any good, or if they are more than an index can hold.
+    Raises `UserError` if no input is usable, or if they are more than an index can hold.
     """
     spool = folder / "spool"
     spool.mkdir()
@@ -72,8 +79,8 @@ def assemble(
     pages = _read(inputs, reader, options.count, workers, rejects)
     counts = Counter(read=len(pages) + len(rejects), rejected=len(rejects))
     if not pages:
-        raise UserError(_nothing_good(rejects))
-    split_by = plan.split_key(pages, options.split_by)
+        raise UserError(_first_reject(rejects))
+    split_by = split.split_key(pages, options.split_by)
     if not options.keep_duplicates:
         pages = _without_duplicates(pages, spool, rejects, counts)
     keys = plan.unique_keys(pages)
@@ -93,13 +100,14 @@ def assemble(
         "counts": {name: counts[name] for name in COUNTS},
     }
     _write_index(folder, header, pages, shards, written)
-    write_rejects(folder, sorted(rejects, key=_where))
+    write_rejects(folder, sorted(rejects, key=_sort_key))
     size = sum(shard.bytes for shard in written)
     return Assembled(header["counts"], split_by, len(shards), size)
 
 
 def _default_store(found: Found) -> str:
-    only_pictures = bool(found.files) and all(file.is_png for file in found.files)
+    formats = [file_format_of(file.path.name) for file in found.files]
+    only_pictures = bool(formats) and all(entry and entry.is_picture for entry in formats)
     return "png" if only_pictures else "boxes"
 
 
@@ -110,10 +118,10 @@ def _read(
     workers: Workers,
     rejects: list[Reject],
 ) -> list[Page]:
-    """Read all inputs in the workers: the pages in their canonical order; adds to `rejects`."""
+    """Read all inputs in the workers; return the sorted pages and add to `rejects`."""
     pages: list[Page] = []
 
-    def good() -> Iterator[Input]:
+    def usable() -> Iterator[Input]:
         for item in inputs:
             if isinstance(item, Reject):
                 rejects.append(item)
@@ -121,25 +129,25 @@ def _read(
                 yield item
 
     with progress(desc="reading", unit="page", total=count) as bar:
-        for results in workers.map(reader, chunks(good())):
+        for results in workers.map(reader, chunks(usable())):
             bar.update(len(results))
             for result in results:
                 (rejects if isinstance(result, Reject) else pages).append(result)
     return plan.sort_pages(pages)
 
 
-def _nothing_good(rejects: Sequence[Reject]) -> str:
-    first = min(rejects, key=_where)
+def _first_reject(rejects: Sequence[Reject]) -> str:
+    first = min(rejects, key=_sort_key)
     line = "" if first.line is None else f", line {first.line}"
-    return f"no good layout in {len(rejects)} inputs; {first.file}{line}: {first.reason}"
+    return f"all {len(rejects)} inputs were refused; the first: {first.file}{line}: {first.reason}"
 
 
-def _where(reject: Reject) -> tuple[str, int, str, str]:
+def _sort_key(reject: Reject) -> tuple[str, int, str, str]:
     return reject.file, reject.line or 0, reject.id or "", reject.reason
 
 
 class _Rasters(Sequence[np.ndarray]):
-    """The rasters of pages, read when asked for."""
+    """The rasters of pages, read from the spool files on access."""
 
     def __init__(self, pages: Sequence[Page], spools: Spools) -> None:
         self._pages = pages
@@ -158,13 +166,13 @@ def _without_duplicates(
 ) -> list[Page]:
     repeated = set()
     with Spools(spool) as spools:
-        found = find_duplicates(
+        duplicates = find_duplicates(
             [page.template or page.source for page in pages],
             [page.picture for page in pages],
             [page.height / page.width for page in pages],
             _Rasters(pages, spools),
         )
-        for duplicate in found:
+        for duplicate in duplicates:
             page, original = pages[duplicate.page], pages[duplicate.of]
             kind = "exact duplicate" if duplicate.exact else "near-duplicate"
             rejects.append(Reject(page.file, f"{kind} of {original.id}", page.line, page.id))
@@ -175,16 +183,16 @@ def _without_duplicates(
 
 def _plan_shards(
     pages: list[Page], keys: list[str], split_by: str, options: BuildOptions
-) -> list[_Shard]:
-    """Train first, in each split the pages shuffled over all shards."""
-    group_of = plan.groups(pages, split_by, options.split_by)
-    val = plan.val_groups(group_of, options.val_fraction, options.seed)
+) -> list[_PlannedShard]:
+    """Return the train shards, then the val shards; pages are shuffled within each split."""
+    group_of = split.groups(pages, split_by, options.split_by)
+    val = split.val_groups(group_of, options.val_fraction, options.seed)
     order = plan.shuffled(keys, options.seed)
     shards = []
-    for split in SPLITS:
-        mine = [at for at in order if (group_of[at] in val) == (split == "val")]
-        cuts = plan.cut(pages, mine, int(options.shard_mb * (1 << 20)))
-        shards += [_Shard(f"{split}-{n:06d}.tar", split, held) for n, held in enumerate(cuts)]
+    for name in SPLITS:
+        in_split = [at for at in order if (group_of[at] in val) == (name == "val")]
+        cuts = plan.cut(pages, in_split, int(options.shard_mb * (1 << 20)))
+        shards += [_PlannedShard(f"{name}-{n:06d}.tar", name, part) for n, part in enumerate(cuts)]
     return shards
 
 
@@ -193,14 +201,14 @@ def _write_shards(
     spool: Path,
     pages: list[Page],
     keys: list[str],
-    shards: list[_Shard],
+    shards: list[_PlannedShard],
     workers: Workers,
-) -> list[Written]:
+) -> list[WrittenShard]:
     plans = (
         ShardPlan(
             folder / shard.name,
             spool,
-            [Entry(keys[at], pages[at].members, pages[at].place) for at in shard.pages],
+            [Entry(keys[at], pages[at].members, pages[at].spooled) for at in shard.pages],
         )
         for shard in shards
     )
@@ -212,13 +220,14 @@ def _write_index(
     folder: Path,
     header: dict,
     pages: list[Page],
-    shards: list[_Shard],
-    written: list[Written],
+    shards: list[_PlannedShard],
+    written: list[WrittenShard],
 ) -> None:
     labels = sorted({page.label for page in pages})
     templates = sorted({page.template for page in pages})
-    if len(labels) > np.iinfo(RECORD["label"]).max:
-        raise UserError(f"{len(labels)} different labels are more than an index holds")
+    limit = np.iinfo(RECORD["label"]).max
+    if len(labels) > limit:
+        raise UserError(f"{len(labels)} different labels; an index holds at most {limit}")
     label_at = {label: at for at, label in enumerate(labels)}
     template_at = {template: at for at, template in enumerate(templates)}
     rows = []

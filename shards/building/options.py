@@ -1,16 +1,15 @@
-"""The options of a build."""
+"""Options of a build, with their limits."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
-from shards.building.sources import FORMATS
 from shards.errors import UserError
 from shards.format.index import STORES
+from shards.source_formats import format_choices
 
 SPLIT_KEYS = ("template", "source", "label", "license", "viewport", "url_path", "sample")
 
-_CHOICES = {"format": FORMATS, "store": STORES, "split_by": SPLIT_KEYS}
 _LIMITS = {
     "png_width": (1, 4096),
     "count": (1, 10**9),
@@ -22,16 +21,18 @@ _LIMITS = {
 
 @dataclass(frozen=True)
 class BuildOptions:
-    """How to build.
+    """Options of `shards.build`, named as its flags.
 
-    format: one of `FORMATS`.
-    store: one of `STORES`; None picks "boxes", or "png" where there are only pictures.
-    png_width: px; the width that pictures are stored at.
-    count: at most so many inputs, in the order they are found; for the generator, how many.
-    val_fraction: wanted share of the pages to validate on, in [0, 1).
-    split_by: one of `SPLIT_KEYS`; None is the first of template, source and sample that is given.
+    format: "auto", "layout" or a format of `shards.source_formats`.
+    store: one of `STORES`; None: "boxes", or "png" if all files are pictures.
+    png_width: px; width of the stored pictures.
+    count: largest number of inputs, in the order they are found; of a generator, pages to make.
+    val_fraction: share of the pages to validate on, in [0, 1).
+    split_by: one of `SPLIT_KEYS`; None: the first of template, source and sample that pages have.
+    keep_duplicates: keep pages that repeat another page.
     shard_mb: MiB; shards are about equal and not much larger.
-    workers: processes; None is one for each core.
+    workers: number of processes; None: one for each core.
+    seed: of the split, of the order of the pages and of the generator.
     """
 
     format: str = "auto"
@@ -46,19 +47,20 @@ class BuildOptions:
     seed: int = 0
 
     def check(self) -> None:
-        """Raise `UserError` naming the first option that is impossible, and what is allowed."""
-        for name, choices in _CHOICES.items():
+        """Raise `UserError` naming the first option out of range and the values allowed."""
+        choices = {"format": format_choices(), "store": STORES, "split_by": SPLIT_KEYS}
+        for name, allowed in choices.items():
             value = getattr(self, name)
-            if value is not None and value not in choices:
-                raise UserError(f"{flag(name)}: is {value!r}, must be one of {', '.join(choices)}")
-        for name, (least, most) in _LIMITS.items():
+            if value is not None and value not in allowed:
+                raise UserError(f"{flag(name)}: is {value!r}, must be one of {', '.join(allowed)}")
+        for name, (low, high) in _LIMITS.items():
             value = getattr(self, name)
-            if value is not None and not least <= value <= most:
-                raise UserError(f"{flag(name)}: is {value}, must be in {least}..{most}")
+            if value is not None and not low <= value <= high:
+                raise UserError(f"{flag(name)}: is {value}, must be in {low}..{high}")
         if not 0 <= self.val_fraction < 1:
             raise UserError(f"--val-fraction: is {self.val_fraction}, must be in [0, 1)")
 
 
 def flag(name: str) -> str:
-    """The command's flag for an option."""
+    """Return the command's flag of an option."""
     return "--" + name.replace("_", "-")

@@ -1,7 +1,7 @@
-"""From an input to what its shard will hold: read, checked, drawn where asked for, and spooled.
+"""Pages made of inputs: read, checked, drawn if asked for, and written to a spool file.
 
-This is what worker processes do. The bytes of the pages go to a spool file of each process, what
-the builder has to know about them comes back.
+Runs in the worker processes of a build. The bytes of the pages go to a spool file of each process;
+the facts that the builder needs are returned.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from PIL import Image
 
 from shards.building.dedupe import signature_of_layout, signature_of_picture
 from shards.building.sources import Input, Reject, read_whole
-from shards.building.spool import Place
+from shards.building.spool import SpoolOffset
 from shards.format.index import BLOCK, RECORD
 from shards.format.layout import (
     MAX_AREA,
@@ -28,25 +28,33 @@ from shards.format.layout import (
     NO_LABEL,
     BadLayout,
     Layout,
+    decode_json,
     parse_layout,
     scaled_height,
     schema_of,
 )
-from shards.format.png import decode_png, encode_png
+from shards.format.png import encode_png
+from shards.source_formats import (
+    SOURCE_FORMATS,
+    FileFormat,
+    JsonSchema,
+    file_format_of,
+    generator_of,
+)
 
 _MAX_BLOCKS = np.iinfo(RECORD["blocks"]).max
 
 
 @dataclass(frozen=True)
 class Page:
-    """What the builder knows of a page; its bytes lie in a spool file.
+    """Facts about one page; its bytes lie in a spool file.
 
-    file, line: where it was read from.
-    split_key: the value of the key that the user asked to split by, if any.
-    picture: digest of what is drawn, equal for exact duplicates; content: digest of all bytes.
-    members: name after the key and size in bytes of each file, in the order of the tar.
-    place: where their bytes lie, one after the other.
-    raster: where its raster for `shards.building.dedupe` lies.
+    file, line: place that it was read from.
+    split_key: value of the key that the user asked to split by, if any.
+    picture: digest of the drawn content, equal for exact duplicates; content: digest of all bytes.
+    members: for each file, in the order of the tar, its name after the key and its size in bytes.
+    spooled: place of their bytes, one file after the other.
+    raster: place of its raster for `shards.building.dedupe`.
     """
 
     file: str
@@ -63,12 +71,12 @@ class Page:
     picture: bytes
     content: bytes
     members: tuple[tuple[str, int], ...]
-    place: Place
-    raster: Place
+    spooled: SpoolOffset
+    raster: SpoolOffset
 
     @property
     def blocks(self) -> int:
-        """Size in the tar, in blocks: each file has a header of one and is padded to whole ones."""
+        """Size in the tar in blocks: for each file a header of one, and its padded content."""
         return _blocks(self.members)
 
 
@@ -78,17 +86,19 @@ def _blocks(members: Sequence[tuple[str, int]]) -> int:
 
 @dataclass(frozen=True)
 class PageReader:
-    """Turns inputs into pages.
+    """Function of a worker process that makes pages of inputs.
 
     store: of `shards.format.index.STORES`; with "boxes" or "both", pictures are refused.
     png_width: width of the stored pictures in px.
-    form: of `shards.building.sources.FORMATS`.
-    seed: of the generator. spool: folder of the spool files.
+    format: value of `--format`.
+    split_by: key whose value each page reports, or None.
+    seed: of the generator.
+    spool: folder of the spool files.
     """
 
     store: str
     png_width: int
-    form: str
+    format: str
     split_by: str | None
     seed: int
     spool: Path
@@ -100,28 +110,38 @@ class PageReader:
     def _page_or_reject(self, item: Input, spool: io.BufferedWriter) -> Page | Reject:
         record: object = None
         try:
-            if item.is_png:
-                return self._picture_page(item, spool)
+            file_format = file_format_of(item.file)
+            if file_format is not None:
+                return self._file_page(item, file_format, spool)
             record = self._record(item)
-            return self._layout_page(item, record, spool)
+            return self._layout_page(item, self._parsed(record), spool)
         except BadLayout as error:
-            name = record.get("id") if isinstance(record, dict) else None
-            name = _plain(name[:80]) if isinstance(name, str) else None
-            return Reject(item.file, str(error), item.line, name)
+            page_id = record.get("id") if isinstance(record, dict) else None
+            page_id = _encodable(page_id[:80]) if isinstance(page_id, str) else None
+            return Reject(item.file, str(error), item.line, page_id)
 
     def _record(self, item: Input) -> object:
         if item.number is not None:
-            from shards.synthetic.archetypes import generate
-
-            return generate(self.seed, item.number)
+            return generator_of(self.format).generate(self.seed, item.number)
         return decode_json(_bytes_of(item) if item.line_bytes is None else item.line_bytes)
 
-    def _layout_page(self, item: Input, record: object, spool: io.BufferedWriter) -> Page:
-        if self.form == "rico" and schema_of(record) != "rico":
-            raise BadLayout(f"not a RICO layout, but one of the {schema_of(record)} schema")
-        layout = parse_layout(record)
-        # Facts come before choices: what the record says of itself, then what we add.
-        meta = {"id": _plain(item.name), **layout.meta}
+    def _parsed(self, record: object) -> Layout:
+        if isinstance(SOURCE_FORMATS.get(self.format), JsonSchema):
+            schema = schema_of(record).name
+            if schema != self.format:
+                raise BadLayout(f"a layout of the {schema} schema, but --format is {self.format}")
+        return parse_layout(record)
+
+    def _file_page(self, item: Input, form: FileFormat, spool: io.BufferedWriter) -> Page:
+        if not form.is_picture:
+            return self._layout_page(item, form.parse(_bytes_of(item)), spool)
+        if self.store != "png":
+            raise BadLayout("a picture has no boxes; build with --store png")
+        return self._picture_page(item, form.parse(_bytes_of(item)), spool)
+
+    def _layout_page(self, item: Input, layout: Layout, spool: io.BufferedWriter) -> Page:
+        # The record's id overrides the input's name.
+        meta = {"id": _encodable(item.name), **layout.meta}
         skipped = meta.pop("skipped", 0)
         meta |= {"w": layout.width, "h": layout.height}
         meta |= {"n": len(layout.boxes), "depth": layout.depth}
@@ -135,25 +155,23 @@ class PageReader:
         raster = signature_of_layout(layout)
         return self._spooled(spool, item, meta, members, picture, raster, skipped)
 
-    def _picture_page(self, item: Input, spool: io.BufferedWriter) -> Page:
-        if self.store != "png":
-            raise BadLayout("a picture has no boxes: --store png takes pictures and layouts alike")
-        gray = decode_png(_bytes_of(item))
+    def _picture_page(self, item: Input, gray: np.ndarray, spool: io.BufferedWriter) -> Page:
         height, width = gray.shape
         rows = self._rows(width, height)
         small = Image.fromarray(gray).resize((self.png_width, rows), Image.Resampling.BOX)
-        label = _plain(item.folder or NO_LABEL)
-        meta = {"id": _plain(item.name), "label": label, "w": width, "h": height, "n": 0}
+        label = _encodable(item.folder or NO_LABEL)
+        meta = {"id": _encodable(item.name), "label": label, "w": width, "h": height, "n": 0}
         members = {"png": encode_png(np.asarray(small))}
         picture = _digest(b"%d %d " % (width, height), gray.tobytes())
         return self._spooled(spool, item, meta, members, picture, signature_of_picture(gray), 0)
 
     def _rows(self, width: int, height: int) -> int:
-        # A page one pixel wide and 32,767 high would be a picture of gigabytes.
+        # A page of 1 x 32,767 px scaled to `png_width` would take gigabytes.
         rows = scaled_height(width, height, self.png_width)
         if rows * self.png_width > MAX_AREA:
             raise BadLayout(
-                f"{width} x {height} px drawn {self.png_width} px wide is over {MAX_AREA} px"
+                f"{width} x {height} px scaled to a width of {self.png_width} px is more than "
+                f"{MAX_AREA} px"
             )
         return rows
 
@@ -167,13 +185,14 @@ class PageReader:
         raster: np.ndarray,
         skipped: int,
     ) -> Page:
+        """Write the files and the raster of a page to the spool file and return its facts."""
         files["json"] = json.dumps(meta, sort_keys=True).encode()
-        names = sorted(files)  # as webdataset's writer does
+        names = sorted(files)  # the order of webdataset's writer
         members = tuple((name, len(files[name])) for name in names)
         if _blocks(members) > _MAX_BLOCKS:
-            raise BadLayout(f"over {_MAX_BLOCKS * BLOCK} bytes in a shard")
-        raster_place = _append(spool, raster.tobytes())
-        place = _append(spool, b"".join(files[name] for name in names))
+            raise BadLayout(f"more than {_MAX_BLOCKS * BLOCK} bytes in a shard")
+        raster_offset = _append(spool, raster.tobytes())
+        offset = _append(spool, b"".join(files[name] for name in names))
         return Page(
             file=item.file,
             line=item.line,
@@ -189,42 +208,24 @@ class PageReader:
             picture=picture,
             content=_digest(*(files[name] for name in names)),
             members=members,
-            place=place,
-            raster=raster_place,
+            spooled=offset,
+            raster=raster_offset,
         )
 
 
-def _append(spool: io.BufferedWriter, data: bytes) -> Place:
-    place = Place(Path(spool.name).name, spool.tell())
+def _append(spool: io.BufferedWriter, data: bytes) -> SpoolOffset:
+    offset = SpoolOffset(Path(spool.name).name, spool.tell())
     spool.write(data)
-    return place
-
-
-def decode_json(data: bytes) -> object:
-    """Decode one JSON value; raises `BadLayout` for whatever is not JSON.
-
-    NaN and Infinity are let through, so that the box which holds them can be named.
-    """
-    try:
-        return json.loads(data)
-    except RecursionError:
-        raise BadLayout("nested too deeply") from None
-    except UnicodeDecodeError:
-        raise BadLayout("not UTF-8 text") from None
-    except json.JSONDecodeError as error:
-        what = "cut off" if error.pos >= len(error.doc.rstrip()) else "wrong"
-        raise BadLayout(f"JSON is {what} at character {error.pos}: {error.msg}") from None
-    except ValueError:
-        raise BadLayout("JSON holds a number of thousands of digits") from None
+    return offset
 
 
 def draw_page(layout: Layout, width: int) -> np.ndarray:
-    """A layout as a wireframe of `width` px, uint8 (H, width): depth / 40 * 255."""
+    """Draw a layout `width` px wide: grey values depth / 40 * 255, uint8 (H, width)."""
     import torch
 
     from shards.reading.draw import draw, place
 
-    torch.set_num_threads(1)  # the processes share the cores already
+    torch.set_num_threads(1)  # the worker processes use all cores already
     boxes = torch.from_numpy(layout.boxes)
     owner = torch.zeros(len(boxes), dtype=torch.long)
     rows = scaled_height(layout.width, layout.height, width)
@@ -259,6 +260,6 @@ def _digest(*parts: bytes) -> bytes:
     return digest.digest()
 
 
-def _plain(text: str) -> str:
-    # File names that are no text, and lone surrogates in JSON, cannot be written to a file.
+def _encodable(text: str) -> str:
+    # File names that are not UTF-8, and lone surrogates in JSON, cannot be written to a file.
     return text.encode("utf-8", "replace").decode()

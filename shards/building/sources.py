@@ -1,7 +1,7 @@
-"""Where layouts come from: files, folders of them, JSON lines, pictures, or the page generator.
+"""Inputs of a build: files, folders of files, JSON lines and generated pages.
 
-Files are found in sorted order, read in bounded pieces and never trusted: whatever cannot be used
-becomes a `Reject` that names it.
+Files are found in sorted order and read in bounded pieces. They are untrusted: an input that cannot
+be used becomes a `Reject` that names it.
 """
 
 from __future__ import annotations
@@ -17,19 +17,16 @@ from typing import BinaryIO
 
 from shards.errors import UserError
 from shards.format.layout import MAX_BYTES
+from shards.source_formats import Generator, suffixes_of
 
-FORMATS = ("auto", "layout", "rico", "png", "synthetic")
-JSON_SUFFIXES = (".jsonl", ".jsonl.gz", ".json")
-PNG_SUFFIXES = (".png",)
-
-_GIVE_UP = 1 << 28  # bytes of one line, after which the rest of a (compressed) file is left
+_MAX_SKIPPED = 1 << 28  # bytes of an overlong line; the rest of its file is not read beyond them
 _CHUNK_INPUTS = 64
 _CHUNK_BYTES = 1 << 20
 
 
 @dataclass(frozen=True)
 class Reject:
-    """An input that was refused: its file, line (counted from 1), id where known, and why."""
+    """A refused input: its file, line (counted from 1), id if known, and the reason."""
 
     file: str
     reason: str
@@ -41,11 +38,11 @@ class Reject:
 class Input:
     """One layout or picture to be read.
 
-    file, line: where it is, for messages.
-    name: its id if it gives none itself.
-    folder: name of the folder it lies in, inside SOURCE; None at the top.
+    file, line: its place, for messages.
+    name: id of the page if its record has none.
+    folder: name of the folder that the file lies in, inside SOURCE; None at the top.
     line_bytes: a line of JSON; None if the whole file is the input.
-    number: which page of the generator; None for files.
+    number: page number of a generator; None for files.
     """
 
     file: str
@@ -54,10 +51,6 @@ class Input:
     folder: str | None = None
     line_bytes: bytes | None = None
     number: int | None = None
-
-    @property
-    def is_png(self) -> bool:
-        return self.file.lower().endswith(PNG_SUFFIXES)
 
 
 @dataclass(frozen=True)
@@ -69,28 +62,25 @@ class FoundFile:
 
     @property
     def is_lines(self) -> bool:
+        """True for JSON lines, which hold many layouts."""
         return self.path.name.lower().endswith((".jsonl", ".jsonl.gz"))
-
-    @property
-    def is_png(self) -> bool:
-        return self.path.name.lower().endswith(PNG_SUFFIXES)
 
 
 @dataclass
 class Found:
-    """What lies under the sources: files to read, refused ones, and how many of other kinds."""
+    """The contents of the sources: files to read, refused ones, and the number of other files."""
 
     files: list[FoundFile]
     rejects: list[Reject]
     others: int
 
 
-def find_files(sources: Iterable[Path], form: str) -> Found:
-    """Find the files of the format `form` (of `FORMATS`) in sorted order; hidden ones are left out.
+def find_files(sources: Iterable[Path], choice: str) -> Found:
+    """Find the files that a value of `--format` reads, in sorted order, without hidden files.
 
-    Raises `UserError` for a source that is absent, or a file of another kind.
+    Raises `UserError` if a source does not exist or is a file of another kind.
     """
-    suffixes = {"png": PNG_SUFFIXES, "auto": JSON_SUFFIXES + PNG_SUFFIXES}.get(form, JSON_SUFFIXES)
+    suffixes = suffixes_of(choice)
     found = Found([], [], 0)
     for source in sources:
         if source.is_dir():
@@ -98,7 +88,7 @@ def find_files(sources: Iterable[Path], form: str) -> Found:
         elif not source.exists():
             raise UserError(f"{source}: no such file or folder")
         elif _suffix(source.name, suffixes) is None:
-            raise UserError(f"{source}: --format {form} reads {', '.join(suffixes)}")
+            raise UserError(f"{source}: --format {choice} reads {', '.join(suffixes)}")
         else:
             _add_file(source, source.name, suffixes, found)
     return found
@@ -108,7 +98,7 @@ def _walk_folder(source: Path, suffixes: tuple[str, ...], found: Found) -> None:
     def refuse(error: OSError) -> None:
         found.rejects.append(Reject(str(error.filename), _os_reason(error)))
 
-    visited = set()  # a link to a folder above would otherwise be followed for ever
+    visited = set()  # a link to a folder above it would make the walk endless
     for folder, folders, names in os.walk(source, onerror=refuse, followlinks=True):
         status = os.stat(folder)
         if (status.st_dev, status.st_ino) in visited:
@@ -128,7 +118,7 @@ def _add_file(path: Path, relative: str, suffixes: tuple[str, ...], found: Found
         found.others += 1
         return
     try:
-        # Opening a pipe would wait for ever.
+        # Opening a pipe blocks until it has a writer.
         if not stat.S_ISREG(path.stat().st_mode):
             found.rejects.append(Reject(str(path), "not a regular file"))
             return
@@ -143,7 +133,7 @@ def _suffix(name: str, suffixes: tuple[str, ...]) -> str | None:
 
 
 def read_inputs(found: Found) -> Iterator[Input | Reject]:
-    """All inputs of the files, one at a time; of a single-input file only where it is."""
+    """Yield the inputs of all files; JSON lines with their bytes, other files without."""
     for file in found.files:
         if file.is_lines:
             yield from _read_lines(file)
@@ -152,10 +142,11 @@ def read_inputs(found: Found) -> Iterator[Input | Reject]:
             yield Input(str(file.path), file.name, folder=folder)
 
 
-def generated_inputs(count: int) -> Iterator[Input]:
-    """Pages number 0 to `count` - 1 of the generator."""
-    for number in range(count):
-        yield Input("synthetic", f"synthetic-{number}", line=number + 1, number=number)
+def generated_inputs(generator: Generator, count: int | None) -> Iterator[Input]:
+    """Yield pages 0 to `count` - 1 of a generator; None: its default count."""
+    name = generator.name
+    for number in range(count or generator.default_count):
+        yield Input(name, f"{name}-{number}", line=number + 1, number=number)
 
 
 def _read_lines(file: FoundFile) -> Iterator[Input | Reject]:
@@ -171,13 +162,13 @@ def _read_lines(file: FoundFile) -> Iterator[Input | Reject]:
                     yield Reject(name, f"longer than {MAX_BYTES} bytes", number)
                     layouts += 1
                     if not line.endswith(b"\n") and not _skip_line(stream):
-                        yield Reject(name, "the rest was not read: one endless line", number)
+                        yield Reject(name, "endless line; the rest of the file is not read", number)
                         return
                 elif line.strip():
                     layouts += 1
                     yield Input(name, f"{file.name}-{number}", line=number, line_bytes=line)
     except (EOFError, zlib.error, gzip.BadGzipFile):
-        yield Reject(name, "damaged gzip, cut off or changed", number + 1)
+        yield Reject(name, "damaged gzip, truncated or changed", number + 1)
         return
     except OSError as error:
         yield Reject(name, _os_reason(error), number + 1)
@@ -187,33 +178,33 @@ def _read_lines(file: FoundFile) -> Iterator[Input | Reject]:
 
 
 def _skip_line(stream: BinaryIO) -> bool:
-    """Read on to the end of the line; whether it came within bounds."""
+    """Read on to the end of the line; return False if it is longer than `_MAX_SKIPPED`."""
     skipped = 0
     while piece := stream.readline(_CHUNK_BYTES):
         skipped += len(piece)
         if piece.endswith(b"\n"):
             return True
-        if skipped > _GIVE_UP:
+        if skipped > _MAX_SKIPPED:
             return False
     return True
 
 
 def read_whole(path: Path) -> bytes:
-    """A file's bytes; at most one more than `MAX_BYTES`. Raises `OSError`."""
+    """Return a file's bytes, at most `MAX_BYTES` + 1 of them; raise `OSError`."""
     with path.open("rb") as stream:
         return stream.read(MAX_BYTES + 1)
 
 
 def chunks(inputs: Iterable[Input]) -> Iterator[list[Input]]:
-    """Cut the inputs into pieces of work that are worth sending to another process."""
+    """Yield the inputs in lists that are large enough to be sent to a worker process."""
     chunk: list[Input] = []
-    held = 0
+    size = 0
     for item in inputs:
         chunk.append(item)
-        held += len(item.line_bytes or b"")
-        if len(chunk) == _CHUNK_INPUTS or held >= _CHUNK_BYTES:
+        size += len(item.line_bytes or b"")
+        if len(chunk) == _CHUNK_INPUTS or size >= _CHUNK_BYTES:
             yield chunk
-            chunk, held = [], 0
+            chunk, size = [], 0
     if chunk:
         yield chunk
 

@@ -1,4 +1,4 @@
-"""Spool files: where worker processes leave what they have read until its place is known."""
+"""Spool files: hold the bytes of pages from reading them until their shard is written."""
 
 from __future__ import annotations
 
@@ -8,15 +8,15 @@ from pathlib import Path
 
 
 @dataclass(frozen=True)
-class Place:
-    """Where something lies: the name of a spool file, and the first byte in it."""
+class SpoolOffset:
+    """A place in a spool file: the file's name, and an offset in bytes."""
 
     file: str
     offset: int
 
 
 class Spools:
-    """Reads from all the spool files of a folder; a context manager that closes them."""
+    """Reader of all spool files of a folder; a context manager that closes them."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
@@ -29,8 +29,8 @@ class Spools:
         for descriptor in self._descriptors.values():
             os.close(descriptor)
 
-    def read(self, place: Place, size: int) -> bytes:
-        """`size` bytes from `place` on."""
-        if place.file not in self._descriptors:
-            self._descriptors[place.file] = os.open(self._folder / place.file, os.O_RDONLY)
-        return os.pread(self._descriptors[place.file], size, place.offset)
+    def read(self, start: SpoolOffset, size: int) -> bytes:
+        """Return `size` bytes from `start` on."""
+        if start.file not in self._descriptors:
+            self._descriptors[start.file] = os.open(self._folder / start.file, os.O_RDONLY)
+        return os.pread(self._descriptors[start.file], size, start.offset)

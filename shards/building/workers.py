@@ -1,4 +1,4 @@
-"""Work spread over processes, with a bounded amount of it under way."""
+"""Worker processes of a build, with a bounded number of submitted pieces of work."""
 
 from __future__ import annotations
 
@@ -12,21 +12,21 @@ from typing import TypeVar
 
 from shards.lifetime import die_with_parent
 
-_AHEAD = 4  # pieces of work under way for each process
+_AHEAD = 4  # pieces of work submitted ahead for each process
 
 _Work = TypeVar("_Work")
 _Result = TypeVar("_Result")
 
 
 class Workers:
-    """Applies functions to streams of work, in other processes if there are several workers."""
+    """Pool that applies functions to streams of work; in this process if there is one worker."""
 
     def __init__(self, executor: Executor | None, count: int) -> None:
         self._executor = executor
         self._ahead = count * _AHEAD
 
     def map(self, function: Callable[[_Work], _Result], work: Iterable[_Work]) -> Iterator[_Result]:
-        """The results in the order of the work, which is taken only as fast as it is done."""
+        """Yield the results in the order of the work; work is consumed as fast as it is done."""
         if self._executor is None:
             yield from map(function, work)
             return
@@ -41,9 +41,9 @@ class Workers:
 
 @contextmanager
 def start_workers(count: int) -> Iterator[Workers]:
-    """`count` worker processes, or this one alone if `count` is 1.
+    """Start `count` worker processes and stop them at the end; with a count of 1 start none.
 
-    They are spawned, for a fork of a process with threads (torch's, the caller's) may hang.
+    They are spawned: a forked child of a process with threads (torch's, the caller's) may hang.
     """
     if count == 1:
         yield Workers(None, 1)
@@ -57,6 +57,6 @@ def start_workers(count: int) -> Iterator[Workers]:
 
 
 def _start_worker() -> None:
-    # Ctrl-C reaches the whole terminal; the parent alone decides what it means.
+    # Ctrl-C is sent to all processes of the terminal; only the parent handles it.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     die_with_parent(signal.SIGKILL)

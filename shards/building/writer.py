@@ -1,4 +1,4 @@
-"""Pages to tars and an index, the same bytes for the same pages, on disk before they are named."""
+"""Writer of tars and index: equal pages give equal bytes; files are synced to disk."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ from typing import Any
 import numpy as np
 
 from shards.building.sources import Reject
-from shards.building.spool import Place, Spools
+from shards.building.spool import SpoolOffset, Spools
 from shards.format.index import BLOCK, HEADER_NAME, REJECTS_NAME, TABLE_NAME, header_bytes
 from shards.storage import sha256_of
 
 
 @dataclass(frozen=True)
 class Entry:
-    """A page of a shard: its key, its members' names and sizes, where their bytes wait."""
+    """A page of a shard: its key, its members' names and sizes, and the place of their bytes."""
 
     key: str
     members: tuple[tuple[str, int], ...]
-    place: Place
+    spooled: SpoolOffset
 
 
 @dataclass(frozen=True)
@@ -37,8 +37,8 @@ class ShardPlan:
 
 
 @dataclass(frozen=True)
-class Written:
-    """A written shard: its size, its checksum, and where each page lies in it, in tar blocks."""
+class WrittenShard:
+    """A written shard: its size, its checksum, and each page's offset and size in tar blocks."""
 
     bytes: int
     sha256: str
@@ -46,14 +46,14 @@ class Written:
     blocks: list[int]
 
 
-def write_shard(plan: ShardPlan) -> Written:
-    """Write one tar with webdataset's own writer; this is what worker processes do."""
-    # Imported here: webdataset imports torch, and a build that fails early needs neither.
+def write_shard(plan: ShardPlan) -> WrittenShard:
+    """Write one tar with webdataset's own writer; runs in the worker processes."""
+    # Imported here: webdataset imports torch, which takes seconds; `--help` needs neither.
     from webdataset import TarWriter
 
     starts = []
     with plan.path.open("xb") as stream, Spools(plan.spool) as spools:
-        # Fixed owners and times, or the same pages would give other bytes every time.
+        # Owner and time are fixed, so that the same pages give the same bytes every time.
         with TarWriter(stream, user="root", group="root", mtime=0, encoder=False) as tar:
             for entry in plan.entries:
                 starts.append(tar.tarstream.offset // BLOCK)
@@ -62,20 +62,20 @@ def write_shard(plan: ShardPlan) -> Written:
         stream.flush()
         os.fsync(stream.fileno())
     blocks = np.diff([*starts, end]).tolist()
-    return Written(plan.path.stat().st_size, sha256_of(plan.path), starts, blocks)
+    return WrittenShard(plan.path.stat().st_size, sha256_of(plan.path), starts, blocks)
 
 
 def _members(entry: Entry, spools: Spools) -> dict[str, bytes]:
-    offset = entry.place.offset
+    offset = entry.spooled.offset
     contents = {}
     for name, size in entry.members:
-        contents[name] = spools.read(Place(entry.place.file, offset), size)
+        contents[name] = spools.read(SpoolOffset(entry.spooled.file, offset), size)
         offset += size
     return contents
 
 
 def write_index(folder: Path, header: dict[str, Any], table: np.ndarray) -> None:
-    """Write the table, and the header with the checksums of the table and of the header in it."""
+    """Write the table, and the header with the checksums of the table and of itself."""
     data = table.tobytes()
     header = {**header, "table_sha256": hashlib.sha256(data).hexdigest()}
     _write(folder / TABLE_NAME, data)
@@ -83,11 +83,11 @@ def write_index(folder: Path, header: dict[str, Any], table: np.ndarray) -> None
 
 
 def write_rejects(folder: Path, rejects: Iterable[Reject]) -> None:
-    """Write `rejects.jsonl`: a line for each input that was left out; what is None is left away."""
+    """Write `rejects.jsonl`: one line for each refused input, without the fields that are None."""
     lines = []
     for reject in rejects:
-        told = {key: value for key, value in asdict(reject).items() if value is not None}
-        lines.append(json.dumps(told) + "\n")
+        fields = {key: value for key, value in asdict(reject).items() if value is not None}
+        lines.append(json.dumps(fields) + "\n")
     _write(folder / REJECTS_NAME, "".join(lines).encode())
 
 

@@ -1,1 +1,6 @@
-"""The format on disk: index, tars, layouts and PNG files."""
+"""Formats on disk: layouts, pictures, tars and the index.
+
+Importing the package registers the source formats of these modules, see `shards.source_formats`.
+"""
+
+from shards.format import png, schemas  # noqa: F401

@@ -1,8 +1,8 @@
-"""PNG in and out, for wireframes that exist only as pictures.
+"""PNG decoder and encoder for wireframes that exist only as pictures.
 
-Nothing in a file is trusted: its chunks are walked and its size is checked before a pixel is
-decoded, and only the chunks that make up the picture reach the decoder (Pillow), so that text,
-colour profiles and animation frames cannot harm.
+Files are untrusted: the chunks are walked and the size is checked before a pixel is decoded. Only
+the chunks of the picture itself reach the decoder (Pillow); text, colour profiles and animation
+frames do not.
 """
 
 from __future__ import annotations
@@ -17,16 +17,17 @@ from PIL import Image
 from PIL.PngImagePlugin import PngImageFile
 
 from shards.format.layout import MAX_AREA, MAX_BYTES, MAX_SIDE, BadLayout
+from shards.source_formats import register_file_format
 
 SIGNATURE = b"\x89PNG\r\n\x1a\n"
 PICTURE_CHUNKS = (b"IHDR", b"PLTE", b"tRNS", b"IDAT", b"IEND")
 # Legal pairs of colour type and bits per sample (PNG specification, 11.2.2).
 BIT_DEPTHS = {0: (1, 2, 4, 8, 16), 2: (8, 16), 3: (1, 2, 4, 8), 4: (8, 16), 6: (8, 16)}
-PLAIN = (8, 0, 0, 0, 0)  # bits and what follows in the header: 8-bit grey, row by row
+PLAIN = (8, 0, 0, 0, 0)  # header fields from `bits` on: 8-bit grey, not interlaced
 
 
 class Header(NamedTuple):
-    """The IHDR chunk; sizes in pixels, `bits` per sample."""
+    """The fields of the IHDR chunk; sizes in pixels, `bits` per sample."""
 
     width: int
     height: int
@@ -37,10 +38,11 @@ class Header(NamedTuple):
     interlace: int
 
 
+@register_file_format("png", suffixes=(".png",), signature=SIGNATURE, is_picture=True)
 def decode_png(data: bytes) -> np.ndarray:
     """Decode any still PNG to grey values.
 
-    Colours become their luminance (ITU-R BT.601), transparency is laid over background 0,
+    Colours are converted to luminance (ITU-R BT.601), transparent pixels are composited over 0,
     16-bit samples are rounded to 8 bits; gamma and colour profiles are ignored.
 
     Args:
@@ -56,7 +58,7 @@ def decode_png(data: bytes) -> np.ndarray:
     kinds = [chunk[4:8] for chunk in chunks]
     try:
         if header[2:] == PLAIN and b"tRNS" not in kinds:
-            # What most files are: their rows go straight to the decoder, past Pillow's file reader.
+            # Most files are of this kind. Decoding the rows without Pillow's file reader is faster.
             rows = b"".join(chunk[8:-4] for chunk in chunks if chunk[4:8] == b"IDAT")
             return np.asarray(Image.frombytes("L", header[:2], rows, "zip", "L", 0))
         image = PngImageFile(io.BytesIO(SIGNATURE + b"".join(chunks)))
@@ -68,8 +70,7 @@ def decode_png(data: bytes) -> np.ndarray:
 def encode_png(gray: np.ndarray) -> bytes:
     """Encode a uint8 array (height, width) as an 8-bit grayscale PNG.
 
-    Equal arrays give equal bytes under one version of Pillow. Nothing but the picture is
-    written: no time, no text.
+    Equal arrays give equal bytes under one version of Pillow. No time and no text is written.
     """
     if gray.dtype != np.uint8 or gray.ndim != 2:
         raise ValueError(f"expected a uint8 array (height, width), got {gray.dtype} {gray.shape}")
@@ -79,9 +80,9 @@ def encode_png(gray: np.ndarray) -> bytes:
 
 
 def _checked_chunks(data: bytes) -> tuple[Header, list[bytes]]:
-    """Walk the chunks of a PNG and return its header and the chunks that make up the picture."""
+    """Return the header of a PNG and the chunks of its picture; raise BadLayout if one is bad."""
     if len(data) > MAX_BYTES:
-        raise BadLayout(f"file of {len(data)} bytes, at most {MAX_BYTES} are allowed")
+        raise BadLayout(f"file of {len(data)} bytes, more than the limit of {MAX_BYTES} bytes")
     if not data.startswith(SIGNATURE):
         raise BadLayout("not a PNG: the file is empty" if not data else "not a PNG: no signature")
     header, chunks, at, kind = None, [], len(SIGNATURE), b""
@@ -97,7 +98,7 @@ def _checked_chunks(data: bytes) -> tuple[Header, list[bytes]]:
         elif kind == b"IHDR":
             raise BadLayout("damaged PNG: two header chunks")
         if kind == b"acTL":
-            raise BadLayout("animated PNG, only still pictures are allowed")
+            raise BadLayout("animated PNG; only still pictures are read")
         if kind in PICTURE_CHUNKS:
             if zlib.crc32(data[at + 4 : end - 4]) != struct.unpack_from(">I", data, end - 4)[0]:
                 raise BadLayout(f"damaged PNG: wrong checksum of chunk {kind.decode()}")
@@ -110,25 +111,23 @@ def _checked_chunks(data: bytes) -> tuple[Header, list[bytes]]:
 
 def _checked_header(kind: bytes, content: bytes) -> Header:
     if kind != b"IHDR" or len(content) != 13:
-        raise BadLayout("damaged PNG: it does not begin with a header chunk")
+        raise BadLayout("damaged PNG: the first chunk is not a header")
     header = Header(*struct.unpack(">IIBBBBB", content))
     if not (1 <= header.width <= MAX_SIDE and 1 <= header.height <= MAX_SIDE):
         raise BadLayout(
-            f"picture of {header.width} x {header.height} px, sides of 1 to {MAX_SIDE} are allowed"
+            f"picture of {header.width} x {header.height} px, sides must be in 1..{MAX_SIDE}"
         )
     if header.width * header.height > MAX_AREA:
-        raise BadLayout(
-            f"picture of {header.width} x {header.height} px, at most {MAX_AREA} px are allowed"
-        )
+        raise BadLayout(f"picture of {header.width} x {header.height} px, more than {MAX_AREA} px")
     if header.bits not in BIT_DEPTHS.get(header.colour_type, ()):
         raise BadLayout(
-            f"damaged PNG: no colour type {header.colour_type} with {header.bits} bits exists"
+            f"damaged PNG: colour type {header.colour_type} cannot have {header.bits} bits"
         )
     return header
 
 
 def _gray(image: PngImageFile, header: Header) -> np.ndarray:
-    """Luminance times opacity, uint8 (height, width)."""
+    """Return luminance times opacity, uint8 (height, width)."""
     image.load()
     key = image.info.get("transparency")
     if header.colour_type == 0:
@@ -136,7 +135,7 @@ def _gray(image: PngImageFile, header: Header) -> np.ndarray:
     if header.colour_type == 2:
         gray = np.array(image.convert("L"))
         if key is not None:
-            # Pillow keeps the high byte of 16-bit colours, so the key is compared by it too.
+            # Pillow keeps the high byte of 16-bit colours, so that byte of the key is compared.
             high = np.array(key) >> (header.bits - 8)
             gray[(np.asarray(image) == high).all(axis=-1)] = 0
         return gray
@@ -147,7 +146,7 @@ def _gray(image: PngImageFile, header: Header) -> np.ndarray:
 
 
 def _gray_samples(samples: np.ndarray, bits: int, key: int | None) -> np.ndarray:
-    """Grey samples as Pillow gives them (bool, uint8, or 16 bits) to uint8, `key` transparent."""
+    """Convert Pillow's grey samples (bool, uint8 or 16 bits) to uint8; `key` becomes 0."""
     if bits == 1:
         gray = np.where(samples, np.uint8(255), np.uint8(0))
         key = None if key is None else 255 * bool(key)
@@ -155,7 +154,7 @@ def _gray_samples(samples: np.ndarray, bits: int, key: int | None) -> np.ndarray
         gray = ((samples.astype(np.uint32) * 255 + 32767) // 65535).astype(np.uint8)
     else:
         gray = np.array(samples)
-        # Pillow widens the samples to 8 bits, but not the key.
+        # Pillow scales the samples to 8 bits, but not the key.
         key = None if key is None else key * (255 // (2**bits - 1))
     if key is not None:
         gray[(samples if bits == 16 else gray) == key] = 0

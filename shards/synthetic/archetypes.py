@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from shards.source_formats import register_generator
 from shards.synthetic.blocks import Block, cut, leaf, picture, stack, tree
 from shards.synthetic.sections import (
     article,
@@ -155,6 +156,7 @@ ARCHETYPES: dict[str, Callable[[Kit], Block]] = {
 }
 
 
+@register_generator("synthetic", default_count=1000)
 def generate(seed: int, number: int) -> dict:
     """Page `number` of a seed, as a record of the compact schema.
 

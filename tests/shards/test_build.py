@@ -14,7 +14,7 @@ import webdataset
 
 from shards.build import build
 from shards.building.options import BuildOptions
-from shards.building.plan import val_groups
+from shards.building.split import val_groups
 from shards.building.writer import write_index
 from shards.errors import DamagedShards, UserError
 from shards.format.index import RECORD
@@ -222,8 +222,8 @@ def test_bad_files_are_named_and_good_ones_kept(tmp_path):
     ("arguments", "says"),
     [
         (["nowhere", "--out", "OUT"], "nowhere: no such file or folder"),
-        (["EMPTY", "--out", "OUT"], "EMPTY: no layouts in there"),
-        (["--out", "OUT"], "give a SOURCE"),
+        (["EMPTY", "--out", "OUT"], "EMPTY: no layouts found"),
+        (["--out", "OUT"], "no SOURCE given"),
         (["x", "--format", "synthetic", "--out", "OUT"], "give no SOURCE"),
         ([SAMPLE, "--out", "FULL"], "FULL: exists already"),
         (

@@ -16,10 +16,9 @@ from hypothesis import strategies as st
 
 from shards.build import build
 from shards.building.options import BuildOptions
-from shards.building.pages import decode_json
 from shards.errors import DamagedShards
 from shards.format.index import HEADER_NAME, RECORD, TABLE_NAME, header_bytes
-from shards.format.layout import MAX_SIDE, BadLayout, parse_layout
+from shards.format.layout import MAX_SIDE, BadLayout, decode_json, parse_layout
 from shards.format.png import decode_png, encode_png
 from shards.format.tar import read_boxes, read_members
 from shards.open import open_index

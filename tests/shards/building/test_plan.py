@@ -8,7 +8,8 @@ import pytest
 
 from shards.build import build
 from shards.building.options import BuildOptions
-from shards.building.plan import seeded_hash, shuffled, val_groups
+from shards.building.plan import seeded_hash, shuffled
+from shards.building.split import val_groups
 from shards.errors import UserError
 from shards.open import open_index
 from shards.storage import sha256_of

@@ -125,15 +125,15 @@ def test_every_flipped_byte_of_the_picture_is_noticed():
     [
         (b"", "empty"),
         (b"this is text, not a picture", "not a PNG"),
-        (make_png(GRAY, 8, [[1]], size=(10**9, 1)), f"sides of 1 to {MAX_SIDE}"),
-        (make_png(GRAY, 8, [[1]], size=(30_000, 30_000)), f"at most {MAX_AREA}"),
-        (make_png(GRAY, 8, [[1]], size=(0, 5)), "sides of 1"),
+        (make_png(GRAY, 8, [[1]], size=(10**9, 1)), f"sides must be in 1..{MAX_SIDE}"),
+        (make_png(GRAY, 8, [[1]], size=(30_000, 30_000)), f"more than {MAX_AREA}"),
+        (make_png(GRAY, 8, [[1]], size=(0, 5)), "sides must be"),
         (make_png(GRAY, 8, [[1]], size=(30, 30)), "damaged PNG"),
         (make_png(GRAY, 8, [[1]], chunk(b"acTL", struct.pack(">II", 2, 0))), "animated"),
-        (make_png(RGB, 4, [[1, 2, 3]]), "no colour type 2 with 4 bits"),
+        (make_png(RGB, 4, [[1, 2, 3]]), "colour type 2 cannot have 4 bits"),
         (make_png(PALETTE, 8, [[0]]), "without a palette"),
         (make_png(GRAY, 8, [[1]], chunk(b"IHDR", bytes(13))), "two header chunks"),
-        (SIGNATURE + chunk(b"IDAT", b"") + chunk(b"IEND", b""), "does not begin with a header"),
+        (SIGNATURE + chunk(b"IDAT", b"") + chunk(b"IEND", b""), "the first chunk is not a header"),
     ],
 )
 def test_refused_with_one_plain_line(data, reason):

@@ -1,0 +1,162 @@
+"""Building blocks of the JSON schemas: checked numbers, box trees, and the layout made of them.
+
+Walks are iterative, so a deeply nested tree cannot exhaust the stack.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from shards.format.layout import (
+    MAX_AREA,
+    MAX_BOXES,
+    MAX_SIDE,
+    MAX_TEXT,
+    NO_LABEL,
+    BadLayout,
+    Layout,
+    describe_value,
+)
+
+Box = tuple[float, float, float, float]
+ReadBox = Callable[[dict, float, float], Box | None]
+"""Returns x0, y0, x1, y1 of a node in a parent at (x, y); None: skip the node with its children."""
+
+_MAX_COORDINATE = 10**9  # px; a coordinate beyond it is refused instead of clipped
+_TEXT_KEYS = ("id", "label", "template", "source", "license", "viewport", "url_path")
+
+
+def layout_of_tree(
+    record: dict,
+    root: object,
+    *,
+    read_box: ReadBox,
+    children_key: str,
+    canvas: tuple[int, int],
+    origin: tuple[float, float] = (0, 0),
+) -> Layout:
+    """Return the layout of a tree of boxes.
+
+    Args:
+        record: holds the metadata: id, label, template, source, license, viewport, url_path.
+        root: first node of the tree.
+        read_box: gives the box of a node.
+        children_key: key of a node's list of children.
+        canvas: width and height in px, of `canvas_size`.
+        origin: point of the tree's coordinates that becomes (0, 0) of the canvas.
+
+    Raises `BadLayout` naming the box, counted in preorder from 0, and its fault.
+    """
+    boxes, levels, skipped = _walk(root, read_box, children_key)
+    width, height = canvas
+    corners = np.array(boxes, np.float64).reshape(-1, 4) - np.array([*origin, *origin])
+    corners = corners.clip(0, [width, height, width, height])
+    corners = corners.astype(np.int16 if (corners == np.floor(corners)).all() else np.float32)
+    inside = (corners[:, 2] > corners[:, 0]) & (corners[:, 3] > corners[:, 1])
+    if not inside.any():
+        raise BadLayout("no visible box on the canvas")
+    meta = _metadata(record)
+    if skipped:
+        meta["skipped"] = skipped
+    depth = int(np.array(levels)[inside].max())
+    return Layout(width, height, corners[inside], depth, meta)
+
+
+def _walk(root: object, read_box: ReadBox, key: str) -> tuple[list[Box], list[int], int]:
+    """Return the boxes of a tree in preorder, their levels, and the number of skipped nodes."""
+    boxes: list[Box] = []
+    levels: list[int] = []
+    number = skipped = 0
+    stack: list[tuple[object, float, float, int]] = [(root, 0, 0, 1)]
+    while stack:
+        node, left, top, level = stack.pop()
+        if number >= MAX_BOXES:
+            raise BadLayout(f"more than {MAX_BOXES} boxes")
+        try:
+            if not isinstance(node, dict):
+                raise BadLayout(f"{describe_value(node)} where an object was expected")
+            box = read_box(node, left, top)
+            children = _children(node, key)
+        except BadLayout as error:
+            raise BadLayout(f"box {number}: {error}") from None
+        number += 1
+        if box is None:
+            skipped += 1
+            continue
+        boxes.append(box)
+        levels.append(level)
+        stack.extend((child, box[0], box[1], level + 1) for child in reversed(children))
+    return boxes, levels, skipped
+
+
+def _children(node: dict, key: str) -> list:
+    children = node.get(key)
+    if children is None:
+        return []
+    if not isinstance(children, list):
+        raise BadLayout(f'"{key}" is {describe_value(children)}, not a list')
+    # RICO's dumps hold null for a view that disappeared while the dump was made.
+    return [child for child in children if child is not None]
+
+
+def canvas_size(width: object, height: object) -> tuple[int, int]:
+    """Return a canvas' width and height rounded to whole px; raise `BadLayout` over the limits."""
+    sides = []
+    for name, value in (("width", width), ("height", height)):
+        check_number(f"canvas {name}", value)
+        side = max(1, int(value + 0.5))
+        if value <= 0 or side > MAX_SIDE:
+            raise BadLayout(f"canvas {name} is {describe_value(value)}, must be in 1..{MAX_SIDE}")
+        sides.append(side)
+    if sides[0] * sides[1] > MAX_AREA:
+        raise BadLayout(f"canvas is {sides[0]} x {sides[1]} px, more than {MAX_AREA} px")
+    return sides[0], sides[1]
+
+
+def corners_of(x: float, y: float, width: float, height: float) -> Box:
+    """Return x0, y0, x1, y1 of a box; raise `BadLayout` if its size is not positive."""
+    for name, value in (("width", width), ("height", height)):
+        if value <= 0:
+            raise BadLayout(f"{name} is {describe_value(value)}, must be positive")
+    return x, y, x + width, y + height
+
+
+def four_numbers(values: object, names: tuple[str, str, str, str]) -> Box:
+    """Return a list of four numbers as a tuple; raise `BadLayout` naming the wrong one."""
+    if not isinstance(values, list) or len(values) != 4:
+        raise BadLayout(f"box is {describe_value(values)}, must be four numbers {', '.join(names)}")
+    for name, value in zip(names, values, strict=True):
+        check_number(name, value)
+    return tuple(values)
+
+
+def check_number(name: str, value: object) -> None:
+    """Raise `BadLayout` if a value is not a finite number of px within bounds."""
+    if type(value) not in (int, float):  # bool is a subclass of int
+        raise BadLayout(f"{name} is {describe_value(value)}, not a number")
+    if not -_MAX_COORDINATE <= value <= _MAX_COORDINATE:  # refuses NaN, too
+        raise BadLayout(f"{name} is {describe_value(value)}, out of range")
+
+
+def _metadata(record: dict) -> dict[str, Any]:
+    meta: dict[str, Any] = {}
+    for name in _TEXT_KEYS:
+        value = record.get(name)
+        if value is None or value == "":
+            continue
+        if type(value) is int and name == "viewport" and 0 <= value <= _MAX_COORDINATE:
+            meta[name] = value
+            continue
+        if type(value) is int and abs(value) < 1 << 64:  # ids and classes are often plain numbers
+            value = str(value)
+        if not isinstance(value, str):
+            raise BadLayout(f'"{name}" is {describe_value(value)}, not a text')
+        if len(value) > MAX_TEXT:
+            raise BadLayout(f'"{name}" is longer than {MAX_TEXT} characters')
+        # JSON can hold lone surrogates, which cannot be written to a file.
+        meta[name] = value.encode("utf-8", "replace").decode()
+    meta.setdefault("label", NO_LABEL)
+    return meta
