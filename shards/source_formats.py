@@ -106,8 +106,8 @@ def _register(name: str, make: Callable[[Any], SourceFormat]) -> Callable[[_Func
 
 
 def format_choices() -> tuple[str, ...]:
-    """Return the values of `--format`."""
-    return (AUTO, ANY_SCHEMA, *SOURCE_FORMATS)
+    """Return the values of `--format`, sorted after "auto" and "layout"."""
+    return (AUTO, ANY_SCHEMA, *sorted(SOURCE_FORMATS))
 
 
 def json_schemas() -> list[JsonSchema]:
@@ -132,6 +132,12 @@ def suffixes_of(choice: str) -> tuple[str, ...]:
         return JSON_SUFFIXES
     formats = [entry for entry in SOURCE_FORMATS.values() if isinstance(entry, FileFormat)]
     return JSON_SUFFIXES + tuple(suffix for entry in formats for suffix in entry.suffixes)
+
+
+def schema_of_choice(choice: str) -> JsonSchema | None:
+    """Return the only schema that a value of `--format` reads; None if it reads any."""
+    chosen = SOURCE_FORMATS.get(choice)
+    return chosen if isinstance(chosen, JsonSchema) else None
 
 
 def generator_of(choice: str) -> Generator | None:

@@ -34,13 +34,7 @@ from shards.format.layout import (
     schema_of,
 )
 from shards.format.png import encode_png
-from shards.source_formats import (
-    SOURCE_FORMATS,
-    FileFormat,
-    JsonSchema,
-    file_format_of,
-    generator_of,
-)
+from shards.source_formats import FileFormat, file_format_of, generator_of, schema_of_choice
 
 _MAX_BLOCKS = np.iinfo(RECORD["blocks"]).max
 
@@ -126,10 +120,9 @@ class PageReader:
         return decode_json(_bytes_of(item) if item.line_bytes is None else item.line_bytes)
 
     def _parsed(self, record: object) -> Layout:
-        if isinstance(SOURCE_FORMATS.get(self.format), JsonSchema):
-            schema = schema_of(record).name
-            if schema != self.format:
-                raise BadLayout(f"a layout of the {schema} schema, but --format is {self.format}")
+        only = schema_of_choice(self.format)
+        if only is not None and (schema := schema_of(record)) is not only:
+            raise BadLayout(f"a layout of the {schema.name} schema, but --format is {self.format}")
         return parse_layout(record)
 
     def _file_page(self, item: Input, form: FileFormat, spool: io.BufferedWriter) -> Page:
