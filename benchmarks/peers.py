@@ -42,7 +42,7 @@ from vaetrain.config.experiment import load_experiment
 from vaetrain.engines.factory import start_engine
 from vaetrain.engines.spec import running_launch
 from vaetrain.model.vae import draw_noise
-from vaetrain.training.trainer import Trainer
+from vaetrain.training.build import Run
 
 OURS, GROUP = "ours", "default experiment, 128 px"
 TARGETS = {name: 1.5 if name.startswith("plain script") else 1.0 for name in PEERS}
@@ -78,7 +78,7 @@ def measure(quick: bool, device: torch.device, seed: int) -> dict[str, Any]:
     with contextlib.ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         trainer = stack.enter_context(contextlib.closing(start_trainer(folder, sizes.pages, seed)))
-        task = task_of(trainer.training, folder, device, seed)
+        task = task_of(trainer.run, folder, device, seed)
         peers, missing = start_peers(task, stack)
         peers = {OURS: ours(trainer, sizes.pages), **peers}
         cases = [Case(name, peer.epoch) for name, peer in peers.items()]
@@ -129,7 +129,7 @@ def ours(trainer: Steps, pages: int) -> Peer:
     engine, rows = trainer.engine, Counter[int]()
 
     def epoch() -> int:
-        done = trainer.train(pages // trainer.training.batching.global_batch)
+        done = trainer.train(pages // trainer.run.batching.global_batch)
         for (count, height, _), batches in done["sizes"].items():
             rows[height] += count * batches
         return done["images"]
@@ -143,16 +143,16 @@ def ours(trainer: Steps, pages: int) -> Peer:
     return Peer(epoch, forward, rows)
 
 
-def task_of(training: Trainer, folder: Path, device: torch.device, seed: int) -> Task:
+def task_of(run: Run, folder: Path, device: torch.device, seed: int) -> Task:
     """The same pages as PNGs, and the same experiment."""
-    data, size = training.data, training.batching.global_batch
+    data, size = run.data, run.batching.global_batch
     by_height = EvaluationDataset(data.train, data.collator).ids
     cuts = range(size, len(by_height), size)
     batches = ShardBatches(data.collator, np.split(by_height, cuts))
     pages = PageFiles(write_pictures(batches.one_pass(), folder / "pictures"), size, data.ladder)
     heights = data.train.heights_at(by_height)  # training pages come first in an index
     place = folder / "peers"
-    return Task(pages, heights, training.experiment, device, WORKERS, place, seed)
+    return Task(pages, heights, run.experiment, device, WORKERS, place, seed)
 
 
 def start_peers(

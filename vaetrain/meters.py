@@ -1,4 +1,4 @@
-"""Means over the global steps since the last logged line, kept on the device between lines."""
+"""Means over the optimizer steps since the last logged line, kept on the device."""
 
 from __future__ import annotations
 
@@ -13,32 +13,38 @@ from shards.reading.sample_order import SampleOrder
 from vaetrain.engines.base import Engine
 
 PER_STEP = ("grad_norm", "clipped_share")
-MOST_TOLD = 16  # steps that were left out, and pages of each, in a line of the log
+MAX_LISTED = 16  # skipped steps, and sample ids of each, in a line of the log
 
 
 class Meter:
-    """Sums of what each sample and each step brought; read, reset, saved and resumed together.
+    """Sums of per-page and per-step values; read, reset, saved and resumed together.
 
-    Steps that were left out, because a loss or gradient was not finite, are in no mean.
+    Skipped steps, those with a loss or gradient that was not finite, are excluded from the means.
 
     Attributes:
-        since: the image count the sums start at.
-        skipped: which steps of the last reading were left out, counted from 0; of fp16 not those
-            that were too large for the loss scale alone.
-        in_a_row: the most that followed one another, ending with one of these; counted anew when a
-            run goes on.
+        since: image count at which the sums start.
+        skipped: indices of the steps skipped before the last reading, counted from the reading
+            before; without those of fp16 that only had too large a loss scale.
+        longest_skip: length of the longest run of such steps that ended with one of `skipped`; a
+            resumed run counts anew.
     """
 
     def __init__(self, engine: Engine, parts: Sequence[str]) -> None:
-        """Start at 0; `parts` are the names of what each sample brings."""
+        """Start at 0.
+
+        Args:
+            parts: names of the per-page values.
+        """
         self.engine = engine
         self.names = (*parts, "valid_rows", "rows")
         self.since = 0
         self.samples = torch.zeros(len(self.names), dtype=torch.float64, device=engine.device)
-        self.pending = torch.zeros_like(self.samples)  # of the step under way
-        self.verdicts: list[Tensor] = []  # of each step (2,): left out, and a loss here not finite
+        self.pending = torch.zeros_like(self.samples)  # of the current step
+        # Of each step, float64 (2,): whether it was skipped, and whether a loss of this rank was
+        # not finite.
+        self.outcomes: list[Tensor] = []
         self.skipped: list[int] = []
-        self.in_a_row = self.row = 0
+        self.longest_skip = self.current_skip = 0
         self.steps = torch.zeros(len(PER_STEP), dtype=torch.float64, device=engine.device)
 
     def add_samples(self, parts: dict[str, Tensor]) -> None:
@@ -46,77 +52,91 @@ class Meter:
         self.pending += torch.stack([parts[name].double().sum() for name in self.names])
 
     def add_step(self, grad_norm: Tensor, clip_norm: float, applied: Tensor) -> None:
-        """Add an optimizer step, the same on every rank; `applied` or left out."""
+        """Add an optimizer step, which ends with the same values on every rank.
+
+        Args:
+            grad_norm: scalar, before clipping.
+            clip_norm: 0: gradients are not clipped.
+            applied: bool scalar on the device.
+        """
         clipped = (grad_norm > clip_norm) if clip_norm > 0 else torch.zeros_like(grad_norm)
         step = torch.stack([grad_norm.double(), clipped.double()])
-        self.verdicts.append(torch.stack([~applied, ~self.pending.isfinite().all()]).double())
+        self.outcomes.append(torch.stack([~applied, ~self.pending.isfinite().all()]).double())
         self.samples += torch.where(applied, self.pending, 0.0)
         self.steps += torch.where(applied, step, 0.0)
         self.pending.zero_()
 
     def read(self, images: int) -> dict[str, float]:
-        """The means since the last reading, over all ranks. Collective; a device sync.
+        """Return the means over all ranks since the last reading, and reset. Collective.
 
-        `skipped_steps` counts those left out; where all were, there are no means.
+        Waits for the device. `skipped_steps` is their number; where all steps were skipped, there
+        are no means.
+
+        Args:
+            images: image count now.
         """
-        verdicts = self._verdicts()
-        applied = sum(not left_out for left_out, _ in verdicts)
+        outcomes = self._summed_outcomes()
+        applied = sum(not is_skipped for is_skipped, _ in outcomes)
         values: dict[str, float] = {}
         if applied:
-            pages = applied * (images - self.since) / len(verdicts)
+            pages = applied * (images - self.since) / len(outcomes)
             samples = (self.engine.sum(self.samples) / pages).tolist()
             values = dict(zip(self.names, samples, strict=True))
             values["padding_waste"] = 1 - values.pop("valid_rows") / values.pop("rows")
             values |= dict(zip(PER_STEP, (self.steps / applied).tolist(), strict=True))
-        self._count(verdicts)
+        self._count_skipped(outcomes)
         values["skipped_steps"] = len(self.skipped)
         self.samples.zero_()
         self.steps.zero_()
-        self.verdicts.clear()
+        self.outcomes.clear()
         self.since = images
         return values
 
-    def _verdicts(self) -> list[list[float]]:
-        """Of every step whether it was left out, and on how many ranks a loss was not finite."""
-        if not self.verdicts:
+    def _summed_outcomes(self) -> list[list[float]]:
+        """Return of each step whether it was skipped, and whether any rank's loss was not finite.
+
+        Collective.
+        """
+        if not self.outcomes:
             return []
-        summed = self.engine.sum(torch.stack(self.verdicts)).clamp(max=1)
+        summed = self.engine.sum(torch.stack(self.outcomes)).clamp(max=1)
         return summed.tolist()
 
-    def _count(self, verdicts: list[list[float]]) -> None:
-        # Too large a loss scale is not the pages' fault, and is halved; below 1 it is no excuse.
-        scaled = self.engine.precision == "fp16" and float(self.engine.loss_scale) >= 1
-        self.skipped, self.in_a_row = [], 0
-        for number, (left_out, loss_is_bad) in enumerate(verdicts):
-            if not left_out:
-                self.row = 0
-            elif loss_is_bad or not scaled:
-                self.skipped.append(number)
-                self.row += 1
-                self.in_a_row = max(self.in_a_row, self.row)
+    def _count_skipped(self, outcomes: list[list[float]]) -> None:
+        # A gradient that overflows by fp16's loss scale is no fault of the pages: the scale is
+        # halved then. Below a scale of 1 the gradient itself is too large.
+        is_scaled = self.engine.precision == "fp16" and float(self.engine.loss_scale) >= 1
+        self.skipped, self.longest_skip = [], 0
+        for index, (is_skipped, loss_is_bad) in enumerate(outcomes):
+            if not is_skipped:
+                self.current_skip = 0
+            elif loss_is_bad or not is_scaled:
+                self.skipped.append(index)
+                self.current_skip += 1
+                self.longest_skip = max(self.longest_skip, self.current_skip)
 
     def state(self) -> dict[str, object]:
-        """The sums over all ranks, for a checkpoint. Collective."""
+        """Return the sums over all ranks, for a checkpoint. Collective."""
         samples = self.engine.sum(self.samples).tolist()
         return {
             "since": self.since,
             "samples": samples,
             "steps": self.steps.tolist(),
-            "verdicts": self._verdicts(),
+            "verdicts": self._summed_outcomes(),
         }
 
     def load(self, state: dict[str, object]) -> None:
-        """Go on from a checkpoint, on any number of ranks."""
+        """Load the state from a checkpoint, on any number of ranks."""
         self.since = state["since"]
         if self.engine.is_main:
             self.samples.copy_(torch.tensor(state["samples"], dtype=torch.float64))
         self.steps.copy_(torch.tensor(state["steps"], dtype=torch.float64))
-        verdicts = torch.tensor(state["verdicts"], dtype=torch.float64, device=self.engine.device)
-        self.verdicts = list(verdicts)
+        outcomes = torch.tensor(state["verdicts"], dtype=torch.float64, device=self.engine.device)
+        self.outcomes = list(outcomes)
 
 
 class StepMeans:
-    """Means over steps of values that are the same on every rank; none of steps that were not."""
+    """Means over steps of values that are the same on every rank; skipped steps are excluded."""
 
     def __init__(self, names: tuple[str, ...], device: torch.device) -> None:
         self.names = names
@@ -124,12 +144,20 @@ class StepMeans:
         self.count = torch.zeros((), dtype=torch.float64, device=device)
 
     def add(self, values: Tensor, applied: Tensor) -> None:
-        """Add a step's values, (len(names),), if it was `applied`, a bool scalar on the device."""
+        """Add a step.
+
+        Args:
+            values: (len(names),).
+            applied: bool scalar on the device.
+        """
         self.sums += torch.where(applied, values, 0.0)
         self.count += applied
 
     def read(self) -> dict[str, float]:
-        """The means by name since the last reading, empty without a step. A device sync."""
+        """Return the means by name since the last reading, and reset; empty without a step.
+
+        Waits for the device.
+        """
         if not self.count:
             return {}
         values = (self.sums / self.count).tolist()
@@ -138,17 +166,17 @@ class StepMeans:
         return dict(zip(self.names, values, strict=True))
 
     def state(self) -> dict[str, object]:
-        """The sums, for a checkpoint."""
+        """Return the sums, for a checkpoint."""
         return {"sums": self.sums.tolist(), "count": self.count.item()}
 
     def load(self, state: dict[str, object]) -> None:
-        """Go on from a checkpoint."""
+        """Load the state from a checkpoint."""
         self.sums.copy_(torch.tensor(state["sums"], dtype=torch.float64))
         self.count.fill_(state["count"])
 
 
 def ids_hash(order: SampleOrder, steps: range) -> str:
-    """What the samples of these global steps are, in 16 hexadecimal digits.
+    """Return a hash of the samples of these global steps, 16 hexadecimal digits.
 
     SHA-256 of their sorted ids as little-endian int64.
     """
@@ -156,20 +184,20 @@ def ids_hash(order: SampleOrder, steps: range) -> str:
     return hashlib.sha256(ids.astype("<i8").tobytes()).hexdigest()[:16]
 
 
-def left_out(skipped: list[list[int]], steps: int, images: int) -> str:
-    """A warning of steps that were skipped, for the log; metrics.jsonl has all of their pages.
+def skipped_steps_warning(skipped: list[list[int]], steps: int, images: int) -> str:
+    """Return a log line about skipped steps; metrics.jsonl lists all of their pages.
 
     Args:
-        skipped: the sample ids of each.
-        steps: how many there were since the last line.
-        images: the image count now.
+        skipped: sample ids of each skipped step.
+        steps: number of steps since the last line.
+        images: image count now.
     """
 
-    def told(ids: list[int]) -> str:
-        more = f" and {len(ids) - MOST_TOLD} more" if len(ids) > MOST_TOLD else ""
-        return ", ".join(map(str, ids[:MOST_TOLD])) + more
+    def listed(ids: list[int]) -> str:
+        more = f" and {len(ids) - MAX_LISTED} more" if len(ids) > MAX_LISTED else ""
+        return ", ".join(map(str, ids[:MAX_LISTED])) + more
 
     return (
-        f"warning: {len(skipped)} of {steps} steps up to {images} images were left out, for a loss "
-        "or gradient was not finite; their pages: " + "; ".join(map(told, skipped[:MOST_TOLD]))
+        f"warning: {len(skipped)} of {steps} steps up to {images} images skipped because a loss or "
+        "gradient was not finite; their pages: " + "; ".join(map(listed, skipped[:MAX_LISTED]))
     )

@@ -5,7 +5,7 @@
     accelerate launch -m vaetrain.train --config_file ddp          (installed, from any folder)
 
 The same command again resumes the run, on any number of processes. `--help` lists all settings.
-The training itself is in `vaetrain/training/trainer.py`.
+`vaetrain/training/build.py` builds a run, and `vaetrain/training/trainer.py` is its loop.
 """
 
 from __future__ import annotations
@@ -36,12 +36,14 @@ def main() -> None:
 
     from vaetrain.engines.crash import exit_this_rank
     from vaetrain.engines.factory import start_engine
-    from vaetrain.training.trainer import Trainer, TrainingFailed
+    from vaetrain.training.build import build_run
+    from vaetrain.training.events import TrainingFailed
+    from vaetrain.training.trainer import Trainer
 
     try:
         settings = command.experiment.train
         engine = start_engine(command.launch, settings.precision, settings.timeout_seconds)
-        Trainer(command, engine).run()
+        Trainer(build_run(command, engine)).run()
     except TrainingFailed as error:
         if engine.is_main:
             print(f"error: {error}", file=sys.stderr)

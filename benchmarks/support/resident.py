@@ -1,8 +1,8 @@
-"""Plain PyTorch loops on batches that lie on the device: what a trainer's step is measured against.
+"""Plain PyTorch loops on batches that are on the device, as a baseline of the trainer's step.
 
-The same model, losses, clipping and optimizer, and nothing else. `unmasked` takes a model's masks
-away: what they cost is the difference. `textbook` takes away whatever its layers do in ways of
-their own: what is left is what anyone would have written.
+They have the same model, losses, clipping and optimizer, and nothing else. `unmasked` replaces the
+masked layers of a model, so that the difference is the cost of masking. `textbook` also replaces
+the project's own convolutions, so that all layers are torch's.
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ from vaetrain.model import blocks, decoder, encoder, linear_path, skips
 from vaetrain.model import vae as vae_model
 from vaetrain.model.masked import MaskedCBAM, MaskedGroupNorm, PyramidPool, Rows
 from vaetrain.model.vae import VAE, Noise
-from vaetrain.training.trainer import Trainer
+from vaetrain.training.build import Run
 
-KEEPERS = (blocks, decoder, encoder, linear_path, skips, vae_model)  # modules that call `keep`
+MASKING_MODULES = (blocks, decoder, encoder, linear_path, skips, vae_model)  # they call `keep`
 
-Change = Callable[[nn.Module], contextlib.AbstractContextManager[None]]
+Replacement = Callable[[nn.Module], contextlib.AbstractContextManager[None]]
 
 
-class Resident(NamedTuple):
+class ResidentBatch(NamedTuple):
     """A micro batch on the device.
 
     Attributes:
@@ -45,35 +45,35 @@ class Resident(NamedTuple):
 
 
 class BareLoop:
-    """A training loop as anyone would write it down: forward, loss, backward, clip, step."""
+    """Minimal training loop: forward, loss, backward, clipping, optimizer step."""
 
-    def __init__(self, training: Trainer, change: Change = lambda _: contextlib.nullcontext()):
-        """Start from the trainer's weights.
+    def __init__(self, run: Run, replace: Replacement = lambda _: contextlib.nullcontext()):
+        """Start from the weights of a run.
 
         Args:
-            change: takes the model, and returns what to enter around its training.
+            replace: replaces layers of the model; returns a context manager for its run.
         """
-        experiment, engine = training.experiment, training.engine
-        self.accumulation = training.batching.accumulation
-        self.objective, self.weights = training.objective, training.state.weights_at(0.0)
+        experiment, engine = run.experiment, run.engine
+        self.accumulation = run.batching.accumulation
+        self.objective, self.weights = run.objective, run.state.weights_at(0.0)
         self.clip_norm = experiment.optimizer.clip_norm
         width, max_height = experiment.data.width, experiment.data.max_height
         self.model = VAE(experiment.model, width, max_height).to(engine.device)
         self.model.load_state_dict(dict(engine.weights()))
-        self.changed = change(self.model)
+        self.replaced = replace(self.model)
         apply_options(
             self.model,
             engine.device,
             precision=engine.precision,
-            channels_last=training.settings.channels_last,
-            checkpoint_activations=training.settings.checkpoint_activations,
-            compile=training.settings.compile,
+            channels_last=experiment.train.channels_last,
+            checkpoint_activations=experiment.train.checkpoint_activations,
+            compile=experiment.train.compile,
         )
         self.optimizer = build_optimizer(self.model, experiment.optimizer)
 
-    def train(self, batches: Sequence[Resident]) -> None:
-        """Take a step with every `accumulation` micro batches."""
-        with self.changed:
+    def train(self, batches: Sequence[ResidentBatch]) -> None:
+        """Take a step after every `accumulation` micro batches."""
+        with self.replaced:
             for number, batch in enumerate(batches, start=1):
                 self._loss(batch).backward()
                 if number % self.accumulation == 0:
@@ -81,42 +81,42 @@ class BareLoop:
                     self.optimizer.step()
                     self.optimizer.zero_grad()
 
-    def _loss(self, batch: Resident) -> Tensor:
+    def _loss(self, batch: ResidentBatch) -> Tensor:
         output = self.model(batch.inputs, batch.heights, batch.noise)
         losses, _ = self.objective(output, batch.targets, batch.heights, self.weights)
         return losses.mean() / self.accumulation
 
 
 class GroupNorm(nn.GroupNorm):
-    """torch's own, with the moments of all rows."""
+    """Torch's group norm, whose moments include the padding."""
 
     def forward(self, x: Tensor, rows: Rows) -> Tensor:
-        """(B, C, H, W) to the same shape."""
+        """Normalise (B, C, H, W)."""
         return super().forward(x)
 
 
 class Pool(nn.Module):
-    """torch's adaptive pooling to each level's bins."""
+    """Torch's adaptive average pooling to each level's bins."""
 
     def __init__(self, levels: Sequence[int]) -> None:
         super().__init__()
         self.levels = levels
 
     def forward(self, x: Tensor, rows: Rows) -> Tensor:
-        """(B, C, H, W) to (B, C * bins)."""
+        """Pool (B, C, H, W) to (B, C * bins)."""
         pooled = [F.adaptive_avg_pool2d(x, level).flatten(1) for level in self.levels]
         return torch.cat(pooled, dim=1)
 
 
 class CBAM(nn.Module):
-    """Convolutional block attention (Woo et al. 2018) over all rows, with a masked one's layers."""
+    """Convolutional block attention (Woo et al. 2018) without masks, with given layers."""
 
     def __init__(self, masked: MaskedCBAM) -> None:
         super().__init__()
         self.squeeze, self.excite, self.locate = masked.squeeze, masked.excite, masked.locate
 
     def forward(self, x: Tensor, rows: Rows) -> Tensor:
-        """(B, C, H, W) to the same shape."""
+        """Normalise (B, C, H, W)."""
         hidden = torch.relu(self.squeeze(torch.stack([x.mean(dim=(2, 3)), x.amax(dim=(2, 3))])))
         x = x * torch.sigmoid(self.excite(hidden).sum(dim=0))[:, :, None, None]
         profile = torch.cat([x.mean(dim=1, keepdim=True), x.amax(dim=1, keepdim=True)], dim=1)
@@ -124,28 +124,28 @@ class CBAM(nn.Module):
 
 
 class Conv2d(nn.Conv2d):
-    """A convolution of maps that are enlarged, and put into one tensor with the page first."""
+    """Convolution after upsampling and concatenation with the page."""
 
     def forward(self, x: Tensor, page: Tensor | None = None, rows: Rows | None = None) -> Tensor:
-        """As `blocks.Conv2d`."""
+        """See `blocks.Conv2d`."""
         if page is not None:
             x = torch.cat([F.interpolate(x, scale_factor=2), page], dim=1)
         return super().forward(x)
 
 
 def unmasked(vae: nn.Module) -> contextlib.AbstractContextManager[None]:
-    """Put torch's own layers in place of a model's masked ones; around its use, no map is cleared.
+    """Replace a model's masked layers by torch's own; return the context manager for its use.
 
-    Pages in a batch of others then are not what they are alone: it is to be measured, not used.
+    The result for a page then depends on the other pages of the batch, so this is for timing only.
     """
     _replace(vae, MaskedGroupNorm, _group_norm)
     _replace(vae, PyramidPool, lambda masked: Pool(masked.levels))
     _replace(vae, MaskedCBAM, CBAM)
-    return NothingKept()
+    return MaskingDisabled()
 
 
 def textbook(vae: nn.Module) -> contextlib.AbstractContextManager[None]:
-    """Put torch's own layers in place of all of a model's; around its use, no map is cleared."""
+    """Replace all of a model's own layers by torch's; return the context manager for its use."""
     _replace(vae, blocks.Conv2d, _conv)
     return unmasked(vae)
 
@@ -170,12 +170,12 @@ def _conv(own: blocks.Conv2d) -> Conv2d:
     return plain
 
 
-class NothingKept:
-    """A context, entered as often as one likes, in which `keep` returns what it is given."""
+class MaskingDisabled:
+    """Reusable context manager in which `keep` masks nothing."""
 
     def __enter__(self) -> None:
         self.stack = contextlib.ExitStack()
-        for module in KEEPERS:
+        for module in MASKING_MODULES:
             self.stack.enter_context(mock.patch.object(module, "keep", lambda x, rows: x))
 
     def __exit__(self, *_: object) -> None:

@@ -16,29 +16,34 @@ from benchmarks.support import link, memory
 from benchmarks.support.harness import synchronize
 from benchmarks.support.memory import live_storages
 from benchmarks.support.purposes import label_modules
-from benchmarks.support.resident import BareLoop, Resident, unmasked
+from benchmarks.support.resident import BareLoop, ResidentBatch, unmasked
 from shards.randomness import sample_keys
 from shards.reading.batch import Batch
 from shards.reading.datasets import TrainingDataset
 from vaetrain.config.command import Command
 from vaetrain.engines.base import Engine
 from vaetrain.model.vae import draw_noise
+from vaetrain.reporting.run_log import RunLog
+from vaetrain.training.build import Run, build_run
+from vaetrain.training.events import log_means, save_checkpoint, validate
 from vaetrain.training.trainer import Trainer
 
 NEVER = 10**15  # images
-STEP = "step"  # what a trace calls a whole step
+STEP = "step"  # name of a whole step in a trace
 
 
 class Steps:
-    """A trainer at its start, and plain loops of the same model on batches on the device.
+    """A trainer at its first step, and plain loops of the same model on batches on the device.
 
-    It trains without end: where validations, checkpoints and log lines are due by the experiment,
-    only the last come.
+    It never ends, and neither validates nor saves, but it logs as the experiment says.
+
+    Attributes:
+        trainer, run: the trainer and its parts.
     """
 
     def __init__(self, command: Command, engine: Engine) -> None:
         self.engine = engine
-        self.asked = train = command.experiment.train
+        self.train_config = train = command.experiment.train
         train = dataclasses.replace(
             train,
             epochs=1e6,
@@ -47,23 +52,23 @@ class Steps:
             checkpoint_every_images=NEVER,
         )
         experiment = dataclasses.replace(command.experiment, train=train)
-        self.training = Trainer(dataclasses.replace(command, experiment=experiment), engine)
+        self.run = build_run(dataclasses.replace(command, experiment=experiment), engine)
+        self.trainer = Trainer(self.run)
         self.sizes: Counter[tuple[int, int, int]] = Counter()
         self.rows = 0
-        self.batches = self._counted(self.training.start())
+        self.batches = self._counted(self.trainer.start())
         self.loops: dict[str, BareLoop] = {}
-        self.blocks: list[list[Resident]] = []
-        self.turns: Counter[str] = Counter()  # blocks that each loop has had
+        self.blocks: list[list[ResidentBatch]] = []
+        self.blocks_used: Counter[str] = Counter()  # of each loop
 
     def close(self) -> None:
-        """Let go of readers and files."""
+        """Close readers and files."""
         self.batches.close()
-        self.training.log.close()
+        self.trainer.log.close()
 
     def about(self) -> dict[str, Any]:
-        """What is running, for a record."""
-        training, experiment = self.training, self.training.experiment
-        batching = training.batching
+        """Return engine, ranks, precision and model, for a record."""
+        experiment, batching = self.run.experiment, self.run.batching
         return {
             "engine": self.engine.name,
             "ranks": self.engine.world_size,
@@ -78,7 +83,7 @@ class Steps:
         }
 
     def train(self, count: int) -> dict[str, Any]:
-        """Take steps as a run does.
+        """Take steps as a run does, with log lines where due.
 
         Returns: `images` and valid `pixels` of all ranks, and this rank's micro batches by padded
             size, `sizes`: how many of (pages, rows, width).
@@ -87,92 +92,92 @@ class Steps:
         self.rows = 0
         for _ in range(count):
             with record_function(STEP):
-                self.training.step(self.batches)
-                self.training.end_of_step()
+                self.trainer.step(self.batches)
+                self.trainer.after_step()
         rows = int(self.engine.sum(torch.tensor(self.rows, device=self.engine.device)))
         return {
-            "images": count * self.training.batching.global_batch,
-            "pixels": rows * self.training.experiment.data.width,
+            "images": count * self.run.batching.global_batch,
+            "pixels": rows * self.run.experiment.data.width,
             "sizes": dict(self.sizes),
         }
 
     def measure_link(self, sizes: Sequence[int], repeats: int) -> dict[str, Any]:
-        """What the ranks send through; see `link.measure`."""
+        """Measure the link between ranks; see `link.measure`."""
         return link.measure(self.engine, sizes, repeats)
 
     def lay_out(self, blocks: int, count: int) -> None:
-        """Bring blocks of `count` steps' batches to the device, and models for plain loops.
+        """Load blocks of `count` steps' batches onto the device, and build the plain loops.
 
-        The batches are those that the trainer takes in as many of its own first steps.
+        They are the batches of the trainer's own first steps.
         """
-        training = self.training
+        run = self.run
         reader = TrainingDataset(
-            training.data.order,
-            training.data.collator,
+            run.data.order,
+            run.data.collator,
             rank=self.engine.rank,
             world_size=self.engine.world_size,
-            micro_batch_size=training.batching.micro_batch,
+            micro_batch_size=run.batching.micro_batch,
         )
-        turns = count * training.batching.accumulation
+        micro_batches = count * run.batching.accumulation
         self.blocks = [
-            [self._resident(reader[number]) for number in range(first, first + turns)]
-            for first in range(0, blocks * turns, turns)
+            [self._resident(reader[number]) for number in range(first, first + micro_batches)]
+            for first in range(0, blocks * micro_batches, micro_batches)
         ]
-        self.loops = {"bare": BareLoop(training), "unmasked": BareLoop(training, change=unmasked)}
+        self.loops = {"bare": BareLoop(run), "unmasked": BareLoop(run, replace=unmasked)}
 
-    def _resident(self, batch: Batch) -> Resident:
-        batch, seed = batch.to(self.engine.device), self.training.settings.seed
-        inputs, targets = self.training.augment(batch, seed)
+    def _resident(self, batch: Batch) -> ResidentBatch:
+        batch, seed = batch.to(self.engine.device), self.run.experiment.train.seed
+        inputs, targets = self.run.forward.augment(batch, seed)
         keys = sample_keys(seed, batch.epochs, batch.ids, "eps")
         noise = draw_noise(self.engine.module, keys, batch.size, gate=1.0, dropout=0.0)
-        return Resident(inputs, targets, batch.heights, noise)
+        return ResidentBatch(inputs, targets, batch.heights, noise)
 
     def loop(self, kind: str) -> int:
-        """Train a plain loop, `bare` or `unmasked`, on its next block of batches; images."""
-        block = self.blocks[self.turns[kind]]
-        self.turns[kind] += 1
+        """Train a plain loop, `bare` or `unmasked`, on its next block; return the images."""
+        block = self.blocks[self.blocks_used[kind]]
+        self.blocks_used[kind] += 1
         self.loops[kind].train(block)
         return sum(len(batch.heights) for batch in block)
 
     def phases(self, count: int) -> dict[str, float]:
-        """Seconds of a step by the trainer's phases, and `other`, in the mean over some steps.
+        """Return mean seconds of a step by the trainer's phases, and `other`.
 
-        On a GPU each phase is waited for, so that their sum may exceed a step's time.
+        The host waits for a GPU after each phase, so their sum may exceed a step's time.
         """
-        watch = self.training.watch
+        watch = self.run.stopwatch
         watch.synchronise = lambda: synchronize(self.engine.device)
         watch.restart(watch.images)
         for _ in range(count):
-            self.training.step(self.batches)
-            self.training.stop.agreed()
+            self.trainer.step(self.batches)
+            self.trainer.stop.agreed()
         seconds = {name: value / count for name, value in watch.seconds.items()}
         watch.synchronise = lambda: None
         return seconds | {"other": watch.elapsed / count - sum(seconds.values())}
 
     def between_steps(self) -> dict[str, float]:
-        """Seconds for each step of what the experiment wants now and then, once each."""
-        global_batch = self.training.batching.global_batch
+        """Return seconds per step of log lines, validations and checkpoints, each run once."""
+        global_batch = self.run.batching.global_batch
         every = {
-            "log": (self.training.log_line, self.asked.log_every_images),
-            "validation": (self.training.validate, self.asked.validate_every_images),
-            "checkpoint": (self.training.save, self.asked.checkpoint_every_images),
+            "log": (log_means, self.train_config.log_every_images),
+            "validation": (validate, self.train_config.validate_every_images),
+            "checkpoint": (save_checkpoint, self.train_config.checkpoint_every_images),
         }
         return {
             name: self._seconds(action) * min(1.0, global_batch / images)
             for name, (action, images) in every.items()
         }
 
-    def _seconds(self, action: Callable[[], object]) -> float:
+    def _seconds(self, action: Callable[[Run, RunLog], object]) -> float:
         synchronize(self.engine.device)
         start = time.perf_counter()
-        action()
+        action(self.run, self.trainer.log)
         synchronize(self.engine.device)
         return time.perf_counter() - start
 
     def peak_memory(self, count: int) -> int:
-        """Bytes of tensors that this rank held at most in steps, by the allocator's own record.
+        """Return the peak bytes of this rank's tensors in steps, by the allocator's record.
 
-        Plain loops are let go of.
+        The plain loops are deleted before.
         """
         self.loops.clear()
         self.blocks.clear()
@@ -182,11 +187,11 @@ class Steps:
         return held + memory.measure(lambda _: self.train(count), device)
 
     def profile(self, count: int, trace: str, *, shapes: bool) -> None:
-        """Take steps under the profiler; the main process writes a Chrome trace.
+        """Profile steps; the main process writes a Chrome trace.
 
         Args:
-            trace: the file.
-            shapes: also what operations are for, and the shapes of their inputs.
+            trace: path of the file.
+            shapes: also record the modules that operations belong to, and input shapes.
         """
         activities = [ProfilerActivity.CPU]
         if self.engine.device.type == "cuda":
@@ -204,7 +209,7 @@ class Steps:
             profiler.export_chrome_trace(trace)
 
     def snapshot(self, file: str) -> None:
-        """Write torch's snapshot of the GPU's memory over one step; see pytorch.org/memory_viz."""
+        """Write torch's snapshot of GPU memory during one step; see pytorch.org/memory_viz."""
         torch.cuda.memory._record_memory_history()
         self.train(1)
         if self.engine.is_main:

@@ -1,4 +1,4 @@
-"""The trainer with one thing broken on purpose: `mutant.py MUTATION ARGUMENT...`."""
+"""The trainer with one fault injected: `mutant.py MUTATION ARGUMENT...`."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ sys.path[0] = str(REPO)
 
 
 def forward_unwrapped() -> None:
-    """Forward passes go to the model itself, so that nobody reduces its gradients."""
+    """Forward passes bypass the engine's wrapper, so that gradients are not reduced."""
     from vaetrain.engines.base import Engine
 
     prepare = Engine.prepare
@@ -29,7 +29,7 @@ def forward_unwrapped() -> None:
 
 
 def accumulation_not_averaged() -> None:
-    """Each micro batch counts as if it were the whole step."""
+    """Each micro batch is weighed as if it were the whole step."""
     from vaetrain.engines.base import Engine
 
     def broken(self, losses, global_batch_size):
@@ -39,7 +39,7 @@ def accumulation_not_averaged() -> None:
 
 
 def ranks_not_averaged() -> None:
-    """A loss scaled as for one process, where the engine divides by the number of ranks."""
+    """Losses are scaled for one process, although the engine divides by the number of ranks."""
     from vaetrain.engines.base import Engine
 
     def broken(self, losses, global_batch_size):
@@ -49,7 +49,7 @@ def ranks_not_averaged() -> None:
 
 
 def adaptive_weight_local() -> None:
-    """Each rank balances the adversarial loss by its own pages alone."""
+    """The adaptive weight of each rank comes from its own pages only."""
     from vaetrain.gan.adaptive_weight import GradientBalance
 
     update = GradientBalance.update
@@ -57,19 +57,19 @@ def adaptive_weight_local() -> None:
 
 
 def discriminator_local() -> None:
-    """Each rank steps its discriminator with the gradients of its own pages."""
+    """The discriminator's gradients are not averaged over ranks."""
     from vaetrain.engines.base import Engine
 
     Engine.average_gradients = lambda self, parameters: None
 
 
 def one_bad_step() -> None:
-    """In the third step the last rank's loss is not a number; its gradient is as finite as ever."""
+    """In the third step the last rank's loss is NaN; its gradient is finite."""
     _spoil_steps(lambda step: step == 3, lambda losses: losses + float("nan"))
 
 
 def one_bad_gradient() -> None:
-    """In the third step the last rank's gradient is not a number; its loss is as finite as ever."""
+    """In the third step the last rank's gradient is NaN; its loss is finite."""
     _spoil_steps(lambda step: step == 3, lambda losses: losses + (0 * losses).sqrt())
 
 
@@ -79,7 +79,7 @@ def bad_from_the_third() -> None:
 
 
 def stuck_reading() -> None:
-    """The last rank's sixth batch has to come through a pipe into which nobody writes."""
+    """The last rank's sixth batch blocks on a pipe that has no writer."""
     from vaetrain.data.loading import TrainingData
 
     training_batches = TrainingData.training_batches
@@ -96,13 +96,13 @@ def stuck_reading() -> None:
 
 
 def clock_jumps() -> None:
-    """The wall clock is another day's whenever it is asked."""
+    """Every reading of the wall clock is off by up to 1000 days."""
     chance, now = random.Random(0), time.time
     time.time = lambda: now() + 86400 * chance.randint(-1000, 1000)
 
 
 def no_memory() -> None:
-    """In the sixth step the last rank asks for more memory than there is."""
+    """In the sixth step the last rank allocates more memory than there is."""
     import torch
 
     from vaetrain.training.trainer import Trainer
@@ -110,34 +110,37 @@ def no_memory() -> None:
     step = Trainer.step
 
     def broken(self, batches):
-        last = self.engine.rank == self.engine.world_size - 1
-        if last and self.images == 5 * self.batching.global_batch:
-            torch.empty(1 << 60, device=self.engine.device)
+        run = self.parts
+        is_last = run.engine.rank == run.engine.world_size - 1
+        if is_last and run.images == 5 * run.batching.global_batch:
+            torch.empty(1 << 60, device=run.engine.device)
         step(self, batches)
 
     Trainer.step = broken
 
 
-def _spoil_steps(spoils: Callable[[int], bool], how: Callable[[Any], Any]) -> None:
+def _spoil_steps(is_spoilt: Callable[[int], bool], spoil: Callable[[Any], Any]) -> None:
+    """Change the losses that the last rank's objective returns in some steps."""
     from vaetrain.training.trainer import Trainer
 
     forward_backward = Trainer.forward_backward
 
-    def broken(self, batch, weights, gate):
-        step = self.images // self.batching.global_batch + 1
-        objective = self.objective
-        if spoils(step) and self.engine.rank == self.engine.world_size - 1:
-            self.objective = lambda *given: _spoilt(objective(*given), how)
-        parts = forward_backward(self, batch, weights, gate)
-        self.objective = objective
+    def broken(self, batch, weights, skip_gate):
+        run = self.parts
+        step = run.images // run.batching.global_batch + 1
+        objective = run.forward.objective
+        if is_spoilt(step) and run.engine.rank == run.engine.world_size - 1:
+            run.forward.objective = lambda *given: _spoilt(objective(*given), spoil)
+        parts = forward_backward(self, batch, weights, skip_gate)
+        run.forward.objective = objective
         return parts
 
     Trainer.forward_backward = broken
 
 
-def _spoilt(told: tuple, how: Callable[[Any], Any]) -> tuple:
-    losses, parts = told
-    losses = how(losses)
+def _spoilt(result: tuple, spoil: Callable[[Any], Any]) -> tuple:
+    losses, parts = result
+    losses = spoil(losses)
     return losses, parts | {"loss": losses.detach()}
 
 

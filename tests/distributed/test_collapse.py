@@ -1,4 +1,4 @@
-"""A posterior that collapses is told by the trainer, ends the run or is brought back, as asked."""
+"""Posterior collapse: it is logged, and ends the run or is reversed, by `collapse.action`."""
 
 import pytest
 
@@ -6,22 +6,22 @@ from shards.build import build
 from shards.building.options import BuildOptions
 from tests.distributed.conftest import REPO, Trainer
 
-# Far too high a beta, on a model that has nothing to start from.
-CRUSHED = ("beta.schedule=constant", "beta.max=300", "train.validate_every_images=64")
+# Far too high a beta, on a model with random initial weights.
+COLLAPSING = ("beta.schedule=constant", "beta.max=300", "train.validate_every_images=64")
 
 
 def verdicts(trainer, name: str) -> list[str]:
     return [line["verdict"] for line in trainer.lines(name, "val")]
 
 
-def test_a_collapse_ends_the_run_on_all_ranks_where_asked(trainer):
-    command = trainer.command("collapsed", *CRUSHED, "collapse.action=stop", engine="ddp")
+def test_stop_action_ends_the_run_on_all_ranks(trainer):
+    command = trainer.command("collapsed", *COLLAPSING, "collapse.action=stop", engine="ddp")
     done = trainer.run(command)
     assert done.returncode == 1
     lines = {line for line in done.stderr.splitlines() if line.startswith("error: ")}
-    (line,) = lines  # whichever rank tells it; the rest of what is told is the launcher's
+    (line,) = lines  # the launcher's own messages have no such prefix
     assert "stopped: the posterior is collapsing: 5 of 5 dimensions inactive; try" in line
-    # No reader is left that would hold the pipes: the command above came to its end.
+    # The command above ended, so no reader process is left that would keep its pipes open.
     assert verdicts(trainer, "collapsed") == ["waking", "collapsing"]
     assert "saved at 128 images" in line
     saved = [path.name for path in (trainer.folder / "collapsed" / "checkpoints").glob("[0-9]*")]
@@ -30,14 +30,14 @@ def test_a_collapse_ends_the_run_on_all_ranks_where_asked(trainer):
 
 @pytest.fixture
 def whole(tmp_path) -> Trainer:
-    """A trainer on all of the sample's pages: enough to validate on for sixteen dimensions."""
+    """Trainer on all pages of the sample: enough to validate sixteen dimensions."""
     build([REPO / "shards" / "sample"], tmp_path / "shards", BuildOptions(workers=1))
     return Trainer(tmp_path / "shards", tmp_path / "runs")
 
 
 @pytest.mark.slow
-def test_held_beta_brings_the_latent_back(whole):
-    """Three thousand times the default beta; the table of both runs stands in NOTES.md."""
+def test_hold_beta_reactivates_the_latent(whole):
+    """With three thousand times the default beta; NOTES.md has the table of both runs."""
     settings = ("beta.schedule=constant", "beta.max=300", "optimizer.lr=2e-3")
     settings += ("lr.schedule=constant", "train.global_batch_size=16", "train.max_images=3072")
     settings += ("train.validate_every_images=256", "train.checkpoint_every_images=1024")
@@ -50,7 +50,7 @@ def test_held_beta_brings_the_latent_back(whole):
     assert lines[-1]["verdict"] == "healthy"
     assert lines[-1]["active_units"] > 16 / 2
     assert lines[-1]["beta"] < lines[0]["beta"] == 300
-    # Interrupted while beta is held, it is the same run.
+    # Interrupted while beta is capped, the run is the same.
     whole.train("again", *settings, "collapse.action=hold_beta", "train.max_images=1024")
     whole.train("again", *settings, "collapse.action=hold_beta", "train.max_images=1536")
     known = [line["beta"] for line in lines]

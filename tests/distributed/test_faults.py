@@ -81,7 +81,7 @@ def test_nothing_moves_in_a_step_that_is_not_finite(trainer, engine, what):
     assert len(set(ids)) == 8
     (told,) = [line for line in done.stdout.splitlines() if line.startswith("warning: ")]
     assert told == (
-        "warning: 1 of 1 steps up to 24 images were left out, for a loss or gradient was not "
+        "warning: 1 of 1 steps up to 24 images skipped because a loss or gradient was not "
         f"finite; their pages: {', '.join(map(str, ids))}"
     )
 
@@ -91,7 +91,7 @@ def test_too_many_of_them_in_a_row_end_the_run(trainer):
     done = spoilt(trainer, "bad-steps", "bad_from_the_third", *settings, engine="ddp")
     assert done.returncode == 1
     (line,) = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
-    assert line.startswith("error: stopped: 2 steps in a row were left out")
+    assert line.startswith("error: stopped: 2 steps in a row were skipped")
     assert "saved at 32 images" in line
     assert moved(trainer, "bad-steps", 16, 32) == (set(), False)
     assert "resuming at 32 of 40 images" in trainer.train("bad-steps", *settings, engine="ddp")
@@ -171,7 +171,7 @@ def test_a_second_run_in_a_run_directory_costs_the_first_nothing(trainer):
         out, err = first.communicate(timeout=60)
     finally:
         kill_family(first.mark)
-    assert "asked to stop: saved at" in out, out + err
+    assert "stop requested: checkpoint saved at" in out, out + err
     images = max(int(path.name) for path in (folder / "checkpoints").glob("[0-9]*"))
     trainer.train("not-shared", *settings, f"train.max_images={images}", engine="ddp")
     assert same_bits(trainer.weights("shared"), trainer.weights("not-shared"))

@@ -65,9 +65,9 @@ def test_it_goes_on_with_a_warning(trainer, shards, disk, undisturbed):
     disk.free()
     out, err = process.communicate(timeout=240)
     assert process.returncode == 0, out + err
-    assert "warning: not saved at" in out
+    assert "warning: no checkpoint at" in out
     assert "No space left on device" in out
-    assert "the checkpoint before stays, and training goes on (train.on_failed_save)" in out
+    assert "the one before it stays, and training continues (train.on_failed_save)" in out
     assert same_bits(here.weights("goes-on"), trainer.weights(undisturbed))
     assert told(here, "goes-on", disk.folder) == told(trainer, undisturbed, trainer.folder)
 
@@ -81,7 +81,7 @@ def test_it_stops_where_it_is_told_to(trainer, shards, disk, undisturbed):
     _, err = process.communicate()
     assert process.returncode == 1
     (line,) = [line for line in err.splitlines() if line.startswith("error: ")]
-    assert line.startswith("error: not saved at ")
+    assert line.startswith("error: no checkpoint at ")
     assert "No space left on device" in line
     saved = whole(here, "stops")
     disk.fill()

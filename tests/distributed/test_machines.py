@@ -162,5 +162,5 @@ def test_a_slurm_job_saves_before_its_time_limit_and_queues_again(trainer, tmp_p
     finally:
         end([job])
     assert job.returncode == 0, err
-    assert "asked to stop: saved at" in out
+    assert "stop requested: checkpoint saved at" in out
     assert (tmp_path / "told").read_text() == "requeue 4711\n"

@@ -88,7 +88,7 @@ def test_asked_to_stop_it_saves_and_goes_on_later(trainer, undisturbed, number):
         time.sleep(0.01)
     process.send_signal(number)
     out, _ = process.communicate(timeout=60)
-    assert "asked to stop: saved at" in out
+    assert "stop requested: checkpoint saved at" in out
     stopped_at = int(checkpoints(trainer, name)[-1])
     assert f"saved at {stopped_at} images" in out
     out = trainer.train(name, *SETTINGS, engine="ddp")

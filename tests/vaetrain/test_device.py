@@ -1,8 +1,8 @@
-"""What runs on a GPU, proved where there is none: no copy to the host, no mixing of devices.
+"""The training step on a GPU, tested without one: no synchronisation, no mixing of devices.
 
-The path from a batch to its losses runs on fake CUDA tensors, which have shapes but no values. So
-whatever would have to know a value on the host - `.item()`, a data-dependent shape - fails by
-itself; a mode around it refuses tensors on the CPU.
+The trainer's forward path runs on fake CUDA tensors, which have shapes but no values. Whatever
+needs a value on the host - `.item()`, a data-dependent shape - fails by itself; a dispatch mode
+refuses tensors on the CPU.
 """
 
 from __future__ import annotations
@@ -13,28 +13,27 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from shards.randomness import sample_keys
 from shards.reading.batch import Batch
 from vaetrain.augmentation.pipeline import Augment
 from vaetrain.augmentation.policy import load_policy
 from vaetrain.config.experiment import load_experiment
 from vaetrain.engines.base import Engine
-from vaetrain.gan.config import GanConfig
 from vaetrain.gan.discriminators import build_discriminator
 from vaetrain.gan.trainer import GanTrainer
 from vaetrain.losses.objective import Objective
 from vaetrain.losses.weights import Weights
-from vaetrain.model.mixup import Mixup
-from vaetrain.model.vae import VAE, VAEOutput, draw_noise
+from vaetrain.model.vae import VAE, VAEOutput
 from vaetrain.schedules import Clock
 from vaetrain.training.controllers import KLController
+from vaetrain.training.step import ForwardStep
 
-CUDA = torch.device("cuda", 0)
+CPU, CUDA, META = torch.device("cpu"), torch.device("cuda", 0), torch.device("meta")
 PAGES, BOXES, ROWS, WIDTH, LATENT = 4, 50, 128, 64, 8
+SETTINGS = (f"model.latent_dim={LATENT}", "augment.mixup_alpha=0.4", "skips.dropout=0.3")
 
 
-class OnlyOnTheDevice(TorchDispatchMode):
-    """Refuses every operation that takes or makes a tensor anywhere but on the device."""
+class OnlyOnDevice(TorchDispatchMode):
+    """Dispatch mode that refuses operations with a tensor on any other device."""
 
     def __init__(self, device: torch.device = CUDA) -> None:
         super().__init__()
@@ -67,45 +66,46 @@ def a_batch(pictures: bool, device: torch.device = CUDA) -> Batch:
 
 
 class Step:
-    """A training step's forward path, as the trainer goes it."""
+    """The trainer's forward path and the KL controller, with parts on the default device."""
 
     def __init__(self, policy: str, *settings: str, device: torch.device = CUDA) -> None:
-        """Make its parts on the default device."""
-        experiment = load_experiment(
-            None, [f"augment.policy={policy}", f"model.latent_dim={LATENT}", *settings]
-        )
+        experiment = load_experiment(None, [f"augment.policy={policy}", *SETTINGS, *settings])
         self.model = VAE(experiment.model, WIDTH, ROWS)
-        self.augment = Augment(load_policy(experiment.augment))
-        self.mixup = Mixup(0.4, device)
-        self.objective = Objective(experiment)
-        # Where the trainer says `.to(device)`, which fake parameters do not allow: LPIPS makes
-        # its buffers on the CPU.
-        for module in self.objective.modules():
+        objective = Objective(experiment)
+        # The trainer's `.to(device)` does not work on fake parameters, and LPIPS makes its buffers
+        # on the CPU.
+        for module in objective.modules():
             for name, buffer in module.named_buffers(recurse=False):
                 setattr(module, name, buffer.to(device))
+        self.forward = ForwardStep(
+            experiment,
+            model=self.model,
+            vae=self.model,
+            augment=Augment(load_policy(experiment.augment)),
+            objective=objective,
+            device=device,
+        )
         self.controller = KLController(experiment.beta, device)
-        self.terms = {term.name: 0.5 for term in self.objective.terms}
+        self.terms = {term.name: 0.5 for term in objective.terms}
 
-    def losses(self, batch: Batch, spoil=lambda images: images):
-        inputs, targets = self.augment(batch, 0)
-        keys = sample_keys(0, batch.epochs, batch.ids, "eps")
-        noise = draw_noise(self.model, keys, batch.size, gate=0.5, dropout=0.3)
-        shares = self.mixup.shares(0, batch.epochs, batch.ids)
-        output = self.model(spoil(inputs), batch.heights, noise, shares)
+    def losses(self, batch: Batch, gan: GanTrainer | None = None):
         weights = Weights(self.terms, beta=self.controller.beta, capacity=3.0)
-        losses, parts = self.objective(output, targets, batch.heights, weights, 2 * shares)
+        losses, parts = self.forward(batch, weights, 0.5, gan)
         self.controller.update(parts["kl"].mean(), losses.isfinite().all())
         return losses, parts
 
 
-def run(policy: str, *settings: str, pictures: bool = False, spoil=lambda images: images):
+def run(policy: str, *settings: str, pictures: bool = False, spoil=None):
     fake = FakeTensorMode()
     with fake, torch.device(CUDA):
         step = Step(policy, *settings)
         batch = a_batch(pictures)
-    # Without a default device now: a tensor made without one is made on the CPU, and refused.
-    with fake, OnlyOnTheDevice():
-        return step.losses(batch, spoil)
+    if spoil is not None:
+        model = step.forward.model
+        step.forward.model = lambda images, *rest: model(spoil(images), *rest)
+    # Without a default device, a tensor made without one is made on the CPU, and refused.
+    with fake, OnlyOnDevice():
+        return step.losses(batch)
 
 
 def check(total: torch.Tensor, parts: dict[str, torch.Tensor]) -> None:
@@ -114,16 +114,17 @@ def check(total: torch.Tensor, parts: dict[str, torch.Tensor]) -> None:
     assert all((part.shape, part.device) == ((PAGES,), CUDA) for part in parts.values())
 
 
-GAMES = {
-    "hinge": GanConfig(start_epoch=0.0),
-    "light-r1": GanConfig(start_epoch=0.0, discriminator="light", regularizer="r1"),
-    "lecam-features": GanConfig(start_epoch=0.0, regularizer="lecam", feature_matching=1.0),
-    "two-updates": GanConfig(start_epoch=0.0, loss="nonsaturating", updates=2.0),
+GANS = {
+    "hinge": (),
+    "light-r1": ("gan.discriminator=light", "gan.regularizer=r1"),
+    "lecam-features": ("gan.regularizer=lecam", "gan.feature_matching=1"),
+    "two-updates": ("gan.loss=nonsaturating", "gan.updates=2"),
+    "logits": ("loss.pixel=bce", "model.output=sigmoid"),
 }
 
 
 class OneRank:
-    """What an adversary asks of an engine."""
+    """The part of a one-rank engine that the GAN trainer uses."""
 
     world_size, loss_scale = 1, 1.0
     average_gradients = Engine.average_gradients
@@ -133,43 +134,60 @@ class OneRank:
         return values.clone()
 
 
-@pytest.mark.parametrize("kind", GAMES)
-def test_the_adversary_stays_on_the_device(kind, monkeypatch):
-    """Its whole step: terms, backward, its own updates and all controllers, twice.
+def a_gan_trainer(settings: tuple[str, ...]) -> GanTrainer:
+    experiment = load_experiment(None, settings)
+    clock = Clock(epoch_images=10, global_batch_size=2 * PAGES, horizon=100)
+    at_logits = experiment.loss.pixel == "bce"
+    discriminator = build_discriminator(experiment.gan)
+    return GanTrainer(experiment.gan, discriminator, clock, OneRank(), at_logits=at_logits)
 
-    Autograd looks for a GPU where it meets a fake CUDA tensor, so the device here is torch's own
-    one without values.
+
+@pytest.mark.parametrize("kind", GANS)
+def test_forward_path_with_gan_stays_on_device(kind):
+    settings = ("gan.enabled=true", "gan.start_epoch=0", *GANS[kind])
+    fake = FakeTensorMode()
+    with fake, torch.device(CUDA):
+        step, gan = Step("none", *settings), a_gan_trainer(settings)
+        batch = a_batch(False)
+    gan.begin(2 * PAGES)
+    with fake, OnlyOnDevice():
+        check(*step.losses(batch, gan))
+
+
+@pytest.mark.parametrize("kind", GANS)
+def test_discriminator_steps_stay_on_device(kind, monkeypatch):
+    """Two steps of two micro batches: loss terms, backward pass, discriminator, controllers.
+
+    Autograd looks for a GPU where it meets a fake CUDA tensor, so the device is torch's `meta`.
+    The model and the objective are left out, because autocast does not support `meta`.
     """
-    meta, config = torch.device("meta"), GAMES[kind]
-    with meta:
-        clock = Clock(epoch_images=10, global_batch_size=2 * PAGES, horizon=100)
-        judge = build_discriminator(config)
-        game = GanTrainer(config, judge, clock, OneRank())
-        nothing = torch.empty(PAGES, 0)
-        pages = torch.empty(PAGES, 1, ROWS, WIDTH)
-        reconstruction = torch.empty(PAGES, 1, ROWS, WIDTH, requires_grad=True)
+    with META:
+        gan = a_gan_trainer(("gan.enabled=true", "gan.start_epoch=0", *GANS[kind]))
+        empty = torch.empty(PAGES, 0)
+        originals = torch.empty(PAGES, 1, ROWS, WIDTH)
+        logits = torch.empty(PAGES, 1, ROWS, WIDTH, requires_grad=True)
         heights = torch.empty(PAGES, dtype=torch.long)
         applied = torch.ones((), dtype=torch.bool)
-    monkeypatch.setattr(game.optimizer, "step", lambda: None)  # Adam's kernels need values
-    with OnlyOnTheDevice(meta):
+    monkeypatch.setattr(gan.optimizer, "step", lambda: None)  # Adam's kernels need values
+    with OnlyOnDevice(META):
         for step in (1, 2):
-            game.begin(step * 2 * PAGES)
+            gan.begin(step * 2 * PAGES)
             for _ in range(2):
-                output = VAEOutput(reconstruction, nothing, nothing, nothing, reconstruction)
-                output, theirs = game.fork(output, heights)
-                ours = output.reconstruction
-                losses = (ours - pages).square().mean(dim=(1, 2, 3))
-                losses = losses + game.terms(ours, theirs, pages, heights)
+                output = VAEOutput(logits, empty, empty, empty, logits)
+                output, fake = gan.fork(output, heights)
+                page = output.reconstruction
+                losses = (page - originals).square().mean(dim=(1, 2, 3))
+                losses = losses + gan.generator_terms(page, fake, originals, heights)
                 assert (losses.shape, losses.dtype) == ((PAGES,), torch.float32)
                 losses.sum().backward()
-            game.step(applied)
-    assert reconstruction.grad.shape == pages.shape
-    assert all(value.device == meta for value in game.tensors().values())
+            gan.step(applied)
+    assert logits.grad.shape == originals.shape
+    assert all(value.device == META for value in gan.tensors().values())
 
 
 @pytest.mark.parametrize("pictures", [False, True])
 @pytest.mark.parametrize("policy", ["none", "default", "strong", "randaugment", "trivialaugment"])
-def test_the_forward_path_stays_on_the_device(policy, pictures):
+def test_forward_path_stays_on_device(policy, pictures):
     check(*run(policy, pictures=pictures))
 
 
@@ -177,13 +195,13 @@ def test_the_forward_path_stays_on_the_device(policy, pictures):
 @pytest.mark.parametrize("skips", ["none", "gated", "hierarchical"])
 @pytest.mark.parametrize("attention", ["none", "cbam"])
 @pytest.mark.parametrize("blocks", ["resnet", "densenet"])
-def test_every_architecture_stays_on_the_device(blocks, attention, skips, latent):
+def test_every_architecture_stays_on_device(blocks, attention, skips, latent):
     settings = {"blocks": blocks, "attention": attention, "skips": skips, "latent": latent}
     check(*run("none", *(f"model.{name}={value}" for name, value in settings.items())))
 
 
 @pytest.mark.parametrize("net", ["features", "alex", "vgg", "squeeze"])
-def test_every_loss_stays_on_the_device(net):
+def test_every_loss_stays_on_device(net):
     weights = "null" if net == "features" else "random"
     settings = (f"loss.perceptual_net={net}", f"loss.perceptual_weights={weights}")
     terms = ("loss.perceptual=1", "loss.ms_ssim=1", "loss.gradient=1", "loss.combine=learned")
@@ -205,17 +223,16 @@ def test_every_loss_stays_on_the_device(net):
     ],
     ids=["cpu", "item", "made-on-the-cpu", "scalar-made-on-the-cpu", "data-dependent-shape"],
 )
-def test_what_would_hurt_on_a_gpu_is_refused(spoil):
+def test_synchronisation_and_tensors_on_the_cpu_are_refused(spoil):
     with pytest.raises((AssertionError, RuntimeError)):
         run("none", spoil=spoil)
 
 
-def test_gradients_flow_back_to_every_weight_without_a_look_at_values():
-    """On fake tensors of the CPU: on those of a GPU autograd asks for a real CUDA context."""
-    cpu = torch.device("cpu")
+def test_every_weight_gets_a_gradient_without_values():
+    """On fake CPU tensors: on fake CUDA tensors autograd requires a real CUDA context."""
     with FakeTensorMode():
-        step = Step("strong", device=cpu)
-        total, _ = step.losses(a_batch(False, cpu))
+        step = Step("strong", device=CPU)
+        total, _ = step.losses(a_batch(False, CPU))
         total.sum().backward()
     for name, weight in step.model.named_parameters():
         assert weight.grad is not None, name
@@ -223,7 +240,7 @@ def test_gradients_flow_back_to_every_weight_without_a_look_at_values():
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
-def test_a_gpu_is_never_waited_for():
+def test_step_never_synchronises_with_a_gpu():
     torch.manual_seed(0)
     with torch.device(CUDA):
         step = Step("strong")

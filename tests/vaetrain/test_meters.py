@@ -1,11 +1,13 @@
-"""What a log says of steps; their sums are tested where runs are compared (tests/distributed)."""
+"""Warning about skipped steps; the sums are tested in tests/distributed, by comparing runs."""
 
-from vaetrain.meters import MOST_TOLD, left_out
+from vaetrain.meters import MAX_LISTED, skipped_steps_warning
 
 
-def test_steps_that_were_left_out_are_told_with_as_many_pages_as_a_line_holds():
-    line = left_out([[3, 5], list(range(100, 100 + MOST_TOLD + 2))], steps=9, images=72)
-    assert line.startswith("warning: 2 of 9 steps up to 72 images were left out, ")
+def test_warning_lists_a_limited_number_of_steps_and_pages():
+    line = skipped_steps_warning(
+        [[3, 5], list(range(100, 100 + MAX_LISTED + 2))], steps=9, images=72
+    )
+    assert line.startswith("warning: 2 of 9 steps up to 72 images skipped because ")
     assert "pages: 3, 5; 100, 101, " in line
-    assert line.endswith(f"{100 + MOST_TOLD - 1} and 2 more")
-    assert left_out([[7]] * (MOST_TOLD + 5), 50, 400).count("7") == MOST_TOLD
+    assert line.endswith(f"{100 + MAX_LISTED - 1} and 2 more")
+    assert skipped_steps_warning([[7]] * (MAX_LISTED + 5), 50, 400).count("7") == MAX_LISTED

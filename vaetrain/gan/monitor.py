@@ -1,4 +1,4 @@
-"""Says in plain words when a discriminator has died or dominates, and when it is over."""
+"""Warnings about a discriminator that dominates the VAE or has stopped discriminating."""
 
 from __future__ import annotations
 
@@ -6,15 +6,15 @@ from collections.abc import Iterator
 from typing import Any
 
 DOMINATES, DEAD, WELL = "dominates", "dead", "well"
-ENTER = {DOMINATES: 0.98, DEAD: 0.53}  # accuracies at which a verdict begins
-LEAVE = {DOMINATES: 0.95, DEAD: 0.60}  # and as far as which it holds
-LINES = 3  # logged lines in a row that it takes either way
+ENTER = {DOMINATES: 0.98, DEAD: 0.53}  # accuracy at which a status begins
+LEAVE = {DOMINATES: 0.95, DEAD: 0.60}  # accuracy at which it ends
+LINES = 3  # consecutive logged lines that begin or end a status
 
 ADVICE = {
-    DOMINATES: "what it teaches fades or turns harsh; lower gan.lr or gan.updates, or set "
+    DOMINATES: "its gradients vanish or become harsh; lower gan.lr or gan.updates, or set "
     "gan.regularizer=r1 or raise gan.regularizer_weight",
-    DEAD: "it teaches nothing; raise gan.lr or gan.updates, lower gan.weight or "
-    "gan.regularizer_weight, or take gan.discriminator=patch",
+    DEAD: "its gradients carry no information; raise gan.lr or gan.updates, lower gan.weight or "
+    "gan.regularizer_weight, or set gan.discriminator=patch",
 }
 TITLES = {
     DOMINATES: "the discriminator dominates",
@@ -23,48 +23,48 @@ TITLES = {
 
 
 class DiscriminatorMonitor:
-    """A rule on the accuracy of each logged line, with hysteresis so that it does not chatter.
+    """Status of the discriminator by its accuracy in the logged lines, with hysteresis.
 
-    `LINES` lines in a row beyond an entry threshold are a verdict; so many on the other side of its
-    leaving threshold, which lies nearer to the middle, end it.
+    A status begins after `LINES` consecutive lines beyond its threshold in `ENTER`, and ends after
+    as many on the other side of its threshold in `LEAVE`, which is nearer to the middle.
 
     Attributes:
-        verdict: `well`, `dominates` or `dead`.
+        status: `well`, `dominates` or `dead`.
     """
 
     def __init__(self) -> None:
-        self.verdict = WELL
+        self.status = WELL
         self.pending = WELL
         self.lines = 0
 
     def update(self, accuracy: float) -> Iterator[str]:
-        """Take the accuracy, 0 to 1, of a logged line; what there is to say now."""
-        found = self._of(accuracy)
-        if found == self.verdict:
+        """Add the accuracy of a logged line, 0 to 1; yield the messages to log now."""
+        status = self._status_of(accuracy)
+        if status == self.status:
             self.lines = 0
             return
-        self.lines = self.lines + 1 if found == self.pending else 1
-        self.pending = found
+        self.lines = self.lines + 1 if status == self.pending else 1
+        self.pending = status
         if self.lines < LINES:
             return
-        before, self.verdict, self.lines = self.verdict, found, 0
-        if before != WELL:
-            yield f"over: {TITLES[before]} (accuracy {accuracy:.2f} now)"
-        if found != WELL:
-            yield f"warning: {TITLES[found]} (accuracy {accuracy:.2f}): {ADVICE[found]}"
+        previous, self.status, self.lines = self.status, status, 0
+        if previous != WELL:
+            yield f"resolved: {TITLES[previous]} (accuracy {accuracy:.2f} now)"
+        if status != WELL:
+            yield f"warning: {TITLES[status]} (accuracy {accuracy:.2f}): {ADVICE[status]}"
 
-    def _of(self, accuracy: float) -> str:
-        """What this line alone would say, given the verdict that it has to change."""
-        if accuracy >= (LEAVE if self.verdict == DOMINATES else ENTER)[DOMINATES]:
+    def _status_of(self, accuracy: float) -> str:
+        """Return the status by this line alone, with the thresholds of the current status."""
+        if accuracy >= (LEAVE if self.status == DOMINATES else ENTER)[DOMINATES]:
             return DOMINATES
-        if accuracy <= (LEAVE if self.verdict == DEAD else ENTER)[DEAD]:
+        if accuracy <= (LEAVE if self.status == DEAD else ENTER)[DEAD]:
             return DEAD
         return WELL
 
     def state(self) -> dict[str, Any]:
-        """The rule's memory, as JSON, for a checkpoint."""
-        return dict(vars(self))
+        """Return the state for a checkpoint."""
+        return {"verdict": self.status, "pending": self.pending, "lines": self.lines}
 
     def load(self, state: dict[str, Any]) -> None:
-        """Go on from `state`."""
-        vars(self).update(state)
+        """Load the state from a checkpoint."""
+        self.status, self.pending, self.lines = state["verdict"], state["pending"], state["lines"]

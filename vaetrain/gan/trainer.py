@@ -1,11 +1,11 @@
-"""The VAE's adversary: a discriminator with all that it takes to train against it.
+"""Discriminator training of a VAE-GAN.
 
-It is small and replicated: no engine spreads it, it is called raw, and its gradients are averaged
-by one explicit all-reduce. Everything is a mean over the samples of the global batch, so how that
-is cut over ranks and micro batches changes nothing.
+The discriminator is small. Every rank holds all of it, no engine wraps it, and one explicit
+all-reduce averages its gradients. All losses are means over the samples of the global batch, so the
+split over ranks and micro batches does not change the result.
 
-A step of the VAE collects the terms that its reconstructions bring (`fork`, `terms`), with the
-discriminator frozen; then the discriminator takes its own steps on the same pages (`step`).
+In a step of the VAE the discriminator is frozen and adds its terms to the losses (`fork`,
+`generator_terms`); then it takes its own optimizer steps on the same pages (`step`).
 """
 
 from __future__ import annotations
@@ -22,25 +22,28 @@ from vaetrain.engines.optimizers import optimizer_tensors, start_state
 from vaetrain.gan import losses as gan_losses
 from vaetrain.gan.adaptive_weight import GradientBalance, MovingMeans
 from vaetrain.gan.config import GanConfig
-from vaetrain.gan.discriminators import Discriminator, DiscriminatorOutput
+from vaetrain.gan.discriminators import Discriminator
+from vaetrain.gan.losses import GanLoss
 from vaetrain.gan.monitor import DiscriminatorMonitor
+from vaetrain.gan.registry import LOSSES, NO_REGULARIZER, REGULARIZERS
+from vaetrain.gan.regularizers import Regularizer, RegularizerInput
 from vaetrain.meters import StepMeans
 from vaetrain.model.masked import keep, rows_at
 from vaetrain.model.vae import VAEOutput
 from vaetrain.schedules import Clock, lr_at
 
-# In a hinge's linear part gradients of the last bias cancel, and with torch's 1e-8 Adam would take
-# steps of full length from their rounding errors.
+# In the linear part of a hinge the gradients of the last bias cancel. With torch's eps of 1e-8 Adam
+# would take steps of full length from their rounding errors.
 ADAM_EPS = 1e-5
 
 
 class GanStep(NamedTuple):
-    """What the clock says of one step.
+    """Schedule of the discriminator in one step.
 
     Attributes:
-        gate: 0 while the discriminator warms up on its own, then 1.
-        updates: its optimizer steps.
-        lr: its learning rate.
+        gate: factor on the terms of the VAE's loss: 0 during the discriminator's warm-up, then 1.
+        updates: number of discriminator steps.
+        lr: learning rate of the discriminator.
     """
 
     gate: float
@@ -49,9 +52,9 @@ class GanStep(NamedTuple):
 
 
 def gan_step_at(config: GanConfig, clock: Clock, images: int) -> GanStep | None:
-    """The turn of the step that ends at `images`; None before the discriminator's start.
+    """Return the schedule of the step that ends at `images`; None before `gan.start_epoch`.
 
-    Its learning rate follows a clock of its own, which starts with it.
+    The schedule of the learning rate starts at that epoch.
     """
     epoch = clock.epoch(images) - config.start_epoch
     if epoch < 0:
@@ -63,7 +66,12 @@ def gan_step_at(config: GanConfig, clock: Clock, images: int) -> GanStep | None:
 
 
 class GanBatch(NamedTuple):
-    """A micro batch as the discriminator sees it: two images (B, 1, H, W) and Long (B,) rows."""
+    """Micro batch of the discriminator.
+
+    Attributes:
+        real, fake: original pages and their reconstructions, detached: (B, 1, H, W).
+        heights: Long (B,), valid rows.
+    """
 
     real: Tensor
     fake: Tensor
@@ -71,12 +79,12 @@ class GanBatch(NamedTuple):
 
 
 class GanTrainer:
-    """A discriminator, its optimizer, and the controllers of the game, the same on every rank.
+    """Discriminator, its optimizer and the adaptive weight, the same on every rank.
 
     Attributes:
-        discriminator: frozen, but while it is updated itself.
-        watch: says when the discriminator has died or dominates.
-        turn: what the clock says of the step under way; None while nothing is played.
+        discriminator: frozen except during its own steps.
+        monitor: warns of a discriminator that is dead or dominates.
+        current: schedule of the current step; None before `gan.start_epoch`.
     """
 
     def __init__(
@@ -88,13 +96,18 @@ class GanTrainer:
         *,
         at_logits: bool = False,
     ) -> None:
-        """Begin a game.
+        """Start the optimizer and the controllers.
 
         Args:
-            discriminator: on the device, of the same weights on every rank.
-            at_logits: the pixel loss is of logits, so gradients meet there.
+            discriminator: on the device, with the same weights on every rank.
+            at_logits: the pixel loss is a function of the reconstruction's logits, so the gradients
+                of both losses meet there.
         """
         self.config = config
+        self.loss: GanLoss = LOSSES[config.loss].load()
+        self.regularizer: Regularizer | None = None
+        if config.regularizer != NO_REGULARIZER:
+            self.regularizer = REGULARIZERS[config.regularizer].load()
         self.at_logits = at_logits
         self.clock = clock
         self.engine = engine
@@ -112,7 +125,7 @@ class GanTrainer:
         self.balance = GradientBalance(config.adaptive_max, device)
         self.logit_means = MovingMeans(device)
         names = ["d_loss", "d_logit_real", "d_logit_fake", "d_accuracy"]
-        if config.regularizer != "none":
+        if self.regularizer is not None:
             names.append(config.regularizer)
         self.update_means = StepMeans((*names, "d_grad_norm", "d_clipped_share"), device)
         names = ["g_loss"]
@@ -121,76 +134,79 @@ class GanTrainer:
         if config.adaptive:
             names.append("adaptive_weight")
         self.step_means = StepMeans(tuple(names), device)
-        self.watch = DiscriminatorMonitor()
+        self.monitor = DiscriminatorMonitor()
         self.current: GanStep | None = None
-        self._sums: list[Tensor] = []
-        self._pages: list[GanBatch] = []
+        self._sums: list[Tensor] = []  # of the loss terms, of each micro batch of the step
+        self._batches: list[GanBatch] = []
 
     @property
     def plan(self) -> str:
-        """In one line, when the discriminator trains and when it counts."""
+        """Epochs at which the discriminator starts and enters the VAE's loss, in one line."""
         config, length = self.config, self.clock.epochs
-        counts = config.start_epoch + config.warmup_epochs
+        enters = config.start_epoch + config.warmup_epochs
         line = (
-            f"discriminator={config.discriminator} trains from epoch {config.start_epoch:g}, "
-            f"counts from epoch {counts:g} of {length:.4g}"
+            f"discriminator={config.discriminator} trains from epoch {config.start_epoch:g} and "
+            f"enters the VAE's loss from epoch {enters:g} of {length:.4g}"
         )
-        return line if counts < length else f"{line}: never in this run"
+        return line if enters < length else f"{line}: not within this run"
 
     def begin(self, images: int) -> None:
-        """Open the step that ends at `images`.
+        """Begin the step that ends at `images`.
 
-        Before its start nothing of it is computed: no parameter of the VAE is reached through it
-        alone, so the graph that the engines see is the same without it.
+        Before `gan.start_epoch` nothing of the GAN is computed. The engines' view of the graph does
+        not change when it starts, because it reaches no parameter of the VAE that the other losses
+        do not.
         """
         self.current = gan_step_at(self.config, self.clock, images)
 
     @property
     def factor(self) -> Tensor:
-        """The weight of the adversarial loss now, a scalar on the device; 0 in the warm-up."""
+        """Weight of the generator loss now, a scalar on the device; 0 in the warm-up."""
         adaptive = self.balance.weight if self.config.adaptive else self.balance.one
         return adaptive * (self.current.gate * self.config.weight)
 
     def fork(self, output: VAEOutput, heights: Tensor) -> tuple[VAEOutput, Tensor]:
-        """The output for the objective, and the reconstruction (B, 1, H, W) for the discriminator.
+        """Split the graph at the reconstruction, so that both gradient norms are measured there.
 
-        They part where their gradients meet: at the reconstruction, or at its logits where the
-        pixel loss is of logits.
+        Where the pixel loss is a function of logits, the graph is split at the logits.
+
+        Returns: the output for the objective, and the reconstruction (B, 1, H, W) for the
+            discriminator.
         """
         if not self.at_logits:
-            ours, theirs = self.balance.fork(output.reconstruction, self.factor)
-            return output._replace(reconstruction=ours), theirs
-        logits, others = self.balance.fork(output.logits, self.factor)
+            page, fake = self.balance.fork(output.reconstruction, self.factor)
+            return output._replace(reconstruction=page), fake
+        logits, fake_logits = self.balance.fork(output.logits, self.factor)
         rows = rows_at(heights, logits.shape[2])
-        ours, theirs = (keep(torch.sigmoid(branch), rows) for branch in (logits, others))
-        return output._replace(reconstruction=ours, logits=logits), theirs
+        page, fake = (keep(torch.sigmoid(branch), rows) for branch in (logits, fake_logits))
+        return output._replace(reconstruction=page, logits=logits), fake
 
-    def terms(
+    def generator_terms(
         self,
-        ours: Tensor,
-        theirs: Tensor,
+        page: Tensor,
+        fake: Tensor,
         targets: Tensor,
         heights: Tensor,
         shares: Tensor | None = None,
     ) -> Tensor:
-        """What the game adds to the VAE's losses, float32 (B,); keeps the pages for `step`.
+        """Return the terms of the VAE's losses, float32 (B,); keep the pages for `step`.
 
-        The adversarial loss is weighed at the fork, in the backward pass; the value returned is
-        what it weighs. A gate of 0 leaves it in the graph.
+        The gradient of the generator loss is weighed at the fork, in the backward pass; the value
+        returned is weighed here. A gate of 0 leaves the loss in the graph.
 
         Args:
-            ours, theirs: (B, 1, H, W), of `fork`.
+            page, fake: (B, 1, H, W), both views of the reconstruction from `fork`.
             targets: the original pages, likewise.
             heights: Long (B,), valid rows.
-            shares: (B,), how much the pages' feature distances count, 1 in the mean; None: all 1.
+            shares: (B,), weights of the pages' feature distances, 1 in the mean; None: all 1.
         """
-        self._pages.append(GanBatch(targets, theirs.detach(), heights))
-        raw = gan_losses.generator_loss(self.config.loss, self.discriminator(theirs, heights))
+        self._batches.append(GanBatch(targets, fake.detach(), heights))
+        raw = gan_losses.generator_loss(self.loss, self.discriminator(fake, heights))
         total = raw + (self.factor * raw - raw).detach()
         sums = [raw]
         if self.config.feature_matching:
             originals = self.discriminator(targets, heights)
-            distance = gan_losses.feature_distance(originals, self.discriminator(ours, heights))
+            distance = gan_losses.feature_distance(originals, self.discriminator(page, heights))
             distance = distance if shares is None else shares * distance
             total = total + self.current.gate * self.config.feature_matching * distance
             sums.append(distance)
@@ -198,12 +214,13 @@ class GanTrainer:
         return total
 
     def step(self, applied: Tensor) -> Tensor:
-        """Take the discriminator's optimizer steps on the pages of the global batch. Collective.
+        """Take the discriminator steps on the pages of the global batch. Collective.
 
         Args:
-            applied: bool scalar on the device, whether the VAE's step was; false: nothing moves.
+            applied: bool scalar on the device, whether the VAE's step was applied; where false,
+                nothing changes.
 
-        Returns: whether all of them were, likewise.
+        Returns: whether all steps were applied, likewise.
         """
         sums = self.engine.sum(torch.cat([sum(self._sums), self.balance.squares]))
         means, squares = sums[:-2] / self.clock.global_batch_size, sums[-2:]
@@ -213,7 +230,7 @@ class GanTrainer:
         for _ in range(self.current.updates):
             applied = self._update(applied)
         self._sums.clear()
-        self._pages.clear()
+        self._batches.clear()
         return applied
 
     def _update(self, applied: Tensor) -> Tensor:
@@ -221,7 +238,7 @@ class GanTrainer:
         buffers = [(buffer, buffer.clone()) for buffer in self.discriminator.buffers()]
         self.discriminator.renew_spectral_norms()
         self.discriminator.requires_grad_(True)
-        sums = sum(self._forward_backward(pages) for pages in self._pages)
+        sums = sum(self._forward_backward(batch) for batch in self._batches)
         self.discriminator.requires_grad_(False)
         clip_norm = self.config.clip_norm
         self.engine.average_gradients(self.discriminator.parameters())
@@ -235,43 +252,37 @@ class GanTrainer:
         self.update_means.add(torch.cat([means, torch.stack([norm, clipped])]), applied)
         return applied
 
-    def _forward_backward(self, pages: GanBatch) -> Tensor:
-        """Add a micro batch to the discriminator's gradient; the sums of what is told of it."""
-        config, (real_pages, fake_pages, heights) = self.config, pages
-        if config.regularizer == "r1":
-            real_pages = real_pages.detach().requires_grad_()
-        real = self.discriminator(real_pages, heights)
+    def _forward_backward(self, batch: GanBatch) -> Tensor:
+        """Add a micro batch to the discriminator's gradient; return the sums of logged values."""
+        originals, fake_pages, heights = batch
+        if self.regularizer is not None and self.regularizer.needs_input_gradient:
+            originals = originals.detach().requires_grad_()
+        real = self.discriminator(originals, heights)
         fake = self.discriminator(fake_pages, heights)
-        losses = gan_losses.discriminator_loss(config.loss, real, fake)
-        right = gan_losses.accuracy(config.loss, real, fake)
-        told = [real.page_mean(real.logits), fake.page_mean(fake.logits), right]
-        if config.regularizer != "none":
-            penalty = self._penalty(real_pages, real, fake)
-            losses = losses + config.regularizer_weight * penalty
-            told.append(penalty)
-        # As `average_gradients` expects it, that undoes both factors.
+        losses = gan_losses.discriminator_loss(self.loss, real, fake)
+        correct = gan_losses.accuracy(self.loss, real, fake)
+        logged = [real.page_mean(real.logits), fake.page_mean(fake.logits), correct]
+        if self.regularizer is not None:
+            given = RegularizerInput(originals, real, fake, *self.logit_means.read())
+            penalty = self.regularizer.penalty(given)
+            losses = losses + self.config.regularizer_weight * penalty
+            logged.append(penalty)
+        # `Engine.average_gradients` divides by both factors.
         scale = self.engine.world_size * self.engine.loss_scale
         (losses.sum() * (scale / self.clock.global_batch_size)).backward()
-        return torch.stack([losses, *told]).detach().double().sum(dim=1)
-
-    def _penalty(
-        self, real_pages: Tensor, real: DiscriminatorOutput, fake: DiscriminatorOutput
-    ) -> Tensor:
-        if self.config.regularizer == "r1":
-            return gan_losses.r1(real_pages, real)
-        return gan_losses.lecam(real, fake, *self.logit_means.read())
+        return torch.stack([losses, *logged]).detach().double().sum(dim=1)
 
     def read(self) -> dict[str, float]:
-        """The means over the steps since the last reading; what was not played is left out."""
+        """Return the means over the steps since the last reading; without steps, no keys."""
         return self.step_means.read() | self.update_means.read()
 
     def warnings(self, values: dict[str, float]) -> Iterator[str]:
-        """What there is to say of a logged line: nothing before the discriminator counts."""
+        """Yield warnings about a logged line; none before the discriminator enters the loss."""
         if self.current is not None and self.current.gate and "d_accuracy" in values:
-            yield from self.watch.update(values["d_accuracy"])
+            yield from self.monitor.update(values["d_accuracy"])
 
     def tensors(self) -> dict[str, Tensor]:
-        """All that the game has learnt, by name, for a checkpoint: the live tensors."""
+        """Return the live tensors of the state by name, for a checkpoint."""
         tensors = {f"weights.{k}": v for k, v in self.discriminator.state_dict().items()}
         moments = optimizer_tensors(self.discriminator, self.optimizer)
         tensors |= {f"optimizer.{k}": v for k, v in moments.items()}
@@ -280,20 +291,20 @@ class GanTrainer:
         return tensors
 
     def load_tensors(self, tensors: dict[str, Tensor]) -> None:
-        """Put back what `tensors` returned, on any number of ranks."""
+        """Load the result of `tensors`, on any number of ranks."""
         for name, tensor in self.tensors().items():
             tensor.copy_(tensors[name])
 
     def state(self) -> dict[str, Any]:
-        """The means under way and the watch, as JSON, for a checkpoint."""
+        """Return the current means and the monitor's state as JSON, for a checkpoint."""
         return {
             "steps": self.step_means.state(),
             "updates": self.update_means.state(),
-            "watch": self.watch.state(),
+            "watch": self.monitor.state(),
         }
 
     def load(self, state: dict[str, Any]) -> None:
-        """Go on from `state`."""
+        """Load the result of `state`."""
         self.step_means.load(state["steps"])
         self.update_means.load(state["updates"])
-        self.watch.load(state["watch"])
+        self.monitor.load(state["watch"])

@@ -1,9 +1,10 @@
-"""Posterior collapse: noticed at validations, told in plain words, and acted upon where asked.
+"""Detection of posterior collapse at validations, and the cap on beta against it.
 
-A dimension of the latent that says nothing about the page costs no KL, and under too high a beta
-the encoder gives up one after the other (Bowman et al. 2016, section 3.1). One validation cannot
-tell a model that has lost them from one that has not found them yet; their number from one
-validation to the next can. Nothing here needs torch: every rank makes the same of the same numbers.
+A latent dimension that carries no information about the page costs no KL. Under too high a beta the
+encoder gives up one dimension after another (Bowman et al. 2016, section 3.1). At a single
+validation, dimensions that are lost look like dimensions that are not yet in use; their number from
+one validation to the next tells them apart. Torch is not needed: every rank computes the same from
+the same numbers.
 """
 
 from __future__ import annotations
@@ -16,13 +17,17 @@ ADVICE = (
     "try a lower beta.max, a longer beta.warmup_epochs, beta.free_bits, "
     "or collapse.action=hold_beta"
 )
-LATENT_MATTERS = 1.02  # the L1 with another page's latent, in parts of that with the page's own
-FALL, REST = 0.25, 1.25  # what a cap on beta is multiplied by, collapsing and healthy
+# Least ratio of the L1 with another page's latent to the L1 with the page's own latent.
+MIN_SHUFFLED_RATIO = 1.02
+CAP_DECREASE, CAP_INCREASE = 0.25, 1.25  # factors on the cap, while collapsing and while healthy
 
 
 @dataclass(frozen=True)
 class PosteriorReport:
-    """What a validation says of the posterior: `healthy`, `waking`, or `collapsing`; and why."""
+    """State of the posterior at a validation: `healthy`, `waking` or `collapsing`, and the reason.
+
+    `waking`: few dimensions are active, but their number is rising or seen for the first time.
+    """
 
     state: str
     reason: str
@@ -32,73 +37,79 @@ class PosteriorReport:
 
 
 class CollapseMonitor:
-    """Looks at every validation, and holds the cap on beta.
+    """Posterior report of every validation, and the cap on beta that follows from them.
 
-    Too few active dimensions are a collapse, unless they are more than at the validation before: a
-    model that starts at random wakes them one after the other. At the first validation of such a
-    model there is nothing to compare with.
+    Too few active dimensions are a collapse, unless they are more than at the last validation: a
+    model with random initial weights activates them one after another. The first validation of such
+    a model has nothing to compare with, so it reports `waking`.
 
     Attributes:
-        cap: what beta may be at most; None: no limit.
+        previous: active dimensions at the last validation; None before the first.
+        cap: upper bound of beta; None: unbounded.
     """
 
-    def __init__(self, config: CollapseConfig, *, starts_awake: bool) -> None:
-        """Begin a run; `starts_awake` says that its latent dimensions are active from the start."""
+    def __init__(self, config: CollapseConfig, *, starts_active: bool) -> None:
+        """Start a run.
+
+        Args:
+            starts_active: whether latent dimensions are active from the start, as after a PCA.
+        """
         self.config = config
-        self.starts_awake = starts_awake
-        self.before: int | None = None
+        self.starts_active = starts_active
+        self.previous: int | None = None
         self.cap: float | None = None
 
     def update(
         self, active: int, dimensions: int, beta: float, *, l1: float, l1_shuffled: float | None
     ) -> PosteriorReport:
-        """The verdict on a validation, after which `cap` is what it asks for.
+        """Report on a validation, and move the cap.
 
         Args:
-            active: dimensions that tell pages apart, of so many `dimensions` that could.
-            beta: what multiplies the KL now.
+            active: dimensions that differ between pages.
+            dimensions: the most that could be active.
+            beta: weight of the KL now.
             l1: of reconstructions.
-            l1_shuffled: of those decoded from another page's latent; None where not measured.
+            l1_shuffled: of reconstructions from another page's latent; None where not measured.
         """
-        verdict = self._verdict(active, dimensions, l1, l1_shuffled)
-        self.before = active
+        report = self._report(active, dimensions, l1, l1_shuffled)
+        self.previous = active
         if self.config.action == "hold_beta":
-            self._move_cap(verdict, beta)
-        return verdict
+            self._move_cap(report, beta)
+        return report
 
-    def _verdict(
+    def _report(
         self, active: int, dimensions: int, l1: float, l1_shuffled: float | None
     ) -> PosteriorReport:
-        active = min(active, dimensions)  # of a few pages all may be, more than could be told apart
+        active = min(active, dimensions)  # among few pages all dimensions may count as active
         inactive = dimensions - active
-        told = f"{active} of {dimensions} dimensions active"
+        count = f"{active} of {dimensions} dimensions active"
         if inactive > self.config.inactive_share * dimensions:
-            if self.before is None and not self.starts_awake:
-                return PosteriorReport("waking", f"{told} at the first look")
-            if self.before is not None and active > self.before:
-                return PosteriorReport("waking", f"{told}, {self.before} at the validation before")
+            if self.previous is None and not self.starts_active:
+                return PosteriorReport("waking", f"{count} at the first validation")
+            if self.previous is not None and active > self.previous:
+                return PosteriorReport("waking", f"{count}, {self.previous} at the last validation")
             return PosteriorReport(
                 "collapsing", f"{inactive} of {dimensions} dimensions inactive; {ADVICE}"
             )
-        if l1_shuffled is not None and l1_shuffled < LATENT_MATTERS * l1:
+        if l1_shuffled is not None and l1_shuffled < MIN_SHUFFLED_RATIO * l1:
             return PosteriorReport(
                 "collapsing",
-                f"{told}, but the decoder does as well with another page's latent; try a higher "
+                f"{count}, but the decoder does as well with another page's latent; try a higher "
                 "skips.dropout, or skips that open later (skips.start_epoch)",
             )
-        return PosteriorReport("healthy", told)
+        return PosteriorReport("healthy", count)
 
-    def _move_cap(self, verdict: PosteriorReport, beta: float) -> None:
-        if verdict.state == "collapsing" and beta > 0:
-            self.cap = FALL * beta
-        elif verdict.state == "healthy" and self.cap is not None:
-            # A schedule that asks for less than the cap no longer needs it.
-            self.cap = REST * self.cap if beta >= self.cap else None
+    def _move_cap(self, report: PosteriorReport, beta: float) -> None:
+        if report.state == "collapsing" and beta > 0:
+            self.cap = CAP_DECREASE * beta
+        elif report.state == "healthy" and self.cap is not None:
+            # A schedule whose beta is below the cap no longer needs it.
+            self.cap = CAP_INCREASE * self.cap if beta >= self.cap else None
 
     def state(self) -> dict[str, float | None]:
-        """What a checkpoint needs."""
-        return {"before": self.before, "cap": self.cap}
+        """Return the state for a checkpoint."""
+        return {"before": self.previous, "cap": self.cap}
 
     def load(self, state: dict[str, float | None]) -> None:
-        """Go on from a checkpoint."""
-        self.before, self.cap = state["before"], state["cap"]
+        """Load the state from a checkpoint."""
+        self.previous, self.cap = state["before"], state["cap"]

@@ -1,4 +1,4 @@
-"""The exponential moving average of the weights: what is evaluated and handed over."""
+"""Exponential moving average (EMA) of the weights, which is evaluated and exported."""
 
 from __future__ import annotations
 
@@ -12,17 +12,18 @@ from vaetrain.engines.base import AVERAGE, WEIGHT, Engine
 
 
 class WeightEma:
-    """The fp32 weights' average, kept where they lie: on each rank of what it optimises.
+    """EMA of the fp32 weights, sharded over the ranks like the optimizer's state.
 
-    A whole model of it is put together when it is needed, and forgotten with the last reference.
+    A whole averaged model exists only while a caller of `model` holds it.
     """
 
     def __init__(self, engine: Engine, skeleton: nn.Module, half_life_images: float) -> None:
-        """Start from the weights as they are.
+        """Start from the current weights.
 
         Args:
             skeleton: a model of the same structure, for evaluation; its tensors may be on `meta`.
-            half_life_images: images after which a weight's share has halved; 0 follows at once.
+            half_life_images: images after which the share of a weight has halved; 0: the EMA equals
+                the weights.
         """
         self.engine = engine
         self.skeleton = skeleton
@@ -30,13 +31,16 @@ class WeightEma:
         engine.keep_average()
 
     def update(self, images: int, step_images: int, applied: Tensor) -> None:
-        """Move towards the weights after a step of `step_images` that ended at `images`.
-
-        Where the step was not `applied`, a bool scalar on the device, nothing moves.
+        """Move the EMA towards the weights after a step.
 
         The half-life grows with training up to its setting (Karras et al. 2022, "Elucidating the
         Design Space of Diffusion-Based Generative Models", appendix F.2: 5% of the images seen),
-        so that the random start is soon forgotten.
+        so that the random initial weights are soon forgotten.
+
+        Args:
+            images: image count at the end of the step.
+            step_images: images of the step.
+            applied: bool scalar on the device; where false, nothing changes.
         """
         half_life = min(self.half_life_images, 0.05 * images)
         decay = 0.5 ** (step_images / half_life) if half_life > 0 else 0.0
@@ -46,15 +50,15 @@ class WeightEma:
             torch._foreach_lerp_(averages, self.engine.slices(WEIGHT), shares)
 
     def tensors(self) -> Iterator[tuple[str, Tensor]]:
-        """The average of every parameter, and the buffers as they are, by name. Collective."""
+        """Yield every averaged parameter and every buffer, whole, by name. Collective."""
         yield from self.engine.gather(AVERAGE)
         yield from self.engine.buffers()
 
     def model(self) -> nn.Module:
-        """The averaged model, in evaluation mode, without gradients, on every rank. Collective.
+        """Return the averaged model on every rank, in evaluation mode, frozen. Collective.
 
-        It is the one time a rank holds the whole model, and then nothing but its weights: every
-        rank evaluates pages of its own. Where weights are not cut, it shares the average's memory.
+        Every rank holds all of its weights, since each evaluates pages of its own. On engines that
+        do not shard weights it shares the EMA's memory.
         """
         model = copy.deepcopy(self.skeleton)
         model.load_state_dict(dict(self.tensors()), assign=True)

@@ -1,4 +1,4 @@
-"""What learns beside the model from every global step, and is saved with it."""
+"""Training state: what is updated and saved beside the model."""
 
 from __future__ import annotations
 
@@ -21,13 +21,14 @@ from vaetrain.training.ema import WeightEma
 
 
 class TrainingState:
-    """The weights' average, the losses' weights, the discriminator, and the watch over collapse.
+    """EMA of the weights, controllers, discriminator and collapse monitor.
 
     Attributes:
-        average: of the model's weights.
-        controllers: of beta, and of learned weights, where the experiment has them.
-        adversary: the discriminator's side of a VAE-GAN; None without one.
-        collapse: holds the cap on beta.
+        ema: averaged weights of the model.
+        controllers: by name: `beta` with `beta.schedule=controller`, `weights` with
+            `loss.combine=learned`.
+        gan: the discriminator with its optimizer; None unless `gan.enabled`.
+        collapse: caps beta with `collapse.action=hold_beta`.
     """
 
     def __init__(
@@ -38,7 +39,7 @@ class TrainingState:
         objective: Objective,
         skeleton: nn.Module,
     ) -> None:
-        """Begin beside a model that the engine has prepared.
+        """Start from a model that the engine has prepared.
 
         Args:
             skeleton: a model of the same structure, see `WeightEma`.
@@ -62,22 +63,22 @@ class TrainingState:
             )
             engine.log(self.gan.plan)
         self.collapse = CollapseMonitor(
-            experiment.collapse, starts_awake=engine.module.starts_from_pca
+            experiment.collapse, starts_active=engine.module.starts_from_pca
         )
 
     def begin(self, images: int) -> None:
-        """Open the step that ends at `images`."""
+        """Begin the step that ends at `images`."""
         if self.gan is not None:
             self.gan.begin(images)
 
     @property
     def active_gan(self) -> GanTrainer | None:
-        """The adversary, if it plays in the step under way."""
-        plays = self.gan is not None and self.gan.current is not None
-        return self.gan if plays else None
+        """The GAN trainer if the discriminator has started by the current step, else None."""
+        has_started = self.gan is not None and self.gan.current is not None
+        return self.gan if has_started else None
 
     def weights_at(self, epoch: float) -> Weights:
-        """What multiplies each loss at an epoch."""
+        """Return the weights of the losses at an epoch, beta as controller and cap have it now."""
         weights = weights_at(self.experiment, epoch, self.clock.epochs)
         beta, cap = weights.beta, self.collapse.cap
         if "beta" in self.controllers:
@@ -87,35 +88,37 @@ class TrainingState:
         return dataclasses.replace(weights, beta=beta)
 
     def lr_at(self, epoch: float) -> float:
-        """The model's learning rate at an epoch."""
+        """Return the model's learning rate at an epoch."""
         return lr_at(self.experiment.lr, self.experiment.optimizer.lr, epoch, self.clock.epochs)
 
     def step(self, images: int, kl: Tensor) -> tuple[Tensor, Tensor]:
-        """Let the model and all of these take the step that ends at `images`.
+        """Step the model's optimizer, then everything in this state. Collective.
 
         Args:
-            kl: the KL of this rank's pages, their sum.
+            images: image count at the end of the step.
+            kl: scalar, summed over this rank's pages of the global batch, in nats.
 
-        Returns: the gradient's norm before clipping, and whether the step was applied, a bool
+        Returns: the norm of the gradient before clipping, and whether every optimizer applied the
+            step, a bool scalar on the device.
         """
         global_batch = self.experiment.train.global_batch_size
         learned = self.controllers.get("weights")
         if learned is not None:
             self.engine.average_gradients([learned.log_variances])
         norm = self.engine.step(self.lr_at(self.clock.epoch(images)))
-        moved = applied = norm.isfinite()
+        model_applied = applied = norm.isfinite()
         if learned is not None:
             applied = learned.step(self.engine, applied)
         if self.active_gan is not None:
             applied = self.active_gan.step(applied)
         if "beta" in self.controllers:
-            kl = self.engine.sum(kl) / global_batch
-            self.controllers["beta"].update(kl, moved, self.collapse.cap)
-        self.ema.update(images, global_batch, moved)
+            mean_kl = self.engine.sum(kl) / global_batch
+            self.controllers["beta"].update(mean_kl, model_applied, self.collapse.cap)
+        self.ema.update(images, global_batch, model_applied)
         return norm, applied
 
     def json_state(self) -> dict[str, Any]:
-        """What a checkpoint says of them in JSON; a device sync."""
+        """Return what a checkpoint holds as JSON. Waits for the device."""
         state = {
             "collapse": self.collapse.state(),
             "controllers": {name: part.state() for name, part in self.controllers.items()},
@@ -125,12 +128,12 @@ class TrainingState:
         return state
 
     def tensors(self) -> dict[str, dict[str, Tensor]]:
-        """What a checkpoint has of them in tensors, by its part. Collective."""
+        """Return the checkpoint's parts `average` and `adversary`, tensors by name. Collective."""
         adversary = {} if self.gan is None else self.gan.tensors()
         return {"average": self.engine.collect(self.ema.tensors()), "adversary": adversary}
 
     def load(self, saved: Checkpoint) -> None:
-        """Go on from a checkpoint, on any engine and number of ranks."""
+        """Load a checkpoint of any engine and number of ranks."""
         self.engine.scatter(AVERAGE, saved.average)
         for name, controller in self.controllers.items():
             controller.load(saved.state["controllers"][name])

@@ -1,7 +1,7 @@
-"""The trainer's step without the trainer: on batches that are on the device, in one process.
+"""Optimizer steps of the trainer in one process, on batches that are on the device already.
 
-A step computes what `vaetrain.training.trainer.Trainer` computes, by the same functions. Reading,
-logging and distributed engines are left out, so it also runs on fake tensors.
+The forward path is the trainer's own `ForwardStep`. Readers, logs and distributed engines are not
+needed, so steps also run on fake tensors, for the prediction of memory.
 """
 
 from __future__ import annotations
@@ -13,7 +13,6 @@ import torch
 from torch import Tensor
 
 from shards.errors import UserError
-from shards.randomness import sample_keys
 from shards.reading.batch import Batch
 from vaetrain.artifacts.final_model import load_encoder
 from vaetrain.augmentation.pipeline import Augment
@@ -23,18 +22,18 @@ from vaetrain.data.loading import PageReader
 from vaetrain.engines.model_options import apply_options
 from vaetrain.engines.optimizers import build_optimizer, clip_gradients, start_state, step_where
 from vaetrain.losses.objective import Objective
-from vaetrain.model.mixup import Mixup
-from vaetrain.model.vae import VAE, draw_noise
+from vaetrain.model.vae import VAE
 from vaetrain.schedules import skip_gate_at, weights_at
+from vaetrain.training.step import ForwardStep
 
 BOXES_OF_A_PAGE = 116  # the median of real pages
 
 
 class PageLosses:
-    """The model and all that stands between a batch of boxes and the losses of its pages.
+    """A new model and the trainer's forward path, from a batch to the losses of its pages.
 
     Attributes:
-        model: a new one, from the experiment's seed, on the device.
+        model: with weights from the experiment's seed, on the device.
     """
 
     def __init__(
@@ -43,20 +42,20 @@ class PageLosses:
         """Build the parts.
 
         Args:
-            epoch: whose loss weights count; None: those of the training's end.
+            epoch: at which the weights of the losses are taken; None: the end of training.
 
-        Raises UserError for a VAE-GAN, whose other half is not here.
+        Raises UserError for a VAE-GAN, because the discriminator is not built here.
         """
         if experiment.gan.enabled:
-            raise UserError("gan.enabled: only a VAE by itself is measured here")
-        self.experiment, train = experiment, experiment.train
+            raise UserError("gan.enabled: not supported here; set gan.enabled=false")
+        train = experiment.train
         epoch = train.epochs if epoch is None else epoch
         self.weights = weights_at(experiment, epoch, train.epochs)
-        self.gate = skip_gate_at(experiment.skips, epoch)
+        self.skip_gate = skip_gate_at(experiment.skips, epoch)
         torch.manual_seed(train.seed)
-        with device:  # rather than `.to(device)`, which fake parameters do not know
+        with device:  # fake parameters do not support `.to(device)`
             self.model = VAE(experiment.model, experiment.data.width, experiment.data.max_height)
-            self.objective = Objective(experiment, load_encoder)
+            objective = Objective(experiment, load_encoder)
         apply_options(
             self.model,
             device,
@@ -65,27 +64,23 @@ class PageLosses:
             checkpoint_activations=train.checkpoint_activations,
             compile=train.compile,
         )
-        self.augment = Augment(load_policy(experiment.augment, experiment.data.folder))
-        alpha = experiment.augment.mixup_alpha
-        self.mixup = Mixup(alpha, device) if alpha > 0 else None
+        self.forward = ForwardStep(
+            experiment,
+            model=self.model,
+            vae=self.model,
+            augment=Augment(load_policy(experiment.augment, experiment.data.folder)),
+            objective=objective,
+            device=device,
+        )
 
     def __call__(self, batch: Batch) -> Tensor:
-        """The loss of each page of a batch on the device: (B,)."""
-        seed = self.experiment.train.seed
-        inputs, targets = self.augment(batch, seed)
-        keys = sample_keys(seed, batch.epochs, batch.ids, "eps")
-        noise = draw_noise(self.model, keys, batch.size, self.gate, self.experiment.skips.dropout)
-        shares = None
-        if self.mixup is not None:
-            shares = self.mixup.shares(seed, batch.epochs, batch.ids)
-        output = self.model(inputs, batch.heights, noise, shares)
-        shares = None if shares is None else 2 * shares
-        losses, _ = self.objective(output, targets, batch.heights, self.weights, shares)
+        """Return the loss of each page of a batch on the device: (B,)."""
+        losses, _ = self.forward(batch, self.weights, self.skip_gate)
         return losses
 
 
 class TrainerStep:
-    """An optimizer step: gradients of micro batches, clipping, the optimizer, the average."""
+    """Optimizer step: gradients of micro batches, clipping, optimizer and EMA."""
 
     def __init__(self, experiment: Experiment, device: torch.device) -> None:
         self.losses = PageLosses(experiment, device)
@@ -93,10 +88,10 @@ class TrainerStep:
         self.parameters = list(self.losses.model.parameters())
         self.optimizer = build_optimizer(self.losses.model, self.config)
         start_state(self.optimizer, self.parameters)
-        self.average = [parameter.detach().clone() for parameter in self.parameters]
+        self.ema = [parameter.detach().clone() for parameter in self.parameters]
 
     def __call__(self, micro_batches: Sequence[Batch]) -> int:
-        """Take one step over all of these; the number of pages."""
+        """Take one step over all of these micro batches; return the number of pages."""
         pages = sum(map(len, micro_batches))
         for batch in micro_batches:
             (self.losses(batch).sum() / pages).backward()
@@ -105,15 +100,15 @@ class TrainerStep:
 
     @torch.no_grad()
     def update(self) -> None:
-        """What a step does with its gradients."""
+        """Update the weights and their EMA from the gradients."""
         norm = clip_gradients(self.parameters, self.config.clip_norm)
         step_where(norm.isfinite(), self.optimizer)
         self.optimizer.zero_grad()
-        torch._foreach_lerp_(self.average, self.parameters, 0.01)
+        torch._foreach_lerp_(self.ema, self.parameters, 0.01)
 
 
 def made_up_batch(pages: int, size: tuple[int, int], device: torch.device) -> Batch:
-    """Pages of random boxes that fill (H, W), made on the device, fake or not."""
+    """Return pages of random boxes that fill (H, W), made on the device, fake or not."""
     rows, width = size
     with device:
         ids = torch.arange(pages)
@@ -133,10 +128,10 @@ def made_up_batch(pages: int, size: tuple[int, int], device: torch.device) -> Ba
 
 
 def pages_of_one_height(data: PageReader, count: int) -> tuple[np.ndarray, int]:
-    """The ids, int64 (count,), of training pages that are all padded to the same rows, and these.
+    """Return ids, int64 (count,), of training pages with the same padded height, and the height.
 
-    The height is the most frequent one, so that how a batch is cut changes nothing about its
-    padding. Where there are too few pages they come again.
+    It is the most frequent padded height, so that the split of a batch does not change its padding.
+    Where there are too few pages, they are repeated.
     """
     selection = data.select("train")
     places = np.arange(len(selection))
@@ -147,7 +142,7 @@ def pages_of_one_height(data: PageReader, count: int) -> tuple[np.ndarray, int]:
 
 
 def cut(data: PageReader, ids: np.ndarray, micro: int, device: torch.device) -> list[Batch]:
-    """These training pages as micro batches on the device."""
+    """Return these training pages as micro batches on the device."""
     parts = np.split(ids, range(micro, len(ids), micro))
     return [
         data.collator.batch(part, np.zeros_like(part), training=True).to(device) for part in parts

@@ -29,7 +29,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.support.other_trainers.augmentation import torchvision_page
 from benchmarks.support.other_trainers.input_pipelines import PageFiles
-from benchmarks.support.resident import NothingKept, textbook
+from benchmarks.support.resident import MaskingDisabled, textbook
 from shards.lifetime import die_with_parent
 from vaetrain.config.experiment import Experiment
 from vaetrain.model.vae import VAE, Noise, VAEOutput
@@ -71,7 +71,7 @@ class Task:
         return VAE(self.experiment.model, data.width, data.max_height).to(self.device)
 
     def textbook_model(self) -> VAE:
-        """The same in torch's own layers; to be used within `NothingKept`."""
+        """The same in torch's own layers; to be used within `MaskingDisabled`."""
         vae = self.model()
         textbook(vae)
         return vae
@@ -204,7 +204,7 @@ def _through(model: VAE, images: Tensor, heights: Tensor) -> VAEOutput:
 def _plain_script(task: Task, loader: Iterable, *, our_layers: bool = False) -> Peer:
     from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-    masks = contextlib.nullcontext() if our_layers else NothingKept()
+    masks = contextlib.nullcontext() if our_layers else MaskingDisabled()
     model = task.model() if our_layers else task.textbook_model()
     options = task.experiment.optimizer
     average = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(EMA_DECAY))
@@ -294,7 +294,7 @@ def pythae_trainer(task: Task) -> Peer:
             self.vae = vae
 
         def forward(self, images: Tensor) -> ModelOutput:
-            with NothingKept():
+            with MaskingDisabled():
                 mu, logvar = self.vae.encode(images, whole(images))
             return ModelOutput(embedding=mu, log_covariance=logvar)
 
@@ -304,7 +304,7 @@ def pythae_trainer(task: Task) -> Peer:
             self.vae = vae
 
         def forward(self, z: Tensor) -> ModelOutput:
-            with NothingKept():
+            with MaskingDisabled():
                 return ModelOutput(reconstruction=self.vae.decode(z, whole(z), size))
 
     class PythaePages(PngPages):

@@ -1,4 +1,4 @@
-"""The terms of the game against formulas of their own."""
+"""GAN losses, regularizers and feature matching against formulas written out here."""
 
 from __future__ import annotations
 
@@ -12,17 +12,19 @@ from torch import Tensor
 from vaetrain.gan import losses
 from vaetrain.gan.config import GanConfig
 from vaetrain.gan.discriminators import Discriminator, DiscriminatorOutput, build_discriminator
+from vaetrain.gan.registry import DISCRIMINATORS, LOSSES
+from vaetrain.gan.regularizers import RegularizerInput, lecam, r1
 
 HEIGHTS = torch.tensor([9, 16, 3])
 
 
 def page_output(*logits: float) -> DiscriminatorOutput:
-    """One page with these logits."""
+    """Return the output for one page with these logits."""
     values = torch.tensor([logits], dtype=torch.float64)
     return DiscriminatorOutput(values, torch.full_like(values, 1 / len(logits)), [])
 
 
-def judge(kind: str, channels: int = 3) -> Discriminator:
+def a_discriminator(kind: str, channels: int = 3) -> Discriminator:
     torch.manual_seed(0)
     return build_discriminator(GanConfig(discriminator=kind, channels=channels)).double()
 
@@ -32,12 +34,18 @@ def noise(seed: int = 1) -> Tensor:
     return torch.rand(3, 1, 16, 16, generator=generator, dtype=torch.float64)
 
 
+def r1_penalty(images: Tensor, real: DiscriminatorOutput) -> Tensor:
+    """R1 uses the original pages only."""
+    unused = torch.zeros(())
+    return r1(RegularizerInput(images, real, real, unused, unused))
+
+
 def sigmoid(x: float) -> float:
     return 1 / (1 + math.exp(-x))
 
 
 REAL, FAKE = (0.3, 2.5, -1.0), (-2.0, 0.4, -0.1)
-BY_HAND = {
+EXPECTED = {
     "hinge": (
         (0.7 + 0.0 + 2.0) / 3 + (0.0 + 1.4 + 0.9) / 3,
         -(-2.0 + 0.4 - 0.1) / 3,
@@ -57,58 +65,59 @@ BY_HAND = {
 }
 
 
-@pytest.mark.parametrize("kind", BY_HAND)
-def test_losses_by_hand(kind):
-    real, fake = page_output(*REAL), page_output(*FAKE)
+@pytest.mark.parametrize("kind", LOSSES)
+def test_losses_match_formulas(kind):
+    loss, real, fake = LOSSES[kind].load(), page_output(*REAL), page_output(*FAKE)
     found = (
-        losses.discriminator_loss(kind, real, fake).item(),
-        losses.generator_loss(kind, fake).item(),
-        losses.accuracy(kind, real, fake).item(),
+        losses.discriminator_loss(loss, real, fake).item(),
+        losses.generator_loss(loss, fake).item(),
+        losses.accuracy(loss, real, fake).item(),
     )
-    assert found == pytest.approx(BY_HAND[kind], rel=1e-6)
+    assert found == pytest.approx(EXPECTED[kind], rel=1e-6)
 
 
-def test_the_nonsaturating_loss_is_cross_entropy_and_finite_where_the_logits_are_large():
+def test_nonsaturating_loss_is_cross_entropy_and_finite_for_large_logits():
     real, fake = page_output(80.0, -90.0), page_output(100.0, -200.0)
     expected = F.binary_cross_entropy_with_logits(real.logits, torch.ones_like(real.logits))
     expected += F.binary_cross_entropy_with_logits(fake.logits, torch.zeros_like(fake.logits))
-    found = losses.discriminator_loss("nonsaturating", real, fake)
+    found = losses.discriminator_loss(losses.NONSATURATING, real, fake)
     assert found.item() == pytest.approx(expected.item(), rel=1e-6)
-    assert losses.generator_loss("nonsaturating", fake).item() == pytest.approx(100, rel=1e-6)
+    assert losses.generator_loss(losses.NONSATURATING, fake).item() == pytest.approx(100, rel=1e-6)
 
 
-@pytest.mark.parametrize("kind", BY_HAND)
-def test_the_vae_gains_where_the_discriminator_loses(kind):
+@pytest.mark.parametrize("kind", LOSSES)
+def test_generator_loss_raises_logits(kind):
     logits = torch.tensor([[0.2, -0.4]], dtype=torch.float64, requires_grad=True)
     fake = DiscriminatorOutput(logits, torch.full((1, 2), 0.5), [])
-    (mine,) = torch.autograd.grad(losses.generator_loss(kind, fake).sum(), logits)
-    assert (mine < 0).all()
+    loss = losses.generator_loss(LOSSES[kind].load(), fake)
+    (gradient,) = torch.autograd.grad(loss.sum(), logits)
+    assert (gradient < 0).all()
 
 
-@pytest.mark.parametrize("kind", ["light", "patch"])
+@pytest.mark.parametrize("kind", DISCRIMINATORS)
 def test_r1_equals_finite_differences(kind):
-    discriminator = judge(kind)
+    discriminator = a_discriminator(kind)
     images = noise().requires_grad_()
-    found = losses.r1(images, discriminator(images, HEIGHTS))
+    found = r1_penalty(images, discriminator(images, HEIGHTS))
     step, page, expected = 1e-5, 0, 0.0
     for place in range(HEIGHTS[page] * 16):
         moved = images.detach()[[page, page]].clone()
         moved[0].view(-1)[place] += step
         moved[1].view(-1)[place] -= step
-        verdict = discriminator(moved, HEIGHTS[[page, page]])
-        high, low = verdict.page_mean(verdict.logits).tolist()
+        output = discriminator(moved, HEIGHTS[[page, page]])
+        high, low = output.page_mean(output.logits).tolist()
         expected += 0.5 * ((high - low) / (2 * step)) ** 2
     assert found[page].item() == pytest.approx(expected, rel=1e-6)
 
 
-@pytest.mark.parametrize("kind", ["light", "patch"])
-def test_r1_reaches_the_weights(kind):
-    discriminator = judge(kind)
+@pytest.mark.parametrize("kind", DISCRIMINATORS)
+def test_gradient_of_r1_equals_finite_differences(kind):
+    discriminator = a_discriminator(kind)
     weight = next(p for p in discriminator.parameters() if p.dim() == 4)
 
     def penalty() -> Tensor:
         images = noise().requires_grad_()
-        return losses.r1(images, discriminator(images, HEIGHTS)).sum()
+        return r1_penalty(images, discriminator(images, HEIGHTS)).sum()
 
     (gradient,) = torch.autograd.grad(penalty(), weight)
     direction = torch.randn_like(weight)
@@ -120,32 +129,33 @@ def test_r1_reaches_the_weights(kind):
     assert (gradient * direction).sum().item() == pytest.approx(expected, rel=1e-5)
 
 
-def test_lecam_by_hand():
-    found = losses.lecam(
-        page_output(1.0, 2.0), page_output(-1.0, 0.0), torch.tensor(0.5), torch.tensor(-0.5)
-    )
+def test_lecam_matches_its_formula():
+    real, fake = page_output(1.0, 2.0), page_output(-1.0, 0.0)
+    means = torch.tensor(0.5), torch.tensor(-0.5)
+    found = lecam(RegularizerInput(torch.empty(0), real, fake, *means))
     expected = (1.5**2 + 2.5**2) / 2 + (1.5**2 + 0.5**2) / 2
     assert found.tolist() == pytest.approx([expected])
 
 
-@pytest.mark.parametrize("kind", ["light", "patch"])
-def test_features_are_compared_on_the_page_alone(kind):
-    discriminator = judge(kind)
-    ours, theirs = discriminator(noise(1), HEIGHTS), discriminator(noise(2), HEIGHTS)
-    found = losses.feature_distance(ours, theirs)
+@pytest.mark.parametrize("kind", DISCRIMINATORS)
+def test_feature_distance_ignores_the_padding(kind):
+    discriminator = a_discriminator(kind)
+    real, fake = discriminator(noise(1), HEIGHTS), discriminator(noise(2), HEIGHTS)
+    found = losses.feature_distance(real, fake)
     for page, height in enumerate(HEIGHTS.tolist()):
         means, stride = [], 1
-        for (a, _), (b, _) in zip(ours.features, theirs.features, strict=True):
+        for (a, _), (b, _) in zip(real.features, fake.features, strict=True):
             stride = 16 // a.shape[2]
             rows = -(-height // stride)
             means.append((a - b)[page, :, :rows].square().mean().item())
         assert found[page].item() == pytest.approx(sum(means) / len(means), rel=1e-6)
 
 
-@pytest.mark.parametrize("kind", ["light", "patch"])
-def test_terms_of_a_page_do_not_depend_on_its_batch(kind):
-    discriminator = judge(kind)
+@pytest.mark.parametrize("kind", DISCRIMINATORS)
+def test_losses_of_a_page_do_not_depend_on_its_batch(kind):
+    discriminator = a_discriminator(kind)
     images, others = noise(1).requires_grad_(), noise(2)
+    gan_losses = [entry.load() for entry in LOSSES.values()]
 
     def terms(pages: slice) -> Tensor:
         real = discriminator(images[pages], HEIGHTS[pages])
@@ -153,11 +163,11 @@ def test_terms_of_a_page_do_not_depend_on_its_batch(kind):
         means = torch.tensor(0.2), torch.tensor(-0.1)
         return torch.stack(
             [
-                *(losses.discriminator_loss(kind, real, fake) for kind in BY_HAND),
-                *(losses.generator_loss(kind, fake) for kind in BY_HAND),
-                losses.accuracy("hinge", real, fake),
-                losses.r1(images, real)[pages],
-                losses.lecam(real, fake, *means),
+                *(losses.discriminator_loss(loss, real, fake) for loss in gan_losses),
+                *(losses.generator_loss(loss, fake) for loss in gan_losses),
+                losses.accuracy(losses.HINGE, real, fake),
+                r1_penalty(images, real)[pages],
+                lecam(RegularizerInput(images, real, fake, *means)),
                 losses.feature_distance(real, fake),
             ]
         ).detach()

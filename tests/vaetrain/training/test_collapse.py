@@ -1,83 +1,83 @@
-"""A collapse is told from a start, and the cap on beta goes down and up again."""
+"""Posterior reports of validations, and the cap on beta that follows from them."""
 
 import pytest
 
 from vaetrain.config.training import CollapseConfig
-from vaetrain.training.collapse import FALL, REST, CollapseMonitor
+from vaetrain.training.collapse import CAP_DECREASE, CAP_INCREASE, CollapseMonitor
 
-LOOK = {"dimensions": 32, "beta": 1.0, "l1": 0.03, "l1_shuffled": 0.06}
-
-
-def states(watch: CollapseMonitor, *counts: int) -> list[str]:
-    return [watch.update(active, **LOOK).state for active in counts]
+VALIDATION = {"dimensions": 32, "beta": 1.0, "l1": 0.03, "l1_shuffled": 0.06}
 
 
-def test_a_model_that_wakes_is_not_collapsing():
-    watch = CollapseMonitor(CollapseConfig(), starts_awake=False)
-    assert states(watch, 0, 3, 14, 26, 32) == ["waking", "waking", "waking", "healthy", "healthy"]
+def states(monitor: CollapseMonitor, *counts: int) -> list[str]:
+    return [monitor.update(active, **VALIDATION).state for active in counts]
 
 
-def test_one_that_never_wakes_is_by_the_second_look():
-    watch = CollapseMonitor(CollapseConfig(), starts_awake=False)
-    assert states(watch, 0, 0, 0) == ["waking", "collapsing", "collapsing"]
+def test_rising_number_of_active_dimensions_is_waking():
+    monitor = CollapseMonitor(CollapseConfig(), starts_active=False)
+    assert states(monitor, 0, 3, 14, 26, 32) == ["waking", "waking", "waking", "healthy", "healthy"]
 
 
-def test_one_that_was_awake_is_at_once():
-    assert states(CollapseMonitor(CollapseConfig(), starts_awake=True), 15) == ["collapsing"]
-    watch = CollapseMonitor(CollapseConfig(), starts_awake=True)
-    assert states(watch, 32, 16, 15) == ["healthy", "healthy", "collapsing"]
+def test_random_start_without_active_dimensions_collapses_at_second_validation():
+    monitor = CollapseMonitor(CollapseConfig(), starts_active=False)
+    assert states(monitor, 0, 0, 0) == ["waking", "collapsing", "collapsing"]
 
 
-def test_the_verdict_says_how_many_and_what_to_try():
-    verdict = CollapseMonitor(CollapseConfig(), starts_awake=True).update(1, **LOOK)
-    assert str(verdict).startswith("collapsing: 31 of 32 dimensions inactive; try a lower beta.max")
+def test_active_start_collapses_at_first_validation():
+    assert states(CollapseMonitor(CollapseConfig(), starts_active=True), 15) == ["collapsing"]
+    monitor = CollapseMonitor(CollapseConfig(), starts_active=True)
+    assert states(monitor, 32, 16, 15) == ["healthy", "healthy", "collapsing"]
 
 
-def test_a_decoder_that_does_without_the_latent_is_noticed():
-    watch = CollapseMonitor(CollapseConfig(), starts_awake=True)
-    verdict = watch.update(32, **LOOK | {"l1_shuffled": 0.0301})
-    assert verdict.state == "collapsing"
-    assert "another page's latent" in verdict.reason
-    assert watch.update(32, **LOOK | {"l1_shuffled": None}).state == "healthy"
+def test_report_has_number_of_inactive_dimensions_and_advice():
+    report = CollapseMonitor(CollapseConfig(), starts_active=True).update(1, **VALIDATION)
+    assert str(report).startswith("collapsing: 31 of 32 dimensions inactive; try a lower beta.max")
+
+
+def test_decoder_that_ignores_the_latent_is_collapsing():
+    monitor = CollapseMonitor(CollapseConfig(), starts_active=True)
+    report = monitor.update(32, **VALIDATION | {"l1_shuffled": 0.0301})
+    assert report.state == "collapsing"
+    assert "another page's latent" in report.reason
+    assert monitor.update(32, **VALIDATION | {"l1_shuffled": None}).state == "healthy"
 
 
 @pytest.mark.parametrize("action", ["warn", "stop"])
-def test_only_hold_beta_caps_it(action):
-    watch = CollapseMonitor(CollapseConfig(action=action), starts_awake=True)
-    assert states(watch, 0, 0) == ["collapsing", "collapsing"]
-    assert watch.cap is None
+def test_other_actions_set_no_cap(action):
+    monitor = CollapseMonitor(CollapseConfig(action=action), starts_active=True)
+    assert states(monitor, 0, 0) == ["collapsing", "collapsing"]
+    assert monitor.cap is None
 
 
-def test_the_cap_falls_rests_and_rises():
-    watch = CollapseMonitor(CollapseConfig(action="hold_beta"), starts_awake=True)
-    asked, caps = 8.0, []
+def test_cap_falls_while_collapsing_and_rises_while_healthy():
+    monitor = CollapseMonitor(CollapseConfig(action="hold_beta"), starts_active=True)
+    scheduled, caps = 8.0, []
     for active in (0, 0, 5, 20, 20):
-        beta = asked if watch.cap is None else min(asked, watch.cap)
-        watch.update(active, **LOOK | {"beta": beta})
-        caps.append(watch.cap)
-    low = FALL * FALL * asked
-    assert caps == [FALL * asked, low, low, REST * low, REST * REST * low]
-    # The schedule itself now asks for less.
-    watch.update(20, **LOOK | {"beta": low})
-    assert watch.cap is None
+        beta = scheduled if monitor.cap is None else min(scheduled, monitor.cap)
+        monitor.update(active, **VALIDATION | {"beta": beta})
+        caps.append(monitor.cap)
+    low = CAP_DECREASE**2 * scheduled
+    assert caps == [CAP_DECREASE * scheduled, low, low, CAP_INCREASE * low, CAP_INCREASE**2 * low]
+    # Once the schedule is below the cap, the cap ends.
+    monitor.update(20, **VALIDATION | {"beta": low})
+    assert monitor.cap is None
 
 
-def test_beta_zero_is_not_held_for_ever():
-    watch = CollapseMonitor(CollapseConfig(action="hold_beta"), starts_awake=True)
-    watch.update(0, **LOOK | {"beta": 0.0})
-    assert watch.cap is None
+def test_beta_of_zero_sets_no_cap():
+    monitor = CollapseMonitor(CollapseConfig(action="hold_beta"), starts_active=True)
+    monitor.update(0, **VALIDATION | {"beta": 0.0})
+    assert monitor.cap is None
 
 
-def test_it_goes_on_from_its_state():
+def test_resumed_monitor_continues():
     config = CollapseConfig(action="hold_beta")
-    watch, other = (CollapseMonitor(config, starts_awake=False) for _ in range(2))
-    states(watch, 0, 0, 9)
-    other.load(watch.state())
-    assert other.state() == watch.state()
-    assert states(other, 9) == states(watch, 9) == ["collapsing"]
-    assert other.cap == watch.cap
+    monitor, other = (CollapseMonitor(config, starts_active=False) for _ in range(2))
+    states(monitor, 0, 0, 9)
+    other.load(monitor.state())
+    assert other.state() == monitor.state()
+    assert states(other, 9) == states(monitor, 9) == ["collapsing"]
+    assert other.cap == monitor.cap
 
 
-def test_no_more_dimensions_are_active_than_pages_can_tell_apart():
-    verdict = CollapseMonitor(CollapseConfig(), starts_awake=True).update(128, **LOOK)
-    assert str(verdict) == "healthy: 32 of 32 dimensions active"
+def test_active_dimensions_are_bounded_by_the_number_of_pages():
+    report = CollapseMonitor(CollapseConfig(), starts_active=True).update(128, **VALIDATION)
+    assert str(report) == "healthy: 32 of 32 dimensions active"

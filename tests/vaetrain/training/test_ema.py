@@ -1,4 +1,4 @@
-"""The average of the weights forgets by its half-life, in images."""
+"""EMA of the weights: half-life in images, evaluation model, loading."""
 
 import copy
 
@@ -14,8 +14,8 @@ from vaetrain.engines.spec import Launch
 from vaetrain.training.ema import WeightEma
 
 
-def averaged(model: nn.Module, half_life: float) -> WeightEma:
-    """A model's average, in one process."""
+def ema_of(model: nn.Module, half_life: float) -> WeightEma:
+    """Return the EMA of a model in one process."""
     engine = start_engine(Launch("single", 1, "no"))
     skeleton = copy.deepcopy(model).to("meta")
     optimizer = build_optimizer(model, OptimizerConfig())
@@ -23,44 +23,44 @@ def averaged(model: nn.Module, half_life: float) -> WeightEma:
     return WeightEma(engine, skeleton, half_life)
 
 
-def after(half_life: float, images: int, step: int, start: int = 10**9) -> float:
-    """What is left of a weight of 1 when the model's is 0 for `images` images."""
+def share_left(half_life: float, images: int, step: int, start: int = 10**9) -> float:
+    """Return the EMA of a weight that starts at 1 and is 0 for `images` images."""
     model = nn.Linear(1, 1, bias=False)
     nn.init.ones_(model.weight)
-    average = averaged(model, half_life)
+    ema = ema_of(model, half_life)
     nn.init.zeros_(model.weight)
     for seen in range(step, images + 1, step):
-        average.update(start + seen, step, torch.tensor(True))
-    return float(average.model().weight)
+        ema.update(start + seen, step, torch.tensor(True))
+    return float(ema.model().weight)
 
 
 @pytest.mark.parametrize("step", [1, 10, 50])
-def test_half_is_left_after_the_half_life_whatever_the_batch(step):
-    assert after(100, 100, step) == pytest.approx(0.5, rel=1e-4)
-    assert after(100, 300, step) == pytest.approx(0.125, rel=1e-4)
+def test_half_is_left_after_the_half_life_for_any_batch_size(step):
+    assert share_left(100, 100, step) == pytest.approx(0.5, rel=1e-4)
+    assert share_left(100, 300, step) == pytest.approx(0.125, rel=1e-4)
 
 
-def test_early_on_the_start_is_soon_forgotten():
-    assert after(10_000, 100, 10, start=0) < 1e-6 < after(10_000, 100, 10)
+def test_half_life_is_shorter_early_in_training():
+    assert share_left(10_000, 100, 10, start=0) < 1e-6 < share_left(10_000, 100, 10)
 
 
-def test_without_a_half_life_it_follows_at_once():
-    assert after(0, 1, 1) == 0
+def test_half_life_of_zero_equals_the_weights():
+    assert share_left(0, 1, 1) == 0
 
 
-def test_the_average_is_for_evaluation():
+def test_averaged_model_is_frozen_in_evaluation_mode():
     model = nn.Sequential(nn.Linear(2, 2), nn.BatchNorm1d(2), nn.Dropout())
     model[1].running_mean.fill_(7)
-    evaluated = averaged(model, 10).model()
+    evaluated = ema_of(model, 10).model()
     assert not evaluated.training
     assert not any(p.requires_grad for p in evaluated.parameters())
     for name, value in model.state_dict().items():
         torch.testing.assert_close(evaluated.state_dict()[name], value)
 
 
-def test_the_average_is_put_back():
-    average = averaged(nn.Linear(2, 3), 10)
+def test_scattered_tensors_are_the_ema():
+    ema = ema_of(nn.Linear(2, 3), 10)
     tensors = {"weight": torch.rand(3, 2), "bias": torch.rand(3)}
-    average.engine.scatter(AVERAGE, tensors)
-    for name, value in average.tensors():
+    ema.engine.scatter(AVERAGE, tensors)
+    for name, value in ema.tensors():
         torch.testing.assert_close(value, tensors[name])

@@ -1,4 +1,4 @@
-"""The step that benchmarks take is the trainer's."""
+"""The benchmarks' optimizer step gives the trainer's weights."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ SETTINGS = (
     "beta.schedule=constant",
     "lr.schedule=constant",
     "lr.warmup_epochs=0",
-    # Steps that tell gradients of another size, unlike AdamW's and clipped ones.
+    # So that a step depends on the size of the gradient: plain AdamW and clipping hide it.
     "optimizer.lr=0.1",
     "optimizer.eps=0.01",
     "optimizer.clip_norm=0",
@@ -40,14 +40,14 @@ SETTINGS = (
 )
 
 
-class Place:
-    """What a reader of pages asks of an engine."""
+class OneRank:
+    """The part of a one-rank engine that `PageReader` uses."""
 
     rank, world_size, device = 0, 1, CPU
 
 
 @pytest.mark.slow
-def test_it_moves_every_weight_as_the_trainer_does(tmp_path):
+def test_step_gives_the_weights_of_the_trainer(tmp_path):
     shards, run = tmp_path / "shards", tmp_path / "run"
     build = [sys.executable, "-m", "shards.build", "shards/sample", "--out", str(shards)]
     subprocess.run([*build, "--count", "40", "--workers", "1"], cwd=REPO, check=True)
@@ -59,12 +59,12 @@ def test_it_moves_every_weight_as_the_trainer_does(tmp_path):
     experiment = load_experiment(experiment_path(None), settings)
     step = TrainerStep(experiment, CPU)
     before = {name: p.detach().clone() for name, p in step.losses.model.named_parameters()}
-    data = PageReader(shards, experiment.data, Place(), step.losses.model.stride)
+    data = PageReader(shards, experiment.data, OneRank(), step.losses.model.stride)
     step(cut(data, first_ids(data, experiment), 4, CPU))
-    theirs = load_file(saved / "weights.safetensors")
-    assert any(not torch.equal(before[name], theirs[name]) for name in before)
+    trained = load_file(saved / "weights.safetensors")
+    assert any(not torch.equal(before[name], trained[name]) for name in before)
     for name, weight in step.losses.model.named_parameters():
-        torch.testing.assert_close(weight.detach(), theirs[name], atol=1e-5, rtol=1e-5)
+        torch.testing.assert_close(weight.detach(), trained[name], atol=1e-5, rtol=1e-5)
 
 
 def first_ids(data: PageReader, experiment) -> np.ndarray:
@@ -89,6 +89,6 @@ def test_made_up_pages_fill_their_canvas():
     assert 0 < images.mean() <= 1
 
 
-def test_a_gan_is_refused():
+def test_gan_is_refused():
     with pytest.raises(UserError, match=r"gan\.enabled"):
         PageLosses(load_experiment(None, ["gan.enabled=true"]), CPU)

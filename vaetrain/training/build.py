@@ -1,0 +1,185 @@
+"""Set-up of a training run: everything that it consists of, built from a command and an engine."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import torch
+
+from vaetrain.artifacts import checkpoint
+from vaetrain.artifacts.checkpoint import Checkpoint
+from vaetrain.artifacts.final_model import load_encoder, load_weights, newest_checkpoint
+from vaetrain.artifacts.run_dir import RunDir
+from vaetrain.augmentation.pipeline import Augment
+from vaetrain.augmentation.policy import load_policy
+from vaetrain.config.command import Command
+from vaetrain.config.experiment import Experiment
+from vaetrain.data.batching import Batching
+from vaetrain.data.config import SAMPLE_SHARDS
+from vaetrain.data.loading import TrainingData, build_sample
+from vaetrain.engines.base import Engine
+from vaetrain.engines.model_options import apply_options
+from vaetrain.engines.optimizers import build_optimizer
+from vaetrain.losses.objective import Objective
+from vaetrain.meters import Meter
+from vaetrain.model.vae import VAE
+from vaetrain.reporting.run_log import Stopwatch
+from vaetrain.schedules import Clock
+from vaetrain.training.pca_start import start_from_pca
+from vaetrain.training.state import TrainingState
+from vaetrain.training.step import ForwardStep
+
+
+@dataclass
+class Run:
+    """Parts of a training run.
+
+    Attributes:
+        batching: global batch, micro batch and accumulation steps.
+        clock: epochs and due events as functions of the image count.
+        forward: from a micro batch to its losses.
+        state: what is updated and saved beside the model: EMA, controllers, discriminator.
+        meter: means since the last logged line.
+        stopwatch: seconds since the last logged line, by phase.
+        images: image count now.
+        best: metrics of the validation with the lowest L1 so far; empty before the first.
+    """
+
+    experiment: Experiment
+    engine: Engine
+    directory: RunDir
+    batching: Batching
+    data: TrainingData
+    clock: Clock
+    forward: ForwardStep
+    state: TrainingState
+    meter: Meter
+    stopwatch: Stopwatch
+    images: int = 0
+    best: dict[str, float] = field(default_factory=dict)
+
+    @property
+    def objective(self) -> Objective:
+        """Losses of a page, in training and validation."""
+        return self.forward.objective
+
+    @property
+    def is_at_end(self) -> bool:
+        """Whether the image count has reached the horizon."""
+        return self.images >= self.clock.horizon
+
+
+def build_run(command: Command, engine: Engine) -> Run:
+    """Build a run, or load it from the newest checkpoint of its run directory. Collective.
+
+    Raises UserError in one line where a setting, the data or the checkpoint does not fit.
+    """
+    experiment, device = command.experiment, engine.device
+    train = experiment.train
+    batching = experiment.batching(engine.world_size)
+    log_engine(engine, batching)
+    directory = RunDir(command.run_dir)
+    engine.on_main(lambda: prepare_disk(directory, experiment))
+
+    engine.mark_progress("building the model")
+    shape = (experiment.model, experiment.data.width, experiment.data.max_height)
+    torch.manual_seed(train.seed)
+    model = VAE(*shape).to(device)
+    apply_options(
+        model,
+        device,
+        precision=engine.precision,
+        channels_last=train.channels_last,
+        checkpoint_activations=train.checkpoint_activations,
+        compile=train.compile,
+    )
+    data = TrainingData(
+        experiment.data,
+        engine,
+        VAE.stride,
+        seed=train.seed,
+        global_batch_size=train.global_batch_size,
+    )
+    clock = experiment.clock(len(data.train))
+    augment = Augment(load_policy(experiment.augment, experiment.data.folder))
+    saved = find_checkpoint(directory, engine)
+    if saved is not None:
+        with checkpoint.of_this_version():
+            checkpoint.check_same_run(saved, experiment, augment.policy, data.fingerprint)
+        load_weights(model, saved.weights, directory.checkpoints)
+    elif model.starts_from_pca:
+        start_from_pca(model, data, engine)
+    engine.prepare(
+        model,
+        build_optimizer(model, experiment.optimizer),
+        micro_batch=batching.micro_batch,
+        accumulation=batching.accumulation,
+        clip_norm=experiment.optimizer.clip_norm,
+    )
+    with torch.device("meta"):
+        skeleton = VAE(*shape)
+    stopwatch = Stopwatch()
+    forward = ForwardStep(
+        experiment,
+        model=engine.model,
+        vae=engine.module,
+        augment=augment,
+        objective=Objective(experiment, load_encoder).to(device),
+        device=device,
+        phase=stopwatch.phase,
+    )
+    run = Run(
+        experiment,
+        engine,
+        directory,
+        batching,
+        data,
+        clock,
+        forward,
+        TrainingState(experiment, clock, engine, forward.objective, skeleton),
+        Meter(engine, forward.objective.parts),
+        stopwatch,
+    )
+    if saved is not None:
+        with checkpoint.of_this_version():
+            resume(run, saved)
+    return run
+
+
+def log_engine(engine: Engine, batching: Batching) -> None:
+    """Log the engine and the batch sizes as they are, for comparison with what was intended."""
+    engine.log(
+        f"engine={engine.name} backend={engine.backend} world_size={engine.world_size} "
+        f"precision={engine.precision} global_batch={batching.global_batch} "
+        f"micro_batch={batching.micro_batch} accumulation={batching.accumulation}"
+    )
+
+
+def prepare_disk(directory: RunDir, experiment: Experiment) -> None:
+    """Claim the run directory and build the built-in sample, on the main process only."""
+    directory.claim()
+    if experiment.data.folder == SAMPLE_SHARDS:
+        build_sample()
+
+
+def find_checkpoint(directory: RunDir, engine: Engine) -> Checkpoint | None:
+    """Load the newest whole checkpoint, if there is one. Collective.
+
+    Raises ConfigError where ranks find different ones.
+    """
+    saved = newest_checkpoint(directory.checkpoints, engine.log)
+    engine.require_equal(
+        -1 if saved is None else saved.images,
+        f"{directory.folder}: not all ranks find the same checkpoint; "
+        "the run directory must lie on a disk that all machines share",
+    )
+    return saved
+
+
+def resume(run: Run, saved: Checkpoint) -> None:
+    """Load all but the model's weights from a checkpoint."""
+    run.engine.load_optimizer_state(saved.optimizer)
+    run.state.load(saved)
+    run.meter.load(saved.state["meter"])
+    run.best = saved.state["best"]
+    run.images = saved.images

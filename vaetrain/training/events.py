@@ -1,0 +1,159 @@
+"""What happens between steps: log lines, validations, checkpoints and the final model.
+
+All of these are called by every rank at the same image count, and are collective.
+"""
+
+from __future__ import annotations
+
+from shards.errors import UserError
+from shards.storage import CannotWrite
+from vaetrain.artifacts import checkpoint
+from vaetrain.artifacts.checkpoint import Checkpoint
+from vaetrain.artifacts.final_model import write_final
+from vaetrain.config.experiment import as_dict
+from vaetrain.evaluation.baselines import score_constant_pages
+from vaetrain.evaluation.validation import (
+    MAX_COMPARED_PAGES,
+    alive_dimensions,
+    encode_pages,
+    summarise,
+)
+from vaetrain.meters import ids_hash, skipped_steps_warning
+from vaetrain.reporting.model_figures import model_figures
+from vaetrain.reporting.projector import project_latents
+from vaetrain.reporting.run_log import RunLog, summary_lines
+from vaetrain.reporting.validation_figures import validation_figures
+from vaetrain.training.build import Run
+from vaetrain.training.collapse import PosteriorReport
+
+
+class TrainingFailed(UserError):
+    """A run that ends before its horizon, on all ranks alike; the message is one line."""
+
+
+def log_means(run: Run, log: RunLog) -> None:
+    """Log the means over the steps since the last log line."""
+    steps = range(run.clock.steps(run.meter.since), run.clock.steps(run.images))
+    epoch, watch = run.clock.epoch(run.images), run.stopwatch
+    values = run.meter.read(run.images)
+    values |= {
+        "epoch": epoch,
+        "beta": float(run.state.weights_at(epoch).beta),
+        "lr": run.state.lr_at(epoch),
+        "images_per_second": (run.images - watch.images) / watch.elapsed,
+        "data_wait_share": watch.seconds["data"] / watch.elapsed,
+        **run.objective.learned_weights(),
+    }
+    watch.restart(run.images)
+    if run.state.gan is not None:
+        values |= run.state.gan.read()
+        for message in run.state.gan.warnings(values):
+            log.print(message)
+    if run.engine.is_main:
+        order = run.data.order
+        values["ids_hash"] = ids_hash(order, steps)
+        skipped = [order.step(steps[number])[0].tolist() for number in run.meter.skipped]
+        if skipped:
+            values["skipped_ids"] = skipped
+            log.print(skipped_steps_warning(skipped, len(steps), run.images))
+    log.write_metrics("train", run.images, values)
+    log.show_values(values)
+
+
+def validate(run: Run, log: RunLog) -> PosteriorReport | None:
+    """Evaluate the averaged model on every validation page and log the result.
+
+    Returns: the state of the posterior; None where there are fewer than two validation pages.
+    """
+    run.engine.mark_progress(f"validating at {run.images} images")
+    if len(run.data.val) == 0:
+        return None
+    epoch = run.clock.epoch(run.images)
+    weights, model = run.state.weights_at(epoch), run.state.ema.model()
+    pages = encode_pages(model, run.data.pages(run.data.val), run.engine, run.objective, weights)
+    compares_labels = run.engine.is_main and len(pages.ids) <= MAX_COMPARED_PAGES
+    metrics = summarise(pages, run.data.index if compares_labels else None)
+    report = None
+    if len(pages.ids) > 1:
+        report = run.state.collapse.update(
+            alive_dimensions(pages, model),
+            min(model.latent_dim, len(pages.ids) - 1),
+            float(weights.beta),
+            l1=metrics["l1"],
+            l1_shuffled=metrics.get("l1_shuffled"),
+        )
+        log.print(f"validation at {run.images} images: {report}")
+    values = {"epoch": epoch, "beta": float(weights.beta), **metrics}
+    log.write_metrics("val", run.images, values | {"verdict": report and report.state})
+    if not run.best or metrics["l1"] < run.best["l1"]:
+        run.best = {"images": run.images, **metrics}
+    if log.wants_pictures:
+        log.write_pictures(run.images, validation_figures(model, run.data, pages))
+    return report
+
+
+def save_checkpoint(run: Run, log: RunLog, *, required: bool = False) -> None:
+    """Write a checkpoint from which any engine can resume.
+
+    Args:
+        required: raise where it cannot be written, whatever `train.on_failed_save` says.
+
+    Raises TrainingFailed.
+    """
+    engine, train = run.engine, run.experiment.train
+    engine.mark_progress(f"saving at {run.images} images")
+    state = {
+        "experiment": as_dict(run.experiment),
+        "policy": run.forward.augment.policy.as_dict(),
+        "data": run.data.fingerprint,
+        "meter": run.meter.state(),
+        "best": run.best,
+        **run.state.json_state(),
+    }
+    tensors = {
+        "weights": engine.collect(engine.weights()),
+        "optimizer": engine.collect(engine.optimizer_state()),
+        **run.state.tensors(),
+    }
+
+    def write() -> None:
+        log.sync()
+        saved = Checkpoint(run.images, state=state, **tensors)
+        checkpoint.save(run.directory.checkpoints, saved, train.keep_checkpoints)
+
+    try:
+        engine.on_main(write, CannotWrite)
+    except CannotWrite as error:
+        if required or train.on_failed_save == "stop":
+            log.close()
+            raise TrainingFailed(
+                f"no checkpoint at {run.images} images: {error}; when that is solved, the same "
+                "command resumes from the checkpoint before"
+            ) from error
+        log.print(
+            f"warning: no checkpoint at {run.images} images: {error}; the one before it stays, and "
+            "training continues (train.on_failed_save)"
+        )
+
+
+def write_final_model(run: Run, log: RunLog) -> None:
+    """Export the averaged model with its model card, and log what the run reached."""
+    run.engine.mark_progress("writing the final model")
+    baselines = score_constant_pages(run.data)
+    results = {"images": run.images, "best": run.best, "baselines": baselines}
+    results["data"] = run.data.summary
+    model = run.state.ema.model()
+    has_val = len(run.data.val) > 0
+
+    def write() -> None:
+        results["final"] = log.last_validation()
+        pictures = model_figures(model, run.data.fixed_pages()) if has_val else {}
+        write_final(run.directory.final, model, run.experiment, results, pictures)
+
+    run.engine.on_main(write, TrainingFailed)
+    if run.engine.is_main:
+        log.write_final_model(run.directory.final)
+        if log.has_projector and has_val:
+            log.write_projection(run.images, project_latents(model, run.data))
+    for line in summary_lines(run.directory.folder, results):
+        log.print(line)
