@@ -1,4 +1,4 @@
-"""A rank that dies, hangs or has no memory left: the others name it, end in time, lose nothing."""
+"""Dead ranks, hung ranks, ranks without memory: named in time, and resumed exactly."""
 
 import os
 import re
@@ -11,7 +11,7 @@ from launch.soak import family, kill_family, ranks
 from tests.distributed.test_resume import checkpoints, same_bits
 
 TIMEOUT = 15
-SLACK = 20  # seconds, on a busy machine: torch's launcher takes its time, too
+SLACK = 20  # seconds that torch's launcher and a busy machine need on top
 SETTINGS = (
     "train.max_images=480",
     "train.checkpoint_every_images=24",
@@ -23,7 +23,7 @@ slow = pytest.mark.slow
 
 
 def started(trainer, name, engine, mutation=None):
-    """A run that has saved."""
+    """Start a run and wait for its first checkpoint."""
     script = "vaetrain/train.py" if mutation is None else "tests/distributed/mutant.py"
     command = trainer.command(name, *SETTINGS, engine=engine, script=script)
     if mutation is not None:
@@ -38,7 +38,7 @@ def started(trainer, name, engine, mutation=None):
 
 
 def ended(process, within):
-    """What a run says that must end by itself: its one line; no process of it is left."""
+    """Wait for a failing run to end without leaving processes; return its one error line."""
     begun = time.monotonic()
     try:
         _, err = process.communicate(timeout=within)
@@ -48,16 +48,16 @@ def ended(process, within):
             time.sleep(0.1)
     finally:
         kill_family(process.mark)
-    told = [line for line in err.splitlines() if line.startswith("error: ")]
-    assert len(told) == 1, err
-    assert "Error: [" not in err, err  # nobody's collective tells what the line tells
-    return told[0]
+    lines = [line for line in err.splitlines() if line.startswith("error: ")]
+    assert len(lines) == 1, err
+    assert "Error: [" not in err, err  # from a collective, beside the line
+    return lines[0]
 
 
 @pytest.fixture(scope="module")
 def undisturbed(trainer):
     def weights(engine):
-        name = f"steady-{engine}"
+        name = f"undisturbed-{engine}"
         if not (trainer.folder / name).exists():
             trainer.train(name, *SETTINGS, engine=engine)
         return trainer.weights(name)
@@ -65,46 +65,46 @@ def undisturbed(trainer):
     return weights
 
 
-def goes_on(trainer, name, engine, undisturbed):
-    """Whether the same command ends where it would have ended."""
+def resumes_exactly(trainer, name, engine, undisturbed):
+    """Return whether the same command resumes and ends with identical weights."""
     assert "resuming at" in trainer.train(name, *SETTINGS, engine=engine)
     return same_bits(trainer.weights(name), undisturbed(engine))
 
 
-def test_who_was_killed_is_named(trainer):
+def test_a_killed_rank_is_named(trainer):
     process = started(trainer, "killed-rank", "ddp")
     os.kill(ranks(process.mark, process.pid)[1], signal.SIGKILL)
-    told = ended(process, within=TIMEOUT + SLACK)
+    error = ended(process, within=TIMEOUT + SLACK)
     assert re.fullmatch(
-        r"error: rank 1 is gone; last seen \w+ .*; the same command goes on.*", told
+        r"error: rank 1 is dead; last seen \w+ .*; run the same command again .*", error
     )
 
 
 @slow
 @pytest.mark.parametrize("engine", ENGINES)
 @pytest.mark.parametrize("rank", [0, 1])
-def test_after_a_kill_it_goes_on(trainer, undisturbed, engine, rank):
+def test_a_killed_run_resumes_exactly(trainer, undisturbed, engine, rank):
     name = f"killed-{rank}-{engine}"
     process = started(trainer, name, engine)
     os.kill(ranks(process.mark, process.pid)[rank], signal.SIGKILL)
-    assert f"rank {rank} is gone" in ended(process, within=TIMEOUT + SLACK)
-    assert goes_on(trainer, name, engine, undisturbed)
+    assert f"rank {rank} is dead" in ended(process, within=TIMEOUT + SLACK)
+    assert resumes_exactly(trainer, name, engine, undisturbed)
 
 
 @slow
 @pytest.mark.parametrize("engine", ENGINES)
-def test_who_is_stopped_is_named_in_time(trainer, undisturbed, engine):
+def test_a_stopped_rank_is_named_in_time(trainer, undisturbed, engine):
     name = f"paused-{engine}"
     process = started(trainer, name, engine)
     os.kill(ranks(process.mark, process.pid)[1], signal.SIGSTOP)
-    told = ended(process, within=TIMEOUT + SLACK)
-    said = f"error: rank 1 has been silent for {TIMEOUT} s (train.timeout_seconds); last seen "
-    assert told.startswith(said)
-    assert goes_on(trainer, name, engine, undisturbed)
+    error = ended(process, within=TIMEOUT + SLACK)
+    expected = f"error: rank 1 has been silent for {TIMEOUT} s (train.timeout_seconds); last seen "
+    assert error.startswith(expected)
+    assert resumes_exactly(trainer, name, engine, undisturbed)
 
 
 @slow
-def test_a_pause_within_the_timeout_harms_nothing(trainer, undisturbed):
+def test_a_pause_within_the_timeout_changes_nothing(trainer, undisturbed):
     process = started(trainer, "short-pause", "ddp")
     victims = [ranks(process.mark, process.pid)[rank] for rank in (0, 1)]
     for paused in (victims[:1], victims[1:], victims):
@@ -120,43 +120,48 @@ def test_a_pause_within_the_timeout_harms_nothing(trainer, undisturbed):
 
 @slow
 @pytest.mark.parametrize("engine", ["ddp", "fsdp2"])
-def test_who_hangs_in_reading_is_named_with_the_place(trainer, undisturbed, engine):
+def test_a_rank_that_hangs_in_reading_is_named_with_its_place(trainer, undisturbed, engine):
     name = f"stuck-{engine}"
-    told = ended(started(trainer, name, engine, "stuck_reading"), within=TIMEOUT + SLACK)
-    assert told == (
-        f"error: rank 1 has been stuck for {TIMEOUT} s (train.timeout_seconds); last seen reading "
-        "pages at 40 images; the same command goes on from the last checkpoint"
+    error = ended(started(trainer, name, engine, "stuck_reading"), within=TIMEOUT + SLACK)
+    assert error == (
+        f"error: rank 1 has made no progress for {TIMEOUT} s (train.timeout_seconds); last seen "
+        "reading pages at 40 images; run the same command again to resume from the last checkpoint"
     )
-    assert goes_on(trainer, name, engine, undisturbed)
+    assert resumes_exactly(trainer, name, engine, undisturbed)
 
 
 @slow
-def test_who_has_no_memory_left_says_so(trainer, undisturbed):
-    told = ended(started(trainer, "no-memory", "ddp", "no_memory"), within=TIMEOUT + SLACK)
-    assert told.startswith("error: rank 1: out of memory (")
-    assert told.endswith("lower train.micro_batch_size or set train.checkpoint_activations=true")
-    assert goes_on(trainer, "no-memory", "ddp", undisturbed)
+def test_lack_of_memory_is_reported(trainer, undisturbed):
+    error = ended(started(trainer, "no-memory", "ddp", "no_memory"), within=TIMEOUT + SLACK)
+    assert error.startswith("error: rank 1: out of memory (")
+    assert error.endswith("lower train.micro_batch_size or set train.checkpoint_activations=true")
+    assert resumes_exactly(trainer, "no-memory", "ddp", undisturbed)
 
 
 @slow
-def test_a_reader_that_was_killed_ends_the_run_with_a_reason(trainer, undisturbed):
+def test_a_killed_reader_process_ends_the_run_with_a_reason(trainer, undisturbed):
     process = started(trainer, "killed-reader", "ddp")
     parents, rank = family(process.mark), ranks(process.mark, process.pid)[1]
     readers = [child for child, parent in parents.items() if parents.get(parent) == rank]
     assert readers
     for reader in readers:
         os.kill(reader, signal.SIGKILL)
-    told = ended(process, within=TIMEOUT + SLACK)
-    assert told.startswith("error: rank 1: a reader process was killed, as happens when memory")
-    assert goes_on(trainer, "killed-reader", "ddp", undisturbed)
+    error = ended(process, within=TIMEOUT + SLACK)
+    assert error.startswith(
+        "error: rank 1: a reader process was killed, probably for lack of memory"
+    )
+    assert resumes_exactly(trainer, "killed-reader", "ddp", undisturbed)
 
 
 @slow
-def test_a_rank_that_never_comes_up_is_not_waited_for_longer(trainer):
+def test_a_missing_rank_ends_the_start_after_the_timeout(trainer):
     world = {"RANK": "0", "WORLD_SIZE": "2", "LOCAL_RANK": "0", "LOCAL_WORLD_SIZE": "2"}
     address = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29617"}
     command = trainer.command("alone", "train.timeout_seconds=2", engine=None)
     done = trainer.run(command, **world, **address)
     assert done.returncode == 1
-    (told,) = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
-    assert told == "error: rank 0: not all 2 ranks came up within 2 s"
+    (error,) = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
+    assert error == (
+        "error: rank 0: only some of 2 ranks joined the process group within 2 s "
+        "(train.timeout_seconds)"
+    )

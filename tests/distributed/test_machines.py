@@ -87,7 +87,7 @@ def test_two_machines_train_one_run_and_survive_losing_one(trainer, machines):
         kill_family(halves[1].mark)
         out, err = halves[0].communicate(timeout=60)
         assert halves[0].returncode != 0
-        assert "error: rank 1 is gone; last seen" in err
+        assert "error: rank 1 is dead; last seen" in err
         assert "engine=ddp backend=gloo world_size=2" in out
     finally:
         end(halves)

@@ -1,7 +1,7 @@
-"""Memory on a CPU: kept for the next step, not handed back to the kernel.
+"""Settings of the C allocator on CPUs, so that freed memory is reused.
 
-A step frees and allocates maps of many megabytes again and again. glibc maps each anew and unmaps
-it afterwards, so that the kernel has to find and clear all its pages: hundreds of MB a step.
+Each training step allocates and frees tensors of many megabytes. By default glibc maps and unmaps
+each of them, and the kernel finds and clears its pages again: hundreds of MB per step.
 """
 
 from __future__ import annotations
@@ -9,15 +9,17 @@ from __future__ import annotations
 import ctypes
 
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of malloc.h
-BLOCKS = (1 << 30, 1 << 25)  # bytes of the largest that are kept; the second is glibc's old limit
+# Largest blocks, in bytes, that stay in the heap. Older versions of glibc allow the second only.
+BLOCKS = (1 << 30, 1 << 25)
 
 
 def keep_freed_memory() -> None:
-    """Use freed memory again; the process then holds the most that it has ever held.
+    """Let glibc reuse freed memory; does nothing with other C libraries.
 
-    Of glibc only; elsewhere nothing happens.
+    The process keeps the largest amount of memory that it has ever used.
     """
     libc = ctypes.CDLL(None)
     if hasattr(libc, "mallopt"):
         libc.mallopt(M_TRIM_THRESHOLD, BLOCKS[0])
+        # `mallopt` returns 0 if it refuses a size.
         any(libc.mallopt(M_MMAP_THRESHOLD, size) for size in BLOCKS)

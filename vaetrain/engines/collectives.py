@@ -1,4 +1,4 @@
-"""The processes of a training: what they say to each other, and to whoever reads the log."""
+"""Collective operations over the ranks of a training, the log, and the end of the process."""
 
 from __future__ import annotations
 
@@ -18,12 +18,13 @@ from vaetrain.settings import ConfigError
 
 
 class Collectives:
-    """The process group as one of its ranks sees it; one process alone is all of them.
+    """Operations of one rank on the process group; without a group, those of a single process.
 
     Attributes:
-        rank, world_size, is_main: this process among all.
-        heartbeat: how ranks find out which of them is lost; None without others.
-        device: where this rank computes.
+        rank, world_size: this process's number, and the number of processes.
+        is_main: whether this is the main process, rank 0.
+        heartbeat: detects dead and hung ranks; None with one process.
+        device: the device of this rank.
     """
 
     rank: int
@@ -33,59 +34,61 @@ class Collectives:
     device: torch.device
 
     def log(self, message: str) -> None:
-        """One line of the log, from the main process."""
+        """Print one line of the log; on the main process only."""
         if self.is_main:
             print_line(message)
 
     def mark_progress(self, place: str) -> None:
-        """Note where the training is; see `Heartbeat.mark_progress`."""
+        """Record where the training is; see `Heartbeat.mark_progress`."""
         if self.heartbeat is not None:
             self.heartbeat.mark_progress(place)
 
-    def on_main(self, action: Callable[[], None], refused: type[UserError] = ConfigError) -> None:
-        """Do something in the main process while the others wait.
+    def on_main(
+        self, action: Callable[[], None], error_type: type[UserError] = ConfigError
+    ) -> None:
+        """Run an action on the main process while the other ranks wait. Collective.
 
-        A UserError there is raised on all ranks, as `refused`.
+        If it raises UserError, all ranks raise `error_type` with the same message.
         """
-        refusal: list[str | None] = [None]
+        message: list[str | None] = [None]
         if self.is_main:
             try:
                 action()
             except UserError as error:
-                refusal[0] = str(error)
-        self.mark_progress("meeting the others")
+                message[0] = str(error)
+        self.mark_progress("waiting for the main process")
         if dist.is_initialized():
-            dist.broadcast_object_list(refusal)
-        if refusal[0] is not None:
-            raise refused(refusal[0])
+            dist.broadcast_object_list(message)
+        if message[0] is not None:
+            raise error_type(message[0])
 
     def sum(self, values: Tensor) -> Tensor:
-        """The sum over all ranks, on all of them."""
+        """Return the sum over all ranks, on all of them. Collective."""
         if dist.is_initialized():
             values = values.clone()
             dist.all_reduce(values)
         return values
 
-    def require_equal(self, number: int, refusal: str) -> None:
-        """Raise ConfigError with `refusal` on all ranks where a number differs between them."""
-        mine = torch.tensor(number, device=self.device)
-        if int(self.sum((mine != self.broadcast(mine.clone())).long())):
-            raise ConfigError(refusal)
+    def require_equal(self, number: int, message: str) -> None:
+        """Raise ConfigError with a message, on all ranks, if a number differs. Collective."""
+        own = torch.tensor(number, device=self.device)
+        if int(self.sum((own != self.broadcast(own.clone())).long())):
+            raise ConfigError(message)
 
     def broadcast(self, values: Tensor) -> Tensor:
-        """The main process' values, of the same shape on all ranks."""
+        """Return the main process's values, of the same shape on all ranks. Collective."""
         if dist.is_initialized():
             dist.broadcast(values, src=0)
         return values
 
     def gather_ragged(self, rows: Tensor) -> Tensor:
-        """The rows (N, K) of all ranks, in order of rank; N may differ between them."""
+        """Return the rows (N, K) of all ranks, in order of rank; N may differ. Collective."""
         if not dist.is_initialized():
             return rows
-        most = torch.tensor(len(rows), device=self.device)
-        dist.all_reduce(most, dist.ReduceOp.MAX)
-        # A leading column tells rows from padding.
-        padded = rows.new_zeros(int(most), 1 + rows.shape[1])
+        longest = torch.tensor(len(rows), device=self.device)
+        dist.all_reduce(longest, dist.ReduceOp.MAX)
+        # The first column is 1 for rows and 0 for padding.
+        padded = rows.new_zeros(int(longest), 1 + rows.shape[1])
         padded[: len(rows), 0] = 1
         padded[: len(rows), 1:] = rows
         parts = [torch.empty_like(padded) for _ in range(self.world_size)]
@@ -94,10 +97,10 @@ class Collectives:
         return table[table[:, 0] == 1, 1:]
 
     def shut_down(self, status: int) -> NoReturn:
-        """End this process, cleanly and for certain, with an exit status.
+        """Destroy the process group, flush the output and end this process. Collective.
 
-        On a busy machine a process that had succeeded sometimes aborted in the interpreter's exit,
-        among threads of the process group; so what must happen is done here, and the rest skipped.
+        Python's own exit is skipped: on a busy machine it sometimes aborted a process that had
+        succeeded, in threads of the process group.
         """
         if dist.is_initialized():
             dist.barrier()

@@ -1,4 +1,4 @@
-"""How a rank ends that cannot go on: in one line where one says it all, and known to the others."""
+"""Fatal-error handling of one rank: report the error to the log and the other ranks, then exit."""
 
 from __future__ import annotations
 
@@ -12,57 +12,62 @@ import torch
 from vaetrain import cli
 from vaetrain.engines.heartbeat import Heartbeat
 
-# What gloo and NCCL say of a rank that died, in the exceptions of those that waited for it.
-LOST = ("gloo", "NCCL", "Connection closed by peer", "Connection reset by peer")
+# Parts of the messages of gloo and NCCL on a rank that waited for one that died.
+DEAD_RANK_MESSAGES = ("gloo", "NCCL", "Connection closed by peer", "Connection reset by peer")
 SAVE_MEMORY = "lower train.micro_batch_size or set train.checkpoint_activations=true"
 READ_LESS = "lower data.workers or data.prefetch"
-MOST_WORDS = 300  # letters of an exception that other ranks are told
+MAX_MESSAGE = 300  # characters of an exception that are sent to the other ranks
 
 
-def exit_after_exception(heartbeat: Heartbeat | None, *crash: Any) -> NoReturn:
-    """An exception hook: tell the exception, then end the process without Python's own exit.
+def exit_after_exception(heartbeat: Heartbeat | None, *exception: Any) -> NoReturn:
+    """Report an exception and exit with status 1; used as `sys.excepthook`.
 
-    That one waits for reader processes, which outlive the SIGTERM it sends them, while the other
-    ranks wait for this one in a collective. The kernel ends the readers with their rank. Where the
-    exception means that another rank is gone, that one is named instead.
+    Python's own exit would wait for reader processes, which survive the SIGTERM it sends them,
+    while the other ranks wait for this one in a collective. The kernel ends readers with their
+    rank. If the exception is the consequence of another rank's death, that rank is reported.
     """
-    kind, error, _ = crash
-    lost = isinstance(error, RuntimeError) and any(sign in str(error) for sign in LOST)
-    if lost and heartbeat is not None and (verdict := heartbeat.find_lost()):
-        heartbeat.end(verdict)
+    kind, error, _ = exception
+    is_consequence = isinstance(error, RuntimeError) and any(
+        part in str(error) for part in DEAD_RANK_MESSAGES
+    )
+    if is_consequence and heartbeat is not None and (failure := heartbeat.find_dead_ranks()):
+        heartbeat.end(failure)
     if reason := plain_reason(error):
         exit_this_rank(heartbeat, reason)
-    sys.__excepthook__(*crash)
+    sys.__excepthook__(*exception)
     if heartbeat is not None:
-        heartbeat.last_words(f"{kind.__name__}: {error}"[:MOST_WORDS])
+        heartbeat.report_failure(f"{kind.__name__}: {error}"[:MAX_MESSAGE])
     flush_output()
     os._exit(1)
 
 
 def plain_reason(error: BaseException) -> str | None:
-    """What an exception means that is nobody's mistake in this program; None of any other."""
-    said, *_ = str(error).splitlines() or [type(error).__name__]
+    """Return one line with cause and remedy for an exception that is no bug of this program.
+
+    None for any other exception.
+    """
+    message, *_ = str(error).splitlines() or [type(error).__name__]
     no_memory = isinstance(error, MemoryError | torch.OutOfMemoryError)
     if no_memory or (isinstance(error, RuntimeError) and "can't allocate memory" in str(error)):
-        return f"out of memory ({said}); {SAVE_MEMORY}"
-    if isinstance(error, RuntimeError) and said.startswith("DataLoader worker"):
-        return f"a reader process was killed, as happens when memory runs out ({said}); {READ_LESS}"
+        return f"out of memory ({message}); {SAVE_MEMORY}"
+    if isinstance(error, RuntimeError) and message.startswith("DataLoader worker"):
+        return f"a reader process was killed, probably for lack of memory ({message}); {READ_LESS}"
     return None
 
 
 def exit_this_rank(heartbeat: Heartbeat | None, reason: str) -> NoReturn:
-    """Leave at once with exit status 1, for a reason that only this rank has seen, in one line.
+    """Report a failure that only this rank has seen, in one line, and exit with status 1.
 
-    Its peers may be waiting for it in a collective, which the interpreter's own exit would wait
-    for in turn.
+    Python's own exit is skipped: it would wait for a collective in which other ranks wait for this
+    one.
     """
-    if heartbeat is None or heartbeat.last_words(reason):
+    if heartbeat is None or heartbeat.report_failure(reason):
         cli.fail(reason)
     os._exit(1)
 
 
 def flush_output() -> None:
-    """Write what was printed; a log that cannot be written ends nothing."""
+    """Flush stdout and stderr; ignore an output that cannot be written."""
     for stream in (sys.stdout, sys.stderr):
         with contextlib.suppress(OSError):
             stream.flush()

@@ -1,11 +1,13 @@
-"""Which rank the others wait for: found out by all of them, told once, and then they end.
+"""Detection of dead or hung ranks: the ranks agree on the culprit, log it once, and exit.
 
-Ranks train in step, so one that dies or hangs makes all others wait, each somewhere else. From a
-thread every rank tells the launcher's store, once a second, that it is alive and where its training
-is. Who gets on itself asks for nothing more; who does not, reads what the others told: the rank is
-lost that has fallen silent, or, where all are alive, that has come least far.
+Ranks train in step, so one that dies or hangs makes all others wait, each at another place. A
+thread of every rank writes its status once a second to the launcher's key-value store: that it is
+alive, and where its training is. A rank that makes progress reads nothing. A rank that makes none
+reads the statuses of the others: the culprit is the rank whose status has stopped changing, or, if
+all ranks are alive, the one that has made the least progress.
 
-No clock that can be set is asked, and a process that was paused itself blames nobody for it.
+Times are of the monotonic clock, so setting the wall clock has no effect. A process that was paused
+does not take its own pause for the silence of others.
 """
 
 from __future__ import annotations
@@ -29,196 +31,208 @@ import torch.distributed as dist
 from shards.errors import one_line
 
 BEAT_SECONDS = 1.0
-MISSED = 4  # beats, one after the other, of a rank that is gone
-VERDICT = "verdict"
-RESUME = "the same command goes on from the last checkpoint"
+MISSED_BEATS = 4  # after so many missed beats in a row a rank is dead
+FAILURE = "failure"  # key of the message that the ranks agree on
+RESUME = "run the same command again to resume from the last checkpoint"
 
 
 @dataclass(frozen=True)
-class Sign:
-    """What a rank last told of itself.
+class Status:
+    """The last status that a rank has written.
 
     Attributes:
-        beat: counts up for as long as the process runs.
-        passed: places that it has come through: the same places on all ranks, in the same order.
-        place: the last of them.
-        launcher: the process that started it, and its machine.
-        process: its number there.
+        beat: counts the beats of the process.
+        progress: how often `mark_progress` was called: the same calls on all ranks, in one order.
+        place: the argument of the last call.
+        launcher: machine and number of the launcher's process.
+        process: number of the rank's process on its machine.
     """
 
     beat: int
-    passed: int
+    progress: int
     place: str
     launcher: str
     process: int
 
 
 class Heartbeat:
-    """This rank's signs of life, and its watch over those of the others."""
+    """Writer of this rank's status, and monitor of the other ranks'."""
 
     def __init__(self, rank: int, world_size: int, timeout: float) -> None:
-        """Begin to beat and to watch.
+        """Start both threads.
 
         Args:
-            timeout: seconds without getting on after which a rank ends this process.
+            timeout: seconds without progress after which this process ends itself.
         """
         self.rank, self.timeout = rank, timeout
         self.interval = min(BEAT_SECONDS, timeout / 20)
-        self._place = (0, "starting")
+        self._progress = (0, "starting")
         group = os.environ.get("GROUP_RANK", "0")
         self._launcher = f"{platform.node()} {group} {os.getppid()}"
-        self._signs: list[Sign | None] = [None] * world_size
-        self._silent = [0.0] * world_size  # seconds since a rank's last new sign
-        self._verdict = ""
-        self._asking, self._stopped = threading.Event(), threading.Event()
+        self._statuses: list[Status | None] = [None] * world_size
+        self._silent = [0.0] * world_size  # seconds since a rank's status last changed
+        self._failure = ""  # the message in the store, as last read
+        self._reading, self._stopped = threading.Event(), threading.Event()
         self._ending = threading.Lock()
-        self._alarmed = False
+        self._collective_failed = False
         self._store = self._connect()
-        self._keys = [f"sign/{number}" for number in range(world_size)]
-        self._store.compare_set(VERDICT, "", "")
-        self._send(0)
+        self._keys = [f"status/{number}" for number in range(world_size)]
+        self._store.compare_set(FAILURE, "", "")
+        self._write_status(0)
         self._beating = threading.Thread(target=self._beat, daemon=True)
         self._beating.start()
-        threading.Thread(target=self._watch, daemon=True).start()
-        # A thread inside the store aborts a process whose interpreter ends meanwhile.
+        threading.Thread(target=self._monitor, daemon=True).start()
+        # A thread inside the store aborts the process if the interpreter ends meanwhile.
         atexit.register(self._stop)
 
     def _connect(self) -> dist.Store:
         host, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
-        patience = timedelta(seconds=self.timeout)
-        store = dist.TCPStore(host, port, is_master=False, timeout=patience)
-        # A launcher that starts its ranks again keeps its store.
+        store = dist.TCPStore(host, port, is_master=False, timeout=timedelta(seconds=self.timeout))
+        # A launcher that restarts its ranks keeps its store.
         attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
         return dist.PrefixStore(f"heartbeat/{attempt}", store)
 
     def mark_progress(self, place: str) -> None:
-        """Say where the training is now, in words that follow "last seen"; costs nothing."""
-        self._place = (self._place[0] + 1, place)
+        """Record where the training is, in words that fit "last seen ..."; takes no time.
 
-    def find_lost(self) -> str | None:
-        """Who is gone, after a collective failed; None where all others are alive.
-
-        Takes as long as it takes to be sure, some beats.
+        Call it at the same places in the same order on all ranks.
         """
-        self._alarmed = True
-        for _ in range(3 * MISSED):
+        self._progress = (self._progress[0] + 1, place)
+
+    def find_dead_ranks(self) -> str | None:
+        """Return a message that names the dead ranks, after a collective failed; None if none is.
+
+        Waits for a few beats, which it takes to be sure.
+        """
+        self._collective_failed = True
+        for _ in range(3 * MISSED_BEATS):
             time.sleep(self.interval)
-            if self._verdict:
-                return self._verdict
-            gone = self._ranks_silent_for(MISSED * self.interval)
-            if gone and self.rank not in gone:
-                return f"{named(gone, 'is', 'are')} gone; {self._last_seen(gone)}; {RESUME}"
+            if self._failure:
+                return self._failure
+            dead = self._ranks_silent_for(MISSED_BEATS * self.interval)
+            if dead and self.rank not in dead:
+                return f"{rank_list(dead, 'is', 'are')} dead; {self._last_seen(dead)}; {RESUME}"
         return None
 
-    def last_words(self, reason: str) -> bool:
-        """Let the others know why this rank ends; whether it is the first to say so on its machine.
+    def report_failure(self, reason: str) -> bool:
+        """Write to the store why this rank ends.
 
-        It should then say so aloud, for the others will not.
+        Returns: whether this rank is the first on its machine to report a failure. It then prints
+            the reason, as the other ranks will not.
         """
         return self._agree(f"rank {self.rank} ended: {reason}; {RESUME}")[1]
 
-    def end(self, verdict: str) -> NoReturn:
-        """End this process with status 1; the first to do so on its machine says why, in a line."""
+    def end(self, failure: str) -> NoReturn:
+        """End this process with status 1; the first on its machine to do so prints the failure."""
         with self._ending:
-            verdict, first = self._agree(verdict)
-            if first:
-                print(f"error: {one_line(verdict)}", file=sys.stderr, flush=True)
-            self._end_silent_neighbours()
+            failure, is_first = self._agree(failure)
+            if is_first:
+                print(f"error: {one_line(failure)}", file=sys.stderr, flush=True)
+            self._kill_silent_neighbours()
             os._exit(1)
 
-    def _agree(self, verdict: str) -> tuple[str, bool]:
-        """What the first rank found out, and whether nobody on this machine has told it yet."""
-        if self.rank in self._ranks_silent_for(MISSED * self.interval):
-            return verdict, True  # the store does not answer
+    def _agree(self, failure: str) -> tuple[str, bool]:
+        """Return the first failure that any rank reported, and whether to print it here."""
+        if self.rank in self._ranks_silent_for(MISSED_BEATS * self.interval):
+            return failure, True  # the store does not answer
         try:
-            agreed = self._store.compare_set(VERDICT, "", verdict).decode()
-            return agreed, self._store.add(f"told/{self._launcher}", 1) == 1
+            agreed = self._store.compare_set(FAILURE, "", failure).decode()
+            return agreed, self._store.add(f"printed/{self._launcher}", 1) == 1
         except dist.DistError:
-            return verdict, True
+            return failure, True
 
-    def _end_silent_neighbours(self) -> None:
-        # Their launcher asks first, and would wait half a minute for a process that cannot hear.
+    def _kill_silent_neighbours(self) -> None:
+        """Kill the hung ranks of the same launcher.
+
+        The launcher sends SIGTERM first and waits for half a minute, in vain: a stopped process
+        does not receive it.
+        """
         for number in self._ranks_silent_for(self.timeout / 2):
-            sign = self._signs[number]
-            if sign is not None and sign.launcher == self._launcher and number != self.rank:
+            status = self._statuses[number]
+            if status is not None and status.launcher == self._launcher and number != self.rank:
                 with contextlib.suppress(ProcessLookupError):
-                    os.kill(sign.process, signal.SIGKILL)
+                    os.kill(status.process, signal.SIGKILL)
 
     def _stop(self) -> None:
         self._stopped.set()
         self._beating.join(timeout=2 * BEAT_SECONDS)
 
-    # What the threads do.
+    # The threads. One talks to the store and may block in it; the other only watches the clock.
 
-    def _send(self, beat: int) -> None:
-        sign = Sign(beat, *self._place, self._launcher, os.getpid())
-        self._store.set(self._keys[self.rank], json.dumps(astuple(sign)))
+    def _write_status(self, beat: int) -> None:
+        status = Status(beat, *self._progress, self._launcher, os.getpid())
+        self._store.set(self._keys[self.rank], json.dumps(astuple(status)))
 
     def _beat(self) -> None:
         for number in itertools.count(1):
             if self._stopped.wait(self.interval):
                 return
             try:
-                self._send(number)
-                if self._asking.is_set():
-                    self._signs = [self._read(key) for key in self._keys]
-                    self._verdict = self._store.get(VERDICT).decode()
+                self._write_status(number)
+                if self._reading.is_set():
+                    self._statuses = [self._read_status(key) for key in self._keys]
+                    self._failure = self._store.get(FAILURE).decode()
             except dist.DistError:
-                return  # the launcher is gone; it told the ranks of its own end
+                return  # the launcher has ended, and has sent SIGTERM to its ranks
 
-    def _read(self, key: str) -> Sign | None:
-        return Sign(*json.loads(self._store.get(key))) if self._store.check([key]) else None
+    def _read_status(self, key: str) -> Status | None:
+        return Status(*json.loads(self._store.get(key))) if self._store.check([key]) else None
 
-    def _watch(self) -> None:
-        still, passed, before = 0.0, 0, time.monotonic()
-        beats: list[int | None] = [None] * len(self._signs)
+    def _monitor(self) -> None:
+        without_progress, progress, before = 0.0, 0, time.monotonic()
+        beats: list[int | None] = [None] * len(self._statuses)
         while not self._stopped.wait(self.interval):
             now = time.monotonic()
-            lasted, before = min(now - before, 2 * self.interval), now
-            still = still + lasted if self._place[0] == passed else 0.0
-            passed = self._place[0]
-            if still < 3 * self.interval and not self._alarmed:
-                self._asking.clear()
-                self._silent = [0.0] * len(self._signs)
+            # Limited, as this process may have been paused.
+            elapsed, before = min(now - before, 2 * self.interval), now
+            same_place = self._progress[0] == progress
+            without_progress = without_progress + elapsed if same_place else 0.0
+            progress = self._progress[0]
+            if without_progress < 3 * self.interval and not self._collective_failed:
+                self._reading.clear()
+                self._silent = [0.0] * len(self._statuses)
                 continue
-            self._asking.set()
-            for number, sign in enumerate(self._signs):
-                beat = None if sign is None else sign.beat
-                same = beat == beats[number]
-                self._silent[number] = self._silent[number] + lasted if same else 0.0
+            self._reading.set()
+            for number, status in enumerate(self._statuses):
+                beat = None if status is None else status.beat
+                same_beat = beat == beats[number]
+                self._silent[number] = self._silent[number] + elapsed if same_beat else 0.0
                 beats[number] = beat
-            verdict = "" if self._alarmed else self._verdict
-            if still >= self.timeout:
-                verdict = verdict or self._whom_all_wait_for()
-            if verdict:
-                self.end(verdict)
+            failure = "" if self._collective_failed else self._failure
+            if without_progress >= self.timeout:
+                failure = failure or self._find_culprit()
+            if failure:
+                self.end(failure)
 
     def _ranks_silent_for(self, seconds: float) -> list[int]:
         return [number for number, silent in enumerate(self._silent) if silent >= seconds]
 
-    def _whom_all_wait_for(self) -> str:
-        """The verdict on who is lost; empty if nobody is."""
-        waited = f"for {self.timeout:g} s (train.timeout_seconds)"
-        lost = self._ranks_silent_for(self.timeout / 2)
-        if self.rank in lost:
-            return f"{os.environ['MASTER_ADDR']}, where ranks meet, gave no answer {waited}"
-        if lost:
-            lost_ones = named(lost, "has", "have")
-            return f"{lost_ones} been silent {waited}; {self._last_seen(lost)}; {RESUME}"
-        passed = [0 if sign is None else sign.passed for sign in self._signs]
-        if min(passed) == max(passed):
-            return ""  # all at work on something long; if not, their collective runs out of time
-        lost = [number for number, count in enumerate(passed) if count == min(passed)]
-        lost_ones = named(lost, "has", "have")
-        return f"{lost_ones} been stuck {waited}; {self._last_seen(lost)}; {RESUME}"
+    def _find_culprit(self) -> str:
+        """Return a message that names the silent or hung ranks; empty if there is none."""
+        duration = f"for {self.timeout:g} s (train.timeout_seconds)"
+        silent = self._ranks_silent_for(self.timeout / 2)
+        if self.rank in silent:
+            return (
+                f"the launcher's store at {os.environ['MASTER_ADDR']} has not answered {duration}; "
+                f"check that machine and the network; {RESUME}"
+            )
+        if silent:
+            subject = rank_list(silent, "has", "have")
+            return f"{subject} been silent {duration}; {self._last_seen(silent)}; {RESUME}"
+        progress = [0 if status is None else status.progress for status in self._statuses]
+        if min(progress) == max(progress):
+            return ""  # all ranks are in the same long operation, or their collective times out
+        hung = [number for number, count in enumerate(progress) if count == min(progress)]
+        subject = rank_list(hung, "has", "have")
+        return f"{subject} made no progress {duration}; {self._last_seen(hung)}; {RESUME}"
 
     def _last_seen(self, ranks: list[int]) -> str:
-        sign = self._signs[ranks[0]]
-        return "never seen" if sign is None else f"last seen {sign.place}"
+        status = self._statuses[ranks[0]]
+        return "never seen" if status is None else f"last seen {status.place}"
 
 
-def named(ranks: list[int], one: str, many: str) -> str:
-    """Ranks in words, with the verb that goes with one of them, or with many."""
+def rank_list(ranks: list[int], singular: str, plural: str) -> str:
+    """Return ranks in words with the verb: `rank 1 is`, `ranks 0, 2 and 5 are`."""
     if len(ranks) == 1:
-        return f"rank {ranks[0]} {one}"
-    return f"ranks {', '.join(map(str, ranks[:-1]))} and {ranks[-1]} {many}"
+        return f"rank {ranks[0]} {singular}"
+    return f"ranks {', '.join(map(str, ranks[:-1]))} and {ranks[-1]} {plural}"

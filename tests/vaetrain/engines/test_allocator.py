@@ -1,4 +1,4 @@
-"""Freed memory is used again, and costs no page faults."""
+"""Freed memory is reused without page faults."""
 
 from __future__ import annotations
 
@@ -13,23 +13,23 @@ import resource, sys
 from vaetrain.engines.allocator import keep_freed_memory
 if sys.argv[1] == "keep":
     keep_freed_memory()
-for turn in range(21):
-    if turn == 1:
+for repetition in range(21):
+    if repetition == 1:
         before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
-    # Two at once, as glibc maps those beyond the largest that it has seen freed.
+    # Two at once: glibc maps blocks larger than the largest that was freed before.
     blocks = [bytearray(48 << 20), bytearray(40 << 20)]
     del blocks
 print((resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before) / 20)
 """
 
 
-def faults(what: str) -> float:
-    """Page faults of allocating and freeing 88 MB, 22,528 pages."""
-    command = [sys.executable, "-c", PROGRAM, what]
+def page_faults(setting: str) -> float:
+    """Return the page faults of allocating and freeing 88 MB, which are 22,528 pages."""
+    command = [sys.executable, "-c", PROGRAM, setting]
     return float(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
 
 
-@pytest.mark.skipif(not hasattr(ctypes.CDLL(None), "mallopt"), reason="is of glibc")
-def test_freed_memory_is_kept():
-    assert faults("keep") < 100
-    assert faults("leave") > 20_000
+@pytest.mark.skipif(not hasattr(ctypes.CDLL(None), "mallopt"), reason="needs glibc")
+def test_freed_memory_is_reused():
+    assert page_faults("keep") < 100
+    assert page_faults("default") > 20_000

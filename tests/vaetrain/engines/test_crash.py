@@ -1,39 +1,39 @@
-"""What exceptions mean in plain words, and that others keep their traceback."""
+"""Exceptions with a plain reason are reported in one line; others keep their traceback."""
 
 import pytest
 import torch
 
 from vaetrain.engines.crash import plain_reason
-from vaetrain.engines.heartbeat import named
+from vaetrain.engines.heartbeat import rank_list
 
 
-def the_allocators() -> RuntimeError:
+def allocation_error() -> RuntimeError:
     with pytest.raises(RuntimeError) as refusal:
         torch.empty(1 << 60, device="cpu")
     return refusal.value
 
 
 @pytest.mark.parametrize(
-    ("error", "says"),
+    ("error", "message"),
     [
-        (the_allocators(), "out of memory ("),
+        (allocation_error(), "out of memory ("),
         (torch.OutOfMemoryError("CUDA out of memory. Tried\nto allocate"), "out of memory (CUDA"),
         (MemoryError(), "out of memory (MemoryError); lower train.micro_batch_size"),
         (RuntimeError("DataLoader worker (pid(s) 7) exited unexpectedly"), "a reader process was"),
     ],
 )
-def test_want_of_memory_is_told_in_a_line(error, says):
+def test_lack_of_memory_is_reported_in_one_line(error, message):
     reason = plain_reason(error)
-    assert reason.startswith(says)
+    assert reason.startswith(message)
     assert "\n" not in reason
 
 
 @pytest.mark.parametrize("error", [ValueError("can't allocate memory"), RuntimeError("shapes")])
-def test_mistakes_of_the_program_are_not(error):
+def test_other_exceptions_have_no_plain_reason(error):
     assert plain_reason(error) is None
 
 
-def test_ranks_are_named_in_words():
-    assert named([1], "is", "are") == "rank 1 is"
-    assert named([0, 2], "is", "are") == "ranks 0 and 2 are"
-    assert named([0, 2, 5], "has", "have") == "ranks 0, 2 and 5 have"
+def test_ranks_are_listed_in_words():
+    assert rank_list([1], "is", "are") == "rank 1 is"
+    assert rank_list([0, 2], "is", "are") == "ranks 0 and 2 are"
+    assert rank_list([0, 2, 5], "has", "have") == "ranks 0, 2 and 5 have"

@@ -1,4 +1,4 @@
-"""Which parts of a model FSDP2 gathers by themselves."""
+"""The modules that FSDP2 gathers as one unit."""
 
 import torch
 from torch import nn
@@ -8,7 +8,7 @@ from vaetrain.model.config import ModelConfig
 from vaetrain.model.vae import VAE
 
 
-def test_units_are_large_enough_and_inner_ones_come_first():
+def test_units_have_the_minimum_size_and_inner_ones_come_first():
     small = nn.Sequential(nn.Linear(2, 2), nn.ReLU())  # 6 parameters
     large = nn.Linear(9, 9)  # 90
     outer = nn.Sequential(small, large, nn.Linear(3, 3))  # 18 more than large
@@ -18,14 +18,14 @@ def test_units_are_large_enough_and_inner_ones_come_first():
     assert fsdp_units(model, 1000) == []
 
 
-def test_every_unit_is_a_module_that_is_called_and_no_weight_is_in_two():
+def test_every_unit_has_a_forward_pass_and_units_share_no_weight():
     with torch.device("meta"):
         model = VAE(ModelConfig(size="large"), 128, 512)
-    found = fsdp_units(model, 1_000_000)
-    assert len(found) > 10
-    assert not any(isinstance(unit, nn.ModuleList) for unit in found)
-    own, taken = [], set()
-    for unit in found:
-        own.append({p for p in unit.parameters() if p not in taken})
-        taken |= own[-1]
+    units = fsdp_units(model, 1_000_000)
+    assert len(units) > 10
+    assert not any(isinstance(unit, nn.ModuleList) for unit in units)
+    own, in_units = [], set()
+    for unit in units:
+        own.append({p for p in unit.parameters() if p not in in_units})
+        in_units |= own[-1]
     assert all(sum(p.numel() for p in parameters) >= 1_000_000 for parameters in own)

@@ -1,0 +1,1 @@
+"""Engine files for `accelerate launch --config_file`, one per engine, named after it."""
