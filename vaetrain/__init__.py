@@ -1,4 +1,4 @@
-"""The trainer: a VAE of wireframes on one device or many."""
+"""Trainer of VAEs of wireframes, on one device or many."""
 
 from typing import Any
 
@@ -6,7 +6,7 @@ __all__ = ["load_model"]
 
 
 def __getattr__(name: str) -> Any:
-    # Imported when asked for: torch takes seconds, and `--help` must not wait for it.
+    # Imported on first use: torch takes seconds, and `--help` must not wait for it.
     if name in __all__:
         from vaetrain.artifacts import final_model
 

@@ -1,8 +1,7 @@
-"""Settings as dataclass fields: how they are declared, read from YAML, checked and described.
+"""Settings as dataclass fields: declaration, reading from YAML, checks and descriptions.
 
-A schema is a dataclass whose fields are either made by `setting` or sections, dataclasses too.
-Nothing heavy is imported here, so that a mistake is refused before a process group, a model or a
-shard is touched.
+A schema is a dataclass. Its fields are made by `setting`, or are sections: dataclasses of settings.
+torch is not imported here, so that a wrong setting is refused within a second.
 """
 
 from __future__ import annotations
@@ -20,24 +19,24 @@ from omegaconf.errors import ConfigKeyError, OmegaConfBaseException
 
 from shards.errors import UserError
 
-_MARKS = {"${": "${...}", "???": "???"}  # to OmegaConf a reference, and a value to come
-MOST_DEPTH = 20  # of a tree of settings; ours needs five
-MOST_DIGITS = 308  # before the point of a float
+_MARKS = {"${": "${...}", "???": "???"}  # OmegaConf's syntax of references and missing values
+MAX_DEPTH = 20  # of nested settings; experiments have five
+MAX_DIGITS = 308  # of the integer part of a float
 _KEY = re.compile(r"\w+(\.\w+|\[\d+\])*")
 
 
 class _Loader(yaml.SafeLoader):
-    """YAML without references."""
+    """Loader of YAML without aliases."""
 
     def compose_node(self, parent: Any, index: Any) -> Any:
         if self.check_event(yaml.AliasEvent):
             mark = self.peek_event().start_mark
-            raise yaml.MarkedYAMLError(problem="references are not followed", problem_mark=mark)
+            raise yaml.MarkedYAMLError(problem="aliases are not supported", problem_mark=mark)
         return super().compose_node(parent, index)
 
 
 class ConfigError(UserError):
-    """A setting that cannot be used; the message is one plain line naming the key."""
+    """A wrong setting; the message is one line that names the key."""
 
 
 def setting(
@@ -50,10 +49,15 @@ def setting(
     above: float | None = None,
     maximum: float | None = None,
 ) -> Any:
-    """A dataclass field that knows what it means and which values are allowed.
+    """Return a dataclass field with a meaning and limits.
 
     Args:
-        several: the value may be several of the choices, with commas; `none` stands alone.
+        meaning: description for `--help`.
+        choices: allowed values.
+        several: whether the value may list several choices, separated by commas; `none` excludes
+            others.
+        minimum, maximum: inclusive limits.
+        above: exclusive lower limit.
     """
     metadata = {
         "meaning": meaning,
@@ -69,15 +73,15 @@ def setting(
 
 
 def read_yaml(path: Path, what: str) -> dict[str, Any]:
-    """The mapping in a YAML file: text, numbers, truths and null, in lists and under names.
+    """Return the mapping in a YAML file: text, numbers, booleans, null, lists and mappings.
 
-    Nothing is constructed or expanded: references, which a few lines can nest to more values than
-    memory holds, are no mistake that anybody makes.
+    Python objects are not constructed. Aliases are refused: a few lines of nested ones expand to
+    more values than memory holds.
 
     Args:
-        what: what the file should be, for messages.
+        what: the kind of file, for messages.
 
-    Raises ConfigError naming the file and what is wrong with it.
+    Raises ConfigError with the file's name and the fault.
     """
     try:
         tree = yaml.load(path.read_text(encoding="utf-8"), _Loader)
@@ -88,29 +92,31 @@ def read_yaml(path: Path, what: str) -> dict[str, Any]:
     except (yaml.YAMLError, UnicodeDecodeError, RecursionError, ValueError) as error:
         raise ConfigError(f"{path}: is not YAML ({_one_line(error)})") from error
     if not isinstance(tree, dict):
-        raise ConfigError(f"{path}: is no {what}: not a mapping")
+        raise ConfigError(f"{path}: is no {what}: it must be a mapping")
     check_plain(tree, str(path))
     return tree
 
 
-def check_plain(tree: Any, where: str, depth: int = MOST_DEPTH) -> None:
-    """Raises ConfigError unless a tree has texts as names and plain values, not nested deeply."""
+def check_plain(tree: Any, where: str, depth: int = MAX_DEPTH) -> None:
+    """Raise ConfigError unless a tree has strings as keys, plain values, and limited depth."""
     if depth == 0:
-        raise ConfigError(f"{where}: is nested too deeply")
+        raise ConfigError(f"{where}: is nested too deeply; allowed are {MAX_DEPTH} levels")
     for key, value in tree.items() if isinstance(tree, dict) else enumerate(tree):
         if isinstance(tree, dict) and not isinstance(key, str):
-            raise ConfigError(f"{where}: {key}: is not text, as names must be")
+            raise ConfigError(f"{where}: {key}: is not text; names must be text")
         if isinstance(value, dict | list):
             check_plain(value, f"{where}: {key}", depth - 1)
         elif not isinstance(value, str | int | float | None):
-            raise ConfigError(f"{where}: {key}: {value!r} is neither text, nor a number, nor null")
+            raise ConfigError(
+                f"{where}: {key}: {value!r} must be text, a number, true, false or null"
+            )
 
 
 def parse_override(override: str) -> Any:
-    """The tree that one `key=value` stands for; raises ConfigError."""
+    """Return one `key=value` as a tree; raise ConfigError if it has another form."""
     key, equals, _ = override.partition("=")
     if not equals or not _KEY.fullmatch(key):
-        raise ConfigError(f"{override!r}: settings are given as key=value")
+        raise ConfigError(f"{override!r}: a setting must have the form key=value")
     try:
         return OmegaConf.from_dotlist([override])
     except (OmegaConfBaseException, yaml.YAMLError, ValueError) as error:
@@ -118,14 +124,20 @@ def parse_override(override: str) -> Any:
 
 
 def merge(schema: type, config: Any, tree: Any, where: str) -> Any:
-    """OmegaConf's `config` of a schema with a tree laid over it; raises ConfigError."""
+    """Return OmegaConf's `config` of a schema, updated by a tree.
+
+    Args:
+        where: start of messages, such as the file's name.
+
+    Raises ConfigError for unknown keys and wrong types.
+    """
     plain = flatten(OmegaConf.to_container(tree, resolve=False))
     rules = {name: field.metadata for name, field in _fields(schema, "")}
     for key, value in plain.items():
-        # OmegaConf would read the environment, or call a resolver, for what a file says.
+        # OmegaConf would resolve these, and a file could read environment variables.
         for mark, shown in _MARKS.items():
             if mark in str(value):
-                raise ConfigError(f"{where}{key}: {shown} is not expanded here; write the value")
+                raise ConfigError(f"{where}{key}: {shown} is not supported; write the value")
         # YAML reads a bare `no` as false.
         if value is False and key in rules and "no" in (rules[key]["choices"] or ()):
             OmegaConf.update(tree, key, "no")
@@ -137,25 +149,25 @@ def merge(schema: type, config: Any, tree: Any, where: str) -> Any:
         key = error.full_key or next(iter(tree))
         raise ConfigError(f"{where}{key}: {_wrong_type(schema, key, plain.get(key))}") from error
     except OverflowError as error:  # an integer that no float holds
-        long = [key for key, value in plain.items() if len(str(value)) > MOST_DIGITS]
+        long = [key for key, value in plain.items() if len(str(value)) > MAX_DIGITS]
         raise ConfigError(f"{where}{', '.join(long or plain)}: a number is too large") from error
     except TypeError as error:
-        # OmegaConf's own, for a section where a list belongs; it names no key.
+        # OmegaConf raises it for a section in place of a list, without the key.
         lists = [name for name, field in _fields(schema, "") if field.type.startswith("list")]
-        told = (name for name in lists if any(key.startswith(f"{name}.") for key in plain))
-        wrong = next(told, " or ".join(lists))  # an empty section is not told
-        raise ConfigError(f"{where}{wrong}: is a section, and should be a list") from error
+        given = (name for name in lists if any(key.startswith(f"{name}.") for key in plain))
+        wrong = next(given, " or ".join(lists))  # an empty section has no key
+        raise ConfigError(f"{where}{wrong}: is a section; it must be a list") from error
 
 
 def checked(config: Any) -> Any:
-    """The dataclass that OmegaConf's `config` stands for; raises ConfigError outside the limits."""
+    """Return OmegaConf's `config` as its dataclass; raise ConfigError for values out of limits."""
     settings = OmegaConf.to_object(config)
     _check(settings, "")
     return settings
 
 
 def flatten(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """`{"a": {"b": 1}}` as `{"a.b": 1}`: settings under the names the command line uses."""
+    """Return nested settings under their dotted names: `{"a": {"b": 1}}` as `{"a.b": 1}`."""
     flat: dict[str, Any] = {}
     for key, value in tree.items():
         if isinstance(value, dict):
@@ -166,7 +178,7 @@ def flatten(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def describe(schema: type) -> str:
-    """One line per setting - name, default, meaning, what is allowed - for `--help`."""
+    """Return name, default, meaning and allowed values of all settings, for `--help`."""
     lines = []
     for name, field in _fields(schema, ""):
         default = field.default if field.default is not MISSING else field.default_factory()
@@ -180,7 +192,7 @@ def describe(schema: type) -> str:
 def _wrong_type(schema: type, key: str, value: Any) -> str:
     kinds = {name: field.type for name, field in _fields(schema, "")}
     if key not in kinds:
-        return "is a section of settings, or an item of a list, and cannot hold this value"
+        return "is a section of settings, or an item of a list; it cannot have this value"
     words = {"int": "a whole number", "float": "a number", "str": "text", "None": "null"}
     words |= {"bool": "true or false", "list[Phase]": "a list of phases"}
     allowed = " or ".join(words.get(part, f"a {part}") for part in kinds[key].split(" | "))
@@ -220,13 +232,13 @@ def _check_value(name: str, value: Any, rule: Any) -> None:
         for number, item in enumerate(value):
             if dataclasses.is_dataclass(item):
                 _check(item, f"{name}[{number}].")
-            elif isinstance(item, dict | list):  # OmegaConf lets them through among texts
-                raise ConfigError(f"{name}[{number}]: {item!r} is no single value")
+            elif isinstance(item, dict | list):  # OmegaConf accepts them in a list of strings
+                raise ConfigError(f"{name}[{number}]: {item!r} must be a single value")
             else:
                 _check_value(f"{name}[{number}]", item, rule)
         return
     if isinstance(value, str) and any(ord(letter) < 32 for letter in value):
-        raise ConfigError(f"{name}: {value!r} is not allowed: it holds control characters")
+        raise ConfigError(f"{name}: {value!r} contains control characters; remove them")
     wrong = (rule["choices"] is not None and not _is_choice(value, rule)) or (
         isinstance(value, int | float)
         and not (
@@ -250,7 +262,7 @@ def _is_choice(value: Any, rule: Any) -> bool:
 
 def _allowed(rule: Any) -> str:
     if rule["choices"]:
-        suffix = ", or several with commas between" if rule["several"] else ""
+        suffix = ", or several separated by commas" if rule["several"] else ""
         return " | ".join(rule["choices"]) + suffix
     bounds = (("minimum", "at least"), ("above", "more than"), ("maximum", "at most"))
     return ", ".join(f"{words} {rule[key]:g}" for key, words in bounds if rule[key] is not None)

@@ -57,7 +57,7 @@ def test_an_unquoted_no_is_a_precision(tmp_path):
     ("text", "message"),
     [
         (None, "there is no such engine file"),
-        ("[1, 2]", "is no engine file: not a mapping"),
+        ("[1, 2]", "is no engine file: it must be a mapping"),
         ("a: [", "is not YAML"),
         ("distributed_type: MULTI_CPU\nnum_processes: 2", "distributed_type is 'MULTI_CPU'"),
         ("distributed_type: MULTI_GPU", "num_processes is None"),

@@ -1,1 +1,1 @@
-"""The settings of an experiment and the command line of the trainer."""
+"""Settings of an experiment, and the command line of the trainer."""

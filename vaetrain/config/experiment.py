@@ -1,7 +1,7 @@
-"""Every setting of an experiment: its type, its default, what is allowed and what it means.
+"""All settings of an experiment, assembled from the sections that each package declares.
 
-An experiment is a YAML file in `launch/experiments/` with these sections; `key=value` on the
-command line overrides any of them by its dotted name.
+An experiment is a YAML file, such as those in `launch/experiments/`. `key=value` on the command
+line overrides a setting by its dotted name.
 """
 
 from __future__ import annotations
@@ -38,7 +38,9 @@ from vaetrain.trackers.table import TRACKERS
 
 @dataclass
 class Experiment:
-    name: str = setting("default", "run directory is runs/<name> unless --run-dir is given")
+    """All settings of a training."""
+
+    name: str = setting("default", "the run directory is runs/<name> without --run-dir")
     data: DataConfig = dataclasses.field(default_factory=DataConfig)
     model: ModelConfig = dataclasses.field(default_factory=ModelConfig)
     skips: SkipConfig = dataclasses.field(default_factory=SkipConfig)
@@ -59,12 +61,12 @@ class Experiment:
     )
 
     def batching(self, world_size: int) -> Batching:
-        """The micro batch and accumulation steps for so many ranks; raises ConfigError."""
+        """Return micro batch and accumulation for a number of ranks; raise ConfigError if none."""
         train, pairs = self.train, self.augment.mixup_alpha > 0
         return cut_batch(train.global_batch_size, train.micro_batch_size, world_size, pairs=pairs)
 
     def clock(self, epoch_images: int) -> Clock:
-        """The clock of this experiment on so many training pages."""
+        """Return the clock of this experiment for a number of training pages."""
         train = self.train
         return Clock.of(train.epochs, train.max_images, train.global_batch_size, epoch_images)
 
@@ -75,9 +77,9 @@ class Experiment:
 
 
 def load_experiment(path: Path | None, overrides: list[str]) -> Experiment:
-    """The experiment of a YAML file (None: all defaults) with `key=value` overrides, checked.
+    """Return the checked experiment of a YAML file (None: all defaults) and `key=value` overrides.
 
-    Raises ConfigError with one line naming the file or key and what is allowed.
+    Raises ConfigError with one line that names the file or key and the allowed values.
     """
     config = OmegaConf.structured(Experiment)
     if path is not None:
@@ -90,46 +92,49 @@ def load_experiment(path: Path | None, overrides: list[str]) -> Experiment:
 
 
 def experiment_from(tree: Any, where: str) -> Experiment:
-    """The experiment that `as_dict` turned into `tree`; raises ConfigError naming `where`."""
+    """Return the experiment that `as_dict` has written; raise ConfigError that names `where`."""
     if not isinstance(tree, dict):
-        raise ConfigError(f"{where}: holds no settings")
+        raise ConfigError(f"{where}: contains no settings")
     check_plain(tree, where)
     config = OmegaConf.structured(Experiment)
     return checked(merge(Experiment, config, OmegaConf.create(tree), f"{where}: "))
 
 
 def checked_together(experiment: Experiment) -> Experiment:
-    """The experiment, where its settings go with one another; raises ConfigError."""
+    """Return the experiment; raise ConfigError if two of its settings contradict each other."""
     data, train = experiment.data, experiment.train
     is_remote = protocol_of(data.folder) is not None
     if experiment.augment.policy == "auto" and is_remote:
         raise ConfigError(
-            "augment.policy: auto lies in a folder of shards; with an address name the policy file"
+            "augment.policy: auto needs a local folder of shards, but data.shards is an address; "
+            "give the path of a policy file"
         )
     if is_remote and data.retry_seconds >= train.timeout_seconds:
         raise ConfigError(
             f"data.retry_seconds: {data.retry_seconds:g} must be less than "
-            f"train.timeout_seconds={train.timeout_seconds:g}, for which the other ranks wait"
+            f"train.timeout_seconds={train.timeout_seconds:g}, after which the other ranks give up"
         )
     if experiment.loss.on_logits != (experiment.model.output == "sigmoid"):
         raise ConfigError(
-            "loss.pixel: bce and model.output=sigmoid need one another; here they are "
+            "loss.pixel: bce and model.output=sigmoid must be used together; they are "
             f"loss.pixel={experiment.loss.pixel} and model.output={experiment.model.output}"
         )
     name = Path(experiment.name)
     if name.is_absolute() or ".." in name.parts or not name.parts:
-        raise ConfigError(f"name: {experiment.name!r} is not allowed; it must lie below runs/")
+        raise ConfigError(
+            f"name: {experiment.name!r} is not allowed; it must be a path inside runs/"
+        )
     starts = [phase.epoch for phase in experiment.curriculum.phases]
     if starts != sorted(set(starts)):
-        raise ConfigError(f"curriculum.phases: their epochs must rise, and are {starts}")
+        raise ConfigError(f"curriculum.phases: epochs must increase; they are {starts}")
     return experiment
 
 
 def as_dict(experiment: Experiment) -> dict[str, Any]:
-    """The experiment as nested plain dicts, ready for YAML or JSON."""
+    """Return the experiment as nested dicts, for YAML or JSON."""
     return dataclasses.asdict(experiment)
 
 
 def describe_settings() -> str:
-    """One line per setting - name, default, meaning, what is allowed - for `--help`."""
+    """Return name, default, meaning and allowed values of all settings, for `--help`."""
     return describe(Experiment)

@@ -1,4 +1,4 @@
-"""Settings of the training loop."""
+"""Settings of the training loop and of the collapse monitor."""
 
 from __future__ import annotations
 
@@ -10,66 +10,80 @@ from vaetrain.settings import setting
 
 @dataclass
 class TrainConfig:
-    seed: int = setting(0, "seed of order, augmentation, noise and initial weights", minimum=0)
-    epochs: float = setting(100.0, "passes over the training pages", above=0)
+    """Settings of the training loop."""
+
+    seed: int = setting(
+        0, "seed of the sample order, augmentation, noise and initial weights", minimum=0
+    )
+    epochs: float = setting(100.0, "number of epochs: passes over the training pages", above=0)
     max_images: int | None = setting(
-        None, "stop after so many images, rounded up to a global batch", minimum=1
+        None, "stop after this many images, rounded up to a global batch", minimum=1
     )
     global_batch_size: int = setting(16, "pages per optimizer step, over all ranks", minimum=1)
     micro_batch_size: int | None = setting(
-        None, "pages a rank feeds the model at once; null: the largest power of two", minimum=1
+        None,
+        "pages per rank and forward pass; null: the largest power of two that divides a rank's "
+        "share of the global batch, at most 32",
+        minimum=1,
     )
     precision: str | None = setting(
         None,
-        "arithmetic of the forward pass; null: what the engine file says",
+        "precision of the forward pass; weights and gradients are fp32; null: that of the engine "
+        "file",
         choices=PRECISIONS,
     )
-    channels_last: bool = setting(False, "lay feature maps out channels last: faster on GPUs")
-    checkpoint_activations: bool = setting(
-        False, "compute activations again in the backward pass instead of keeping them"
+    channels_last: bool = setting(
+        False, "store feature maps channels last, which is faster on GPUs"
     )
-    compile: bool = setting(False, "compile the model; its first steps take minutes")
+    checkpoint_activations: bool = setting(
+        False, "recompute activations in the backward pass: less memory, more time"
+    )
+    compile: bool = setting(
+        False, "compile the model with torch.compile; the first steps take minutes"
+    )
     ema_half_life_images: float = setting(
         2000.0,
-        "images after which a weight's share in the average has halved; 0: no average",
+        "half-life of the exponential moving average of the weights, in images; 0: no average",
         minimum=0,
     )
-    log_every_images: int = setting(512, "images between logged points", minimum=1)
+    log_every_images: int = setting(512, "images between lines of the training log", minimum=1)
     validate_every_images: int = setting(8192, "images between validations", minimum=1)
     checkpoint_every_images: int = setting(8192, "images between checkpoints", minimum=1)
     max_skipped_steps: int = setting(
         10,
-        "steps in a row left out, because a loss or gradient was not finite, after which the run "
-        "stops at its next logged line, with a checkpoint",
+        "stop the run, with a checkpoint, after this many consecutive steps that were skipped "
+        "because a loss or gradient was not finite; checked when a line is logged",
         minimum=1,
     )
-    keep_checkpoints: int = setting(3, "newest checkpoints kept", minimum=1)
+    keep_checkpoints: int = setting(3, "number of newest checkpoints to keep", minimum=1)
     on_failed_save: str = setting(
         "warn",
-        "where a checkpoint cannot be written, as on a full disk: go on with a warning and try "
-        "again at the next, or stop; the one before it stays whole",
+        "if a checkpoint cannot be written, for example because the disk is full: warn and "
+        "continue to the next checkpoint, or stop; earlier checkpoints stay valid",
         choices=("warn", "stop"),
     )
     timeout_seconds: float = setting(
         600.0,
-        "how long ranks wait for one that died, hangs or does not get on, before they name it "
-        "and end; longer than any validation batch, picture or checkpoint takes",
+        "seconds that ranks wait for a dead or hung rank before they report it and exit; must be "
+        "longer than any validation batch, figure or checkpoint takes",
         minimum=1,
     )
 
 
 @dataclass
 class CollapseConfig:
+    """Settings of the collapse monitor."""
+
     action: str = setting(
         "warn",
-        "what a collapsing posterior leads to: a warning; a cap on beta that falls until "
-        "dimensions revive and then rises carefully; or the end of the run",
+        "response to posterior collapse: log a warning; lower a cap on beta until dimensions are "
+        "active again, then raise it slowly; or stop the run",
         choices=("warn", "hold_beta", "stop"),
     )
     inactive_share: float = setting(
         0.5,
-        "share of inactive dimensions from which on it collapses; at most as many count as there "
-        "are validation pages, less one",
+        "share of inactive dimensions from which on the posterior counts as collapsed; of the "
+        "dimensions, at most the number of validation pages minus one is counted",
         minimum=0,
         maximum=1,
     )
