@@ -1,4 +1,4 @@
-"""Arguments that several commands take, checked before torch is imported."""
+"""Arguments and exits that several commands share; torch is not imported."""
 
 from __future__ import annotations
 
@@ -11,26 +11,26 @@ from typing import NoReturn
 
 
 def output_file(text: str) -> Path:
-    """A file to write; refused at once where it could not be written when all work is done."""
+    """Parse the path of a file to write; refuse it at once if its folder does not exist."""
     path = Path(text)
     if not path.parent.is_dir():
-        raise argparse.ArgumentTypeError(f"{path}: there is no folder {path.parent}")
+        raise argparse.ArgumentTypeError(f"{path}: there is no folder {path.parent}; create it")
     if path.is_dir():
-        raise argparse.ArgumentTypeError(f"{path}: is a folder")
+        raise argparse.ArgumentTypeError(f"{path}: is a folder; name a file")
     return path
 
 
-def whole(least: int, most: int) -> Callable[[str], int]:
-    """A whole number from `least` to `most`."""
+def whole(minimum: int, maximum: int) -> Callable[[str], int]:
+    """Return a parser of whole numbers from `minimum` to `maximum`."""
 
     def parse(text: str) -> int:
         try:
             number = int(text)
         except ValueError:
             number = None
-        if number is None or not least <= number <= most:
+        if number is None or not minimum <= number <= maximum:
             raise argparse.ArgumentTypeError(
-                f"is {text}, must be a whole number in {least}..{most}"
+                f"is {text}, must be a whole number in {minimum}..{maximum}"
             )
         return number
 
@@ -38,17 +38,17 @@ def whole(least: int, most: int) -> Callable[[str], int]:
 
 
 def refuse(message: str) -> NoReturn:
-    """Leave with exit status 2, the main process saying why in one line."""
+    """Exit with status 2; the main process prints the error in one line."""
     if os.environ.get("RANK", "0") == "0":
         print(f"error: {message}", file=sys.stderr, flush=True)
     sys.exit(2)
 
 
 def fail(message: str) -> NoReturn:
-    """Leave at once with exit status 1, this rank saying why in one line.
+    """Exit at once with status 1; this rank prints the error in one line.
 
-    For what only one rank has seen: its peers may be waiting for it in a collective, which the
-    interpreter's own exit would wait for in turn; the launcher ends them.
+    For errors that only one rank has seen. The other ranks may wait for it in a collective, and
+    Python's own exit would wait for that collective, too. The launcher ends the other ranks.
     """
     print(f"error: rank {os.environ.get('RANK', '0')}: {message}", file=sys.stderr, flush=True)
     os._exit(1)
