@@ -1,9 +1,9 @@
-"""Run by `test_architectures.py` on any number of ranks: a gradient of every architecture.
+"""Gradient of every architecture; run by `test_architectures.py` on any number of ranks.
 
     accelerate launch ... tests/distributed/architecture_worker.py OUT.safetensors MICRO_BATCH
 
-A global batch of eight pages of different heights, cut as asked; the gradient of the mean loss and
-the losses themselves are written by the main process.
+The global batch is eight pages of different heights, split into micro batches. The main process
+writes the gradient of the mean loss, and the sum of the losses.
 """
 
 from __future__ import annotations
@@ -15,8 +15,10 @@ import sys
 import torch
 from safetensors.torch import save_file
 
-from shards.randomness import sample_keys
+from shards.reading.batch import Batch
 from tests.support.models import restless
+from vaetrain.augmentation.pipeline import Augment
+from vaetrain.augmentation.policy import load_policy
 from vaetrain.config.experiment import load_experiment
 from vaetrain.engines.base import Engine
 from vaetrain.engines.factory import start_engine
@@ -24,10 +26,11 @@ from vaetrain.engines.optimizers import build_optimizer
 from vaetrain.engines.spec import running_launch
 from vaetrain.losses.objective import Objective
 from vaetrain.losses.weights import Weights
-from vaetrain.model.vae import draw_noise
+from vaetrain.training.step import ForwardStep
 
-WIDTH, PAGES = 64, 8
+WIDTH, ROWS, PAGES = 64, 128, 8
 HEIGHTS = torch.tensor([40, 64, 64, 33, 96, 128, 100, 90])
+SETTINGS = ("model.latent_dim=8", "augment.policy=none", "skips.dropout=0.3")
 CHOICES = {
     "blocks": ("resnet", "densenet"),
     "attention": ("none", "cbam"),
@@ -36,52 +39,62 @@ CHOICES = {
 }
 
 
-def pages() -> torch.Tensor:
-    """All pages of the global batch, the same on every rank: (8, 1, 128, 64)."""
-    images = torch.rand(PAGES, 1, 128, WIDTH, generator=torch.Generator().manual_seed(0))
-    return images * (torch.arange(128) < HEIGHTS[:, None])[:, None, :, None]
+def micro_batch(ids: torch.Tensor) -> Batch:
+    """Return these pages of the global batch, which is the same on every rank."""
+    generator = torch.Generator().manual_seed(0)
+    pixels = torch.randint(256, (PAGES, 1, ROWS, WIDTH), generator=generator, dtype=torch.uint8)
+    pixels *= (torch.arange(ROWS) < HEIGHTS[:, None])[:, None, :, None]
+    heights = HEIGHTS[ids]
+    size = (-(-int(heights.max()) // 16) * 16, WIDTH)
+    zeros = torch.zeros_like(ids)
+    canvas = torch.stack([torch.full_like(heights, WIDTH), heights], 1).float()
+    pages = pixels[ids, :, : size[0]]
+    return Batch(ids, zeros, heights, size, tops=zeros, canvas=canvas, pixels=pages)
 
 
 def gradient(engine: Engine, micro: int, settings: list[str]) -> dict[str, torch.Tensor]:
-    """The gradient of one architecture and its losses' sum, over all ranks."""
-    experiment = load_experiment(None, ["model.latent_dim=8", *settings])
-    model = restless(experiment.model, WIDTH, 128, 0.02)
-    share = PAGES // engine.world_size
+    """Return the gradient of one architecture and the sum of its losses, over all ranks."""
+    experiment = load_experiment(None, [*SETTINGS, *settings])
+    model = restless(experiment.model, WIDTH, ROWS, 0.02)
+    accumulation = PAGES // engine.world_size // micro
     engine.prepare(
         model,
         build_optimizer(model, experiment.optimizer),
         micro_batch=micro,
-        accumulation=share // micro,
+        accumulation=accumulation,
         clip_norm=0.0,
     )
-    objective, weights = Objective(experiment), Weights({"recon": 1.0, "ssim": 0.1}, beta=1.0)
-    images, total = pages(), torch.zeros(())
-    for turn in range(share // micro):
-        # As the trainer cuts it: a step's micro batches one after another, ranks side by side.
-        first = turn * micro * engine.world_size + engine.rank * micro
-        here = slice(first, first + micro)
-        heights, ids = HEIGHTS[here], torch.arange(PAGES)[here]
-        size = (-(-int(heights.max()) // 16) * 16, WIDTH)
-        noise = draw_noise(model, sample_keys(0, torch.zeros_like(ids), ids, "eps"), size, 0.7, 0.3)
-        page = images[here, :, : size[0]]
-        with engine.micro_batch(last=turn == share // micro - 1):
-            losses, _ = objective(engine.model(page, heights, noise), page, heights, weights)
+    forward = ForwardStep(
+        experiment,
+        model=engine.model,
+        vae=engine.module,
+        augment=Augment(load_policy(experiment.augment)),
+        objective=Objective(experiment),
+        device=engine.device,
+    )
+    weights, total = Weights({"recon": 1.0, "ssim": 0.1}, beta=1.0), torch.zeros(())
+    for index in range(accumulation):
+        # The order of the trainer: the micro batches of all ranks side by side, then the next ones.
+        first = index * micro * engine.world_size + engine.rank * micro
+        batch = micro_batch(torch.arange(first, first + micro))
+        with engine.micro_batch(last=index == accumulation - 1):
+            losses, _ = forward(batch, weights, 0.7)
             engine.backward(losses, PAGES)
         total += losses.detach().sum()
-    found = {name: p.grad.clone() for name, p in model.named_parameters()}
-    return found | {"loss": engine.sum(total)}
+    gradients = {name: p.grad.clone() for name, p in model.named_parameters()}
+    return gradients | {"loss": engine.sum(total)}
 
 
 def main() -> None:
-    """Measure all architectures and leave."""
+    """Compute the gradients of all architectures and exit."""
     engine = start_engine(running_launch(os.environ), "no")
-    found = {}
+    gradients = {}
     for choice in itertools.product(*CHOICES.values()):
         settings = [f"model.{key}={value}" for key, value in zip(CHOICES, choice, strict=True)]
         for name, value in gradient(engine, int(sys.argv[2]), settings).items():
-            found["-".join(choice) + "/" + name] = value
+            gradients["-".join(choice) + "/" + name] = value
     if engine.is_main:
-        save_file(found, sys.argv[1])
+        save_file(gradients, sys.argv[1])
     engine.shut_down(0)
 
 

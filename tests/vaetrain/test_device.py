@@ -137,7 +137,7 @@ class OneRank:
 def a_gan_trainer(settings: tuple[str, ...]) -> GanTrainer:
     experiment = load_experiment(None, settings)
     clock = Clock(epoch_images=10, global_batch_size=2 * PAGES, horizon=100)
-    at_logits = experiment.loss.pixel == "bce"
+    at_logits = experiment.loss.on_logits
     discriminator = build_discriminator(experiment.gan)
     return GanTrainer(experiment.gan, discriminator, clock, OneRank(), at_logits=at_logits)
 

@@ -1,6 +1,6 @@
-"""What happens between steps: log lines, validations, checkpoints and the final model.
+"""Actions between steps: log lines, validations, checkpoints and the final model.
 
-All of these are called by every rank at the same image count, and are collective.
+Every rank calls them at the same image count, and all of them are collective.
 """
 
 from __future__ import annotations
