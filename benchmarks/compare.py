@@ -1,9 +1,9 @@
-"""Whether anything became worse: two records of one benchmark, or folders of them, side by side.
+"""Regressions between two records of a benchmark, or between two folders of records.
 
     python -m benchmarks.compare OLD NEW
 
-Prints every median that changed by more than its noise; exit status 1 where one is worse, or is no
-longer measured. Records of different machines, or settings, are compared by their ratios alone.
+Prints every median that changed by more than its noise. The exit status is 1 if one is worse or no
+longer measured. For records of different machines or settings only ratios are compared.
 """
 
 from __future__ import annotations
@@ -20,18 +20,18 @@ from benchmarks.support import report
 from shards import cli
 from shards.errors import UserError
 
-NOTCH = 1.57  # half a notch is so many quartile ranges over the root of the rounds
-SAME = ("cpu", "cores", "gpu")  # of the machine, where rates are to be compared
+NOTCH = 1.57  # half a notch, in interquartile ranges over the root of the number of rounds
+MACHINE = ("cpu", "cores", "gpu")  # must be equal for rates to be compared
 
 
 @dataclass(frozen=True)
 class Change:
-    """What became of one median.
+    """Change of one median.
 
     Attributes:
-        name: what was measured.
+        name: group and name of the case.
         old, new: medians.
-        noise: how far apart medians are that nothing but chance has moved.
+        noise: difference of medians that is expected by chance.
         better: `higher`, `lower` or `neither`.
     """
 
@@ -43,28 +43,28 @@ class Change:
 
     @property
     def is_real(self) -> bool:
-        """Whether the medians are further apart than noise."""
+        """The medians differ by more than the noise."""
         return abs(self.new - self.old) > self.noise
 
     @property
     def is_worse(self) -> bool:
-        """Whether it is a change for the worse, and real."""
+        """The change is real and for the worse."""
         fell = self.new < self.old
         return self.is_real and self.better == ("higher" if fell else "lower")
 
     def __str__(self) -> str:
-        said = "WORSE" if self.is_worse else "better" if self.better != "neither" else "changed"
+        kind = "WORSE" if self.is_worse else "better" if self.better != "neither" else "changed"
         change = 100 * (self.new / self.old - 1)
         return (
-            f"{said:<8}{self.name}: {self.old:,.4g} -> {self.new:,.4g} "
+            f"{kind:<8}{self.name}: {self.old:,.4g} -> {self.new:,.4g} "
             f"({change:+.1f}%, noise {100 * self.noise / self.old:.1f}%)"
         )
 
 
 def noise(old: Mapping[str, Any], new: Mapping[str, Any], rounds: tuple[int, int]) -> float:
-    """How far apart two medians may be by chance: both halves of their notches together.
+    """Return the difference of two medians expected by chance: the sum of their half notches.
 
-    McGill, Tukey and Larsen 1978, "Variations of box plots": where notches do not overlap, medians
+    McGill, Tukey and Larsen 1978, "Variations of box plots": if notches do not overlap, the medians
     differ at about the 95% level.
     """
     spreads = [
@@ -74,38 +74,38 @@ def noise(old: Mapping[str, Any], new: Mapping[str, Any], rounds: tuple[int, int
 
 
 def changes(old: dict[str, Any], new: dict[str, Any]) -> tuple[list[Change], list[str]]:
-    """Every median of two records of one benchmark, and the names of what the new one lacks."""
-    found, gone = [], []
+    """Return the changes between two records, and the names that the new record lacks."""
+    compared, gone = [], []
     if comparable(old, new):
-        theirs = {_name(entry): entry for entry in new["results"]}
+        new_entries = {_name(entry): entry for entry in new["results"]}
         for entry in old["results"]:
             name = _name(entry)
-            if name not in theirs:
+            if name not in new_entries:
                 gone.append(name)
                 continue
-            rounds = len(entry["rounds"]), len(theirs[name]["rounds"])
-            found.append(_change(name, entry, theirs[name], rounds, entry["better"]))
-    theirs = {_name(entry): entry for entry in new["comparisons"]}
+            rounds = len(entry["rounds"]), len(new_entries[name]["rounds"])
+            compared.append(_change(name, entry, new_entries[name], rounds, entry["better"]))
+    new_entries = {_name(entry): entry for entry in new["comparisons"]}
     rounds = old["settings"]["rounds"], new["settings"]["rounds"]
     for entry in old["comparisons"]:
         name = _name(entry)
-        if name in theirs:
-            found.append(_change(name, entry, theirs[name], rounds, "higher"))
+        if name in new_entries:
+            compared.append(_change(name, entry, new_entries[name], rounds, "higher"))
         else:
             gone.append(name)
-    return found, gone
+    return compared, gone
 
 
 def comparable(old: dict[str, Any], new: dict[str, Any]) -> bool:
-    """Whether rates may be compared: the same machine, device, threads and kind of run."""
+    """Return whether rates are comparable: same machine, device, threads and kind of run."""
     machines = [
         (
-            *(told["environment"]["machine"][key] for key in SAME),
-            told["environment"]["threads"],
-            told["settings"]["device"],
-            told["quick"],
+            *(record["environment"]["machine"][key] for key in MACHINE),
+            record["environment"]["threads"],
+            record["settings"]["device"],
+            record["quick"],
         )
-        for told in (old, new)
+        for record in (old, new)
     ]
     return machines[0] == machines[1]
 
@@ -122,45 +122,45 @@ def _change(
 
 
 def pairs(old: Path, new: Path) -> Iterator[tuple[Path, Path]]:
-    """The files to compare: two records, or those of one name in two folders."""
+    """Yield the pairs of files to compare: two records, or equal names in two folders."""
     if not old.is_dir():
         yield old, new
         return
     files = sorted(old.glob("*.json"))
     if not files:
-        raise UserError(f"{old}: holds no records")
+        raise UserError(f"{old}: no *.json records in this folder")
     for file in files:
         yield file, new / file.name
 
 
 def load(path: Path) -> dict[str, Any]:
-    """A record; raises UserError where the file is none."""
+    """Read a record; raises UserError if the file is not one."""
     try:
-        told = json.loads(path.read_text())
-        report.check(told)
+        record = json.loads(path.read_text())
+        report.check(record)
     except (OSError, ValueError) as error:
-        raise UserError(f"{path}: is no benchmark's record ({error})") from error
-    return told
+        raise UserError(f"{path}: not the record of a benchmark ({error})") from error
+    return record
 
 
 def main() -> int:
-    """Run the command; the exit status."""
+    """Run the command and return the exit status."""
     parser = cli.Parser(prog="benchmarks.compare", description=__doc__.split("\n")[0])
-    parser.add_argument("old", type=Path, help="a record, or a folder of them")
-    parser.add_argument("new", type=Path, help="what is to be no worse")
+    parser.add_argument("old", type=Path, help="record, or folder of records")
+    parser.add_argument("new", type=Path, help="record or folder to check for regressions")
     arguments = parser.parse_args()
     failed = False
     for before, after in pairs(arguments.old, arguments.new):
         old, new = load(before), load(after)
         if old["benchmark"] != new["benchmark"]:
-            raise UserError(f"{after}: is of {new['benchmark']}, not of {old['benchmark']}")
-        found, gone = changes(old, new)
-        ratios = "" if comparable(old, new) else ", ratios only: not measured alike"
-        print(f"{old['benchmark']}: {len(found)} medians{ratios}")
-        lines = [str(change) for change in found if change.is_real]
+            raise UserError(f"{after}: record of {new['benchmark']}, expected {old['benchmark']}")
+        compared, gone = changes(old, new)
+        ratios = "" if comparable(old, new) else ", ratios only: machine or settings differ"
+        print(f"{old['benchmark']}: {len(compared)} medians{ratios}")
+        lines = [str(change) for change in compared if change.is_real]
         lines += [f"GONE    {name}" for name in gone]
         sys.stdout.writelines(f"  {line}\n" for line in lines)
-        failed |= bool(gone) or any(change.is_worse for change in found)
+        failed |= bool(gone) or any(change.is_worse for change in compared)
     print("worse" if failed else "no worse")
     return int(failed)
 

@@ -1,10 +1,10 @@
-"""What a rank holds of a large model under each engine, beside what theory says.
+"""Memory of a rank for a large model under each engine, compared with theory.
 
     python -m benchmarks.engine_memory [--quick] [--out DIR] [--engines NAME...]
 
-Starts each engine's file with two ranks, trains two steps on one small random page a rank, and
-counts the bytes of all tensors that are alive after the second step's backward pass, when
-everything is there at once. On a GPU the allocator's peak is told too.
+Starts each engine with two ranks, trains on one small random page a rank, and counts the bytes of
+all live tensors after the second step's backward pass, when weights, gradients and moments exist at
+once. On a GPU the allocator's peak is reported as well. Writes engine_memory.json and .png.
 """
 
 from __future__ import annotations
@@ -14,17 +14,15 @@ import os
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
-from benchmarks.support.memory import live_storages, storage_bytes
-
-if __name__ == "__main__" and __package__ is None:  # as ranks run it
+if __name__ == "__main__" and __package__ is None:  # the launcher runs the file
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
 import torch
 
-from benchmarks.support import report
-from benchmarks.support.harness import parser
+from benchmarks.support import harness, report
+from benchmarks.support.memory import live_storages, storage_bytes
 from shards import cli
 from shards.randomness import sample_keys
 from vaetrain.engines.base import AVERAGE, WEIGHT, Engine
@@ -38,18 +36,20 @@ from vaetrain.model.vae import VAE, draw_noise
 
 ROOT = Path(__file__).resolve().parents[1]
 COMPARED = [name for name in engine_names() if ENGINES[name].has_process_group]
-RANKS, SIDE, FOUND = 2, 64, "found "
+RANKS, SIDE = 2, 64
+MARKER = "engine memory: "  # starts the line in which a rank prints its result
 WITHIN = 0.05  # of theory
 REST = "gradients and buffers"
 KINDS, ALL = ("weights", REST, "moments", "average"), "all of them"
 
 
 def predicted(engine: str, parameters: int) -> dict[str, float]:
-    """Bytes a rank holds in theory, all fp32, of which an engine cuts what it cuts.
+    """Return the theoretical bytes of a rank by kind, in fp32.
 
-    Rajbhandari et al. 2020, section 5 and figure 1, for fp32 training: 4 bytes each of weight,
-    gradient and average, and 8 of moments. ZeRO keeps the share of the weights that it optimises
-    beside those of the forward pass, which are fp32 here, too. Buffers are not in it.
+    Rajbhandari et al. 2020, section 5 and figure 1, for fp32 training: a parameter takes 4 bytes of
+    weight, 4 of gradient, 4 of EMA and 8 of moments. The engine's stage decides which of them are
+    partitioned. ZeRO keeps its partition of the optimised weights besides those of the forward
+    pass, which are fp32 here as well. Communication buffers are not included.
     """
     spec = ENGINES[engine]
     stage = spec.stage
@@ -62,12 +62,12 @@ def predicted(engine: str, parameters: int) -> dict[str, float]:
     }
 
 
-def held(engine: Engine) -> dict[str, int]:
-    """Bytes of all tensors that are alive, by what they are for."""
+def measured(engine: Engine) -> dict[str, int]:
+    """Return the bytes of all live tensors by kind."""
     parameters = list(engine.module.parameters())
     weights = parameters + engine.slices(WEIGHT)
     weights += [parameter.ds_tensor for parameter in parameters if hasattr(parameter, "ds_tensor")]
-    # Python knows a gradient only once it was asked for.
+    # A gradient becomes a Python object, which live_storages() finds, only when `.grad` is read.
     gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
     known = {
         "weights": storage_bytes(weights),
@@ -80,12 +80,12 @@ def held(engine: Engine) -> dict[str, int]:
     return {kind: sum(storages.values()) for kind, storages in (known | {REST: rest}).items()}
 
 
-def measure(size: str) -> None:
-    """One rank's part: train two steps, and let the main process tell what it held."""
+def run_rank(size: str) -> NoReturn:
+    """Run one rank: train, print the main process's memory as JSON, and end the process."""
     engine = start_engine(running_launch(os.environ), "no")
     torch.manual_seed(0)
     model = VAE(ModelConfig(size=size, start="random"), SIDE, SIDE).to(engine.device)
-    found = {"parameters": sum(parameter.numel() for parameter in model.parameters())}
+    memory = {"parameters": sum(parameter.numel() for parameter in model.parameters())}
     optimizer = build_optimizer(model, OptimizerConfig())
     engine.prepare(model, optimizer, micro_batch=1, accumulation=1, clip_norm=1.0)
     engine.keep_average()
@@ -93,15 +93,15 @@ def measure(size: str) -> None:
     backward(engine)
     engine.step(1e-4)
     backward(engine)
-    found |= held(engine)
+    memory |= measured(engine)
     if engine.device.type == "cuda":
-        found["peak"] = torch.cuda.max_memory_allocated()
-    engine.log(FOUND + json.dumps(found))
+        memory["peak"] = torch.cuda.max_memory_allocated()
+    engine.log(MARKER + json.dumps(memory))
     engine.shut_down(0)
 
 
 def backward(engine: Engine) -> None:
-    """The forward and backward of one page."""
+    """Run the forward and backward pass of one page."""
     ids = torch.tensor([engine.rank], device=engine.device)
     images = torch.rand(1, 1, SIDE, SIDE, device=engine.device)
     noise = draw_noise(engine.module, sample_keys(0, ids, ids, "eps"), (SIDE, SIDE), 1.0, 0.0)
@@ -112,29 +112,29 @@ def backward(engine: Engine) -> None:
 
 
 def launch(engine: str, size: str, device: torch.device) -> dict[str, float]:
-    """What a rank of an engine held."""
-    start = [str(Path(sys.executable).with_name("accelerate")), "launch", "--config_file"]
-    parts = [*start, str(engine_file(engine)), __file__, "--measure", size]
-    without_gpu = {"CUDA_VISIBLE_DEVICES": ""} if device.type == "cpu" else {}
-    environment = os.environ | without_gpu
+    """Start the ranks of an engine, and return the memory of the main process by kind."""
+    launcher = [str(Path(sys.executable).with_name("accelerate")), "launch", "--config_file"]
+    command = [*launcher, str(engine_file(engine)), __file__, "--measure", size]
+    hidden_gpus = {"CUDA_VISIBLE_DEVICES": ""} if device.type == "cpu" else {}
+    environment = os.environ | hidden_gpus
     done = subprocess.run(
-        parts, cwd=ROOT, env=environment, stdout=subprocess.PIPE, text=True, check=True
+        command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, text=True, check=True
     )
-    (line,) = [line for line in done.stdout.splitlines() if line.startswith(FOUND)]
-    return json.loads(line.removeprefix(FOUND))
+    (line,) = [line for line in done.stdout.splitlines() if line.startswith(MARKER)]
+    return json.loads(line.removeprefix(MARKER))
 
 
-def beside_theory(engine: str, found: dict[str, float]) -> list[dict[str, Any]]:
-    """The report's entries of what a rank held of each kind and in all, and of what it should."""
-    theory = predicted(engine, found["parameters"])
+def beside_theory(engine: str, memory: dict[str, float]) -> list[dict[str, Any]]:
+    """Return the results of a rank's memory and of its theory, by kind and in total."""
+    theory = predicted(engine, memory["parameters"])
     entries = []
     for kind in (*KINDS, ALL):
         kinds = KINDS if kind == ALL else (kind,)
         notes = None
-        if kind == ALL and "peak" in found:
-            notes = {"MB at the allocator's peak": round(found["peak"] / 1e6)}
-        for name, told in ((engine, found), (in_theory(engine), theory)):
-            megabytes = sum(told[each] for each in kinds) / 1e6
+        if kind == ALL and "peak" in memory:
+            notes = {"MB at the allocator's peak": round(memory["peak"] / 1e6)}
+        for name, by_kind in ((engine, memory), (in_theory(engine), theory)):
+            megabytes = sum(by_kind[each] for each in kinds) / 1e6
             entries.append(
                 report.result(kind, name, "MB a rank", [megabytes], notes, better="lower")
             )
@@ -143,23 +143,25 @@ def beside_theory(engine: str, found: dict[str, float]) -> list[dict[str, Any]]:
 
 
 def in_theory(engine: str) -> str:
-    """The name of an engine's prediction in the report."""
+    """Return the name of an engine's theory in the record."""
     return f"{engine}, theory"
 
 
 def main() -> int:
-    """Run the command."""
-    made = parser("engine_memory", __doc__)
-    made.add_argument("--engines", nargs="+", choices=COMPARED, default=COMPARED)
-    made.add_argument("--measure", metavar="SIZE", help="a rank's own part; used by this command")
-    arguments = made.parse_args()
+    """Run the command and return the exit status."""
+    parser = harness.parser("engine_memory", __doc__)
+    parser.add_argument(
+        "--engines", nargs="+", choices=COMPARED, default=COMPARED, help="default: all"
+    )
+    parser.add_argument("--measure", metavar="SIZE", help="internal: run one rank of a model size")
+    arguments = parser.parse_args()
     if arguments.measure:
-        measure(arguments.measure)
+        run_rank(arguments.measure)
     size, results = "tiny" if arguments.quick else "large", []
     for engine in cli.progress(arguments.engines, unit="engine"):
-        found = launch(engine, size, arguments.device)
-        results += beside_theory(engine, found)
-    told = report.record(
+        memory = launch(engine, size, arguments.device)
+        results += beside_theory(engine, memory)
+    record = report.record(
         "engine_memory",
         quick=arguments.quick,
         settings={
@@ -169,7 +171,7 @@ def main() -> int:
             "device": str(arguments.device),
             "ranks": RANKS,
             "model.size": size,
-            "parameters": found["parameters"],
+            "parameters": memory["parameters"],
         },
         packages=["accelerate", "deepspeed"],
         results=results,
@@ -179,7 +181,7 @@ def main() -> int:
             for engine in arguments.engines
         ],
     )
-    report.publish(told, arguments.out)
+    report.publish(record, arguments.out)
     return 0
 
 

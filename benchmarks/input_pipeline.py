@@ -1,10 +1,10 @@
-"""From shards on disk to batches of float images on the device: pages per second on one core.
+"""Pages per second on one core, from shards on disk to batches of float images on the device.
 
     python -m benchmarks.input_pipeline --out runs/benchmarks
 
-The built-in sample's pages, 128 and 256 px wide, from boxes and from PNGs, against what else could
-feed them; then augmentation alone, against kornia and torchvision. All give the same images of the
-same pages, padded alike. Writes input_pipeline.json and input_pipeline.png.
+Pages of the built-in sample, 128 and 256 px wide, from boxes and from PNGs, are compared with other
+input pipelines; then augmentation alone is compared with kornia and torchvision. All return the
+same images of the same pages, padded alike. Writes input_pipeline.json and input_pipeline.png.
 """
 
 from __future__ import annotations
@@ -36,16 +36,16 @@ from shards.reading.height_ladder import height_ladder
 from shards.reading.selection import select
 from shards.reading.shard_files import ShardFiles
 
-HEIGHTS = {128: 512, 256: 1024}  # the experiments' widths, and the rows they keep of a page, px
+HEIGHTS = {128: 512, 256: 1024}  # maximum height by width, as in the experiments, px
 BATCH, STRIDE = 16, 16
 BOXES, PNGS = "ours, boxes", "ours, PNGs"
-OVER_PIL = {128: 5.0, 256: 3.0}  # times as fast as WebDataset + PIL that boxes should be
+OVER_PIL = {128: 5.0, 256: 3.0}  # target ratio of boxes to WebDataset + PIL, by width
 PACKAGES = ("torchvision", "pillow", "webdataset", "mosaicml-streaming", "litdata", "kornia")
 
 
 @dataclass(frozen=True)
 class Sizes:
-    """How much is measured: pages, rounds that count and before, batches that are augmented."""
+    """Pages, counted rounds, warm-up rounds, and batches to augment."""
 
     pages: int
     rounds: int
@@ -59,7 +59,7 @@ QUICK = Sizes(pages=48, rounds=3, warmup=1, augmented=1)
 
 @dataclass(frozen=True)
 class Stored:
-    """The same batches of one width as our boxes, as our PNGs and as pictures for the peers."""
+    """The same batches of one width as shards of boxes, shards of PNGs, and PNG files for peers."""
 
     boxes: ShardBatches
     pngs: ShardBatches
@@ -67,44 +67,45 @@ class Stored:
 
 
 def main() -> int:
-    """Run the command; the exit status."""
+    """Run the command and return the exit status."""
     arguments = harness.parser("input_pipeline", __doc__).parse_args()
-    told = measure(arguments.quick, arguments.device, arguments.seed)
-    report.publish(told, arguments.out)
+    record = measure(arguments.quick, arguments.device, arguments.seed)
+    report.publish(record, arguments.out)
     return 0
 
 
 def measure(quick: bool, device: torch.device, seed: int) -> dict[str, Any]:
-    """Measure everything; the record."""
+    """Run the whole benchmark and return its record."""
     sizes = QUICK if quick else FULL
-    found = report.Entries()
+    entries = report.Entries()
     with tempfile.TemporaryDirectory() as folder:
         shards = Path(folder) / "boxes"
         build([SAMPLE], shards, BuildOptions(workers=1))
         core = harness.pin_to_one_core()
         for width in HEIGHTS:
-            place = Path(folder) / str(width)
-            place.mkdir()
-            stored = store(open_index(shards), width, place, sizes.pages)
+            width_folder = Path(folder) / str(width)
+            width_folder.mkdir()
+            stored = store(open_index(shards), width, width_folder, sizes.pages)
             timing = {"rounds": sizes.rounds, "warmup": sizes.warmup}
             timing |= {"device": device, "seed": seed}
-            measure_input(f"{width} px, pages from disk", width, stored, place, found, timing)
+            group = f"{width} px, pages from disk"
+            measure_input(group, width, stored, width_folder, entries, timing)
             batches = list(stored.boxes.one_pass())
             some = batches[:: len(batches) // sizes.augmented]  # from low to tall
-            measure_augmentation(f"{width} px, augmentation alone", some, found, timing)
+            measure_augmentation(f"{width} px, augmentation alone", some, entries, timing)
     settings = {"seed": seed, "device": str(device), "core": core, "batch": BATCH}
     settings |= {"heights": {str(width): rows for width, rows in HEIGHTS.items()}, **asdict(sizes)}
     return report.record(
-        "input_pipeline", quick=quick, settings=settings, packages=PACKAGES, **vars(found)
+        "input_pipeline", quick=quick, settings=settings, packages=PACKAGES, **vars(entries)
     )
 
 
 def store(index: Index, width: int, folder: Path, count: int) -> Stored:
     """Write the pages of `index` as PNGs and as shards of PNGs.
 
-    In batches of like height, as training has them. Tall pages are cut before they are stored, so
-    that nobody decodes rows that nobody looks at; where a peer reads in stored order it gets these
-    batches for free, while ours are read from where the shards happen to have them.
+    Pages are in batches of like height, as in training. Tall pages are cut before they are stored,
+    so that no pipeline decodes unused rows. A peer that reads in stored order reads these batches
+    sequentially, while ours are read from wherever the shards have them.
     """
     ladder = height_ladder(HEIGHTS[width], STRIDE)
     rows = HEIGHTS[width]
@@ -119,10 +120,10 @@ def store(index: Index, width: int, folder: Path, count: int) -> Stored:
 
     options = BuildOptions(format="png", png_width=width, keep_duplicates=True, workers=1)
     build([pictures], folder / "pngs", options)
-    as_pngs = ShardFiles(open_index(folder / "pngs"))
-    number_of = {as_pngs.key(number): number for number in range(len(as_pngs.index))}
+    png_shards = ShardFiles(open_index(folder / "pngs"))
+    number_of = {png_shards.key(number): number for number in range(len(png_shards.index))}
     ids = np.array([number_of[file.stem] for file in files])
-    pngs = ShardBatches(Collator(as_pngs, **limits), np.split(ids, cuts))
+    pngs = ShardBatches(Collator(png_shards, **limits), np.split(ids, cuts))
     return Stored(boxes, pngs, PageFiles(files, BATCH, ladder))
 
 
@@ -131,22 +132,22 @@ def measure_input(
     width: int,
     stored: Stored,
     folder: Path,
-    found: report.Entries,
+    entries: report.Entries,
     timing: dict[str, Any],
 ) -> None:
-    """Pages per second from disk to float images on the device, of ours and of every peer."""
+    """Measure pages per second from disk to float images on the device, for ours and all peers."""
     device = timing["device"]
     passes: dict[str, Callable[[], Iterable[Tensor]]] = {
         BOXES: lambda: (batch.to(device).images() for batch in stored.boxes.one_pass()),
         PNGS: lambda: (batch.to(device).images() for batch in stored.pngs.one_pass()),
     }
     for name, store_pages in PEERS.items():
-        place = folder / store_pages.__name__
-        place.mkdir()
+        peer_folder = folder / store_pages.__name__
+        peer_folder.mkdir()
         try:
-            open_pass = store_pages(stored.pages, place)
+            open_pass = store_pages(stored.pages, peer_folder)
         except ImportError as error:
-            found.missing.append({"group": group, "name": name, "reason": str(error)})
+            entries.missing.append({"group": group, "name": name, "reason": str(error)})
         else:
             passes[name] = lambda start=open_pass: (as_floats(b, device) for b in start())
     cases = [
@@ -154,18 +155,24 @@ def measure_input(
     ]
     rates = harness.interleave(cases, **timing)
     results = [report.result(group, name, "pages/s", rates[name]) for name in passes]
-    found.results += results
+    entries.results += results
     medians = {entry["name"]: entry["median"] for entry in results}
-    found.comparisons += [report.compare(results, group, *pair) for pair in wanted(width, medians)]
+    entries.comparisons += [
+        report.compare(results, group, *comparison) for comparison in comparisons(width, medians)
+    ]
 
 
 def as_floats(batch: Tensor, device: torch.device) -> Tensor:
-    """What a peer's batch becomes on the device: float32 in [0, 1]."""
+    """Move a peer's batch to the device as float32 in [0, 1]."""
     return batch.to(device, non_blocking=True).float().div_(255.0)
 
 
-def wanted(width: int, medians: dict[str, float]) -> list[tuple[str, str, float | None]]:
-    """What to compare, with what, and how many times as fast it should be."""
+def comparisons(width: int, medians: dict[str, float]) -> list[tuple[str, str, float | None]]:
+    """Return the pairs of names to compare, each with the target of their ratio.
+
+    Args:
+        medians: pages per second of the cases that were measured.
+    """
     pil, raw = "WebDataset + PIL", "LitData, raw pixels"
     peers = sorted((name for name in PEERS if name in medians), key=medians.get, reverse=True)
     of_pngs = [name for name in peers if name != raw]
@@ -180,9 +187,12 @@ def wanted(width: int, medians: dict[str, float]) -> list[tuple[str, str, float 
 
 
 def measure_augmentation(
-    group: str, batches: Sequence[Batch], found: report.Entries, timing: dict[str, Any]
+    group: str, batches: Sequence[Batch], entries: report.Entries, timing: dict[str, Any]
 ) -> None:
-    """Pages per second from images on the device to augmented ones; from boxes, for comparison."""
+    """Measure pages per second of augmentation on the device, for ours and all peers.
+
+    All start from images; ours is also measured from boxes, with drawing.
+    """
     device, seed = timing["device"], timing["seed"]
     boxes = [batch.to(device) for batch in batches]
     images = [batch.images() for batch in boxes]
@@ -199,7 +209,7 @@ def measure_augmentation(
         try:
             peer = make(seed)
         except ImportError as error:
-            found.missing.append({"group": group, "name": name, "reason": str(error)})
+            entries.missing.append({"group": group, "name": name, "reason": str(error)})
             continue
 
         def run(peer: augmentation.AugmentImages = peer) -> int:
@@ -209,9 +219,9 @@ def measure_augmentation(
         cases.append(Case(name, run))
     rates = harness.interleave(cases, **timing)
     results = [report.result(group, case.name, "pages/s", rates[case.name]) for case in cases]
-    found.results += results
+    entries.results += results
     targets = {"kornia AugmentationSequential": 2.0, "torchvision v2, page by page": None}
-    found.comparisons += [
+    entries.comparisons += [
         report.compare(results, group, "ours, images", name, target)
         for name, target in targets.items()
         if name in rates

@@ -1,10 +1,10 @@
-"""Trainer images per second of our trainer, and of what a user would pick instead.
+"""Images per second of training, compared with other trainers and plain scripts.
 
     python -m benchmarks.peers --out runs/benchmarks
 
-Pages of the built-in sample, from disk to the optimizer's step, with the default experiment's model
-and losses and the same augmentation; each in a process of its own. A round is an epoch of each.
-Writes peers.json and peers.png.
+All train on pages of the built-in sample, from disk to the optimizer step, with the default
+experiment's model and losses and the same augmentation, each in its own process. A round is one
+epoch of each. Writes peers.json and peers.png.
 """
 
 from __future__ import annotations
@@ -26,7 +26,8 @@ from benchmarks.support import harness, report
 from benchmarks.support.harness import Case
 from benchmarks.support.other_trainers import augmentation
 from benchmarks.support.other_trainers.input_pipelines import PageFiles
-from benchmarks.support.other_trainers.training import PEERS, Peer, PeerProcess, Task, peer_process
+from benchmarks.support.other_trainers.peer import Peer, PeerProcess, Task, peer_process
+from benchmarks.support.other_trainers.training import PEERS
 from benchmarks.support.sample_pages import (
     ShardBatches,
     build_shards,
@@ -46,13 +47,13 @@ from vaetrain.training.build import Run
 
 OURS, GROUP = "ours", "default experiment, 128 px"
 TARGETS = {name: 1.5 if name.startswith("plain script") else 1.0 for name in PEERS}
-WORKERS = 1  # reader processes, of all alike
+WORKERS = 1  # reader processes of every trainer
 PACKAGES = ("torchvision", "pillow", "accelerate", "pytorch-msssim", "pythae", "diffusers")
 
 
 @dataclass(frozen=True)
 class Sizes:
-    """How much is measured: pages of an epoch, a multiple of the batch; rounds, and before."""
+    """Pages of an epoch, a multiple of the batch; counted rounds; warm-up rounds."""
 
     pages: int
     rounds: int
@@ -64,29 +65,32 @@ QUICK = Sizes(pages=32, rounds=2, warmup=1)
 
 
 def main() -> int:
-    """Run the command; the exit status."""
+    """Run the command and return the exit status."""
     arguments = harness.parser("peers", __doc__).parse_args()
-    told = measure(arguments.quick, arguments.device, arguments.seed)
-    report.publish(told, arguments.out)
+    record = measure(arguments.quick, arguments.device, arguments.seed)
+    report.publish(record, arguments.out)
     return 0
 
 
 def measure(quick: bool, device: torch.device, seed: int) -> dict[str, Any]:
-    """Measure everything; the record."""
+    """Run the whole benchmark and return its record."""
     sizes = QUICK if quick else FULL
     timing = {"rounds": sizes.rounds, "warmup": sizes.warmup, "device": device, "seed": seed}
     with contextlib.ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         trainer = stack.enter_context(contextlib.closing(start_trainer(folder, sizes.pages, seed)))
-        task = task_of(trainer.run, folder, device, seed)
+        task = make_task(trainer.run, folder, device, seed)
         peers, missing = start_peers(task, stack)
-        peers = {OURS: ours(trainer, sizes.pages), **peers}
+        peers = {OURS: our_peer(trainer, sizes.pages), **peers}
         cases = [Case(name, peer.epoch) for name, peer in peers.items()]
         rates = harness.interleave(cases, **timing)
-        canvas, counts = count_flops(peers, task)
+        canvas, gflops = count_flops(peers, task)
     notes = {
-        name: {"GFLOP a page": round(count, 2), "of ours on one canvas": round(canvas[name], 2)}
-        for name, count in counts.items()
+        name: {
+            "GFLOP a page": round(gflops[name], 2),
+            "of ours on one canvas": round(canvas[name], 2),
+        }
+        for name in peers
     }
     results = [report.result(GROUP, name, "images/s", rates[name], notes[name]) for name in peers]
     settings = timing | {"device": str(device), "batch": task.pages.batch_size}
@@ -106,11 +110,11 @@ def measure(quick: bool, device: torch.device, seed: int) -> dict[str, Any]:
 
 
 def start_trainer(folder: Path, pages: int, seed: int) -> Steps:
-    """Our trainer on `pages` pages of the sample, built into `folder`, from everywhere in it."""
+    """Start our trainer on `pages` pages, evenly spaced in the sample; `folder` gets its files."""
     policy, lines = folder / "policy.yaml", sample_lines()
     some = [lines[number * len(lines) // pages] for number in range(pages)]
     shards = build_shards(some, folder / "some")
-    write_policy(policy, augmentation.POLICY, "what all peers do")
+    write_policy(policy, augmentation.POLICY, "the augmentation of all peers")
     settings = [
         f"data.shards={shards}",
         f"data.workers={WORKERS}",
@@ -124,15 +128,15 @@ def start_trainer(folder: Path, pages: int, seed: int) -> Steps:
     return Steps(Command(experiment, folder / "run", launch), start_engine(launch))
 
 
-def ours(trainer: Steps, pages: int) -> Peer:
-    """Our trainer, as a peer."""
+def our_peer(trainer: Steps, pages: int) -> Peer:
+    """Return our trainer as a peer."""
     engine, rows = trainer.engine, Counter[int]()
 
     def epoch() -> int:
-        done = trainer.train(pages // trainer.run.batching.global_batch)
-        for (count, height, _), batches in done["sizes"].items():
+        counts = trainer.train(pages // trainer.run.batching.global_batch)
+        for (count, height, _), batches in counts["sizes"].items():
             rows[height] += count * batches
-        return done["images"]
+        return counts["images"]
 
     def forward(images: Tensor, heights: Tensor) -> Tensor:
         noise = draw_noise(
@@ -143,26 +147,25 @@ def ours(trainer: Steps, pages: int) -> Peer:
     return Peer(epoch, forward, rows)
 
 
-def task_of(run: Run, folder: Path, device: torch.device, seed: int) -> Task:
-    """The same pages as PNGs, and the same experiment."""
+def make_task(run: Run, folder: Path, device: torch.device, seed: int) -> Task:
+    """Write the trainer's pages as PNGs, and return them with its experiment."""
     data, size = run.data, run.batching.global_batch
     by_height = EvaluationDataset(data.train, data.collator).ids
     cuts = range(size, len(by_height), size)
     batches = ShardBatches(data.collator, np.split(by_height, cuts))
     pages = PageFiles(write_pictures(batches.one_pass(), folder / "pictures"), size, data.ladder)
     heights = data.train.heights_at(by_height)  # training pages come first in an index
-    place = folder / "peers"
-    return Task(pages, heights, run.experiment, device, WORKERS, place, seed)
+    return Task(pages, heights, run.experiment, device, WORKERS, folder / "peers", seed)
 
 
 def start_peers(
     task: Task, stack: contextlib.ExitStack
 ) -> tuple[dict[str, PeerProcess], list[dict[str, str]]]:
-    """All that are installed, until the stack is closed, and the others with the reason."""
+    """Start the installed peers until the stack is closed; return the others with the reason."""
     peers, missing = {}, []
     for name in PEERS:
         try:
-            peers[name] = stack.enter_context(peer_process(name, task))
+            peers[name] = stack.enter_context(peer_process(PEERS[name], task))
         except ImportError as error:
             missing.append({"group": GROUP, "name": name, "reason": str(error)})
     return peers, missing
@@ -171,17 +174,17 @@ def start_peers(
 def count_flops(
     peers: Mapping[str, Peer | PeerProcess], task: Task
 ) -> tuple[dict[str, float], dict[str, float]]:
-    """By name: FLOPs on the full canvas as a share of ours, and GFLOP spent on a page as trained.
+    """Return FLOPs of a full canvas relative to ours, and GFLOP a page as trained, by name.
 
-    Of the model's forward and backward pass, without losses, optimizer and augmentation.
+    They are of the model's forward and backward pass, without losses, optimizer and augmentation.
     """
     width, device = task.experiment.data.width, task.device
-    shares, spent = {}, {}
+    canvas, gflops = {}, {}
     for name, peer in peers.items():
-        shares[name] = peer.flops(task.rows, width, device)
-        of_all = sum(peer.flops(h, width, device) * count for h, count in peer.rows.items())
-        spent[name] = of_all / sum(peer.rows.values()) / 1e9
-    return {name: count / shares[OURS] for name, count in shares.items()}, spent
+        canvas[name] = peer.flops(task.rows, width, device)
+        total = sum(peer.flops(rows, width, device) * pages for rows, pages in peer.rows.items())
+        gflops[name] = total / sum(peer.rows.values()) / 1e9
+    return {name: flops / canvas[OURS] for name, flops in canvas.items()}, gflops
 
 
 if __name__ == "__main__":

@@ -1,10 +1,10 @@
-"""Fewer bits: what a model's size and latency gain by them, and what its pages and latents lose.
+"""Size, latency and quality of a trained model in fp32, bf16 and int8.
 
     python -m benchmarks.precision RUN --shards DIR --calibrate DIR [--quick] [--out DIR]
 
-A run's averaged model in PyTorch (fp32, bf16, linear layers in int8) and in onnxruntime (fp32,
-int8), on one core. Quality is that of all pages of --shards; ranges of onnxruntime's int8 are those
-of training pages of --calibrate. Writes precision.json and precision.png.
+Runs the averaged model of a run in PyTorch (fp32, bf16, linear layers in int8) and in onnxruntime
+(fp32, int8), on one core. Quality is measured on all pages of --shards. The ranges of onnxruntime's
+int8 are calibrated on training pages of --calibrate. Writes precision.json and precision.png.
 """
 
 from __future__ import annotations
@@ -41,12 +41,12 @@ EXACT = "PyTorch, fp32"
 PACKAGES = ("onnxruntime", "onnx", "torchao")
 
 Run = Callable[[Batch], tuple[Tensor, Tensor, Tensor]]
-"""A batch to `mu`, `logvar` and the pages decoded from `mu`."""
+"""A function from a batch to `mu`, `logvar` and the pages decoded from `mu`."""
 
 
 @dataclass(frozen=True)
 class Sizes:
-    """How much is measured: batches of quality, rounds that count and before, pages of a round."""
+    """Batches to measure quality on (None: all), counted rounds, warm-up rounds, pages a round."""
 
     batches: int | None
     rounds: int
@@ -60,14 +60,14 @@ QUICK = Sizes(batches=1, rounds=2, warmup=1, pages=2)
 
 @dataclass(frozen=True)
 class Variant:
-    """A way to compute a model: the bytes of its file, and how it is run."""
+    """A model in one precision: the bytes of its file, and the function that runs it."""
 
     bytes: int
     run: Run
 
 
 def in_pytorch(model: VAE, dtype: torch.dtype = torch.float32) -> Variant:
-    """A model as PyTorch runs it, its file that of its tensors; bf16 by autocast."""
+    """Return a model run by PyTorch; bf16 has rounded weights and autocast."""
     file = io.BytesIO()
     if dtype == torch.float32:
         torch.save(model.state_dict(), file)
@@ -87,22 +87,23 @@ def in_pytorch(model: VAE, dtype: torch.dtype = torch.float32) -> Variant:
 
 
 def in_onnxruntime(model: VAE, path: Path) -> Variant:
-    """A file as onnxruntime runs it."""
+    """Return an ONNX file run by onnxruntime."""
     runtime = onnx_graph.open_session(path)
 
     def run(batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
-        wanted = ["mu", "logvar", "reconstruction"]
+        outputs = ["mu", "logvar", "reconstruction"]
         return tuple(
-            map(torch.from_numpy, runtime.run(wanted, onnx_graph.page_inputs(model, batch)))
+            map(torch.from_numpy, runtime.run(outputs, onnx_graph.page_inputs(model, batch)))
         )
 
     return Variant(path.stat().st_size, run)
 
 
 def with_int8_layers(model: VAE) -> VAE:
-    """The model with its linear layers, most of a vector's weights, in torchao's dynamic int8.
+    """Return a copy of the model with its linear layers in torchao's dynamic int8.
 
-    Weights have a scale per output, activations one per page, as they come; convolutions are fp32.
+    They have most of the weights of a model with a vector latent. Weights have a scale for each
+    output, activations one for each page, computed at run time. Convolutions stay in fp32.
     """
     from torchao.quantization import Int8DynamicActivationInt8WeightConfig, quantize_
 
@@ -112,7 +113,7 @@ def with_int8_layers(model: VAE) -> VAE:
 
 
 def variants_of(trained: TrainedModel, pages: Sequence[Batch], drafts: Path) -> dict[str, Variant]:
-    """All ways to compute a model, by name; int8's ranges are those of the pages."""
+    """Return the model in all precisions by name; int8 is calibrated on `pages`."""
     model, data = trained.model.cpu(), trained.experiment.data
     exact, small = drafts / "fp32.onnx", drafts / "int8.onnx"
     onnx_graph.write_graph(onnx_graph.WholeGraph(model), exact, data.width, data.max_height)
@@ -127,10 +128,12 @@ def variants_of(trained: TrainedModel, pages: Sequence[Batch], drafts: Path) -> 
 
 
 def quality(run: Run, batches: Sequence[Batch], names: PageLabels | None) -> dict[str, float]:
-    """Mean SSIM over pages, and what is near by raw `mu` and by `mu` in its deviations.
+    """Compute the mean SSIM over pages, and precision@10 of a search by latents.
+
+    The search is by raw `mu`, and by `mu` in posterior standard deviations.
 
     Args:
-        names: of the batches' pages in their order; None: their latents are not compared.
+        names: labels and templates of the batches' pages in their order; None: skip the search.
     """
     similar, latents = [], []
     for batch in batches:
@@ -138,7 +141,7 @@ def quality(run: Run, batches: Sequence[Batch], names: PageLabels | None) -> dic
         values = ssim.ssim(page.clamp(0, 1), batch.images(), batch.heights)
         similar.append(values[batch.heights >= ssim.WINDOW])
         latents.append(torch.stack([mu.flatten(1), logvar.flatten(1)]))
-    found = {"SSIM": round(torch.cat(similar).mean().item(), 4)}
+    metrics = {"SSIM": round(torch.cat(similar).mean().item(), 4)}
     if names is not None:
         mu, logvar = torch.cat(latents, dim=1)
         known = names.labels >= 0
@@ -147,12 +150,12 @@ def quality(run: Run, batches: Sequence[Batch], names: PageLabels | None) -> dic
                 vectors[known], names.templates[known], RETRIEVED
             )
             precision = retrieval_precision(neighbours, names.labels[known])
-            found[f"precision@10 ({name})"] = round(precision, 4)
-    return found
+            metrics[f"precision@10 ({name})"] = round(precision, 4)
+    return metrics
 
 
 def measure(arguments: Any, sizes: Sizes, drafts: Path) -> dict[str, Any]:
-    """The benchmark's record."""
+    """Run the whole benchmark and return its record."""
     trained = TrainedModel(arguments.run)
     calibration, _ = split_pages(trained, arguments.calibrate)
     data = trained.open_shards(arguments.shards)
@@ -192,19 +195,23 @@ def measure(arguments: Any, sizes: Sizes, drafts: Path) -> dict[str, Any]:
 
 
 def main() -> int:
-    """Run the command; the exit status."""
+    """Run the command and return the exit status."""
     parser = harness.parser("precision", __doc__)
     parser.add_argument("run", type=Path, metavar="RUN", help="run directory")
-    parser.add_argument("--shards", type=cli.location, required=True, metavar="DIR")
-    parser.add_argument("--calibrate", type=cli.location, required=True, metavar="DIR")
+    parser.add_argument(
+        "--shards", type=cli.location, required=True, metavar="DIR", help="pages to measure on"
+    )
+    parser.add_argument(
+        "--calibrate", type=cli.location, required=True, metavar="DIR", help="pages to calibrate on"
+    )
     arguments = parser.parse_args()
     for module in ("onnx", "onnxscript", "onnxruntime"):
         extras.require(module, "export", "this benchmark")
     extras.require("torchao", "bench", "this benchmark")
     harness.pin_to_one_core()
     with tempfile.TemporaryDirectory(prefix="precision-") as drafts:
-        told = measure(arguments, QUICK if arguments.quick else FULL, Path(drafts))
-    report.publish(told, arguments.out)
+        record = measure(arguments, QUICK if arguments.quick else FULL, Path(drafts))
+    report.publish(record, arguments.out)
     return 0
 
 

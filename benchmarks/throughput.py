@@ -1,10 +1,10 @@
-"""Training: images and valid pixels per second, and where a step's time and memory go.
+"""Training throughput, model FLOP utilisation, shares of a step's time, and memory of a rank.
 
     python -m benchmarks.throughput [--experiment NAME] [--engines single ddp] [key=value ...]
 
-Each engine trains in processes of its own, which take turns. Measured against a plain PyTorch loop
-of the same model and losses on batches that lie on the device, and that against the same model
-without masks. Writes throughput.json and throughput.png.
+Each engine trains in its own processes, in interleaved rounds. The trainer is compared with a plain
+PyTorch loop of the same model and losses on batches that are on the device already, and that loop
+with one of the same model without masks. Writes throughput.json and throughput.png.
 """
 
 from __future__ import annotations
@@ -33,9 +33,9 @@ from vaetrain.model.config import ModelConfig
 
 FULL = {"rounds": 9, "warmup": 1, "steps": 4}
 QUICK = {"rounds": 2, "warmup": 1, "steps": 1}
-OVERHEAD = 1 / 1.03  # of the plain loop's rate that the trainer should reach
-MASKS = 1 / 1.10  # of the rate without masks
-RANKS = 0.90  # of one process' rate, on the same cores
+OVERHEAD_TARGET = 1 / 1.03  # of the plain loop's rate
+MASKS_TARGET = 1 / 1.10  # of the rate without masks
+RANKS_TARGET = 0.90  # of one process's rate, on the same cores
 BARE, UNMASKED = "plain loop, batches on the device", "plain loop, no masks"
 RATES, SHARES = "images per second", "share of a step"
 PHASES = {
@@ -53,7 +53,7 @@ PHASES = {
 
 
 def main() -> int:
-    """Run the command; the exit status."""
+    """Run the command and return the exit status."""
     parser = harness.parser("throughput", __doc__)
     add_trainer_arguments(parser)
     parser.add_argument(
@@ -62,7 +62,7 @@ def main() -> int:
         choices=engine_names(),
         default=["single"],
         metavar="ENGINE",
-        help=f"which take turns: {', '.join(engine_names())} (default single)",
+        help=f"engines to compare: {', '.join(engine_names())} (default single)",
     )
     parser.add_argument("--steps", type=int, help="optimizer steps a round (default 4)")
     parser.add_argument("--rounds", type=int, help="rounds that count (default 9)")
@@ -72,154 +72,176 @@ def main() -> int:
 
 
 def measure(arguments: argparse.Namespace) -> dict[str, Any]:
-    """Measure everything; the record."""
-    sizes = QUICK if arguments.quick else FULL
-    asked = {"steps": arguments.steps, "rounds": arguments.rounds}
-    sizes = sizes | {name: value for name, value in asked.items() if value is not None}
+    """Run the whole benchmark and return its record."""
+    sizes = dict(QUICK if arguments.quick else FULL)
+    for name in ("steps", "rounds"):
+        if getattr(arguments, name) is not None:
+            sizes[name] = getattr(arguments, name)
     timing = {"rounds": sizes["rounds"], "warmup": sizes["warmup"]}
-    timing |= {"device": torch.device("cpu"), "seed": arguments.seed}  # the workers wait for theirs
+    # Trainer processes synchronise their own devices.
+    timing |= {"device": torch.device("cpu"), "seed": arguments.seed}
     settings = trainer_settings(arguments)
-    found = report.Entries()
-    with contextlib.ExitStack() as started:
-        workers = [
-            started.enter_context(TrainerProcess(engine, arguments.experiment, settings))
+    entries = report.Entries()
+    with contextlib.ExitStack() as stack:
+        trainers = [
+            stack.enter_context(TrainerProcess(engine, arguments.experiment, settings))
             for engine in arguments.engines
         ]
-        abouts = {worker.engine: worker("about") for worker in workers}
-        precision = abouts[workers[0].engine]["precision"]
-        best = device_peak.measure(
-            arguments.device, precision, quick=arguments.quick, seed=arguments.seed
+        abouts = {trainer.engine: trainer("about") for trainer in trainers}
+        first = abouts[trainers[0].engine]
+        peak = device_peak.measure(
+            arguments.device, first["precision"], quick=arguments.quick, seed=arguments.seed
         )
-        found.results += best.results
-        measure_rates(workers, sizes["steps"], timing, abouts, best, found)
-        for worker in workers:
-            about = abouts[worker.engine]
-            measure_shares(worker, sizes["steps"], timing, about, found)
-            measure_memory(worker, sizes["steps"], found)
-    told = {**timing, "device": abouts[workers[0].engine]["device"], "steps": sizes["steps"]}
-    told |= {"experiment": arguments.experiment, "settings": settings, "engines": abouts}
+        entries.results += peak.results
+        measure_rates(trainers, sizes["steps"], timing, abouts, peak, entries)
+        for trainer in trainers:
+            about = abouts[trainer.engine]
+            measure_shares(trainer, sizes["steps"], timing, about, entries)
+            measure_memory(trainer, sizes["steps"], entries)
     return report.record(
         "throughput",
         quick=arguments.quick,
-        settings=told,
+        settings={
+            **timing,
+            "device": first["device"],
+            "steps": sizes["steps"],
+            "experiment": arguments.experiment,
+            "settings": settings,
+            "engines": abouts,
+        },
         packages=("accelerate", "deepspeed"),
-        **vars(found),
+        **vars(entries),
     )
 
 
-class Turns:
-    """An engine's turns at training, and what each of them was of."""
+class TrainingRounds:
+    """Rounds of a trainer; calling it trains for one round and returns the number of images.
 
-    def __init__(self, worker: TrainerProcess, steps: int) -> None:
-        self.worker, self.steps = worker, steps
-        self.told: list[dict[str, Any]] = []
+    Attributes:
+        counts: results of `Steps.train`, one for each round.
+    """
+
+    def __init__(self, trainer: TrainerProcess, steps: int) -> None:
+        self.trainer, self.steps = trainer, steps
+        self.counts: list[dict[str, Any]] = []
 
     def __call__(self) -> int:
-        self.told.append(self.worker("train", count=self.steps))
-        return self.told[-1]["images"]
+        self.counts.append(self.trainer("train", count=self.steps))
+        return self.counts[-1]["images"]
 
 
 def measure_rates(
-    workers: Sequence[TrainerProcess],
+    trainers: Sequence[TrainerProcess],
     steps: int,
     timing: dict[str, Any],
     abouts: dict[str, dict[str, Any]],
-    best: Peak,
-    found: report.Entries,
+    peak: Peak,
+    entries: report.Entries,
 ) -> None:
-    """Rates of all engines in interleaved rounds, of the first one's plain loops beside it."""
-    turns = {worker.engine: Turns(worker, steps) for worker in workers}
-    cases = [Case(f"ours, {engine}", run) for engine, run in turns.items()]
-    alone = [worker for worker in workers if abouts[worker.engine]["ranks"] == 1]
-    for worker in alone[:1]:
-        blocks = timing["rounds"] + timing["warmup"]
-        worker("lay_out", blocks=blocks, count=steps)
+    """Measure all engines in interleaved rounds, with the plain loops of the first one-rank engine.
+
+    Args:
+        abouts: results of `Steps.about` by engine.
+    """
+    rounds = {trainer.engine: TrainingRounds(trainer, steps) for trainer in trainers}
+    cases = [Case(f"ours, {engine}", run) for engine, run in rounds.items()]
+    one_rank = next((each for each in trainers if abouts[each.engine]["ranks"] == 1), None)
+    if one_rank is not None:
+        one_rank("lay_out", blocks=timing["rounds"] + timing["warmup"], count=steps)
         for name, kind in ((BARE, "bare"), (UNMASKED, "unmasked")):
-            cases.append(Case(name, lambda kind=kind, worker=worker: worker("loop", kind=kind)))
+            cases.append(Case(name, lambda kind=kind: one_rank("loop", kind=kind)))
     rates = harness.interleave(cases, **timing)
     results = [report.result(RATES, case.name, "images/s", rates[case.name]) for case in cases]
-    found.results += results
-    first = f"ours, {workers[0].engine}"
-    if alone:
-        ours = f"ours, {alone[0].engine}"
-        found.comparisons.append(report.compare(results, RATES, ours, BARE, OVERHEAD))
-        found.comparisons.append(report.compare(results, RATES, BARE, UNMASKED, MASKS))
+    entries.results += results
+    if one_rank is not None:
+        ours = f"ours, {one_rank.engine}"
+        entries.comparisons += [
+            report.compare(results, RATES, ours, BARE, OVERHEAD_TARGET),
+            report.compare(results, RATES, BARE, UNMASKED, MASKS_TARGET),
+        ]
     else:
-        found.missing.append(
-            {"group": RATES, "name": BARE, "reason": "takes an engine of one rank"}
+        reason = "needs an engine of one rank; add single to --engines"
+        entries.missing.append({"group": RATES, "name": BARE, "reason": reason})
+    first, *others = (f"ours, {trainer.engine}" for trainer in trainers)
+    entries.comparisons += [
+        report.compare(results, RATES, name, first, RANKS_TARGET) for name in others
+    ]
+    for engine, run in rounds.items():
+        counts = run.counts[-timing["rounds"] :]
+        entries.results += utilisation(
+            engine, rates[f"ours, {engine}"], counts, abouts[engine], peak
         )
-    for worker in workers[1:]:
-        ours = f"ours, {worker.engine}"
-        found.comparisons.append(report.compare(results, RATES, ours, first, RANKS))
-    for engine, run in turns.items():
-        told = run.told[-timing["rounds"] :]
-        add_utilisation(engine, rates[f"ours, {engine}"], told, abouts[engine], best, found)
 
 
-def add_utilisation(
+def utilisation(
     engine: str,
     rates: Sequence[float],
-    told: Sequence[dict[str, Any]],
+    counts: Sequence[dict[str, Any]],
     about: dict[str, Any],
-    best: Peak,
-    found: report.Entries,
-) -> None:
-    """Valid pixels and model FLOPs per second, and these as a share of the device's best."""
+    peak: Peak,
+) -> list[dict[str, Any]]:
+    """Return valid pixels per second, and model FLOPs per second relative to the device's peak.
+
+    Args:
+        rates: images per second of each round.
+        counts: results of `Steps.train` in the same rounds.
+    """
     model = ModelConfig(**about["model"])
-    sizes = {size for turn in told for size in turn["sizes"]}
+    sizes = {size for count in counts for size in count["sizes"]}
     flops = {
         (pages, rows, width): model_flops(model, width, about["max_height"], pages, rows)
         for pages, rows, width in sizes
     }
     on_gpu = torch.device(about["device"]).type == "cuda"
+    # The peak of a CPU is measured with all its cores, which the ranks share.
+    ranks_per_device = 1 if on_gpu else about["ranks"]
     pixels, shares = [], []
-    for rate, turn in zip(rates, told, strict=True):
-        counted = sum(times * flops[size] for size, times in turn["sizes"].items())
-        # Ranks on a CPU share its cores, all of which its best was measured with.
-        of_all = counted * (1 if on_gpu else about["ranks"])
-        shares.append(100 * rate / turn["images"] * of_all / best.flops)
-        pixels.append(rate * turn["pixels"] / turn["images"] / 1e6)
+    for rate, count in zip(rates, counts, strict=True):
+        rank_flops = sum(batches * flops[size] for size, batches in count["sizes"].items())
+        device_flops = rank_flops * ranks_per_device
+        shares.append(100 * rate / count["images"] * device_flops / peak.flops)
+        pixels.append(rate * count["pixels"] / count["images"] / 1e6)
     notes = {"parameters": about["parameters"], "ranks": about["ranks"]}
-    found.results += [
+    return [
         report.result("valid pixels per second", f"ours, {engine}", "Mpx/s", pixels, notes),
         report.result("model FLOP utilisation", f"ours, {engine}", "% of the best", shares),
     ]
 
 
 def measure_shares(
-    worker: TrainerProcess,
+    trainer: TrainerProcess,
     steps: int,
     timing: dict[str, Any],
     about: dict[str, Any],
-    found: report.Entries,
+    entries: report.Entries,
 ) -> None:
-    """Each phase's share of a step, what comes between steps spread over them."""
-    turns = [worker("phases", count=steps) for _ in range(timing["rounds"])]
-    between = worker("between_steps")
-    group = f"{SHARES}, {worker.engine}"
+    """Measure each phase's share of a step; work between steps is spread over the steps."""
+    rounds = [trainer("phases", count=steps) for _ in range(timing["rounds"])]
+    between = trainer("between_steps")
+    group = f"{SHARES}, {trainer.engine}"
     shares: dict[str, list[float]] = {}
-    for turn in turns:
-        seconds = turn | {name: turn.get(name, 0) + value for name, value in between.items()}
-        whole = sum(seconds.values())
+    for phases in rounds:
+        seconds = phases | {name: phases.get(name, 0) + value for name, value in between.items()}
+        total = sum(seconds.values())
         for name, value in seconds.items():
             if value > 0:
-                shares.setdefault(PHASES[name], []).append(100 * value / whole)
-    found.results += [
+                shares.setdefault(PHASES[name], []).append(100 * value / total)
+    entries.results += [
         report.result(group, name, "%", values, better="neither") for name, values in shares.items()
     ]
     if about["ranks"] > 1:
-        waited = communication(worker, steps)
-        if any(waited):
+        waiting = communication(trainer, steps)
+        if any(waiting):
             name = "of it all, waiting for other ranks"
-            values = [100 * share for share in waited]
-            found.results.append(report.result(group, name, "%", values, better="lower"))
+            values = [100 * share for share in waiting]
+            entries.results.append(report.result(group, name, "%", values, better="lower"))
 
 
-def communication(worker: TrainerProcess, steps: int) -> list[float]:
-    """The share of each step in which the main process does nothing but communicate."""
+def communication(trainer: TrainerProcess, steps: int) -> list[float]:
+    """Return the share of each step in which the main process only communicates."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "trace.json"
-        worker("profile", count=steps, trace=str(path), shapes=False)
+        trainer("profile", count=steps, trace=str(path), shapes=False)
         trace = traces.read(path)
     seconds = trace.by_purpose().get(traces.COMMUNICATION, [0.0] * len(trace.steps))
     return [
@@ -227,11 +249,11 @@ def communication(worker: TrainerProcess, steps: int) -> list[float]:
     ]
 
 
-def measure_memory(worker: TrainerProcess, steps: int, found: report.Entries) -> None:
-    """The most bytes of tensors that a rank holds in some steps."""
-    peak_mb = worker("peak_memory", count=steps) / 1e6
-    name = f"ours, {worker.engine}"
-    found.results.append(report.result("memory of a rank", name, "MB", [peak_mb], better="lower"))
+def measure_memory(trainer: TrainerProcess, steps: int, entries: report.Entries) -> None:
+    """Measure the peak bytes of tensors on a rank."""
+    peak_mb = trainer("peak_memory", count=steps) / 1e6
+    name = f"ours, {trainer.engine}"
+    entries.results.append(report.result("memory of a rank", name, "MB", [peak_mb], better="lower"))
 
 
 if __name__ == "__main__":

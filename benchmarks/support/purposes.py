@@ -1,4 +1,4 @@
-"""What an operation of a trace is for; what it computes and moves, by the shapes it was given."""
+"""Purpose, FLOPs and bytes of the operations in a profiler trace, by labels and input shapes."""
 
 from __future__ import annotations
 
@@ -30,60 +30,60 @@ RANGES = {
     "log": "logging",
     "data": "data",
 }
-"""Ranges of a trace, labels of layers and phases of the trainer, and what is inside them for."""
+"""Purpose of the operations inside a range of a trace: layer labels and phases of the trainer."""
 
-LOSS = "loss: "  # ranges of single losses, whose purpose is their name
+LOSS = "loss: "  # prefix of the ranges of single losses; the range is the purpose
 COPIES = ("aten::to", "aten::copy_", "aten::contiguous", "aten::clone", "aten::_to_copy")
-COPYING = ("Memcpy", "Memset")  # how kernels of copies begin
+COPY_KERNELS = ("Memcpy", "Memset")  # prefixes
 COMMUNICATION = ("gloo:", "nccl:", "c10d::", "ncclDevKernel", "ncclKernel", "record_param_comms")
 GRADIENTS = "summing gradients"
 
 
 def label_modules(model: nn.Module) -> list[RemovableHandle]:
-    """Have a model's layers say in a trace what they are for, as long as the handles are there."""
+    """Mark a model's layers in traces with their purpose, until the returned hooks are removed."""
     handles = []
     for module in model.modules():
         purpose = next((LAYERS[kind] for kind in LAYERS if isinstance(module, kind)), None)
         if purpose is not None:
-            enter, leave = _around(f"layer: {purpose}")
+            enter, leave = _range_hooks(f"layer: {purpose}")
             handles.append(module.register_forward_pre_hook(enter))
             handles.append(module.register_forward_hook(leave))
     return handles
 
 
-def _around(label: str) -> tuple[Callable[..., None], Callable[..., None]]:
-    entered: list[record_function] = []
+def _range_hooks(label: str) -> tuple[Callable[..., None], Callable[..., None]]:
+    open_ranges: list[record_function] = []
 
     def enter(*_: object) -> None:
-        entered.append(record_function(label))
-        entered[-1].__enter__()
+        open_ranges.append(record_function(label))
+        open_ranges[-1].__enter__()
 
     def leave(*_: object) -> None:
-        entered.pop().__exit__(None, None, None)
+        open_ranges.pop().__exit__(None, None, None)
 
     return enter, leave
 
 
 def purpose_of_range(name: str) -> str | None:
-    """What the operations inside a range of this name are for; None: it doesn't tell."""
+    """Return the purpose of the operations inside a range of this name; None: unknown."""
     return name if name.startswith(LOSS) else RANGES.get(name)
 
 
 def is_communication(name: str) -> bool:
-    """Whether an operation or a kernel sends or receives."""
+    """Return whether an operation or a kernel sends or receives."""
     return name.startswith(COMMUNICATION)
 
 
-# FLOPs: of what multiplies matrices, a multiplication and an addition being two.
+# FLOPs of convolutions and matrix products: a multiplication and an addition count as two.
 
 
 def flops(name: str, arguments: Mapping[str, Any]) -> int:
-    """FLOPs of an operation by what a trace says of it: convolutions and matrix products; else 0.
+    """Return the FLOPs of an operation from its arguments in a trace; 0 for one not in `FLOPS`.
 
-    Those that only call one of these count nothing themselves.
+    Operations that only call one in `FLOPS`, such as `aten::conv2d`, are 0 as well.
     """
-    counted = FLOPS.get(name)
-    return counted(arguments) if counted is not None and arguments.get("Input Dims") else 0
+    formula = FLOPS.get(name)
+    return formula(arguments) if formula is not None and arguments.get("Input Dims") else 0
 
 
 def _convolution(arguments: Mapping[str, Any]) -> int:
@@ -100,9 +100,9 @@ def _convolution(arguments: Mapping[str, Any]) -> int:
 
 def _convolution_backward(arguments: Mapping[str, Any]) -> int:
     grad, _, w = arguments["Input Dims"][:3]
-    wanted = ast.literal_eval(arguments["Concrete Inputs"][10])
-    # As many for the input as for the weights.
-    return sum(wanted[:2]) * 2 * grad[0] * math.prod(grad[2:]) * math.prod(w)
+    output_mask = ast.literal_eval(arguments["Concrete Inputs"][10])
+    # The gradients of input and weights take the same number each.
+    return sum(output_mask[:2]) * 2 * grad[0] * math.prod(grad[2:]) * math.prod(w)
 
 
 def _numbers(arguments: Mapping[str, Any], place: int) -> list[int]:
@@ -110,7 +110,7 @@ def _numbers(arguments: Mapping[str, Any], place: int) -> list[int]:
 
 
 def _product(first: int) -> Callable[[Mapping[str, Any]], int]:
-    """Of matrices (..., m, k) and (..., k, n), the inputs from number `first` on."""
+    """Return the formula for matrices (..., m, k) and (..., k, n), inputs `first` and the next."""
 
     def count(arguments: Mapping[str, Any]) -> int:
         a, b = arguments["Input Dims"][first : first + 2]
@@ -129,7 +129,7 @@ FLOPS = {
 }
 
 
-# Bytes: what has to be read and written at least.
+# Bytes: the minimum that has to be read and written.
 
 SIZES = {
     "double": 8,
@@ -152,11 +152,11 @@ REDUCTIONS = ("sum", "mean", "amax", "norm", "linalg_vector_norm", "all", "any",
 
 
 def bytes_moved(name: str, arguments: Mapping[str, Any]) -> int:
-    """Bytes that an operation has to read and write, by what a trace says of its inputs.
+    """Estimate the bytes that an operation has to read and write, from its inputs in a trace.
 
-    Every input is read once. What is written, which a trace doesn't say, is as large as the largest
-    input, but in place, where it is the first, and of a reduction, where it is nothing. So it is a
-    guess, good to tell what is bound by memory from what is not.
+    Every input is read once. A trace does not contain the output's shape: it is taken to be as
+    large as the largest input, as the first input for an in-place operation, and empty for a
+    reduction. The estimate is good enough to recognise operations that are bound by memory.
     """
     plain = name.removeprefix("aten::")
     if plain in VIEWS:
@@ -175,6 +175,6 @@ def bytes_moved(name: str, arguments: Mapping[str, Any]) -> int:
 
 
 def _bytes(kind: str, shape: Sequence[Any]) -> int:
-    if shape and isinstance(shape[0], list):  # a list of tensors, whose type isn't told
+    if shape and isinstance(shape[0], list):  # a list of tensors, without their dtype in the trace
         return sum(4 * math.prod(each) for each in shape)
     return SIZES.get(kind, 0) * math.prod(shape)

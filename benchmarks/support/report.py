@@ -1,4 +1,4 @@
-"""What a benchmark leaves behind: a JSON of a checked schema, a table, a plot."""
+"""The record of a benchmark: a JSON file of a checked schema, a table and a figure."""
 
 from __future__ import annotations
 
@@ -90,7 +90,7 @@ SCHEMA = _object(
     },
     optional=["details"],
 )
-"""JSON Schema of every benchmark's file; `results` and `comparisons` are what README.md says."""
+"""JSON Schema of a record; benchmarks/README.md describes its keys."""
 
 
 @dataclass
@@ -103,7 +103,7 @@ class Entries:
 
 
 def environment(packages: Sequence[str]) -> dict[str, Any]:
-    """Machine, versions and commit; `packages` are those besides torch and numpy that count."""
+    """Return the machine, the versions of torch, numpy and `packages`, and the commit."""
     versions = {"python": platform.python_version(), "torch": torch.__version__}
     for package in ("numpy", *packages):
         try:
@@ -149,10 +149,10 @@ def result(
     notes: dict[str, Any] | None = None,
     better: str = "higher",
 ) -> dict[str, Any]:
-    """An entry of `results`: what every round measured, and their median and quartiles.
+    """Return an entry of `results`: the values of all rounds, their median and quartiles.
 
     Args:
-        better: `higher` as of a rate, `lower` as of memory, `neither` as of a share of the whole.
+        better: `higher` for a rate, `lower` for memory, `neither` for a share of a whole.
     """
     entry = {"group": group, "name": name, "unit": unit, "better": better}
     entry |= {**_spread(rounds), "rounds": list(rounds)}
@@ -168,17 +168,16 @@ def compare(
     *,
     within: float | None = None,
 ) -> dict[str, Any]:
-    """An entry of `comparisons`: how many times as fast `name` is as `against`.
+    """Return an entry of `comparisons`: the ratio of `name` to `against`.
 
-    The median and quartiles of the ratios within each round, so that what slowed a whole round
-    down cancels out.
+    The median and quartiles are of the ratios within rounds, so that a slow round cancels out.
 
     Args:
-        target: it should be at least so many times as fast.
-        within: the two should differ by this share at most; the target is then 1.
+        target: minimum of the median ratio.
+        within: maximum deviation of the median ratio from 1; replaces `target`.
     """
-    rates = {entry["name"]: entry["rounds"] for entry in results if entry["group"] == group}
-    spread = _spread(np.array(rates[name]) / np.array(rates[against]))
+    values = {entry["name"]: entry["rounds"] for entry in results if entry["group"] == group}
+    spread = _spread(np.array(values[name]) / np.array(values[against]))
     entry = {"group": group, "name": name, "against": against, **spread}
     if within is not None:
         return entry | {
@@ -205,12 +204,12 @@ def record(
     missing: Sequence[dict[str, str]] = (),
     details: dict[str, Any] | None = None,
 ) -> dict[str, Any]:
-    """Everything there is to say about one run of a benchmark; of `SCHEMA`.
+    """Return the record of one run of a benchmark, which follows `SCHEMA`.
 
     Args:
-        details: what is no rate, such as curves; their schema is the benchmark's own.
+        details: data other than rates, such as curves, in the benchmark's own schema.
     """
-    told = {
+    entries = {
         "schema": 1,
         "benchmark": benchmark,
         "created": datetime.now(timezone.utc).isoformat(timespec="seconds"),
@@ -221,66 +220,61 @@ def record(
         "results": list(results),
         "comparisons": list(comparisons),
     }
-    return told if details is None else {**told, "details": details}
+    return entries if details is None else {**entries, "details": details}
 
 
-def check(told: Any) -> None:
-    """Raise ValueError in one line where `told` isn't a benchmark's record."""
+def check(record: Any) -> None:
+    """Raise ValueError, in one line, if a record does not follow `SCHEMA`."""
     try:
-        jsonschema.validate(told, SCHEMA)
+        jsonschema.validate(record, SCHEMA)
     except jsonschema.ValidationError as error:
         raise ValueError(f"{error.json_path}: {error.message}") from None
 
 
 def publish(
-    told: dict[str, Any],
+    record: dict[str, Any],
     folder: Path,
-    draw: Callable[[dict[str, Any], Path], None] | None = None,
+    plot: Callable[[dict[str, Any], Path], None] = figures.bar_chart,
 ) -> None:
-    """Write `folder`/<benchmark>.json and .png, and the table to the terminal.
+    """Write `folder`/<benchmark>.json and .png, and print the table.
 
     Args:
-        draw: what draws the picture; None: `figures.bar_chart`.
+        plot: draws the record into a file.
     """
-    check(told)
+    check(record)
     folder.mkdir(parents=True, exist_ok=True)
-    path = folder / f"{told['benchmark']}.json"
-    path.write_text(json.dumps(told, indent=1) + "\n")
-    (draw or figures.bar_chart)(told, path.with_suffix(".png"))
-    sys.stdout.write(table(told))
+    path = folder / f"{record['benchmark']}.json"
+    path.write_text(json.dumps(record, indent=1) + "\n")
+    plot(record, path.with_suffix(".png"))
+    sys.stdout.write(table(record))
     print(f"\n{path}\n{path.with_suffix('.png')}")
 
 
-def table(told: dict[str, Any]) -> str:
-    """Results, what is missing and comparisons, as lines of text."""
+def table(record: dict[str, Any]) -> str:
+    """Return the results, missing cases and comparisons of a record as lines of text."""
     lines = []
-    for group in _groups(told):
-        mine = [entry for entry in told["results"] if entry["group"] == group]
-        lines += ["", f"{group:<34}{mine[0]['unit']:>12}{'quartiles':>22}"]
-        for entry in sorted(mine, key=lambda entry: -entry["median"]):
+    for group in dict.fromkeys(entry["group"] for entry in record["results"]):
+        results, missing, comparisons = (
+            [entry for entry in record[kind] if entry["group"] == group]
+            for kind in ("results", "missing", "comparisons")
+        )
+        lines += ["", f"{group:<34}{results[0]['unit']:>12}{'quartiles':>22}"]
+        for entry in sorted(results, key=lambda entry: -entry["median"]):
             notes = ", ".join(f"{value} {name}" for name, value in entry.get("notes", {}).items())
             quartiles = f"{entry['q1']:,.4g} - {entry['q3']:,.4g}"
             line = f"  {entry['name']:<32}{entry['median']:>12,.4g}{quartiles:>22}  {notes}"
             lines.append(line.rstrip())
-        for entry in told["missing"]:
-            if entry["group"] == group:
-                lines.append(f"  {entry['name']:<32}     missing: {entry['reason']}")
-        for entry in told["comparisons"]:
-            if entry["group"] == group:
-                lines.append(f"  {_sentence(entry)}")
+        lines += [f"  {entry['name']:<32}     missing: {entry['reason']}" for entry in missing]
+        lines += [f"  {_sentence(entry)}" for entry in comparisons]
     return "\n".join(lines[1:]) + "\n"
 
 
 def _sentence(entry: dict[str, Any]) -> str:
-    said = f"{entry['name']}: {entry['median']:.2f}x {entry['against']}"
-    said += f" ({entry['q1']:.2f} - {entry['q3']:.2f})"
+    ratio = f"{entry['name']}: {entry['median']:.2f}x {entry['against']}"
+    ratio += f" ({entry['q1']:.2f} - {entry['q3']:.2f})"
     if entry["target"] is None:
-        return said
-    aim = f"{entry['target']:g}x"
+        return ratio
+    target = f"{entry['target']:g}x"
     if "within" in entry:
-        aim += f" within {entry['within']:.0%}"
-    return f"{said}, target {aim}: {'met' if entry['met'] else 'MISSED'}"
-
-
-def _groups(told: dict[str, Any]) -> list[str]:
-    return list(dict.fromkeys(entry["group"] for entry in told["results"]))
+        target += f" within {entry['within']:.0%}"
+    return f"{ratio}, target {target}: {'met' if entry['met'] else 'MISSED'}"

@@ -1,35 +1,34 @@
-"""The picture of benchmarks.scaling: what was measured, what is projected, what an index costs."""
+"""Figure of benchmarks.scaling: measured and predicted rates, projections, time of an index."""
 
 from __future__ import annotations
 
 from pathlib import Path
 from typing import Any
 
-import matplotlib
 import numpy as np
 
+from benchmarks.support.figures import open_figure
 
-def plot(told: dict[str, Any], path: Path) -> None:
-    """Four panels: rates here, prediction beside measurement, projections, and the index."""
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
 
-    figure, panels = pyplot.subplots(2, 2, figsize=(13, 9), layout="constrained")
+def plot(record: dict[str, Any], path: Path) -> None:
+    """Draw four panels: measured rates, predictions, projections, and the index."""
     groups: dict[str, list[dict[str, Any]]] = {}
-    for entry in told["results"]:
+    for entry in record["results"]:
         groups.setdefault(entry["group"], []).append(entry)
-    here = next(group for name, group in groups.items() if name.startswith("here"))
-    _rates(panels[0, 0], here)
-    _predictions(panels[0, 1], here)
-    projected = {n.partition(": ")[2]: g for n, g in groups.items() if n.startswith("projected")}
-    _projections(panels[1, 0], projected)
-    _index(panels[1, 1], {n.partition(": ")[2]: g for n, g in groups.items() if n[:5] == "index"})
-    for panel in panels.flat:
-        panel.spines[["top", "right"]].set_visible(False)
-    machine = told["environment"]["machine"]
-    figure.suptitle(f"scaling: {machine['gpu'] or machine['cpu']}", fontsize=11)
-    figure.savefig(path, dpi=110)
-    pyplot.close(figure)
+    measured = next(entries for name, entries in groups.items() if name.startswith("here"))
+    with open_figure(record, path, rows=2, columns=2, dpi=110, figsize=(13, 9)) as panels:
+        _rates(panels[0, 0], measured)
+        _predictions(panels[0, 1], measured)
+        _projections(panels[1, 0], _with_prefix(groups, "projected: "))
+        _index(panels[1, 1], _with_prefix(groups, "index: "))
+
+
+def _with_prefix(groups: dict[str, Any], prefix: str) -> dict[str, Any]:
+    return {
+        name.removeprefix(prefix): entries
+        for name, entries in groups.items()
+        if name.startswith(prefix)
+    }
 
 
 def _rates(panel: Any, entries: list[dict[str, Any]]) -> None:
@@ -37,26 +36,28 @@ def _rates(panel: Any, entries: list[dict[str, Any]]) -> None:
     panel.barh(
         [entry["name"] for entry in entries],
         [entry["median"] for entry in entries],
-        xerr=np.array([_whisker(entry) for entry in entries]).T,
+        xerr=np.array([_error_bar(entry) for entry in entries]).T,
         capsize=3,
     )
-    panel.set_title("measured here", loc="left")
+    panel.set_title("measured on this machine", loc="left")
     panel.set_xlabel("images/s")
 
 
-def _whisker(entry: dict[str, Any]) -> tuple[float, float]:
+def _error_bar(entry: dict[str, Any]) -> tuple[float, float]:
     return entry["median"] - entry["q1"], entry["q3"] - entry["median"]
 
 
 def _predictions(panel: Any, entries: list[dict[str, Any]]) -> None:
     by_name = {entry["name"]: entry for entry in entries}
     for name, entry in by_name.items():
-        guess = by_name.get(f"{name}, predicted")
-        if guess is None:
+        predicted = by_name.get(f"{name}, predicted")
+        if predicted is None:
             continue
-        errors = {"xerr": np.reshape(_whisker(entry), (2, 1))}
-        errors |= {"yerr": np.reshape(_whisker(guess), (2, 1))}
-        panel.errorbar(entry["median"], guess["median"], **errors, fmt="o", label=name, capsize=3)
+        errors = {"xerr": np.reshape(_error_bar(entry), (2, 1))}
+        errors |= {"yerr": np.reshape(_error_bar(predicted), (2, 1))}
+        panel.errorbar(
+            entry["median"], predicted["median"], **errors, fmt="o", label=name, capsize=3
+        )
     highest = 1.15 * max(entry["q3"] for entry in entries)
     panel.plot([0, highest], [0, highest], color="gray", linewidth=1)
     line = np.array([0, highest])
@@ -64,7 +65,7 @@ def _predictions(panel: Any, entries: list[dict[str, Any]]) -> None:
     panel.set(xlim=(0, highest), ylim=(0, highest))
     panel.set_xlabel("measured, images/s")
     panel.set_ylabel("predicted from single ranks, images/s")
-    panel.set_title("two ranks; gray: within 10%", loc="left")
+    panel.set_title("two ranks; grey: within 10% of the measurement", loc="left")
     panel.legend(fontsize=8)
 
 
@@ -74,14 +75,14 @@ def _projections(panel: Any, groups: dict[str, list[dict[str, Any]]]) -> None:
         shares = [entry["notes"]["of N times one"] for entry in entries]
         panel.plot(ranks, shares, marker="o", label=name)
     panel.set(xscale="log", ylim=(0, 1.05))
-    panel.set_xlabel("ranks, the same pages for each")
-    panel.set_ylabel("share of N times one rank's rate")
-    panel.set_title("projected, not measured", loc="left")
+    panel.set_xlabel("ranks, with the same pages a rank")
+    panel.set_ylabel("rate / (N x rate of one rank)")
+    panel.set_title("projected from one rank, not measured", loc="left")
     panel.legend(fontsize=8)
 
 
 def _number(name: str) -> int:
-    """What a name such as "1,024 ranks" begins with."""
+    """Return the number at the start of a name such as "1,024 ranks"."""
     return int(name.partition(" ")[0].replace(",", ""))
 
 
@@ -95,5 +96,5 @@ def _index(panel: Any, groups: dict[str, list[dict[str, Any]]]) -> None:
     panel.set(xscale="log", yscale="log")
     panel.set_xlabel("samples in the index")
     panel.set_ylabel("seconds")
-    panel.set_title("index and order; dashed: 2 s", loc="left")
+    panel.set_title("time to open an index and read a batch; dashed: 2 s", loc="left")
     panel.legend(fontsize=8)

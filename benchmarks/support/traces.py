@@ -1,6 +1,6 @@
-"""What a profiler's trace of whole steps says: which purposes took how long, and what bounds them.
+"""Time of training steps by purpose, from a profiler trace, and the roofline bound of operations.
 
-A trace is the JSON that `torch.profiler` exports, in which `steps.Steps.profile` marks every step.
+A trace is the JSON that `torch.profiler` exports; `steps.Steps.profile` marks every step in it.
 """
 
 from __future__ import annotations
@@ -24,18 +24,18 @@ NODE = "autograd::engine::evaluate_function: "
 KERNELS = ("kernel", "gpu_memcpy", "gpu_memset")
 COMMUNICATION, COPIES, WAITING = "communication", "copies", "waiting for data"
 OVERHEAD = "between operations"
-EXPLAINED = 1 / 3  # of its time that a bound must explain; below it, calling operations is the cost
+EXPLAINED = 1 / 3  # of the time that a roofline bound must explain; below it: overhead
 
 
 @dataclass(frozen=True)
 class Operation:
-    """An operation that no other one called, or a kernel that it started.
+    """An outermost operation, called by no other operation, or a kernel that it started.
 
     Attributes:
         name: of the operation.
-        purpose: what it is for.
+        purpose: see `purposes`.
         start, seconds: on the trace's clock.
-        flops, bytes: what it computes and moves; of an operation's kernels the first has them.
+        flops, bytes: computed and moved; the first kernel of an operation has them for all.
     """
 
     name: str
@@ -48,13 +48,13 @@ class Operation:
 
 @dataclass(frozen=True)
 class Trace:
-    """What is in a trace.
+    """Steps and operations of a trace.
 
     Attributes:
-        steps: when each step began and ended, seconds.
+        steps: start and end of each step, seconds.
         operations: of all steps; on a GPU its kernels.
-        waits: when the trainer waited for data.
-        on_gpu: whether operations are kernels.
+        waits: intervals in which the trainer waited for data.
+        on_gpu: operations are kernels.
     """
 
     steps: list[Interval]
@@ -63,51 +63,55 @@ class Trace:
     on_gpu: bool
 
     def by_purpose(self) -> dict[str, list[float]]:
-        """Seconds of every step by purpose, all of which sum to the step's own.
+        """Return the seconds of every step by purpose, which sum to the step's time.
 
-        Where communication and other operations run at once, the time is theirs: communication has
-        what nothing else fills. What is left is `OVERHEAD`, of Python and of starting operations.
+        Communication counts only while no other operation runs. The remaining time is `OVERHEAD`:
+        Python, and starting operations.
         """
-        found: dict[str, list[float]] = defaultdict(lambda: [0.0] * len(self.steps))
-        sending: list[list[Interval]] = [[] for _ in self.steps]
-        working: list[list[Interval]] = [[] for _ in self.steps]
+        by_purpose: dict[str, list[float]] = defaultdict(lambda: [0.0] * len(self.steps))
+        communicating: list[list[Interval]] = [[] for _ in self.steps]
+        computing: list[list[Interval]] = [[] for _ in self.steps]
         for operation in self.operations:
             number = self._step_of(operation.start)
             if number is None:
                 continue
             interval = (operation.start, operation.start + operation.seconds)
             if operation.purpose == COMMUNICATION:
-                sending[number].append(interval)
+                communicating[number].append(interval)
             else:
-                working[number].append(interval)
-                found[operation.purpose][number] += operation.seconds
+                computing[number].append(interval)
+                by_purpose[operation.purpose][number] += operation.seconds
         for interval in self.waits:
             number = self._step_of(interval[0])
             if number is not None:
-                waited = length(without([interval], working[number]))
-                found[WAITING][number] += waited
+                by_purpose[WAITING][number] += length(subtract([interval], computing[number]))
         for number, (start, end) in enumerate(self.steps):
-            if any(sending):
-                found[COMMUNICATION][number] = length(without(sending[number], working[number]))
-            told = sum(seconds[number] for seconds in found.values())
-            found[OVERHEAD][number] += max(0.0, end - start - told)
-        return dict(found)
+            if any(communicating):
+                exposed = subtract(communicating[number], computing[number])
+                by_purpose[COMMUNICATION][number] = length(exposed)
+            known = sum(seconds[number] for seconds in by_purpose.values())
+            by_purpose[OVERHEAD][number] += max(0.0, end - start - known)
+        return dict(by_purpose)
 
     def totals(self) -> dict[str, tuple[int, int, int]]:
-        """Operations, FLOPs and bytes of all steps by purpose."""
-        found: dict[str, tuple[int, int, int]] = defaultdict(lambda: (0, 0, 0))
+        """Return the number of operations, FLOPs and bytes of all steps by purpose."""
+        totals: dict[str, tuple[int, int, int]] = defaultdict(lambda: (0, 0, 0))
         for operation in self.operations:
-            count, flops, moved = found[operation.purpose]
-            found[operation.purpose] = (count + 1, flops + operation.flops, moved + operation.bytes)
-        return dict(found)
+            count, flops, moved = totals[operation.purpose]
+            totals[operation.purpose] = (
+                count + 1,
+                flops + operation.flops,
+                moved + operation.bytes,
+            )
+        return dict(totals)
 
     def by_operation(self) -> dict[str, float]:
-        """Seconds of a step, in the mean, by `<purpose>: <operation>`."""
-        found: dict[str, float] = defaultdict(float)
+        """Return the mean seconds of a step by `<purpose>: <operation>`."""
+        means: dict[str, float] = defaultdict(float)
         for operation in self.operations:
             name = f"{operation.purpose}: {operation.name.removeprefix('aten::')}"
-            found[name] += operation.seconds / len(self.steps)
-        return dict(found)
+            means[name] += operation.seconds / len(self.steps)
+        return dict(means)
 
     def _step_of(self, moment: float) -> int | None:
         number = bisect.bisect(self.steps, (moment, float("inf"))) - 1
@@ -115,32 +119,37 @@ class Trace:
 
 
 def read(path: Path) -> Trace:
-    """The trace in a file; raises UserError where it is none, or of no whole step."""
+    """Read a trace from a file.
+
+    Raises UserError for a file that is not a trace, or has no whole step.
+    """
     try:
         events = json.loads(path.read_text())["traceEvents"]
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{path}: is not a trace of torch's profiler ({error})") from error
+        raise UserError(f"{path}: not a trace of torch.profiler ({error})") from error
     return trace_of(events, path)
 
 
 def trace_of(events: Iterable[Event], path: Path) -> Trace:
-    """What is in the events of a trace."""
+    """Return the steps and operations among the events of a trace; raises UserError as `read`."""
     spans = [event for event in events if event.get("ph") == "X"]
     steps = [_interval(e) for e in spans if e["name"] == STEP and e.get("cat") == "user_annotation"]
     if not steps:
-        raise UserError(f"{path}: marks no steps, as those of benchmarks.profile_kernels do")
+        raise UserError(
+            f"{path}: no steps are marked in it; make the trace with benchmarks.profile_kernels"
+        )
     waits = [_interval(e) for e in spans if e["name"] == "data" and e["cat"] == "user_annotation"]
-    found = _Calls(spans)
+    calls = _CallTree(spans)
     kernels = [event for event in spans if event.get("cat") in KERNELS]
-    operations = found.kernels(kernels) if kernels else found.operations
+    operations = calls.kernels(kernels) if kernels else calls.operations
     return Trace(sorted(steps), operations, waits, bool(kernels))
 
 
-class _Calls:
-    """Who called whom, read from how the events of each thread lie inside one another.
+class _CallTree:
+    """Outermost operations with their purposes, from the nesting of the events of each thread.
 
     Attributes:
-        operations: those that no other one called.
+        operations: outermost ones, called by no other operation.
     """
 
     def __init__(self, spans: Sequence[Event]) -> None:
@@ -149,9 +158,9 @@ class _Calls:
             if event.get("cat") in ("cpu_op", "user_annotation"):
                 threads[event.get("pid"), event.get("tid")].append(event)
         self.operations: list[Operation] = []
-        self.outermost: dict[Any, Operation] = {}  # by the external id of all that it calls
-        self._forward: dict[int, str] = {}  # purposes by autograd's sequence number
-        # Threads of the backward pass begin after the forward pass that they look back to.
+        self.outermost: dict[Any, Operation] = {}  # by the external ids of the operations inside
+        self._forward: dict[int, str] = {}  # purpose by autograd's sequence number
+        # In order of their start: the backward pass takes its purposes from the forward pass.
         for thread in sorted(threads.values(), key=lambda events: min(e["ts"] for e in events)):
             self._walk(sorted(thread, key=lambda event: (event["ts"], -event["dur"])))
 
@@ -163,24 +172,24 @@ class _Calls:
             if _is_operation(event) and not any(map(_is_operation, stack)):
                 self._add(event, stack, list(_inside(events, place)))
             elif purposes.is_communication(event["name"]):
-                self._keep(event, COMMUNICATION, 0, 0)
+                self._append(event, COMMUNICATION, 0, 0)
             stack.append(event)
 
     def _add(self, event: Event, stack: Sequence[Event], inside: Sequence[Event]) -> None:
         purpose = self._purpose(stack)
         if not any(outer["name"].startswith(NODE) for outer in stack):
-            # The last operation before autograd's number moves on is the one that has a gradient.
-            # One that was written by hand has its number on the span around its operations.
+            # The last operation with a sequence number is the one that has a gradient. A custom
+            # autograd function has its number on the span around its operations.
             for each in (*stack, *inside):
-                _put(self._forward, each, "Sequence number", purpose)
+                _set_by_number(self._forward, each, "Sequence number", purpose)
         flops = sum(purposes.flops(each["name"], each.get("args", {})) for each in inside)
         moved = purposes.bytes_moved(event["name"], event.get("args", {}))
         is_copy = event["name"] in purposes.COPIES
-        operation = self._keep(event, COPIES if is_copy else purpose, flops, moved)
+        operation = self._append(event, COPIES if is_copy else purpose, flops, moved)
         for each in inside:
-            _put(self.outermost, each, "External id", operation)
+            _set_by_number(self.outermost, each, "External id", operation)
 
-    def _keep(self, event: Event, purpose: str, flops: int, moved: int) -> Operation:
+    def _append(self, event: Event, purpose: str, flops: int, moved: int) -> Operation:
         start, end = _interval(event)
         operation = Operation(event["name"], purpose, start, end - start, flops, moved)
         self.operations.append(operation)
@@ -197,41 +206,41 @@ class _Calls:
         return "other"
 
     def kernels(self, kernels: Sequence[Event]) -> list[Operation]:
-        """What a GPU did, for the operations that started it."""
-        found, counted = [], set()
+        """Return a GPU's kernels as operations, with the purpose of those that started them."""
+        operations, counted = [], set()
         for event in kernels:
             cause = self.outermost.get(event.get("args", {}).get("External id"))
             purpose = "other" if cause is None else cause.purpose
             if purposes.is_communication(event["name"]):
                 purpose = COMMUNICATION
-            elif event["name"].startswith(purposes.COPYING):
+            elif event["name"].startswith(purposes.COPY_KERNELS):
                 purpose = COPIES
             name = event["name"] if cause is None else cause.name
             first = cause is not None and id(cause) not in counted
             counted.add(id(cause))
             work = (cause.flops, cause.bytes) if first else (0, 0)
             start, end = _interval(event)
-            found.append(Operation(name, purpose, start, end - start, *work))
-        return found
+            operations.append(Operation(name, purpose, start, end - start, *work))
+        return operations
 
 
 def _inside(events: Sequence[Event], place: int) -> Iterator[Event]:
-    """An event of a thread, and those that began before it ended."""
+    """Yield an event of a thread and those that start before it ends."""
     end = events[place]["ts"] + events[place]["dur"]
     while place < len(events) and events[place]["ts"] < end:
         yield events[place]
         place += 1
 
 
-def _put(table: dict[Any, Any], event: Event, key: str, value: object) -> None:
-    """File a value under a number of an event, if it has one."""
+def _set_by_number(table: dict[Any, Any], event: Event, key: str, value: object) -> None:
+    """Set a value in a table under a number of an event, if the event has that number."""
     number = event.get("args", {}).get(key)
     if number is not None:
         table[number] = value
 
 
 def _is_operation(event: Event) -> bool:
-    """Whether a span is of an operation, not of what only groups them."""
+    """Return whether a span is an operation, not a range that groups operations."""
     name = event["name"]
     if event.get("cat") != "cpu_op" or "::" not in name or purposes.is_communication(name):
         return False
@@ -242,11 +251,11 @@ def _interval(event: Event) -> Interval:
     return event["ts"] / 1e6, (event["ts"] + event["dur"]) / 1e6
 
 
-def without(these: Iterable[Interval], those: Iterable[Interval]) -> list[Interval]:
-    """What of the union of `these` intervals lies in none of `those`."""
+def subtract(intervals: Iterable[Interval], removed: Iterable[Interval]) -> list[Interval]:
+    """Return the parts of `intervals` that are in none of the `removed` ones, in order."""
     left = []
-    covers = union(those)
-    for start, end in union(these):
+    covers = union(removed)
+    for start, end in union(intervals):
         for first, last in covers[max(0, bisect.bisect(covers, (start, start)) - 1) :]:
             if first >= end:
                 break
@@ -261,7 +270,7 @@ def without(these: Iterable[Interval], those: Iterable[Interval]) -> list[Interv
 
 
 def union(intervals: Iterable[Interval]) -> list[Interval]:
-    """The same moments in intervals that are apart, in order."""
+    """Merge intervals that overlap or touch; the result is in order."""
     joined: list[Interval] = []
     for start, end in sorted(intervals):
         if joined and start <= joined[-1][1]:
@@ -272,16 +281,18 @@ def union(intervals: Iterable[Interval]) -> list[Interval]:
 
 
 def length(intervals: Iterable[Interval]) -> float:
-    """The sum of their lengths."""
+    """Return the sum of the intervals' lengths."""
     return sum(end - start for start, end in intervals)
 
 
-def bound(seconds: float, flops: float, moved: float, peak_flops: float, bandwidth: float) -> str:
-    """What some work is bound by: `compute`, `memory` or `overhead`.
+def roofline_bound(
+    seconds: float, flops: float, moved: float, peak_flops: float, bandwidth: float
+) -> str:
+    """Return the bottleneck of some work: `compute`, `memory` or `overhead`.
 
-    The roofline (Williams et al. 2009): whichever of its FLOPs and its bytes would take longer at
-    the device's best. Where even that is less than a third of the time, it is neither: operations
-    are too small, or are called from Python too slowly.
+    The roofline (Williams et al. 2009): of FLOPs and bytes, the one that would take longer at the
+    device's peak rates. If that is less than a third of the time, the bottleneck is overhead:
+    operations are too small, or Python calls them too slowly.
     """
     computing, moving = flops / peak_flops, moved / bandwidth
     if max(computing, moving) < EXPLAINED * seconds:

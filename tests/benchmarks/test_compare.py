@@ -1,4 +1,4 @@
-"""Two records of a benchmark side by side: what is worse by more than its noise is flagged."""
+"""Regressions between two records: medians that are worse by more than their noise."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ from benchmarks.support import report
 
 
 @pytest.fixture
-def told() -> dict:
+def record() -> dict:
     steady = [99.0, 100.0, 101.0, 100.0, 100.0]
     results = [
         report.result("speed", "ours", "images/s", steady),
-        report.result("speed", "theirs", "images/s", [50.0, 60.0, 40.0, 55.0, 45.0]),
+        report.result("speed", "peer", "images/s", [50.0, 60.0, 40.0, 55.0, 45.0]),
         report.result("memory", "ours", "MB", [10.0, 10.1, 9.9, 10.0, 10.0], better="lower"),
         report.result("share", "forward", "%", steady, better="neither"),
     ]
-    comparisons = [report.compare(results, "speed", "ours", "theirs", None)]
+    comparisons = [report.compare(results, "speed", "ours", "peer", None)]
     return report.record(
         "speed",
         quick=False,
@@ -35,66 +35,66 @@ def told() -> dict:
 
 
 def worse(old: dict, new: dict) -> list[str]:
-    found, gone = compare.changes(old, new)
-    return [change.name for change in found if change.is_worse] + gone
+    changes, gone = compare.changes(old, new)
+    return [change.name for change in changes if change.is_worse] + gone
 
 
-def scaled(told: dict, place: int, factor: float, kind: str = "results") -> dict:
-    new = copy.deepcopy(told)
-    entry = new[kind][place]
+def scaled(record: dict, position: int, factor: float, kind: str = "results") -> dict:
+    new = copy.deepcopy(record)
+    entry = new[kind][position]
     for key in ("median", "q1", "q3"):
         entry[key] *= factor
     return new
 
 
-def test_a_record_is_no_worse_than_itself(told):
-    assert worse(told, told) == []
+def test_a_record_is_no_worse_than_itself(record):
+    assert worse(record, record) == []
 
 
 @pytest.mark.parametrize(
-    ("place", "factor", "names"),
+    ("position", "factor", "names"),
     [
         (0, 0.9, ["speed: ours"]),  # slower by more than 1%
         (0, 1.1, []),
-        (1, 0.9, []),  # as much slower, within what its rounds differ by
-        (1, 0.5, ["speed: theirs"]),
-        (2, 1.1, ["memory: ours"]),  # more of what had better be less
+        (1, 0.9, []),  # as much slower, within the noise of its rounds
+        (1, 0.5, ["speed: peer"]),
+        (2, 1.1, ["memory: ours"]),  # memory: lower is better
         (2, 0.9, []),
-        (3, 0.5, []),  # neither better nor worse
+        (3, 0.5, []),  # a share: neither better nor worse
     ],
 )
-def test_what_is_worse_by_more_than_its_noise_is_flagged(told, place, factor, names):
-    assert worse(told, scaled(told, place, factor)) == names
+def test_medians_worse_by_more_than_the_noise_are_flagged(record, position, factor, names):
+    assert worse(record, scaled(record, position, factor)) == names
 
 
-def test_noise_is_that_of_both_and_falls_with_the_rounds():
+def test_noise_is_the_sum_of_both_and_decreases_with_rounds():
     narrow, wide = {"q1": 9.0, "q3": 11.0}, {"q1": 8.0, "q3": 12.0}
     assert compare.noise(narrow, wide, (4, 16)) == pytest.approx(1.57 * (2 / 2 + 4 / 4))
 
 
-def test_ratios_are_compared_too(told):
-    assert worse(told, scaled(told, 0, 0.3, "comparisons")) == ["speed: ours / theirs"]
+def test_ratios_are_compared(record):
+    assert worse(record, scaled(record, 0, 0.3, "comparisons")) == ["speed: ours / peer"]
 
 
-def test_what_is_no_longer_measured_is_flagged(told):
-    new = copy.deepcopy(told)
+def test_cases_that_are_no_longer_measured_are_flagged(record):
+    new = copy.deepcopy(record)
     del new["results"][1], new["comparisons"][0]
-    assert worse(told, new) == ["speed: theirs", "speed: ours / theirs"]
+    assert worse(record, new) == ["speed: peer", "speed: ours / peer"]
 
 
-@pytest.mark.parametrize("where", ["machine", "threads", "device", "quick"])
-def test_what_was_not_measured_alike_is_compared_by_ratios_alone(told, where):
-    new = scaled(told, 0, 0.1)
-    if where == "machine":
+@pytest.mark.parametrize("difference", ["machine", "threads", "device", "quick"])
+def test_only_ratios_are_compared_between_different_machines_or_settings(record, difference):
+    new = scaled(record, 0, 0.1)
+    if difference == "machine":
         new["environment"]["machine"]["cpu"] = "another"
-    elif where == "threads":
+    elif difference == "threads":
         new["environment"]["threads"] += 1
-    elif where == "device":
+    elif difference == "device":
         new["settings"]["device"] = "cuda"
     else:
         new["quick"] = True
-    assert worse(told, new) == []
-    assert worse(told, scaled(new, 0, 0.3, "comparisons")) == ["speed: ours / theirs"]
+    assert worse(record, new) == []
+    assert worse(record, scaled(new, 0, 0.3, "comparisons")) == ["speed: ours / peer"]
 
 
 def run(*arguments: Path) -> subprocess.CompletedProcess:
@@ -102,15 +102,15 @@ def run(*arguments: Path) -> subprocess.CompletedProcess:
     return subprocess.run(command, capture_output=True, text=True)
 
 
-def test_the_exit_status_tells(told, tmp_path):
-    for name, record in (("old", told), ("new", scaled(told, 0, 0.5)), ("other", {"a": 1})):
+def test_exit_status_is_1_for_a_regression_and_2_for_a_wrong_file(record, tmp_path):
+    for name, content in (("old", record), ("new", scaled(record, 0, 0.5)), ("other", {"a": 1})):
         (tmp_path / name).mkdir()
-        (tmp_path / name / "speed.json").write_text(json.dumps(record))
+        (tmp_path / name / "speed.json").write_text(json.dumps(content))
     same = run(tmp_path / "old", tmp_path / "old")
     assert (same.returncode, same.stdout.splitlines()[-1]) == (0, "no worse")
     slower = run(tmp_path / "old", tmp_path / "new")
     assert slower.returncode == 1
     assert "WORSE   speed: ours: 100 -> 50 (-50.0%" in slower.stdout
-    broken = run(tmp_path / "old" / "speed.json", tmp_path / "other" / "speed.json")
-    assert broken.returncode == 2
-    assert broken.stderr.count("\n") == 1
+    refused = run(tmp_path / "old" / "speed.json", tmp_path / "other" / "speed.json")
+    assert refused.returncode == 2
+    assert refused.stderr.count("\n") == 1

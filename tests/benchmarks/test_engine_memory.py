@@ -1,12 +1,13 @@
-"""What theory says that a rank holds, and how a measurement is set beside it."""
+"""Theory of a rank's memory, and its comparison with a measurement."""
 
 import pytest
 
-from benchmarks.engine_memory import ALL, REST, beside_theory, in_theory, predicted
+from benchmarks.engine_memory import ALL, KINDS, REST, beside_theory, in_theory, predicted
 from benchmarks.support import report
+from tests.benchmarks.quick_run import names_of, quick_run
 
 # Bytes a parameter on two ranks, as figure 1 of Rajbhandari et al. 2020 counts them, for fp32 and
-# with the average of the weights: weights (twice what ZeRO optimises), gradients, moments, average.
+# with the EMA of the weights: weights (ZeRO: also its optimised part), gradients, moments, EMA.
 THEORY = {
     "ddp": (4, 4, 8, 4),
     "zero1": (4 + 2, 4, 4, 2),
@@ -18,16 +19,26 @@ THEORY = {
 
 
 @pytest.mark.parametrize("engine", THEORY)
-def test_theory(engine):
+def test_theory_is_that_of_the_paper(engine):
     assert tuple(predicted(engine, 1).values()) == THEORY[engine]
 
 
-def test_a_measurement_stands_beside_theory():
-    held = {"weights": 3e6, REST: 2e6, "moments": 4e6, "average": 2e6, "peak": 13.6e6}
-    entries = beside_theory("zero3", {"parameters": 1_000_000, **held})
-    (all_held,) = [e for e in entries if (e["group"], e["name"]) == (ALL, "zero3")]
-    assert all_held["rounds"] == [11.0]
-    assert all_held["notes"] == {"MB at the allocator's peak": 14}
+def test_results_have_measurement_and_theory_by_kind():
+    memory = {"weights": 3e6, REST: 2e6, "moments": 4e6, "average": 2e6, "peak": 13.6e6}
+    entries = beside_theory("zero3", {"parameters": 1_000_000, **memory})
+    (total,) = [e for e in entries if (e["group"], e["name"]) == (ALL, "zero3")]
+    assert total["rounds"] == [11.0]
+    assert total["notes"] == {"MB at the allocator's peak": 14}
     assert sum("notes" in entry for entry in entries) == 1
-    told = report.compare(entries, "weights", "zero3", in_theory("zero3"), None)
-    assert told["median"] == 0.75
+    comparison = report.compare(entries, "weights", "zero3", in_theory("zero3"), None)
+    assert comparison["median"] == 0.75
+
+
+@pytest.mark.slow
+def test_quick_run_compares_every_kind_with_theory(tmp_path):
+    record, _ = quick_run("engine_memory", tmp_path, "--engines", "ddp", "fsdp2")
+    for kind in (*KINDS, ALL):
+        names = {"ddp", "ddp, theory", "fsdp2", "fsdp2, theory"}
+        assert names_of(record, kind) == names
+    weights = [each for each in record["comparisons"] if each["group"] == "weights"]
+    assert [each["met"] for each in weights] == [True, True]

@@ -1,4 +1,4 @@
-"""What a batch-size study found, and what follows from it, in plain words."""
+"""Details of a batch-size study's record, and the advice derived from them."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import jsonschema
 
 from benchmarks.support.batch_size.setups import PLAIN
 
-AS_FAST = 0.95  # of the best: more is not worth its price
+AS_FAST = 0.95  # of the best: a smaller gain does not justify a larger batch
 
 
 def _rows(**properties: Any) -> dict[str, Any]:
@@ -54,14 +54,21 @@ DETAILS = {
     "required": list(_DETAILS),
     "additionalProperties": False,
 }
-"""JSON Schema of what a study found: `batch`, the experiment's own; `memory`, peaks in bytes, on
-the device and on CUDA; `fits`, the largest micro batches; `speed`, images/s; `options`, how many
-times as fast as plain; `trainings`, and the images and seconds that each took to the `target`
-(null: not reached); `noise`, the critical batch along the first training (null: infinite)."""
+"""JSON Schema of `details`:
+
+- `batch`: the experiment's own global batch.
+- `memory`: peaks in bytes, on the device and on CUDA.
+- `fits`: the largest micro batch for each size of memory.
+- `speed`: images/s.
+- `options`: speed relative to the plain setup.
+- `target`: a validation loss.
+- `trainings`: images and seconds that each took to the target; null: not reached.
+- `noise`: the critical batch along the first training; null: infinite.
+"""
 
 
 def check(details: dict[str, Any]) -> None:
-    """Raise ValueError in one line where these are not a study's details."""
+    """Raise ValueError, in one line, if details do not follow `DETAILS`."""
     try:
         jsonschema.validate(details, DETAILS)
     except jsonschema.ValidationError as error:
@@ -69,16 +76,16 @@ def check(details: dict[str, Any]) -> None:
 
 
 def advice(details: dict[str, Any]) -> list[str]:
-    """What follows from a study's details, a sentence or two each."""
-    micro, of_micro = best_micro(details)
-    batch, of_batch = best_batch(details)
-    rest = max(1, batch // micro)
-    cut = f"micro {micro}, global {batch}" if batch > micro else f"micro and global {batch}"
-    accumulated = f" ({rest} accumulation steps on one device)" if rest > 1 else ""
+    """Return the conclusions from a study's details, one or two sentences each."""
+    micro, micro_reason = best_micro(details)
+    batch, batch_reason = best_batch(details)
+    accumulation = max(1, batch // micro)
+    sizes = f"micro {micro}, global {batch}" if batch > micro else f"micro and global {batch}"
+    note = f" ({accumulation} accumulation steps on one device)" if accumulation > 1 else ""
     return [
-        f"Use {cut}{accumulated}.",
-        of_micro,
-        of_batch,
+        f"Use {sizes}{note}.",
+        micro_reason,
+        batch_reason,
         *critical(details),
         *options(details),
         *fitting(details),
@@ -86,7 +93,7 @@ def advice(details: dict[str, Any]) -> list[str]:
 
 
 def best_micro(details: dict[str, Any]) -> tuple[int, str]:
-    """The smallest micro batch that is as fast as any, and why."""
+    """Return the smallest micro batch within 5% of the highest speed, and the reason."""
     largest = max(row["micro"] * row["accumulation"] for row in details["speed"])
     sweep = {
         row["micro"]: row["median"]
@@ -96,26 +103,31 @@ def best_micro(details: dict[str, Any]) -> tuple[int, str]:
     best = max(sweep.values())
     micro = min(size for size, rate in sweep.items() if rate >= AS_FAST * best)
     peaks = {row["micro"]: row["predicted"] for row in details["memory"] if row["option"] == PLAIN}
-    speed = f"{sweep[micro]:,.4g} images/s at a micro batch of {micro}"
+    speed = f"A micro batch of {micro} has {sweep[micro]:,.4g} images/s"
     if micro == max(sweep):
-        return micro, f"{speed}, the largest that was timed: a larger one may be faster still."
-    costs = f"{peaks[micro] / 1e6:,.0f} MB against {peaks[max(sweep)] / 1e6:,.0f} at {max(sweep)}"
-    found = "the fastest" if sweep[micro] == best else f"{best:,.4g} at the fastest"
-    return micro, f"{speed}, {found}: larger only costs memory, {costs}."
+        return micro, f"{speed}. It is the largest that was timed; a larger one may be faster."
+    costs = (
+        f"{peaks[max(sweep)] / 1e6:,.0f} MB at {max(sweep)} instead of {peaks[micro] / 1e6:,.0f}"
+    )
+    rank = "the fastest" if sweep[micro] == best else f"the fastest {best:,.4g}"
+    return micro, f"{speed}, {rank}. A larger one only needs more memory: {costs}."
 
 
 def best_batch(details: dict[str, Any]) -> tuple[int, str]:
-    """The smallest global batch that is as soon at the target as any on this device, and why."""
+    """Return the smallest global batch within 5% of the shortest time to the target, and why."""
     reached = [row for row in details["trainings"] if row["seconds"] is not None]
     if not reached:
-        return details["batch"], f"No training reached a validation loss of {details['target']:g}."
-    soonest = min(row["seconds"] for row in reached)
-    good = [row for row in reached if AS_FAST * row["seconds"] <= soonest]
+        return details["batch"], (
+            f"No training reached a validation loss of {details['target']:g}, so the experiment's "
+            "own global batch is kept. Give more --images or a higher --target."
+        )
+    shortest = min(row["seconds"] for row in reached)
+    good = [row for row in reached if AS_FAST * row["seconds"] <= shortest]
     best = min(good, key=lambda row: (row["batch"], row["seconds"]))
-    told = (
+    reason = (
         f"A global batch of {best['batch']} (learning rate {best['lr']:.3g}) reached the "
         f"validation loss {details['target']:.4g} after {best['images']:,.0f} images, which take "
-        f"{best['seconds']:,.3g} s here"
+        f"{best['seconds']:,.3g} s on this machine"
     )
     others = [
         f"{row['batch']} ({row['rule']}) "
@@ -123,54 +135,59 @@ def best_batch(details: dict[str, Any]) -> tuple[int, str]:
         for row in details["trainings"]
         if row is not best
     ]
-    return best["batch"], f"{told}; {', '.join(others)}." if others else f"{told}."
+    return best["batch"], f"{reason}; {', '.join(others)}." if others else f"{reason}."
 
 
 def critical(details: dict[str, Any]) -> list[str]:
-    """What the gradient noise scale says of more devices."""
+    """Return the conclusion from the gradient noise scale for training on more devices."""
     known = [row for row in details["noise"] if row["pages"] is not None]
     if not known:
-        return ["The gradient could not be told from its noise: the critical batch is not known."]
-    last = known[-1]
-    high = "no upper end" if last["high"] is None else f"{last['high']:,.0f}"
+        return [
+            "The critical batch is unknown: the gradient is not distinguishable from its noise. "
+            "Give more --noise-pages."
+        ]
+    first, last = known[0], known[-1]
+    high = "no upper bound" if last["high"] is None else f"{last['high']:,.0f}"
     interval = f"95%: {last['low']:,.0f} - {high}"
     return [
         f"The critical batch was about {last['pages']:,.0f} pages ({interval}) after "
-        f"{last['images']:,} images, and {known[0]['pages']:,.0f} after "
-        f"{known[0]['images']:,}: with more devices a global batch up to about that saves time; "
-        "beyond it more pages a step cost images and save few steps."
+        f"{last['images']:,} images, and {first['pages']:,.0f} after {first['images']:,}. "
+        "With more devices a global batch up to about that size saves time; a larger one needs "
+        "more images and saves few steps."
     ]
 
 
 def options(details: dict[str, Any]) -> list[str]:
-    """Which options are worth switching on."""
+    """Return the speed and memory of each option relative to the plain setup."""
     peaks = {(row["micro"], row["option"]): row["predicted"] for row in details["memory"]}
     sentences = []
     for row in details["options"]:
         micro, option = row["micro"], row["option"]
-        verdict = "which may be chance"
+        conclusion = "within noise"
         if row["q1"] > 1:
-            verdict = "worth it"
+            conclusion = "faster"
         elif row["q3"] < 1:
-            verdict = "slower"
-        told = f"{option}: {row['median']:.2f} times as fast, {verdict}"
+            conclusion = "slower"
+        sentence = f"{option}: {row['median']:.2f} x the plain speed ({conclusion})"
         if (micro, option) in peaks:
-            told += f", in {peaks[micro, option] / peaks[micro, PLAIN]:.2f} of the memory"
-        sentences.append(f"{told}.")
+            share = peaks[micro, option] / peaks[micro, PLAIN]
+            sentence += f", {share:.2f} x the memory"
+        sentences.append(f"{sentence}.")
     return sentences
 
 
 def fitting(details: dict[str, Any]) -> list[str]:
-    """What sizes of memory hold, and how good predictions were where they could be checked."""
+    """Return the largest micro batches by memory size, and the accuracy of the predictions."""
     sentences = []
     for option in dict.fromkeys(row["option"] for row in details["fits"]):
         rows = [row for row in details["fits"] if row["option"] == option]
-        held = ", ".join(f"{row['micro']:,} in {row['gib']} GiB" for row in rows)
-        sentences.append(f"Largest micro batches on CUDA, tallest pages, {option}: {held}.")
-    checked = [row for row in details["memory"] if row["measured"] is not None]
-    if checked:
-        shares = [row["predicted"] / row["measured"] for row in checked]
+        sizes = ", ".join(f"{row['micro']:,} in {row['gib']} GiB" for row in rows)
+        sentences.append(f"Largest micro batches on CUDA, tallest pages, {option}: {sizes}.")
+    measured = [row for row in details["memory"] if row["measured"] is not None]
+    if measured:
+        ratios = [row["predicted"] / row["measured"] for row in measured]
         sentences.append(
-            f"Predicted peaks were {min(shares):.3f} to {max(shares):.3f} of those measured here."
+            f"Predicted peaks were {min(ratios):.3f} to {max(ratios):.3f} of those measured on "
+            "this machine."
         )
     return sentences

@@ -1,4 +1,4 @@
-"""The ways to take a training step that a batch-size study compares."""
+"""Setups of a training step that the batch-size study compares."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
 
 @dataclass(frozen=True)
 class Setup:
-    """A way to take a step: pages at once, how often before the optimizer steps, and an option."""
+    """Micro batch size, number of accumulation steps, and an option of `OPTIONS`."""
 
     micro: int
     accumulation: int
@@ -32,11 +32,11 @@ class Setup:
 
     @property
     def name(self) -> str:
-        """The setup in a table."""
+        """Name in tables, such as "8 x 4, bf16"."""
         return f"{self.micro} x {self.accumulation}, {self.option}"
 
 
 def with_option(experiment: Experiment, option: str) -> Experiment:
-    """The experiment with one of `OPTIONS` and none of the others."""
+    """Return the experiment with one of `OPTIONS`, all others switched off."""
     settings = OPTIONS[PLAIN] | OPTIONS[option]
     return replace(experiment, train=replace(experiment.train, **settings))

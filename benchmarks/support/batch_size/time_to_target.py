@@ -1,6 +1,6 @@
-"""The same experiment at several global batches: what a validation loss costs in images.
+"""Images that an experiment needs to reach a validation loss, at several global batches.
 
-Trainings are the trainer's, each in a process of its own, and go on where they were interrupted.
+Each training is a run of the trainer in its own process. An interrupted one is resumed.
 """
 
 from __future__ import annotations
@@ -17,14 +17,14 @@ from vaetrain.engines.engine_files import engine_file
 
 ENGINE = engine_file("single")
 RULES = {"none": 0.0, "sqrt": 0.5, "linear": 1.0}
-"""The power of the batch that the learning rate grows with: Krizhevsky 2014, section 5 (sqrt), and
-Goyal et al. 2017, section 2.1 (linear)."""
+"""Exponent of the batch size in the learning rate: Krizhevsky 2014, section 5 (sqrt), and Goyal et
+al. 2017, section 2.1 (linear)."""
 CHECKPOINTS = 4  # of a training
-LONGER = 2  # times the images, that batches other than the experiment's own may take
+LONGER = 2  # factor on the image limit of batches other than the experiment's own
 
 
 class _Reached(Exception):
-    """How a training is stopped that has come to its target."""
+    """Stops a training whose validation loss has reached the target."""
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,7 @@ class Run:
     """A training at one global batch.
 
     Attributes:
-        batch, rule, lr: global batch, how its learning rate was found, and that rate.
+        batch, rule, lr: global batch, rule of its learning rate, and that rate.
         curve: points (images, validation loss).
         folder: the run directory.
     """
@@ -44,26 +44,26 @@ class Run:
     folder: Path
 
     def images_to(self, target: float) -> float | None:
-        """Images after which the validation loss was first at `target`; None: never.
+        """Return the images after which the validation loss first reached `target`; None: never.
 
-        Between two validations it is taken to fall in a straight line.
+        The loss is interpolated linearly between two validations.
         """
-        before = None
+        previous = None
         for images, loss in self.curve:
             if loss <= target:
-                if before is None:
+                if previous is None:
                     return images
-                share = (before[1] - target) / (before[1] - loss)
-                return before[0] + share * (images - before[0])
-            before = (images, loss)
+                share = (previous[1] - target) / (previous[1] - loss)
+                return previous[0] + share * (images - previous[0])
+            previous = (images, loss)
         return None
 
 
 def brief(experiment: Experiment, images: int, validations: int) -> Experiment:
-    """The experiment as the study trains it: for so many images, at a constant learning rate.
+    """Return the experiment limited to a number of images, at a constant learning rate.
 
-    A schedule that falls towards the end would reach every target at the end. What is validated is
-    the average of the weights, which does for them what a falling rate does.
+    With a schedule that decays towards the end, every training would reach its target at the end.
+    Validation uses the EMA of the weights, which has the effect of a decaying rate.
     """
     return replace(
         experiment,
@@ -82,7 +82,7 @@ def brief(experiment: Experiment, images: int, validations: int) -> Experiment:
 
 
 def at_batch(experiment: Experiment, batch: int, rule: str) -> Experiment:
-    """The experiment at another global batch, its learning rate by a rule of `RULES`."""
+    """Return the experiment at another global batch, its learning rate by a rule of `RULES`."""
     factor = (batch / experiment.train.global_batch_size) ** RULES[rule]
     return replace(
         experiment,
@@ -94,13 +94,13 @@ def at_batch(experiment: Experiment, batch: int, rule: str) -> Experiment:
 def train(experiment: Experiment, batch: int, rule: str, folder: Path, target: float | None) -> Run:
     """Train at a global batch until `target` is reached, or to the end.
 
-    Raises UserError where it fails, with the reason that it gave.
+    Raises UserError with the reason if the training fails.
     """
     scaled = at_batch(experiment, batch, rule)
-    place = folder / f"{batch}-{rule}"
-    run_dir = place / f"seed-{scaled.train.seed}"
+    trial_dir = folder / f"{batch}-{rule}"
+    run_dir = trial_dir / f"seed-{scaled.train.seed}"
 
-    def result() -> Run:
+    def current_run() -> Run:
         lines = read_metrics(run_dir / METRICS_FILE)
         curve = [(line["images"], line["loss"]) for line in lines if line["split"] == "val"]
         return Run(batch, rule, scaled.optimizer.lr, curve, run_dir)
@@ -108,23 +108,25 @@ def train(experiment: Experiment, batch: int, rule: str, folder: Path, target: f
     def reached(run: Run) -> bool:
         return target is not None and run.images_to(target) is not None
 
-    def look(_: dict) -> None:
-        if reached(result()):
+    def on_validation(_: dict) -> None:
+        if reached(current_run()):
             raise _Reached
 
-    found = result()
-    ended = found.curve and found.curve[-1][0] >= scaled.train.max_images
-    if not ended and not reached(found):
+    run = current_run()
+    ended = run.curve and run.curve[-1][0] >= scaled.train.max_images
+    if not ended and not reached(run):
         try:
-            trial.train(scaled, scaled.train.seed, place, ENGINE, look)
+            trial.train(scaled, scaled.train.seed, trial_dir, ENGINE, on_validation)
         except _Reached:
             pass
         except trial.TrialFailed as error:
             raise UserError(f"global batch {batch}: {error}") from error
-        found = result()
-    if not found.curve:
-        raise UserError("data.shards: there are no validation pages to judge trainings by")
-    return found
+        run = current_run()
+    if not run.curve:
+        raise UserError(
+            "data.shards: has no validation pages to measure the loss on; build it with some"
+        )
+    return run
 
 
 def compare(
@@ -134,16 +136,16 @@ def compare(
     folder: Path,
     target: float | None,
 ) -> tuple[float, list[Run]]:
-    """Train at every batch under every rule; the target, and the runs.
+    """Train at every batch by every rule, and return the target and the runs.
 
-    The experiment's own batch comes first, whatever the rule, and runs to its end. The others end
-    where they have reached the target, or after `LONGER` times the images.
+    The experiment's own batch comes first, once for all rules, and runs to its end. The others end
+    when they reach the target, or after `LONGER` times the images.
 
     Args:
-        target: a validation loss; None: what the first ends with.
+        target: a validation loss; None: the last one of the first run.
 
-    Raises UserError where the first was at the target from the start, as a model is that starts
-    from components and is not trained for long.
+    Raises UserError if the first run is at the target from its first validation, as happens with
+    a model that starts from a PCA and is trained briefly.
     """
     own = experiment.train.global_batch_size
     first = train(experiment, own, "none", folder, None)
@@ -152,8 +154,8 @@ def compare(
     images, loss = first.curve[0]
     if loss <= target:
         raise UserError(
-            f"a validation loss of {target:.4g} was reached after {images:,} images already: "
-            "give more --images, a lower --target, or model.start=random"
+            f"the validation loss is at the target of {target:.4g} after {images:,} images, at the "
+            "first validation: give more --images, a lower --target, or model.start=random"
         )
     limit = LONGER * experiment.train.max_images
     longer = replace(experiment, train=replace(experiment.train, max_images=limit))

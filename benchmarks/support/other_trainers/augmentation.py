@@ -1,8 +1,8 @@
-"""The same augmentation by three libraries: geometry and tone, then a spoiled copy as the input.
+"""The same augmentation by three libraries: geometry and tone, then a corrupted copy as the input.
 
-Each is a function that makes an `augment(images, heights)`: images float32 (B, 1, H, W) in [0, 1],
-0 below the heights (B,), to (spoiled, clean). kornia knows no heights: it augments the padding too.
-Each imports what it needs itself, so that an ImportError says that a peer isn't installed.
+Each function returns an `augment(images, heights)` from float32 (B, 1, H, W) in [0, 1], 0 below
+the heights (B,), to (corrupted, clean). kornia has no heights and augments the padding, too. Each
+function imports its library itself, so that an ImportError means that a peer is not installed.
 """
 
 from __future__ import annotations
@@ -32,17 +32,17 @@ POLICY = Policy(
         "erase": OpSettings(0.35, 0.33),
     }
 )
-"""What all of them do: our default policy's operations on images, as kornia can say them."""
+"""The operations of the default policy that work on images, with strengths that kornia supports."""
 
 
 def ours(seed: int) -> Callable[[Batch], tuple[Tensor, Tensor]]:
-    """Our augmentation of a batch, of boxes or of pixels."""
+    """Return this project's augmentation of a batch of boxes or pixels."""
     augment = Augment(POLICY)
     return lambda batch: augment(batch, seed)
 
 
 def kornia_batches(seed: int) -> AugmentImages:
-    """kornia's `AugmentationSequential`, eager, each page with parameters of its own."""
+    """Return kornia's `AugmentationSequential`, eager, with parameters for each page."""
     import kornia.augmentation as k
 
     torch.manual_seed(seed)
@@ -54,7 +54,7 @@ def kornia_batches(seed: int) -> AugmentImages:
         k.RandomContrast(contrast=(0.9, 1.1), p=1.0),
         data_keys=["input"],
     )
-    spoil = k.AugmentationSequential(
+    corrupt = k.AugmentationSequential(
         k.RandomGaussianNoise(std=0.02, p=0.5),
         k.RandomSaltAndPepperNoise(amount=(0.04, 0.04), salt_vs_pepper=(0.5, 0.5), p=1.0),
         k.RandomErasing(scale=(0.02, 0.33), p=0.35),
@@ -63,13 +63,13 @@ def kornia_batches(seed: int) -> AugmentImages:
 
     def augment(images: Tensor, heights: Tensor) -> tuple[Tensor, Tensor]:
         target = clean(images)
-        return spoil(target), target
+        return corrupt(target), target
 
     return augment
 
 
 def torchvision_page() -> Callable[[Tensor], tuple[Tensor, Tensor]]:
-    """torchvision's v2 transforms for a page (1, H, W) without padding: (spoiled, clean)."""
+    """Return torchvision's v2 transforms of an unpadded page (1, H, W): (corrupted, clean)."""
     from torchvision.transforms import InterpolationMode, v2
 
     bilinear = InterpolationMode.BILINEAR
@@ -81,7 +81,7 @@ def torchvision_page() -> Callable[[Tensor], tuple[Tensor, Tensor]]:
             v2.ColorJitter(brightness=0.1, contrast=0.1),
         ]
     )
-    spoil = v2.Compose(
+    corrupt = v2.Compose(
         [
             v2.RandomApply([v2.GaussianNoise(sigma=0.02)], 0.5),
             v2.Lambda(_salt_and_pepper),
@@ -91,13 +91,13 @@ def torchvision_page() -> Callable[[Tensor], tuple[Tensor, Tensor]]:
 
     def augment(page: Tensor) -> tuple[Tensor, Tensor]:
         target = clean(page)
-        return spoil(target), target
+        return corrupt(target), target
 
     return augment
 
 
 def torchvision_pages(seed: int) -> AugmentImages:
-    """torchvision's v2 transforms page by page, each without its padding."""
+    """Return torchvision's v2 transforms, applied page by page without padding."""
     augment_page = torchvision_page()
     torch.manual_seed(seed)
 
@@ -112,7 +112,7 @@ def torchvision_pages(seed: int) -> AugmentImages:
 
 
 def _salt_and_pepper(image: Tensor) -> Tensor:
-    # torchvision has none.
+    # torchvision has no such transform.
     u = torch.rand_like(image)
     return image.masked_fill(u < 0.02, 0.0).masked_fill_(u > 0.98, 1.0)
 
@@ -121,4 +121,4 @@ PEERS = {
     "kornia AugmentationSequential": kornia_batches,
     "torchvision v2, page by page": torchvision_pages,
 }
-"""Peers by the name they are reported under."""
+"""Peers by their names in records."""

@@ -1,8 +1,8 @@
-"""What else feeds wireframes to a model: each as its own documentation would have a user write it.
+"""Other input pipelines for wireframes, each written as its own documentation recommends.
 
-A peer is a function that stores pages the way it likes and returns `open_pass`, which starts a pass
-over them. All give the same batches, uint8 (B, 1, H, W) on the host, padded alike. Each imports
-what it needs itself, so that an ImportError says that a peer isn't installed.
+A peer is a function that stores pages in its own format and returns `open_pass`, which starts a
+pass over them. All return the same batches, uint8 (B, 1, H, W) on the host, padded alike. Each
+function imports its library itself, so that an ImportError means that a peer is not installed.
 """
 
 from __future__ import annotations
@@ -22,11 +22,12 @@ OpenPass = Callable[[], Iterable[Tensor]]
 
 @dataclass(frozen=True)
 class PageFiles:
-    """PageFiles as pictures, in the order of the batches.
+    """PNG files of pages, in the order of the batches.
 
-    files: one PNG a page, 8-bit grey, of the width and height that the model is shown.
-    batch_size: pages in a batch; the last one may have fewer.
-    ladder: int64 (K,), ascending: the heights a batch may be padded to.
+    Attributes:
+        files: one a page, 8-bit grey, of the width and height of the model's input.
+        batch_size: pages in a batch; the last one may have fewer.
+        ladder: int64 (K,), ascending: heights that a batch may be padded to.
     """
 
     files: Sequence[Path]
@@ -34,17 +35,17 @@ class PageFiles:
     ladder: np.ndarray
 
     def collate(self, images: Sequence[Tensor]) -> Tensor:
-        """Images, uint8 (1, H, W), padded to the lowest height of the ladder that holds all."""
+        """Pad images, uint8 (1, H, W), to the lowest height of the ladder that fits all."""
         tallest = max(image.shape[1] for image in images)
         rows = int(self.ladder[np.searchsorted(self.ladder, tallest)])
         batch = torch.zeros(len(images), 1, rows, images[0].shape[2], dtype=torch.uint8)
-        for place, image in zip(batch, images, strict=True):
-            place[:, : image.shape[1]] = image
+        for padded, image in zip(batch, images, strict=True):
+            padded[:, : image.shape[1]] = image
         return batch
 
 
 def webdataset_pil(pages: PageFiles, folder: Path) -> OpenPass:
-    """A plain WebDataset tar, decoded by its own handler, which is Pillow."""
+    """Read a plain WebDataset tar, decoded by its own handler, Pillow."""
     import webdataset
 
     path = folder / "pages.tar"
@@ -62,7 +63,7 @@ def webdataset_pil(pages: PageFiles, folder: Path) -> OpenPass:
 
 
 def torchvision_folder(pages: PageFiles, folder: Path) -> OpenPass:
-    """A folder of PNGs, read and decoded by torchvision."""
+    """Read a folder of PNGs with torchvision."""
     from torchvision.io import ImageReadMode, decode_image, read_file
 
     class Folder(Dataset):
@@ -77,14 +78,15 @@ def torchvision_folder(pages: PageFiles, folder: Path) -> OpenPass:
 
 
 def mosaicml_streaming(pages: PageFiles, folder: Path) -> OpenPass:
-    """MosaicML Streaming's MDS shards of PNG bytes, decoded by torchvision."""
+    """Read MosaicML Streaming's MDS shards of PNG bytes, decoded by torchvision."""
     from streaming import MDSWriter, StreamingDataset
     from streaming.base.util import clean_stale_shared_memory
 
     with MDSWriter(out=str(folder), columns={"png": "bytes"}) as writer:
         for file in pages.files:
             writer.write({"png": file.read_bytes()})
-    clean_stale_shared_memory()  # of runs that were killed; it refuses to start otherwise
+    # Shared memory left by a killed run would make StreamingDataset refuse to start.
+    clean_stale_shared_memory()
     dataset = StreamingDataset(local=str(folder), batch_size=pages.batch_size, shuffle=False)
     collate = _decoding(pages, "png")
     loader = DataLoader(dataset, batch_size=pages.batch_size, collate_fn=collate)
@@ -92,13 +94,13 @@ def mosaicml_streaming(pages: PageFiles, folder: Path) -> OpenPass:
 
 
 def litdata_png(pages: PageFiles, folder: Path) -> OpenPass:
-    """LitData's chunks of PNG bytes, decoded by torchvision."""
+    """Read LitData's chunks of PNG bytes, decoded by torchvision."""
     loader = _litdata(pages, folder, Path.read_bytes, _decoding(pages, "page"))
     return lambda: loader
 
 
 def litdata_raw(pages: PageFiles, folder: Path) -> OpenPass:
-    """LitData's chunks of raw pixels: nothing to decode, tens of times the bytes."""
+    """Read LitData's chunks of raw pixels: no decoding, tens of times the bytes."""
     loader = _litdata(
         pages,
         folder,
@@ -129,7 +131,7 @@ def _litdata(
 
 
 def _decoding(pages: PageFiles, column: str) -> Callable[[Sequence[dict]], Tensor]:
-    """A collate function for samples whose `column` is a PNG's bytes."""
+    """Return a collate function for samples whose `column` has the bytes of a PNG."""
     from torchvision.io import ImageReadMode, decode_image
 
     def collate(samples: Sequence[dict]) -> Tensor:
@@ -154,4 +156,4 @@ PEERS = {
     "LitData": litdata_png,
     "LitData, raw pixels": litdata_raw,
 }
-"""Peers by the name they are reported under."""
+"""Peers by their names in records."""

@@ -1,9 +1,8 @@
-"""What else trains a VAE on wireframes: each as its own documentation would have a user write it.
+"""Other trainers of VAEs on wireframes, each written as its own documentation recommends.
 
-A peer is a function of a `Task` that returns a `Peer`. All train on the same PNGs, decoded by
-Pillow and augmented by torchvision in a DataLoader's worker processes. Each imports what it needs
-itself, so that an ImportError says that a peer isn't installed. And each trains in a process of its
-own: what our trainer does to its process, such as `keep_freed_memory`, is none of theirs.
+A peer is a function from a `Task` to a `Peer`. All train on the same PNGs, decoded by Pillow and
+augmented by torchvision in a DataLoader's worker processes. Each function imports its library
+itself, so that an ImportError means that a peer is not installed.
 """
 
 from __future__ import annotations
@@ -11,13 +10,8 @@ from __future__ import annotations
 import contextlib
 import io
 import logging
-import signal
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass, field
-from multiprocessing import get_context, set_start_method
-from pathlib import Path
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -25,131 +19,23 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, default_collate
-from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.support.other_trainers.augmentation import torchvision_page
-from benchmarks.support.other_trainers.input_pipelines import PageFiles
-from benchmarks.support.resident import MaskingDisabled, textbook
-from shards.lifetime import die_with_parent
-from vaetrain.config.experiment import Experiment
+from benchmarks.support.other_trainers.peer import Peer, Task
+from benchmarks.support.resident import MaskingDisabled
 from vaetrain.model.vae import VAE, Noise, VAEOutput
 
-EMA_DECAY = 0.5 ** (16 / 2000)  # halves in 2,000 images, as our trainer's average does
+EMA_DECAY = 0.5 ** (16 / 2000)  # half-life of 2,000 images, as in this project's trainer
 
-# As near to our model's FLOPs as its groups of norms allow; benchmarks.peers tells the ratio.
+# As near to this project's FLOPs as the groups of its norms allow; see the ratio in peers.json.
 KL_CHANNELS, KL_GROUPS, KL_LATENT = (4, 12, 16, 32), 4, 4
 
 
-@dataclass(frozen=True)
-class Task:
-    """What there is to train.
-
-    pages: PNGs, in batches; `pages.ladder[-1]` is the canvas' height, px.
-    heights: int64 (N,), the pages' own rows.
-    experiment: the model, its losses' weights and its optimizer.
-    workers: processes that read.
-    folder: for what a peer writes.
-    """
-
-    pages: PageFiles
-    heights: np.ndarray
-    experiment: Experiment
-    device: torch.device
-    workers: int
-    folder: Path
-    seed: int
-
-    @property
-    def rows(self) -> int:
-        """The canvas' height, px."""
-        return int(self.pages.ladder[-1])
-
-    def model(self) -> VAE:
-        """Our model, fresh, on the device."""
-        torch.manual_seed(self.seed)
-        data = self.experiment.data
-        return VAE(self.experiment.model, data.width, data.max_height).to(self.device)
-
-    def textbook_model(self) -> VAE:
-        """The same in torch's own layers; to be used within `MaskingDisabled`."""
-        vae = self.model()
-        textbook(vae)
-        return vae
-
-
-@dataclass(frozen=True)
-class Peer:
-    """A way to train.
-
-    epoch: trains on every page once, but those that fill no batch; returns their number.
-    forward: images (B, 1, H, W) and heights (B,) through its model, for counting FLOPs.
-    rows: of how many pages so far a batch was padded to each height.
-    """
-
-    epoch: Callable[[], int]
-    forward: Callable[[Tensor, Tensor], Tensor]
-    rows: Counter[int] = field(default_factory=Counter)
-
-    def flops(self, height: int, width: int, device: torch.device) -> int:
-        """Of its model's forward and backward pass of one page of this size."""
-        images = torch.rand(1, 1, height, width, device=device)
-        with FlopCounterMode(display=False) as counter:
-            self.forward(images, torch.tensor([height], device=device)).sum().backward()
-        return counter.get_total_flops()
-
-
-class PeerProcess:
-    """A peer in a process of its own, for the time of a context: `peer_process`."""
-
-    def __init__(self, pool: ProcessPoolExecutor) -> None:
-        """Take the process in which `_start` has put a peer."""
-        self.rows: Counter[int] = Counter()
-        self._pool = pool
-
-    def epoch(self) -> int:
-        """As of `Peer`."""
-        images, self.rows = self._pool.submit(_epoch).result()
-        return images
-
-    def flops(self, height: int, width: int, device: torch.device) -> int:
-        """As of `Peer`."""
-        return self._pool.submit(_flops, height, width, device).result()
-
-
-@contextlib.contextmanager
-def peer_process(name: str, task: Task) -> Iterator[PeerProcess]:
-    """One of `PEERS` in a process with as many threads as this one.
-
-    Raises ImportError where it isn't installed.
-    """
-    with ProcessPoolExecutor(1, get_context("spawn")) as pool:
-        pool.submit(_start, name, task, torch.get_num_threads()).result()
-        yield PeerProcess(pool)
-
-
-_here: list[Peer] = []  # in a process of `peer_process`: its peer
-
-
-def _start(name: str, task: Task, threads: int) -> None:
-    die_with_parent(signal.SIGKILL)
-    set_start_method("fork", force=True)  # of a DataLoader's processes, as in a script
-    torch.set_num_threads(threads)
-    _here.append(PEERS[name](task))
-
-
-def _epoch() -> tuple[int, Counter[int]]:
-    return _here[0].epoch(), _here[0].rows
-
-
-def _flops(*size: Any) -> int:
-    return _here[0].flops(*size)
-
-
 class PngPages(Dataset):
-    """Pages by number: spoiled and clean, float32 (1, H, W), and their rows."""
+    """Pages by number: corrupted and clean, float32 (1, H, W), and their heights."""
 
     def __init__(self, task: Task, *, on_canvas: bool) -> None:
-        """Read a task's files; `on_canvas`: below each page so many zeros that all are alike."""
+        """Read a task's files; `on_canvas` pads every page with zeros to the canvas height."""
         self.files = task.pages.files
         self.augment = torchvision_page()
         self.rows = task.rows if on_canvas else 0
@@ -162,41 +48,41 @@ class PngPages(Dataset):
 
         with Image.open(self.files[number]) as picture:
             page = torch.from_numpy(np.array(picture.convert("L")))[None].float() / 255
-        spoiled, clean = self.augment(page)
-        return self._padded(spoiled), self._padded(clean), page.shape[1]
+        corrupted, clean = self.augment(page)
+        return self._padded(corrupted), self._padded(clean), page.shape[1]
 
     def _padded(self, page: Tensor) -> Tensor:
         return F.pad(page, (0, 0, 0, max(0, self.rows - page.shape[1])))
 
 
 class LikeHeights:
-    """Batches of pages of neighbouring heights, in an order drawn anew for every epoch."""
+    """Batches of pages of neighbouring heights, in a new random order every epoch."""
 
     def __init__(self, heights: np.ndarray, batch_size: int, seed: int) -> None:
-        self.draw = np.random.default_rng(seed)
+        self.generator = np.random.default_rng(seed)
         self.heights, self.batch_size = heights, batch_size
 
     def __len__(self) -> int:
         return len(self.heights) // self.batch_size
 
     def __iter__(self) -> Iterator[list[int]]:
-        pages = self.draw.permutation(len(self.heights))[: len(self) * self.batch_size]
-        alike = pages[np.argsort(self.heights[pages], kind="stable")]
-        yield from self.draw.permutation(alike.reshape(-1, self.batch_size)).tolist()
+        pages = self.generator.permutation(len(self.heights))[: len(self) * self.batch_size]
+        by_height = pages[np.argsort(self.heights[pages], kind="stable")]
+        yield from self.generator.permutation(by_height.reshape(-1, self.batch_size)).tolist()
 
 
 def loss_of(page: Tensor, targets: Tensor, mu: Tensor, logvar: Tensor, task: Task) -> Tensor:
-    """The default experiment's losses by the libraries at hand: L1, SSIM and KL, a scalar."""
+    """Compute the default experiment's loss with common libraries: L1, SSIM and KL, a scalar."""
     from pytorch_msssim import ssim
 
     weights = task.experiment.loss
-    nats = -0.5 * (1 + logvar - mu.square() - logvar.exp()).flatten(1).sum(1).mean()
-    likeness = ssim(page, targets, data_range=1.0)
-    picture = weights.recon * F.l1_loss(page, targets) + weights.ssim * (1 - likeness)
-    return picture + task.experiment.beta.max * nats / targets[0].numel()
+    kl = -0.5 * (1 + logvar - mu.square() - logvar.exp()).flatten(1).sum(1).mean()
+    similarity = ssim(page, targets, data_range=1.0)
+    reconstruction = weights.recon * F.l1_loss(page, targets) + weights.ssim * (1 - similarity)
+    return reconstruction + task.experiment.beta.max * kl / targets[0].numel()
 
 
-def _through(model: VAE, images: Tensor, heights: Tensor) -> VAEOutput:
+def forward_pass(model: VAE, images: Tensor, heights: Tensor) -> VAEOutput:
     eps = torch.randn(len(images), model.latent_dim, device=images.device)
     return model(images, heights, Noise(eps, (), torch.ones(len(images), device=images.device)))
 
@@ -213,15 +99,15 @@ def _plain_script(task: Task, loader: Iterable, *, our_layers: bool = False) -> 
     )
     rows: Counter[int] = Counter()
 
-    def through(images: Tensor, heights: Tensor) -> VAEOutput:
+    def forward(images: Tensor, heights: Tensor) -> VAEOutput:
         with masks:
-            return _through(model, images, heights)
+            return forward_pass(model, images, heights)
 
     def epoch() -> int:
         images = 0
         for batch in loader:
             inputs, targets, heights = (part.to(task.device, non_blocking=True) for part in batch)
-            output = through(inputs, heights)
+            output = forward(inputs, heights)
             loss = loss_of(output.reconstruction, targets, output.mu, output.logvar, task)
             optimizer.zero_grad()
             loss.backward()
@@ -232,7 +118,7 @@ def _plain_script(task: Task, loader: Iterable, *, our_layers: bool = False) -> 
             rows[inputs.shape[2]] += len(inputs)
         return images
 
-    return Peer(epoch, lambda *pages: through(*pages).reconstruction, rows)
+    return Peer(epoch, lambda *pages: forward(*pages).reconstruction, rows)
 
 
 def _loader(task: Task, **options: Any) -> DataLoader:
@@ -245,7 +131,7 @@ def _loader(task: Task, **options: Any) -> DataLoader:
 
 
 def plain_canvas(task: Task) -> Peer:
-    """A plain PyTorch script: every page on a canvas of the tallest, as a DataLoader needs it."""
+    """Build a plain PyTorch script, with every page padded to the same canvas for a DataLoader."""
     dataset = PngPages(task, on_canvas=True)
     size = task.pages.batch_size
     return _plain_script(
@@ -254,7 +140,7 @@ def plain_canvas(task: Task) -> Peer:
 
 
 def plain_sorted(task: Task, *, our_layers: bool = False) -> Peer:
-    """The same script by a user who has noticed: batches of like height, padded as ours are."""
+    """Build the same script with batches of like height, padded as this project pads them."""
 
     def collate(samples: Sequence[tuple[Tensor, Tensor, int]]) -> list[Tensor]:
         inputs, targets, heights = zip(*samples, strict=True)
@@ -271,12 +157,15 @@ def plain_sorted(task: Task, *, our_layers: bool = False) -> Peer:
 
 
 def plain_sorted_ours(task: Task) -> Peer:
-    """That, of our model with its own layers: what is left are losses, reading and memory."""
+    """Build the script of like heights with this project's layers.
+
+    The remaining differences are losses, reading and memory.
+    """
     return plain_sorted(task, our_layers=True)
 
 
 def pythae_trainer(task: Task) -> Peer:
-    """pythae's `BaseTrainer` on our model's encoder and decoder, with pythae's own loss."""
+    """Build pythae's `BaseTrainer` on this project's encoder and decoder, with pythae's loss."""
     from pythae import models
     from pythae.data.datasets import DatasetOutput
     from pythae.models.base.base_utils import ModelOutput
@@ -285,7 +174,7 @@ def pythae_trainer(task: Task) -> Peer:
 
     size = (task.rows, task.experiment.data.width)
 
-    def whole(batch: Tensor) -> Tensor:
+    def full_heights(batch: Tensor) -> Tensor:
         return torch.full((len(batch),), size[0], device=batch.device)
 
     class Encode(BaseEncoder):
@@ -295,7 +184,7 @@ def pythae_trainer(task: Task) -> Peer:
 
         def forward(self, images: Tensor) -> ModelOutput:
             with MaskingDisabled():
-                mu, logvar = self.vae.encode(images, whole(images))
+                mu, logvar = self.vae.encode(images, full_heights(images))
             return ModelOutput(embedding=mu, log_covariance=logvar)
 
     class Decode(BaseDecoder):
@@ -305,7 +194,7 @@ def pythae_trainer(task: Task) -> Peer:
 
         def forward(self, z: Tensor) -> ModelOutput:
             with MaskingDisabled():
-                return ModelOutput(reconstruction=self.vae.decode(z, whole(z), size))
+                return ModelOutput(reconstruction=self.vae.decode(z, full_heights(z), size))
 
     class PythaePages(PngPages):
         def __getitem__(self, number: int) -> DatasetOutput:
@@ -323,14 +212,14 @@ def pythae_trainer(task: Task) -> Peer:
         no_cuda=task.device.type == "cpu",
         seed=task.seed,
     )
-    logging.disable(logging.INFO)  # it tells its settings, and every epoch's loss
+    logging.disable(logging.INFO)  # pythae logs its settings and every epoch's loss
     trainer = BaseTrainer(model, dataset, training_config=settings)
     trainer.prepare_training()
     logging.disable(logging.NOTSET)
     rows: Counter[int] = Counter()
 
     def epoch() -> int:
-        with contextlib.redirect_stderr(io.StringIO()):  # its progress bar
+        with contextlib.redirect_stderr(io.StringIO()):  # pythae's progress bar
             trainer.train_step(epoch=1)
         rows[size[0]] += len(dataset)
         return len(dataset)
@@ -342,7 +231,7 @@ def pythae_trainer(task: Task) -> Peer:
 
 
 def diffusers_accelerate(task: Task) -> Peer:
-    """diffusers' `AutoencoderKL`, of about our model's FLOPs, in a plain Accelerate loop."""
+    """Build a plain Accelerate loop of diffusers' `AutoencoderKL`, of about the same FLOPs."""
     from accelerate import Accelerator
     from diffusers import AutoencoderKL
 
@@ -393,4 +282,4 @@ PEERS = {
     "pythae": pythae_trainer,
     "diffusers AutoencoderKL": diffusers_accelerate,
 }
-"""Peers by the name they are reported under."""
+"""Peers by their names in records."""

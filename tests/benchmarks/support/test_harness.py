@@ -1,4 +1,4 @@
-"""How benchmarks measure: every case in every round, fairly mixed, and on one core if asked."""
+"""Timing of benchmarks: interleaved rounds in random order, and pinning to one core."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ CPU = torch.device("cpu")
 
 @pytest.fixture
 def clock(monkeypatch) -> list[float]:
-    """A clock that stands still but for what a test adds to it."""
+    """Replace the clock by one that only the test advances."""
     now = [0.0]
     monkeypatch.setattr(harness.time, "perf_counter", lambda: now[0])
     return now
@@ -31,13 +31,13 @@ def case(name: str, seconds: float, units: int, clock: list[float], log: list[st
     return Case(name, run)
 
 
-def test_rates_are_units_per_second_of_every_round_but_warmup(clock):
+def test_rates_are_units_per_second_without_warmup_rounds(clock):
     cases = [case("slow", 2.0, 10, clock, []), case("fast", 0.5, 10, clock, [])]
     rates = interleave(cases, rounds=4, warmup=2, device=CPU, seed=0)
     assert rates == {"slow": [5.0] * 4, "fast": [20.0] * 4}
 
 
-def test_every_round_has_every_case_in_an_order_of_its_own(clock):
+def test_every_round_runs_every_case_in_a_new_order(clock):
     log: list[str] = []
     cases = [case(name, 1.0, 1, clock, log) for name in "abcd"]
     interleave(cases, rounds=20, warmup=0, device=CPU, seed=0)
@@ -46,7 +46,7 @@ def test_every_round_has_every_case_in_an_order_of_its_own(clock):
     assert len(set(rounds)) > 5
 
 
-def test_the_order_is_the_seeds(clock):
+def test_order_depends_on_the_seed_only(clock):
     logs = []
     for seed in (1, 1, 2):
         log: list[str] = []
@@ -56,10 +56,10 @@ def test_the_order_is_the_seeds(clock):
     assert logs[0] == logs[1] != logs[2]
 
 
-def test_pinning_holds_for_threads_that_run_already():
+def test_pinning_includes_threads_that_run_already():
     program = """
 import os, threading, torch
-torch.ones(1 << 20).add_(1)  # starts torch's own threads
+torch.ones(1 << 20).add_(1)  # starts torch's threads
 stop = threading.Event()
 threading.Thread(target=stop.wait).start()
 from benchmarks.support.harness import pin_to_one_core

@@ -1,4 +1,4 @@
-"""An index of many samples made of few: its batches are real, and cost what a small one's do."""
+"""Indexes of many samples made of few: correct samples, small files, and constant memory."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def readers(folder) -> tuple[SampleOrder, list[TrainingDataset]]:
     return order, ranks
 
 
-def test_every_sample_is_a_page_of_the_small_shards(built, made):
+def test_every_sample_is_a_page_of_the_real_shard(built, made):
     small, large = (ShardFiles(open_index(folder)) for folder in (built, made / "100000"))
     pages, per_shard = len(small.index), large.index.shards[0].samples
     assert len(large.index) == 100_000
@@ -67,17 +67,17 @@ def test_all_ranks_together_read_one_step(made):
     assert all(batch.images().max() > 0 for batch in batches[:3])
 
 
-def test_eighteen_bytes_a_sample_and_little_besides(made):
+def test_index_takes_about_eighteen_bytes_a_sample(made):
     for samples in (100_000, 1_000_000):
         size = huge_index.disk_bytes(made / str(samples))
         assert samples * RECORD.itemsize < size < 1.02 * samples * RECORD.itemsize + 20_000
 
 
-def test_the_first_batch_takes_no_more_memory_of_more_samples(made):
+def test_memory_of_the_first_batch_hardly_grows_with_samples(made):
     few, many = (huge_index.peak_memory(made / n, RANKS) for n in ("100000", "1000000"))
     assert (many - few) / 900_000 < 1.5  # bytes; one number for each sample would take 8
 
 
-def test_a_start_tells_how_long_each_part_of_it_took(made):
-    told = huge_index.time_first_batch(made / "100000", RANKS, RANKS - 1, 1.5)
-    assert 0 < told["open"] < told["ids"] < told["batch"]
+def test_parts_of_the_start_are_timed_in_order(made):
+    seconds = huge_index.time_first_batch(made / "100000", RANKS, RANKS - 1, 1.5)
+    assert 0 < seconds["open"] < seconds["ids"] < seconds["batch"]

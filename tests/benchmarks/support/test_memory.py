@@ -1,4 +1,4 @@
-"""Memory that is predicted on fake tensors is what the allocator gives."""
+"""Predicted peak memory equals the allocator's, and counts by hand."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ from vaetrain.config.experiment import load_experiment
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda", 0)
 DEFAULT = Path(__file__).resolve().parents[3] / "launch" / "experiments" / "default.yaml"
-# Few weights, so that what is kept of the pages is most of the peak.
+# Few weights, so that activations are most of the peak.
 SMALL = ("data.width=64", "data.max_height=256", "model.latent_dim=16")
 
 
-def a_step(pages: int, *settings: str, turns: int = 2):
-    """The work of a training's first step, of two micro batches."""
+def training_step(pages: int, *settings: str, micro_batches: int = 2):
+    """Return a function that takes the first step of a training."""
     experiment = load_experiment(DEFAULT, [*SMALL, *settings])
     size = (experiment.data.max_height, experiment.data.width)
 
     def work(device: torch.device) -> None:
         step = TrainerStep(experiment, device)
-        step([made_up_batch(pages, size, device) for _ in range(turns)])
+        step([made_up_batch(pages, size, device) for _ in range(micro_batches)])
 
     return work
 
@@ -47,8 +47,8 @@ def a_step(pages: int, *settings: str, turns: int = 2):
     ],
     ids=["few", "many", "checkpointing", "bf16", "channels-last", "densenet", "small"],
 )
-def test_a_prediction_is_within_a_tenth_of_what_the_allocator_recorded(pages, settings, tables):
-    work = a_step(pages, *settings)
+def test_prediction_is_within_a_tenth_of_the_measurement(pages, settings, tables):
+    work = training_step(pages, *settings)
     predicted, measured = memory.predict(work, CPU), memory.measure(work, CPU)
     row = f"| {pages} | {' '.join(settings) or 'default'} | {predicted / 1e6:.1f} | "
     row += f"{measured / 1e6:.1f} | {predicted / measured:.3f} |"
@@ -57,14 +57,14 @@ def test_a_prediction_is_within_a_tenth_of_what_the_allocator_recorded(pages, se
     assert predicted == pytest.approx(measured, rel=0.1)
 
 
-def test_a_gpu_that_is_not_there_needs_what_its_blocks_hold():
-    work = a_step(4, "train.precision=bf16")
-    here, there = memory.predict(work, CPU), memory.predict(work, CUDA)
-    assert here < there < 1.05 * here
+def test_prediction_for_an_unavailable_gpu_rounds_up_to_its_blocks():
+    work = training_step(4, "train.precision=bf16")
+    cpu, gpu = memory.predict(work, CPU), memory.predict(work, CUDA)
+    assert cpu < gpu < 1.05 * cpu
 
 
-def test_a_forward_pass_on_a_gpus_fake_tensors_needs_what_stands_in_for_it():
-    """Autograd refuses to go back on them; what is kept until then can be compared."""
+def test_fake_cpu_tensors_stand_in_for_fake_cuda_tensors():
+    """Compare the forward pass only: autograd cannot run backward on fake CUDA tensors."""
     experiment = load_experiment(DEFAULT, list(SMALL))
     size, peaks = (experiment.data.max_height, experiment.data.width), []
     for device in (CPU, CUDA):
@@ -77,20 +77,20 @@ def test_a_forward_pass_on_a_gpus_fake_tensors_needs_what_stands_in_for_it():
     assert peaks[1] == pytest.approx(peaks[0], rel=0.02)
 
 
-def test_more_pages_need_more_and_checkpointing_less():
-    few, many = a_step(2, turns=1), a_step(4, turns=1)
-    saved = a_step(4, "train.checkpoint_activations=true", turns=1)
-    most = memory.predict(many, CPU)
-    assert memory.predict(few, CPU) < most
-    assert memory.predict(saved, CPU) < most
+def test_peak_grows_with_pages_and_falls_with_checkpointing():
+    few, many = training_step(2, micro_batches=1), training_step(4, micro_batches=1)
+    saved = training_step(4, "train.checkpoint_activations=true", micro_batches=1)
+    peak = memory.predict(many, CPU)
+    assert memory.predict(few, CPU) < peak
+    assert memory.predict(saved, CPU) < peak
 
 
-def test_bytes_are_counted_by_hand():
-    """Three tensors of 4 KB at once: the sum is made while both its terms are alive."""
+def test_peak_equals_a_hand_count():
+    """Three tensors of 4 KB are alive at once: a sum and both its terms."""
 
     def work(device: torch.device) -> None:
         a = torch.ones(1000)
-        b = a[:500]  # a view has no memory of its own
+        b = a[:500]  # a view shares the memory of its base
         c = torch.ones(1000)
         d = a + c
         del a, c, d, b
@@ -100,7 +100,7 @@ def test_bytes_are_counted_by_hand():
     assert memory.predict(work, CUDA) == 3 * 4096
 
 
-def test_what_was_allocated_before_is_not_counted_when_it_goes():
+def test_freeing_an_earlier_allocation_is_not_counted():
     kept = [torch.ones(1000)]
 
     def work(device: torch.device) -> None:
@@ -111,13 +111,13 @@ def test_what_was_allocated_before_is_not_counted_when_it_goes():
 
 
 @pytest.mark.parametrize("limit", [99, 100, 110, 111, 1000, 12_345])
-def test_the_largest_that_fits(limit):
-    asked = []
+def test_largest_number_of_pages_that_fits_is_found_in_few_calls(limit):
+    calls = []
 
     def peak(pages: int) -> int:
-        asked.append(pages)
+        calls.append(pages)
         return 90 + max(10 * pages, 13 * pages - 40)
 
-    found = memory.largest_that_fits(peak, limit)
-    assert (peak(found) if found else 0) <= limit < peak(found + 1)
-    assert len(asked) < 12
+    pages = memory.largest_that_fits(peak, limit)
+    assert (peak(pages) if pages else 0) <= limit < peak(pages + 1)
+    assert len(calls) < 12

@@ -1,4 +1,4 @@
-"""The model of a step on N ranks: what its parts must give where the answer is known."""
+"""The model of a step on N ranks, in cases whose answer is known."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from benchmarks.support import scaling_model as model
 from benchmarks.support.scaling_model import Interconnect, Link
 
 
-def test_a_link_is_found_again_in_its_times():
+def test_a_link_is_recovered_from_its_times():
     sizes = [4096, 65_536, 1 << 20, 10_000_000]
     times = [2 * 5e-5 + size / 2e9 for size in sizes]
     link = model.fit_link(sizes, times)
@@ -18,14 +18,14 @@ def test_a_link_is_found_again_in_its_times():
     assert [model.all_reduce_seconds(size, 2, link) for size in sizes] == pytest.approx(times)
 
 
-def test_small_and_large_messages_count_alike_in_a_fit():
+def test_small_and_large_messages_have_equal_weight_in_a_fit():
     sizes = np.array([4096, 1 << 24])
     link = model.fit_link(sizes, np.array([1e-4, 1e-2]) * [1.1, 1.0])
-    guess = model.all_reduce_seconds(4096, 2, link)
-    assert guess == pytest.approx(1.1e-4, rel=1e-3)
+    seconds = model.all_reduce_seconds(4096, 2, link)
+    assert seconds == pytest.approx(1.1e-4, rel=1e-3)
 
 
-def test_an_all_reduce_sends_nearly_twice_its_bytes_and_one_rank_nothing():
+def test_an_all_reduce_sends_up_to_twice_its_bytes_and_one_rank_none():
     link = Link(1e-5, 1e9)
     assert model.all_reduce_seconds(1e9, 1, link) == 0
     # 2 * 3 / 4 of the bytes, and two messages for each of two doublings, in five buckets.
@@ -35,28 +35,28 @@ def test_an_all_reduce_sends_nearly_twice_its_bytes_and_one_rank_nothing():
     assert times[-1] < 2 + 21e-5
 
 
-def test_between_machines_travels_a_share_of_the_bytes():
-    joined = Interconnect("two", Link(0, 10e9), Link(0, 1e9), per_machine=4)
-    inside = model.over_machines(4e9, 4, joined)
+def test_between_machines_each_rank_sends_its_share_of_the_bytes():
+    interconnect = Interconnect("two", Link(0, 10e9), Link(0, 1e9), per_machine=4)
+    inside = model.over_machines(4e9, 4, interconnect)
     assert inside == pytest.approx(1.5 * 4e9 / 10e9)
     # Two machines: a quarter of the bytes for each of their ranks, sent once.
-    assert model.over_machines(4e9, 8, joined) == pytest.approx(inside + 1e9 / 1e9)
+    assert model.over_machines(4e9, 8, interconnect) == pytest.approx(inside + 1e9 / 1e9)
 
 
 @pytest.mark.parametrize(("size", "count"), [(10, 1), (1 << 20, 1), ((1 << 20) + 4, 2), (52e6, 3)])
-def test_gradients_are_cut_as_ddp_cuts_them(size, count):
+def test_bucket_count_is_that_of_ddp(size, count):
     assert model.buckets(size) == count
 
 
-def test_the_slowest_of_many_is_the_mean_of_one_and_the_highest_of_all():
+def test_expected_maximum_is_the_mean_for_one_rank_and_the_maximum_for_many():
     draws = np.random.default_rng(0).random(10_000)
     assert model.expected_max(draws, 1) == pytest.approx(draws.mean())
-    for ranks in (2, 8):  # of a uniform draw N / (N + 1)
+    for ranks in (2, 8):  # of uniform draws: N / (N + 1)
         assert model.expected_max(draws, ranks) == pytest.approx(ranks / (ranks + 1), rel=0.01)
     assert model.expected_max(draws[:10], 10_000) == pytest.approx(draws[:10].max())
 
 
-def test_communication_hides_behind_the_backward_pass_only():
+def test_communication_overlaps_with_the_backward_pass_only():
     step = [0.3, 0.3]
     assert model.step_seconds(step, 2, 0.1, 0.0) == pytest.approx(0.4)
     assert model.step_seconds(step, 2, 0.1, 1.0) == pytest.approx(0.3)
@@ -64,6 +64,6 @@ def test_communication_hides_behind_the_backward_pass_only():
     assert model.step_seconds(step, 2, 0.5, 1.0) == pytest.approx(0.3 + 0.5 - 0.2)
 
 
-def test_a_single_bucket_hides_nothing():
+def test_a_single_bucket_does_not_overlap():
     assert model.hidden_share(model.BUCKET / 2) == 0
     assert model.hidden_share(4 * model.BUCKET) == 0.75

@@ -1,4 +1,4 @@
-"""When a target was reached, and the learning rate at another batch."""
+"""Images to a target, the learning rate at another batch, and the order of trainings."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def run(curve) -> Run:
 @pytest.mark.parametrize(
     ("target", "images"), [(5.0, 100), (4.0, 100), (3.0, 150), (2.0, 200), (1.5, 375), (0.5, None)]
 )
-def test_a_target_is_reached_where_the_curve_first_meets_it(target, images):
+def test_images_to_a_target_are_interpolated_at_its_first_crossing(target, images):
     assert run(CURVE).images_to(target) == images
 
 
@@ -36,8 +36,8 @@ def test_the_learning_rate_follows_the_rule(rule, times):
     assert at_batch(experiment, 16, rule) == experiment
 
 
-def test_others_stop_at_the_target_and_a_training_that_failed_says_why(tmp_path, monkeypatch):
-    """Trainings here are lines of metrics that appear one by one."""
+def test_other_batches_stop_at_the_target_and_failures_name_their_reason(tmp_path, monkeypatch):
+    """Trainings are replaced by a function that appends lines of metrics."""
     experiment = brief(load_experiment(None, ["train.global_batch_size=8"]), 160, 4)
     losses = {8: [3, 2, 1.8, 1.5], 16: [3, 1.2, 0.5, 0.2], 4: None, 32: [3] * 8}
     validated = []
@@ -45,13 +45,13 @@ def test_others_stop_at_the_target_and_a_training_that_failed_says_why(tmp_path,
     def train(scaled, seed, folder, engine, on_validation):
         batch = scaled.train.global_batch_size
         if losses[batch] is None:
-            raise trial.TrialFailed("seed 0: no luck")
+            raise trial.TrialFailed("seed 0: out of memory")
         assert scaled.train.max_images == (160 if batch == 8 else 320)
-        place = folder / f"seed-{seed}"
-        place.mkdir(parents=True)
+        run_dir = folder / f"seed-{seed}"
+        run_dir.mkdir(parents=True)
         for number, loss in enumerate(losses[batch], 1):
             line = f'{{"split": "val", "images": {40 * number}, "loss": {loss}}}\n'
-            with (place / "metrics.jsonl").open("a") as file:
+            with (run_dir / "metrics.jsonl").open("a") as file:
                 file.write(line)
             validated.append(batch)
             on_validation({"images": 40 * number, "loss": loss})
@@ -63,16 +63,16 @@ def test_others_stop_at_the_target_and_a_training_that_failed_says_why(tmp_path,
     assert [one.batch for one in runs] == [8, 16, 32]
     reached = [one.images_to(target) for one in runs]
     assert reached == [160, pytest.approx(40 + 40 * 1.5 / 1.8), None]
-    # Again: nothing is left to train.
+    # A second call trains nothing: all runs are finished.
     assert time_to_target.compare(experiment, [8, 16, 32], ["sqrt"], tmp_path, None)[1] == runs
     assert len(validated) == 14
-    with pytest.raises(UserError, match="4 was reached after 40 images already"):
+    with pytest.raises(UserError, match="at the target of 4 after 40 images"):
         time_to_target.compare(experiment, [8, 16], ["sqrt"], tmp_path, 4.0)
-    with pytest.raises(UserError, match="global batch 4: seed 0: no luck"):
+    with pytest.raises(UserError, match="global batch 4: seed 0: out of memory"):
         time_to_target.compare(experiment, [4], ["none"], tmp_path, target)
 
 
-def test_a_brief_training_has_its_validations_and_no_schedule_that_ends():
+def test_a_brief_training_has_a_constant_learning_rate_and_its_number_of_validations():
     experiment = brief(load_experiment(None, []), 4096, 16)
     assert experiment.train.validate_every_images == 256
     assert experiment.lr == replace(load_experiment(None, []).lr, schedule="constant")
