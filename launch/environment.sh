@@ -1,9 +1,10 @@
 # shellcheck shell=bash
-# Sourced by the scripts beside it: a virtual environment with this project in it.
+# Sourced by the other scripts: create and activate a virtual environment with this project.
 #
 #   use_environment [EXTRA...]
 #
-# Made in $VENV, or .venv; installed into only when setup.cfg or the extras have changed.
+# The environment is $VENV, or .venv. The project is installed only if setup.cfg, the extras or the
+# folder have changed since the last call.
 
 use_environment() {
     local venv=${VENV:-.venv} extras stamp wanted bin
@@ -12,12 +13,12 @@ use_environment() {
     wanted="$PWD [$extras] $(cksum < setup.cfg)"
     if [ ! -x "$venv/bin/python" ]; then
         python3 -c 'import sys; sys.exit(sys.version_info < (3, 10))' || {
-            echo "error: python3 is older than 3.10" >&2
+            echo "error: python3 is older than 3.10; install a newer Python" >&2
             return 2
         }
         python3 -m venv "$venv"
     fi
-    # The launcher and its ranks are found by name.
+    # Commands such as accelerate are found on the path.
     bin=$(cd "$venv/bin" && pwd)
     export VIRTUAL_ENV=$venv PATH="$bin:$PATH"
     if ! grep -qxF -- "$wanted" "$stamp" 2>/dev/null; then

@@ -1,19 +1,21 @@
 #!/usr/bin/env bash
-# Start this machine's share of a training on several machines. Type the same on each of them, but
-# for --rank; they wait for each other. Data and run directory lie on a disk that all of them see.
+# Start the ranks of this machine in a training on several machines. Run the same command on each
+# machine, with its own --rank; the machines wait for each other. Data and run directory must be on a
+# disk that all machines share.
 #
-#   launch/multinode.sh --machines 2 --rank 0 --main-address node1 [option...] [trainer's arguments]
+#   launch/multinode.sh --machines 2 --rank 0 --main-address node1 [option...] [trainer arguments]
 #
-#   --machines N         how many there are                              ($MACHINES)
-#   --rank R             which of them this is, from 0                   ($MACHINE_RANK)
-#   --main-address HOST  machine 0, as the others can reach it           ($MAIN_ADDRESS)
-#   --main-port PORT     a free port of it; 29500                        ($MAIN_PORT)
-#   --processes P        ranks on each machine; its number of GPUs, or 1 ($PROCESSES)
-#   --interface NAME     network interface to use, e.g. ib0; any         ($INTERFACE)
-#   --engine NAME        file in accelerate_configs/ without .yaml; ddp  ($ENGINE)
+#   --machines N         number of machines                                       ($MACHINES)
+#   --rank R             number of this machine, from 0                           ($MACHINE_RANK)
+#   --main-address HOST  name or address of machine 0 in the common network       ($MAIN_ADDRESS)
+#   --main-port PORT     a free port of machine 0; default 29500                  ($MAIN_PORT)
+#   --processes P        ranks per machine; default: its number of GPUs, or 1     ($PROCESSES)
+#   --interface NAME     network interface, e.g. ib0; default: any                ($INTERFACE)
+#   --engine NAME        engine file, or a name in accelerate_configs/; default ddp  ($ENGINE)
 #   --dry-run            print the command instead of running it
 #
-# What comes after these goes to vaetrain/train.py, e.g. --experiment base train.epochs=50.
+# Environment variables in parentheses have the same meaning. All other arguments are passed to
+# vaetrain/train.py, e.g. --experiment base train.epochs=50.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -22,7 +24,7 @@ fail() {
     exit 2
 }
 
-number() { # NAME VALUE LEAST
+require_number() { # NAME VALUE MINIMUM
     if ! [[ $2 =~ ^[0-9]+$ ]] || (($2 < $3)); then
         fail "--$1: '$2' is not a whole number of at least $3"
     fi
@@ -38,7 +40,7 @@ while [ $# -gt 0 ]; do
         --machines | --rank | --main-address | --main-port | --processes | --interface | --engine) ;;
         *) break ;;
     esac
-    [ $# -gt 1 ] || fail "$1: its value is missing"
+    [ $# -gt 1 ] || fail "$1: needs a value"
     case $1 in
         --machines) machines=$2 ;;
         --rank) rank=$2 ;;
@@ -52,20 +54,21 @@ while [ $# -gt 0 ]; do
 done
 
 if [ -z "$processes" ]; then
-    # One line a GPU; none where there is no driver.
+    # One line per GPU; the command fails if there is no driver.
     gpus=$(nvidia-smi --list-gpus 2>/dev/null | wc -l) || gpus=0
     processes=$((gpus > 0 ? gpus : 1))
 fi
-number machines "$machines" 1
-number rank "$rank" 0
-number main-port "$port" 1
-number processes "$processes" 1
-((rank < machines)) || fail "--rank: $rank of $machines machines; they are counted from 0"
-[ -n "$address" ] || fail "--main-address: say where machine 0 is"
-[ -f "accelerate_configs/$engine.yaml" ] || fail "--engine: there is no accelerate_configs/$engine.yaml"
+require_number machines "$machines" 1
+require_number rank "$rank" 0
+require_number main-port "$port" 1
+require_number processes "$processes" 1
+((rank < machines)) || fail "--rank: $rank of $machines machines; machines are numbered from 0"
+[ -n "$address" ] || fail "--main-address: missing; give the address of machine 0"
+[ -f "$engine" ] || engine="accelerate_configs/$engine.yaml"
+[ -f "$engine" ] || fail "--engine: there is no $engine"
 
 command=(
-    accelerate launch --config_file "accelerate_configs/$engine.yaml"
+    accelerate launch --config_file "$engine"
     --num_machines "$machines" --num_processes "$((machines * processes))" --machine_rank "$rank"
     --main_process_ip "$address" --main_process_port "$port"
     vaetrain/train.py "$@"

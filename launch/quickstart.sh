@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Set up, build the built-in sample's shards, train on two processes, say where to look.
-# Arguments are settings for the trainer, e.g. train.epochs=5. Cheap when run again.
+# Install the project, build the shards of the built-in sample, and train on two processes.
+# Arguments are settings of the trainer, e.g. train.epochs=5. A second call resumes the training.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 source launch/environment.sh

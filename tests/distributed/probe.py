@@ -1,9 +1,9 @@
-"""A small model trained through the engine alone; what came of it, as JSON, from the main process.
+"""Training of a small model by an engine alone; the main process prints the results as JSON.
 
     accelerate launch --config_file ENGINE probe.py exact|scaled
 
-Its layers have sizes that no world size but one divides. `scaled` losses are multiplied as for
-fp16, which a CPU does not have, while the forward pass stays fp32.
+No world size but one divides its layers. `scaled` scales the losses as for fp16, which CPUs do not
+support; the forward pass stays fp32.
 """
 
 import json
@@ -29,13 +29,13 @@ from vaetrain.training.ema import WeightEma
 GLOBAL, STEPS, CLIP = 12, 6, 0.5
 
 
-def a_model() -> nn.Module:
+def small_model() -> nn.Module:
     torch.manual_seed(0)
     return nn.Sequential(nn.Linear(7, 13), nn.LayerNorm(13), nn.SiLU(), nn.Linear(13, 1))
 
 
 def scale_losses(engine: Engine) -> None:
-    """What the engine does for fp16 on a GPU, but for the forward pass."""
+    """Scale the losses as the engine does for fp16 on a GPU."""
     if isinstance(engine, TorchEngine):
         engine.scaler = torch.amp.GradScaler(engine.device.type)
     else:
@@ -48,7 +48,7 @@ def main() -> None:
     share = GLOBAL // engine.world_size
     accumulation = 3 if share % 3 == 0 else 1
     micro = share // accumulation
-    model, skeleton = a_model(), a_model().to("meta")
+    model, skeleton = small_model(), small_model().to("meta")
     config = OptimizerConfig(lr=0.05)
     engine.prepare(
         model,
@@ -61,28 +61,28 @@ def main() -> None:
         scale_losses(engine)
         assert float(engine.loss_scale) == FIRST_SCALE
     average = WeightEma(engine, skeleton, 10.0)
-    beside = nn.Parameter(torch.ones(2))  # learned loss weights
-    beside_optimizer = torch.optim.SGD([beside], lr=1.0, fused=True)
-    found = {"norms": [], "beside_norms": []}
+    outside = nn.Parameter(torch.ones(2))  # such as learned loss weights: outside the model
+    outside_optimizer = torch.optim.SGD([outside], lr=1.0, fused=True)
+    found = {"norms": [], "outside_norms": []}
     for step in range(STEPS):
         generator = torch.Generator().manual_seed(step)
         pages = torch.randn(GLOBAL, 7, generator=generator)
         targets = torch.randn(GLOBAL, 1, generator=generator)
-        for turn in range(accumulation):
-            first = (engine.rank * accumulation + turn) * micro
+        for number in range(accumulation):
+            first = (engine.rank * accumulation + number) * micro
             part = slice(first, first + micro)
-            with engine.micro_batch(last=turn == accumulation - 1):
+            with engine.micro_batch(last=number == accumulation - 1):
                 error = engine.model(pages[part]) - targets[part]
-                losses = beside[0] * error.abs().mean(1) + beside[1] * error.square().mean(1)
+                losses = outside[0] * error.abs().mean(1) + outside[1] * error.square().mean(1)
                 engine.backward(losses, GLOBAL)
-        engine.average_gradients([beside])
+        engine.average_gradients([outside])
         norm = engine.step(0.05 / (1 + step))
         found["norms"].append(float(norm))
         applied = norm.isfinite()
-        beside_norm = engine.step_replicated(beside_optimizer, 0.01, CLIP, applied)
-        found["beside_norms"].append(float(beside_norm))
+        outside_norm = engine.step_replicated(outside_optimizer, 0.01, CLIP, applied)
+        found["outside_norms"].append(float(outside_norm))
         average.update((step + 1) * GLOBAL, GLOBAL, applied)
-    found["beside"] = beside.tolist()
+    found["outside"] = outside.tolist()
     for kind in (WEIGHT, AVERAGE, *MOMENTS):
         assert {piece.dtype for piece in engine.slices(kind)} == {torch.float32}
         whole = {name: tensor.clone() for name, tensor in engine.gather(kind)}
@@ -99,12 +99,12 @@ def main() -> None:
     found["held"] = sum(piece.numel() for piece in engine.slices(AVERAGE))
     evaluated = average.model()(torch.ones(1, 7))
     found["evaluated"] = evaluated.tolist()
-    engine.require_equal(7, "all say seven")
+    engine.require_equal(7, "all ranks have seven")
     try:
         engine.require_equal(engine.rank, "ranks differ")
-        found["agree"] = True
+        found["numbers_equal"] = True
     except ConfigError as error:
-        found["agree"] = str(error) != "ranks differ"
+        found["numbers_equal"] = str(error) != "ranks differ"
     kept = engine.collect(engine.weights())
     assert bool(kept) == engine.is_main
     engine.log("found " + json.dumps(found))

@@ -1,4 +1,4 @@
-"""The engine without the trainer: the same model, moments and average on any number of ranks."""
+"""Engines without the trainer: the same weights, moments and EMA on any number of ranks."""
 
 import json
 import subprocess
@@ -8,7 +8,7 @@ import pytest
 from tests.distributed.conftest import REPO, launcher
 
 KINDS = ("weight", "average", "exp_avg", "exp_avg_sq")
-# Of three ranks the last has less than the others, or nothing at all.
+# With three ranks the last one has a smaller slice of some parameters, or none.
 DEFAULT = [("zero3", 3), ("fsdp2", 3)]
 SLOW = [
     *(("ddp", world) for world in (2, 4)),
@@ -21,7 +21,7 @@ SLOW = [
 
 
 def probe(engine: str, processes: int, losses: str = "exact") -> dict:
-    """What `probe.py` finds."""
+    """Run `probe.py` and return its results."""
     command = [*launcher(engine, processes), "tests/distributed/probe.py", losses]
     done = subprocess.run(command, cwd=REPO, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stdout + done.stderr
@@ -30,7 +30,7 @@ def probe(engine: str, processes: int, losses: str = "exact") -> dict:
 
 
 @pytest.fixture(scope="module")
-def alone():
+def one_process():
     return probe("single", 1)
 
 
@@ -38,30 +38,30 @@ def alone():
     ("engine", "processes"),
     [*DEFAULT, *(pytest.param(*case, marks=pytest.mark.slow) for case in SLOW)],
 )
-def test_any_world_computes_what_one_process_does(alone, engine, processes):
+def test_any_world_size_has_the_results_of_one_process(one_process, engine, processes):
     found = probe(engine, processes)
-    check(found, alone)
-    assert found["agree"] == (processes == 1)
-    parameters = len(alone["weight"])
+    check(found, one_process)
+    assert found["numbers_equal"] == (processes == 1)
+    parameters = len(one_process["weight"])
     if engine == "ddp":
         assert found["held"] == parameters
     else:
-        # No more than a rank's share, and what pads it: at most a row or two per parameter.
+        # A rank's share with padding, which is at most a row or two per parameter.
         assert found["held"] <= parameters / processes + 40
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("engine", ["ddp", "zero1", "zero3", "fsdp2"])
-def test_the_scale_of_losses_does_not_show(alone, engine):
-    check(probe(engine, 2, "scaled"), alone)
+def test_the_loss_scale_does_not_change_results(one_process, engine):
+    check(probe(engine, 2, "scaled"), one_process)
 
 
-def check(found: dict, alone: dict) -> None:
-    """Both are the same run, but for the order of sums."""
-    assert found["norms"] == pytest.approx(alone["norms"], rel=1e-4)
-    assert found["beside_norms"] == pytest.approx(alone["beside_norms"], rel=1e-4)
-    assert found["beside"] == pytest.approx(alone["beside"], rel=1e-5)
-    assert found["step"] == alone["step"] == 6
+def check(found: dict, expected: dict) -> None:
+    """Assert that two runs are the same up to the order of floating-point sums."""
+    assert found["norms"] == pytest.approx(expected["norms"], rel=1e-4)
+    assert found["outside_norms"] == pytest.approx(expected["outside_norms"], rel=1e-4)
+    assert found["outside"] == pytest.approx(expected["outside"], rel=1e-5)
+    assert found["step"] == expected["step"] == 6
     for kind in KINDS:
-        assert found[kind] == pytest.approx(alone[kind], rel=1e-3, abs=1e-5), kind
-    assert found["evaluated"] == [pytest.approx(row, rel=1e-4) for row in alone["evaluated"]]
+        assert found[kind] == pytest.approx(expected[kind], rel=1e-3, abs=1e-5), kind
+    assert found["evaluated"] == [pytest.approx(row, rel=1e-4) for row in expected["evaluated"]]

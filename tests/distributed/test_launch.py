@@ -1,4 +1,4 @@
-"""What people type starts the engine they asked for, or nothing."""
+"""The launcher and the command line start the engine that was asked for, or refuse."""
 
 import os
 import shutil
@@ -18,32 +18,34 @@ def first_line(out: str) -> str:
     return next(line for line in out.splitlines() if line)
 
 
-def told_losses(trainer, name):
+def logged_losses(trainer, name):
     return [line["loss"] for line in trainer.lines(name)]
 
 
-def test_the_engine_file_may_stand_before_or_after_the_script(trainer):
+def test_the_engine_file_may_be_given_before_or_after_the_script(trainer):
     script = "vaetrain/train.py"
     before = [ACCELERATE, "launch", "--config_file", DDP, script]
-    after = [ACCELERATE, "launch", script, "--config_file", DDP]
-    for name, start in (("before", before), ("after", after)):
+    after = [ACCELERATE, "launch", script, "--config_file", "ddp"]
+    module = [ACCELERATE, "launch", "-m", "vaetrain.train", "--config_file", "ddp"]
+    for name, start in (("before", before), ("after", after), ("module", module)):
         done = trainer.run([*start, *trainer.arguments(name, TWO_STEPS)])
         assert done.returncode == 0, done.stderr
         assert first_line(done.stdout) == (
             "engine=ddp backend=gloo world_size=2 precision=no "
             "global_batch=8 micro_batch=4 accumulation=1"
         )
-    assert told_losses(trainer, "before") == pytest.approx(told_losses(trainer, "after"), rel=1e-6)
+    for name in ("after", "module"):
+        assert logged_losses(trainer, name) == logged_losses(trainer, "before")
 
 
 @pytest.mark.parametrize("engine", ["single", None])
-def test_single_and_plain_python_run_one(trainer, engine):
-    out = trainer.train(f"alone-{engine}", TWO_STEPS, engine=engine)
+def test_single_and_plain_python_run_one_process(trainer, engine):
+    out = trainer.train(f"one-process-{engine}", TWO_STEPS, engine=engine)
     assert first_line(out).startswith("engine=single backend=none world_size=1")
 
 
 def test_a_second_training_in_a_run_directory_is_refused(trainer):
-    """Two processes that do not know of each other must not train twice into one record."""
+    """Two independent processes must not write into one run directory."""
     command = trainer.command("twice", "train.max_images=1000000", engine=None)
     first = trainer.start(command)
     try:
@@ -57,8 +59,8 @@ def test_a_second_training_in_a_run_directory_is_refused(trainer):
         first.communicate()
 
 
-def test_another_engine_than_the_file_asks_for_is_refused(trainer, tmp_path):
-    """MULTI_CPU starts one process of a config that asks for two."""
+def test_an_engine_file_of_an_unknown_type_is_refused(trainer, tmp_path):
+    """With MULTI_CPU Accelerate starts one process although the file asks for two."""
     config = tmp_path / "multi_cpu.yaml"
     text = (REPO / DDP).read_text().replace("MULTI_GPU", "MULTI_CPU")
     config.write_text(text)
@@ -68,8 +70,8 @@ def test_another_engine_than_the_file_asks_for_is_refused(trainer, tmp_path):
     assert f"error: {config}: distributed_type is 'MULTI_CPU'" in done.stderr
 
 
-def test_half_a_world_is_an_error(trainer):
-    """A launcher that says two ranks, of which one never comes up with the right engine."""
+def test_a_second_relaunch_is_refused(trainer):
+    """The relaunched process runs under another engine than the file asks for."""
     done = trainer.run(
         trainer.command("half", "--config_file", DDP, engine=None),
         VAETRAIN_RELAUNCHED=DDP,
@@ -79,7 +81,7 @@ def test_half_a_world_is_an_error(trainer):
 
 
 @pytest.mark.parametrize(
-    ("argument", "says"),
+    ("argument", "message"),
     [
         ("train.epochs=abc", "train.epochs: 'abc' is not a number"),
         ("wrong.key=1", "wrong: there is no such setting"),
@@ -91,15 +93,15 @@ def test_half_a_world_is_an_error(trainer):
         ("--config_file=nothing.yaml", "nothing.yaml: there is no such engine file"),
     ],
 )
-def test_mistakes_get_one_line(trainer, argument, says):
+def test_a_mistake_is_reported_in_one_line(trainer, argument, message):
     done = trainer.run(trainer.command("mistake", argument, engine=None))
     assert done.returncode == 2
     (line,) = done.stderr.splitlines()
     assert line.startswith("error: ")
-    assert says in line
+    assert message in line
 
 
-def test_help_is_quick_and_lists_the_settings():
+def test_help_lists_the_settings_within_seconds():
     command = [ACCELERATE.replace("accelerate", "python"), "vaetrain/train.py", "--help"]
     done = subprocess.run(command, cwd=REPO, capture_output=True, text=True, timeout=3, check=True)
     assert "train.global_batch_size=16" in done.stdout
@@ -119,10 +121,10 @@ def test_a_damaged_shard_is_refused(trainer, shards, tmp_path):
 
 
 @pytest.mark.slow
-def test_a_hundred_launches_end_well_on_a_busy_machine(trainer):
-    """Processes that had succeeded sometimes aborted at exit, the more so the busier it was.
+def test_a_hundred_launches_exit_with_status_0_on_a_busy_machine(trainer):
+    """Processes that had succeeded sometimes aborted at exit, most often on a busy machine.
 
-    Two at a time: four ranks and two launchers keep two cores busy.
+    Two launches at a time: four ranks and two launchers keep two cores busy.
     """
 
     def launch(number: int) -> int:
@@ -142,11 +144,11 @@ def test_a_launch_without_an_engine_is_refused(trainer, kind):
     assert f"error: the launcher: no engine has distributed_type {kind} with" in done.stderr
 
 
-def test_bf16_computes_what_fp32_does_more_roughly(trainer):
+def test_bf16_has_the_losses_of_fp32_within_its_precision(trainer):
     for precision in ("no", "bf16"):
         out = trainer.train(f"precision-{precision}", f"train.precision={precision}", TWO_STEPS)
         assert f"precision={precision}" in first_line(out)
-    exact, rough = told_losses(trainer, "precision-no"), told_losses(trainer, "precision-bf16")
+    exact, rough = logged_losses(trainer, "precision-no"), logged_losses(trainer, "precision-bf16")
     assert rough == pytest.approx(exact, rel=0.03)
     assert rough != exact
     weights = trainer.weights("precision-bf16")

@@ -1,4 +1,4 @@
-"""One training on two machines: network namespaces with a cable between them, and a Slurm job."""
+"""One training on two machines: two network namespaces with a veth pair, and a Slurm job."""
 
 import os
 import shutil
@@ -24,15 +24,15 @@ def ip(*arguments: str) -> subprocess.CompletedProcess[str]:
 
 @pytest.fixture
 def machines():
-    """The names of two network namespaces that reach each other and nothing else."""
+    """Yield the names of two network namespaces that are connected to each other only."""
     names = [f"vaetrain-{os.getpid()}-{number}" for number in (0, 1)]
     try:
         for name in names:
             made = ip("netns", "add", name)
             if made.returncode:
                 pytest.skip(f"network namespaces are not allowed here: {made.stderr.strip()}")
-            # `ip netns exec` puts it in place of /etc/hosts. Who is not in it would be looked for
-            # for minutes, without a network.
+            # `ip netns exec` mounts it as /etc/hosts. A name that is missing there would be looked up
+            # for minutes, as there is no network.
             hosts = CONFIGURATION / name / "hosts"
             hosts.parent.mkdir(parents=True)
             lines = ("127.0.0.1 localhost", *map(" ".join, zip(ADDRESSES, names, strict=True)))
@@ -54,57 +54,59 @@ def machines():
 
 
 def start(trainer, machines, name, *settings):
-    """Start a run's two halves, a machine each."""
+    """Start a run with one rank on each machine; return both launchers."""
     path = f"{os.path.dirname(ACCELERATE)}:{os.environ['PATH']}"
-    halves = []
+    launchers = []
     for rank, machine in enumerate(machines):
         share = ["--machines", "2", "--rank", str(rank), "--processes", "1"]
         share += ["--main-address", ADDRESSES[0], "--interface", CABLE]
         inside = ["ip", "netns", "exec", machine, str(REPO / "launch" / "multinode.sh")]
         command = [*inside, *share, *trainer.arguments(name, *settings)]
-        halves.append(trainer.start(command, PATH=path))
-    return halves
+        launchers.append(trainer.start(command, PATH=path))
+    return launchers
 
 
 def end(processes):
-    """Kill what is left of some runs."""
+    """Kill all processes of some runs."""
     for process in processes:
         kill_family(process.mark)
         process.communicate()
 
 
 @pytest.mark.slow
-def test_two_machines_train_one_run_and_survive_losing_one(trainer, machines):
+def test_a_run_on_two_machines_resumes_after_one_machine_dies(trainer, machines):
     name = "two-machines"
-    halves = start(trainer, machines, name, *LONG)
+    launchers = start(trainer, machines, name, *LONG)
     try:
         deadline = time.monotonic() + 240
         checkpoints = trainer.folder / name / "checkpoints"
         while not list(checkpoints.glob("[0-9]*")):
-            assert [half.poll() for half in halves] == [None, None], halves[0].communicate()
+            assert [launcher.poll() for launcher in launchers] == [None, None], launchers[
+                0
+            ].communicate()
             assert time.monotonic() < deadline
             time.sleep(0.1)
-        kill_family(halves[1].mark)
-        out, err = halves[0].communicate(timeout=60)
-        assert halves[0].returncode != 0
+        kill_family(launchers[1].mark)
+        out, err = launchers[0].communicate(timeout=60)
+        assert launchers[0].returncode != 0
         assert "error: rank 1 is dead; last seen" in err
         assert "engine=ddp backend=gloo world_size=2" in out
     finally:
-        end(halves)
+        end(launchers)
     saved = int(max(path.name for path in checkpoints.glob("[0-9]*")))
-    halves = start(trainer, machines, name, f"train.max_images={saved + 48}")
+    launchers = start(trainer, machines, name, f"train.max_images={saved + 48}")
     try:
-        out, err = halves[0].communicate(timeout=240)
-        assert halves[0].returncode == 0, err
-        assert halves[1].wait(timeout=60) == 0
+        out, err = launchers[0].communicate(timeout=240)
+        assert launchers[0].returncode == 0, err
+        assert launchers[1].wait(timeout=60) == 0
         assert f"resuming at {saved} of {saved + 48} images" in out
     finally:
-        end(halves)
+        end(launchers)
     assert trainer.lines(name)[-1]["images"] == saved + 48
 
 
 SRUN = """#!/usr/bin/env python3
-# Two nodes on one machine. As slurmstepd does, it signals every process of its step.
+# Two nodes on one machine. It signals all processes of its step, as slurmstepd does.
 import os, pathlib, signal, subprocess, sys
 
 def descendants(parent):
@@ -134,14 +136,14 @@ SCANCEL = """#!/usr/bin/env bash
 SCONTROL = """#!/usr/bin/env bash
 case $1 in
     show) echo 127.0.0.1 && echo 127.0.0.1 ;;
-    *) echo "$@" >> "$FAKE/told" ;;
+    *) echo "$@" >> "$FAKE/requeued" ;;
 esac
 """
 
 
 @pytest.mark.slow
-def test_a_slurm_job_saves_before_its_time_limit_and_queues_again(trainer, tmp_path):
-    """Slurm's own commands are played here; that it signals all of a step is its documentation."""
+def test_a_slurm_job_saves_before_its_time_limit_and_is_requeued(trainer, tmp_path):
+    """Slurm's commands are replaced; its documentation says that all processes get the signal."""
     for command, text in (("srun", SRUN), ("scancel", SCANCEL), ("scontrol", SCONTROL)):
         (tmp_path / command).write_text(text)
         (tmp_path / command).chmod(0o755)
@@ -163,4 +165,4 @@ def test_a_slurm_job_saves_before_its_time_limit_and_queues_again(trainer, tmp_p
         end([job])
     assert job.returncode == 0, err
     assert "stop requested: checkpoint saved at" in out
-    assert (tmp_path / "told").read_text() == "requeue 4711\n"
+    assert (tmp_path / "requeued").read_text() == "requeue 4711\n"

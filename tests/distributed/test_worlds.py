@@ -1,4 +1,4 @@
-"""Worlds that do not come out even: never a hang, and the same numbers on any number of ranks."""
+"""Numbers of ranks that do not divide the pages or shards: no hang, and the same results."""
 
 import subprocess
 import sys
@@ -7,13 +7,13 @@ import pytest
 
 from tests.distributed.conftest import REPO
 
-# One shard of four pages to train on, and one to validate on; a step needs three times the pages.
+# One shard of four training pages and one of validation pages; a step takes 12 pages.
 UNEVEN = ("train.global_batch_size=12", "train.max_images=60", "train.log_every_images=12")
 
 
 @pytest.fixture(scope="module")
 def few(tmp_path_factory):
-    """Shards of five pages."""
+    """Build shards of five pages."""
     folder = tmp_path_factory.mktemp("few") / "shards"
     command = [sys.executable, "-m", "shards.build", "--format", "synthetic", "--count", "5"]
     command += ["--val-fraction", "0.2", "--out", str(folder), "--workers", "1"]
@@ -23,7 +23,7 @@ def few(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def alone(trainer, few):
+def one_process(trainer, few):
     trainer.train("few-1", *UNEVEN, f"data.shards={few}")
     return "few-1"
 
@@ -40,17 +40,17 @@ def alone(trainer, few):
     ],
 )
 def test_more_ranks_than_shards_and_fewer_pages_than_a_batch(
-    trainer, few, alone, engine, processes
+    trainer, few, one_process, engine, processes
 ):
     name = f"few-{engine}-{processes}"
-    how = {"engine": engine, "processes": processes}
-    out = trainer.train(name, *UNEVEN, f"data.shards={few}", **how)
+    launch = {"engine": engine, "processes": processes}
+    out = trainer.train(name, *UNEVEN, f"data.shards={few}", **launch)
     assert f"world_size={processes} " in out
-    here, there = trainer.lines(name), trainer.lines(alone)
-    assert len(there) == 5
-    assert [line["ids_hash"] for line in here] == [line["ids_hash"] for line in there]
+    lines, expected = trainer.lines(name), trainer.lines(one_process)
+    assert len(expected) == 5
+    assert [line["ids_hash"] for line in lines] == [line["ids_hash"] for line in expected]
     for key in ("loss", "kl"):
-        values = [line[key] for line in here]
-        assert values == pytest.approx([line[key] for line in there], rel=1e-4), key
-    (here,), (there,) = trainer.lines(name, "val"), trainer.lines(alone, "val")
-    assert here["l1"] == pytest.approx(there["l1"], rel=1e-4)
+        values = [line[key] for line in lines]
+        assert values == pytest.approx([line[key] for line in expected], rel=1e-4), key
+    (line,), (expected,) = trainer.lines(name, "val"), trainer.lines(one_process, "val")
+    assert line["l1"] == pytest.approx(expected["l1"], rel=1e-4)

@@ -49,9 +49,12 @@ def test_the_environment_says_the_same_as_options():
     ("arguments", "says"),
     [
         ((), "--machines: '' is not a whole number"),
-        (("--machines", "2", "--rank", "2"), "--rank: 2 of 2 machines; they are counted from 0"),
-        (("--machines", "2", "--rank", "0"), "--main-address: say where machine 0 is"),
-        (("--machines", "2", "--rank"), "--rank: its value is missing"),
+        (
+            ("--machines", "2", "--rank", "2"),
+            "--rank: 2 of 2 machines; machines are numbered from 0",
+        ),
+        (("--machines", "2", "--rank", "0"), "--main-address: missing; give the address"),
+        (("--machines", "2", "--rank"), "--rank: needs a value"),
         (
             ("--machines", "2", "--rank", "0", "--main-address", "a", "--engine", "warp"),
             "--engine: there is no accelerate_configs/warp.yaml",

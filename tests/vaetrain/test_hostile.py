@@ -1,4 +1,4 @@
-"""Whatever stands in a file of settings, it is read, or refused in one plain line."""
+"""Damaged files of settings are read or refused in one line."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ ENGINES = sorted((REPO / "accelerate_configs").glob("*.yaml"))
 
 @pytest.fixture(scope="module")
 def path(tmp_path_factory) -> Path:
-    """A file to write."""
+    """Return the path of a file to write."""
     return tmp_path_factory.mktemp("hostile") / "file.yaml"
 
 
@@ -92,7 +92,7 @@ def test_files_with_damaged_bytes(path, kind, data):
 
 @pytest.mark.parametrize("kind", CHECKS)
 @given(data=st.data())
-def test_files_that_say_something_odd(path, kind, data):
+def test_files_with_odd_values(path, kind, data):
     whole = {"policy": POLICY, "experiment": as_dict(Experiment())}.get(kind)
     if whole is None:
         whole = yaml.safe_load(data.draw(st.sampled_from(ENGINES)).read_text())
@@ -106,9 +106,9 @@ def test_settings_on_the_command_line(pairs):
 
 
 @given(st.text(max_size=30))
-def test_what_is_no_setting(text):
+def test_text_that_is_no_setting(text):
     check_experiment(None, [text])
 
 
-def test_help_is_text_for_a_terminal():
+def test_help_has_only_printable_characters():
     assert all(line.isprintable() for line in describe_settings().splitlines())
