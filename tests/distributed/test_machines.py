@@ -31,8 +31,8 @@ def machines():
             made = ip("netns", "add", name)
             if made.returncode:
                 pytest.skip(f"network namespaces are not allowed here: {made.stderr.strip()}")
-            # `ip netns exec` mounts it as /etc/hosts. A name that is missing there would be looked up
-            # for minutes, as there is no network.
+            # `ip netns exec` mounts it as /etc/hosts. Without a network, looking up a name that is
+            # missing there takes minutes.
             hosts = CONFIGURATION / name / "hosts"
             hosts.parent.mkdir(parents=True)
             lines = ("127.0.0.1 localhost", *map(" ".join, zip(ADDRESSES, names, strict=True)))
