@@ -81,9 +81,8 @@ def test_a_run_on_two_machines_resumes_after_one_machine_dies(trainer, machines)
         deadline = time.monotonic() + 240
         checkpoints = trainer.folder / name / "checkpoints"
         while not list(checkpoints.glob("[0-9]*")):
-            assert [launcher.poll() for launcher in launchers] == [None, None], launchers[
-                0
-            ].communicate()
+            running = [launcher.poll() is None for launcher in launchers]
+            assert running == [True, True], launchers[0].communicate()
             assert time.monotonic() < deadline
             time.sleep(0.1)
         kill_family(launchers[1].mark)
