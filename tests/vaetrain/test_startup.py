@@ -9,7 +9,8 @@ import pytest
 
 from vaetrain.engines.base import Engine
 from vaetrain.engines.engine_files import engine_file, engine_names, read_engine_file
-from vaetrain.engines.spec import ENGINES, LAUNCH_KINDS, Launch, running_launch
+from vaetrain.engines.factory import start_engine
+from vaetrain.engines.spec import ENGINES, LAUNCH_KINDS, EngineSpec, Launch, running_launch
 from vaetrain.settings import ConfigError
 
 REPO = Path(__file__).resolve().parents[2]
@@ -35,6 +36,26 @@ def test_each_engine_has_a_class_and_all_options_of_its_kind(name):
     assert issubclass(getattr(importlib.import_module(module), class_name), Engine)
     assert spec.name == name
     assert spec.options.keys() == LAUNCH_KINDS[spec.distributed_type].variables.keys()
+
+
+class ToyEngine:
+    def __init__(self, launch: Launch, precision: str | None, timeout: float) -> None:
+        self.launch = launch
+
+
+def test_an_engine_is_added_by_one_entry_of_the_table(tmp_path, monkeypatch):
+    options = {"fsdp_version": "3"}
+    toy = EngineSpec("toy", f"{__name__}.ToyEngine", "FSDP", options, min_processes=2, stage=3)
+    monkeypatch.setitem(ENGINES, "toy", toy)
+    path = tmp_path / "toy.yaml"
+    path.write_text("distributed_type: FSDP\nnum_processes: 4\nfsdp_config: {fsdp_version: 3}\n")
+    launch = read_engine_file(path)
+    assert launch == Launch("toy", 4, "no")
+    environment = {"WORLD_SIZE": "4", "ACCELERATE_USE_FSDP": "true", "FSDP_VERSION": "3"}
+    assert running_launch(environment) == launch
+    engine = start_engine(launch)
+    assert type(engine).__name__ == "ToyEngine"
+    assert engine.launch is launch
 
 
 def test_a_name_is_a_shipped_file_from_any_folder_and_a_path_is_itself(tmp_path, monkeypatch):

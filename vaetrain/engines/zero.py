@@ -146,7 +146,7 @@ class ZeroEngine(Engine):
             safe_set_full_optimizer_state(parameter, whole, kind)
             return
         # The last rank's slice is padded. DeepSpeed's `safe_set_full_optimizer_state` ignores that
-        # under stage 3 and reads beyond the end.
+        # under stage 3 and runs over its end.
         size = parameter.ds_tensor.ds_numel
         part = whole.flatten()[self.rank * size : (self.rank + 1) * size]
         padded = nn.functional.pad(part, (0, size - part.numel()))
