@@ -30,7 +30,7 @@ Replacement = Callable[[nn.Module], contextlib.AbstractContextManager[None]]
 
 
 class ResidentBatch(NamedTuple):
-    """A micro batch on the device.
+    """Micro batch on the device.
 
     Attributes:
         inputs, targets: float32 (B, 1, H, W).

@@ -33,7 +33,7 @@ STEP = "step"  # name of a whole step in a trace
 
 
 class Steps:
-    """A trainer at its first step, and plain loops of the same model on batches on the device.
+    """Trainer at its first step, and plain loops of the same model on batches on the device.
 
     It never ends, and neither validates nor saves, but it logs as the experiment says.
 

@@ -1,1 +1,1 @@
-"""The GAN part of a VAE-GAN."""
+"""VAE-GAN: discriminators, GAN losses, regularizers and their training."""

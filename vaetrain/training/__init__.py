@@ -1,1 +1,1 @@
-"""The training loop and its state."""
+"""Training of a run: set-up, step, loop and training state."""

@@ -12,8 +12,9 @@ LEARNED_LR = 1e-2  # of the log variances: a variance doubles in some seventy st
 
 
 class KLController:
-    """A beta that holds the KL at a target: ControlVAE (Shao et al. 2020, section 4.1, eq. 7-9).
+    """PI controller of beta that holds the KL at a target.
 
+    ControlVAE (Shao et al. 2020, section 4.1, eq. 7-9):
     beta = Kp / (1 + exp(e)) - Ki * sum(e), where e is the target minus the KL, in nats a page. beta
     is clamped to 0..`beta.max`; while it is at a bound, the sum stops growing (anti-windup). All of
     it is on the device and never synchronises with the host.

@@ -28,7 +28,7 @@ from vaetrain.training.collapse import PosteriorReport
 
 
 class TrainingFailed(UserError):
-    """A run that ends before its horizon, on all ranks alike; the message is one line."""
+    """End of a run before its horizon, on all ranks; the message is one line."""
 
 
 def log_means(run: Run, log: RunLog) -> None:

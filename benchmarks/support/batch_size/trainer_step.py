@@ -30,7 +30,7 @@ BOXES_OF_A_PAGE = 116  # the median of real pages
 
 
 class PageLosses:
-    """A new model and the trainer's forward path, from a batch to the losses of its pages.
+    """New model and the trainer's forward path, from a batch to the losses of its pages.
 
     Attributes:
         model: with weights from the experiment's seed, on the device.
