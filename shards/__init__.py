@@ -1,1 +1,1 @@
-"""Wireframe shards: layouts in, WebDataset tars and an index out, and back in as batches."""
+"""Wireframe shards: builder of WebDataset tars with an index, and reader of batches from them."""

@@ -1,4 +1,4 @@
-"""What the commands of this package share: one-line errors, exit statuses, progress bars."""
+"""Helpers of the commands: one-line errors, exit statuses, progress bars."""
 
 from __future__ import annotations
 
@@ -11,20 +11,18 @@ from pathlib import Path
 from typing import NoReturn
 
 from shards.errors import DamagedShards, UserError, one_line
+from shards.location import parse_location
 
 
 class Parser(argparse.ArgumentParser):
-    """An argument parser whose errors are one line, without the usage."""
+    """Argument parser that prints errors as one line, without the usage."""
 
     def error(self, message: str) -> NoReturn:
         self.exit(2, f"{self.prog}: {message}\n")
 
 
 def location(text: str) -> str | Path:
-    """An argument that is a folder of shards, or its address, which stays text."""
-    # Imported only here: it knows of UserError.
-    from shards.location import parse_location
-
+    """Convert an argument to a folder of shards as a path, or to an address as text."""
     try:
         return parse_location(text)
     except UserError as error:
@@ -32,12 +30,12 @@ def location(text: str) -> str | Path:
 
 
 def run(name: str, command: Callable[[], int]) -> NoReturn:
-    """Run a command and leave with its status; 2 for a user's mistake, 1 if files fail it.
+    """Run a command and exit with its status; 2 for a user error, 1 for an error in files.
 
-    SIGTERM ends it as Ctrl-C does, so that what it has begun is tidied away.
+    SIGTERM is handled as Ctrl-C, so that unfinished files are removed.
     """
     signal.signal(signal.SIGTERM, signal.default_int_handler)
-    # A label in a script the terminal cannot show must not end the command.
+    # A label with characters that the terminal cannot encode must not end the command.
     sys.stdout.reconfigure(errors="backslashreplace")
     try:
         sys.exit(command())
@@ -57,13 +55,13 @@ def _report(name: str, message: str, status: int) -> int:
 
 
 def print_line(message: str) -> None:
-    """Print a line at once; that its disk is full, or that nobody reads it, ends nothing."""
+    """Print a line and flush; ignore a full disk and a closed pipe."""
     with contextlib.suppress(OSError):
         print(message, flush=True)
 
 
 def progress(items: Iterable | None = None, **settings):
-    """A tqdm progress bar on stderr; none where stderr is not a terminal."""
+    """Return a tqdm progress bar on stderr, disabled if stderr is not a terminal."""
     from tqdm import tqdm
 
     return tqdm(items, disable=not sys.stderr.isatty(), **settings)

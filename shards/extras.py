@@ -8,11 +8,11 @@ from shards.errors import UserError
 
 
 def require(module: str, extra: str, purpose: str) -> None:
-    """Raise UserError, naming the command that installs it, where a module is missing.
+    """Raise UserError with the install command if a module is missing.
 
     Args:
-        extra: the extra in setup.cfg that brings the module.
-        purpose: what needs it.
+        extra: extra in setup.cfg that installs the module.
+        purpose: feature that needs the module, for the message.
     """
     if importlib.util.find_spec(module) is None:
-        raise UserError(f"{purpose} needs {module}, type: pip install -e '.[{extra}]'")
+        raise UserError(f"{purpose} needs {module}; install it with: pip install -e '.[{extra}]'")

@@ -1,4 +1,4 @@
-"""Open the index of shards, in a folder or on a server."""
+"""Opening of shards, in a folder or on a server."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ def open_index(location: str | Path, options: CacheOptions | None = None) -> Ind
     Args:
         options: cache settings for an address; None: the defaults.
 
-    Raises `UserError` for an address that is not supported or whose driver is missing, and
-    `DamagedShards` as `Index.of_folder` does.
+    Raises `UserError` for an address that is not supported or has no driver installed, and
+    `DamagedShards` for a damaged index, as `Index.of_folder` does.
     """
     if protocol_of(location) is not None:
         return Index.of_folder(*open_cache(location, options))

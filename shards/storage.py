@@ -1,28 +1,25 @@
-"""Files that appear on disk whole or not at all, and their checksums."""
+"""Atomic writes of files and folders, and checksums."""
 
 from __future__ import annotations
 
 import contextlib
 import hashlib
-from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO
-
-if TYPE_CHECKING:
-    pass
 import os
 import shutil
 from collections.abc import Iterator
+from pathlib import Path
+from typing import BinaryIO
 
 from shards.errors import UserError
 
 
 class CannotWrite(UserError):
-    """A full disk, or one that is not for writing; the message is one plain line."""
+    """A full or read-only disk; the message is one plain line that names the file."""
 
 
 @contextlib.contextmanager
 def writing(path: Path) -> Iterator[None]:
-    """Around what writes `path`; raises CannotWrite, naming it, where the disk refuses."""
+    """Convert an OSError of the enclosed writes to CannotWrite, which names `path`."""
     try:
         yield
     except OSError as error:
@@ -30,7 +27,7 @@ def writing(path: Path) -> Iterator[None]:
 
 
 def write_atomic(path: Path, text: str) -> None:
-    """Write a text file whole or not at all, in place of one that is there."""
+    """Write a text file atomically, replacing an existing one."""
     draft = path.with_name(f".{path.name}.tmp")
     try:
         draft.write_text(text, encoding="utf-8")
@@ -42,9 +39,10 @@ def write_atomic(path: Path, text: str) -> None:
 
 @contextlib.contextmanager
 def atomic_folder(path: Path) -> Iterator[Path]:
-    """A new folder to fill, which takes the place of `path` in the end, on disk and whole.
+    """Give a new folder to fill; at the end sync it to disk and rename it to `path`.
 
-    Raises CannotWrite where the disk refuses; what was in `path` is still there then.
+    An existing `path` is replaced. Raises CannotWrite if a write fails; an existing `path` is kept
+    then.
     """
     draft = path.with_name(f".{path.name}.tmp")
     with writing(path):
@@ -60,19 +58,19 @@ def atomic_folder(path: Path) -> Iterator[Path]:
             draft.rename(path)
             sync_path(path.parent)
         except OSError:
-            shutil.rmtree(draft, ignore_errors=True)  # it may be what fills the disk
+            shutil.rmtree(draft, ignore_errors=True)  # it may fill the disk
             raise
 
 
 def remove_folder(path: Path) -> None:
-    """Remove a folder whole: a crash leaves all of it, or what its name says is rubbish."""
-    rubbish = path.with_name(f".{path.name}.old.tmp")
-    path.rename(rubbish)
-    shutil.rmtree(rubbish)
+    """Remove a folder atomically: it is renamed first, so a crash leaves all of it or none."""
+    removed = path.with_name(f".{path.name}.old.tmp")
+    path.rename(removed)
+    shutil.rmtree(removed)
 
 
 def sync_path(path: Path) -> None:
-    """Have the disk hold a file, or a folder's own entries, the names of what is in it."""
+    """Sync a file to disk, or the entries of a folder (not the contents of its files)."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -81,7 +79,7 @@ def sync_path(path: Path) -> None:
 
 
 def sha256_of(file: Path | BinaryIO) -> str:
-    """The SHA-256 of a file, or of what is left to read of an open one, in hexadecimal."""
+    """Return the SHA-256, in hexadecimal, of a file or of the rest of an open one."""
     digest = hashlib.sha256()
     with file.open("rb") if isinstance(file, Path) else contextlib.nullcontext(file) as stream:
         while block := stream.read(1 << 20):

@@ -1,10 +1,10 @@
-"""Check that shards are whole: every byte, every row of the index.
+"""Verify shards: every byte of the tars and every row of the index.
 
     python -m shards.verify data/sample
     python -m shards.verify s3://bucket/pages
 
-Exit status 0 if they are, 1 if anything is damaged; each line says what and where. From a server
-every shard is fetched anew, one after the other, whatever a cache holds.
+The exit status is 0 if all are undamaged and 1 otherwise; one line is printed for each fault. The
+shards of a server are all fetched again, one after the other, without using the cache.
 """
 
 from __future__ import annotations
@@ -36,20 +36,20 @@ from shards.open import open_index
 from shards.remote.cache import CacheOptions
 from shards.storage import sha256_of
 
-PATIENCE = 60.0  # seconds for which a file of a server that cannot be fetched is tried for
-END_OF_TAR = 2 * BLOCK  # zeros, and padding to whole records after them
+PATIENCE = 60.0  # seconds for which a failing fetch is retried
+END_OF_TAR = 2 * BLOCK  # bytes of zeros; padding to whole records may follow
 MEMBERS = {"boxes": {JSON, BOXES}, "png": {JSON, PNG}, "both": {JSON, BOXES, PNG}}
 
 
 def main() -> int:
-    """Run the command; the exit status."""
+    """Run the command and return the exit status."""
     parser = cli.Parser(
         prog="shards.verify",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument(
-        "location", type=cli.location, metavar="DIR", help="folder of built shards, or address"
+        "location", type=cli.location, metavar="DIR", help="folder or address of shards"
     )
     location = parser.parse_args().location
     if isinstance(location, Path) and not location.is_dir():
@@ -67,30 +67,29 @@ def main() -> int:
 
 
 def find_damage(location: str | Path, options: CacheOptions | None = None) -> Iterator[str]:
-    """Everything that is wrong with some shards, a line each.
+    """Yield one line for each fault of some shards.
 
     Args:
-        options: where the files of an address are fetched to; what lies there already is not
-            fetched again.
+        options: cache for the files of an address; files in it are not fetched again.
     """
     try:
         index = open_index(location, options)
     except DamagedShards as error:
         yield str(error)
         return
-    yield from _folder_damages(index) if index.cache is None else _server_damages(index)
+    yield from _folder_faults(index) if index.cache is None else _server_faults(index)
     bar = cli.progress(index.shards, desc="checking", unit="shard")
     for shard in bar:
-        yield from _shard_damages(index, shard)
+        yield from _shard_faults(index, shard)
 
 
-def _folder_damages(index: Index) -> Iterator[str]:
-    """What is wrong beside the shards of a folder."""
+def _folder_faults(index: Index) -> Iterator[str]:
+    """Yield the faults of a folder in files other than the shards of its index."""
     path = index.folder / HEADER_NAME
     if path.read_bytes() != header_bytes(index.header):
-        yield f"{path}: was changed; it is not what its own checksum says"
+        yield f"{path}: was changed: its own checksum does not match"
     if sha256_of(index.folder / TABLE_NAME) != index.header.get("table_sha256"):
-        yield f"{index.folder / TABLE_NAME}: its SHA-256 is not the one in the header"
+        yield f"{index.folder / TABLE_NAME}: SHA-256 differs from {HEADER_NAME}"
     expected = {shard.name for shard in index.shards}
     for path in sorted(index.folder.glob("*.tar")):
         if path.name not in expected:
@@ -99,15 +98,15 @@ def _folder_damages(index: Index) -> Iterator[str]:
         yield f"{index.folder / REJECTS_NAME}: is missing"
 
 
-def _server_damages(index: Index) -> Iterator[str]:
-    """What is wrong beside the shards of a server; its index was checked when it was fetched."""
+def _server_faults(index: Index) -> Iterator[str]:
+    """Yield the faults of a server beside its shards; its index was verified by the fetch."""
     try:
         index.cache.remote.read(REJECTS_NAME)
     except DamagedShards as error:
         yield str(error)
 
 
-def _shard_damages(index: Index, shard: Shard) -> Iterator[str]:
+def _shard_faults(index: Index, shard: Shard) -> Iterator[str]:
     path = f"{index.location}/{shard.name}"
     if index.cache is not None:
         try:
@@ -122,21 +121,21 @@ def _shard_damages(index: Index, shard: Shard) -> Iterator[str]:
             return
         size = local.stat().st_size
         if size != shard.bytes:
-            yield f"{path}: {size} bytes, not the {shard.bytes} of the index"
+            yield f"{path}: {size} bytes, but {shard.bytes} in the index"
         elif sha256_of(local) != shard.sha256:
-            yield f"{path}: its SHA-256 is not the one in the index"
+            yield f"{path}: SHA-256 differs from {HEADER_NAME}"
         stream = local.open("rb")
     with stream:
-        yield from _sample_damages(index, shard, stream)
+        yield from _sample_faults(index, shard, stream)
 
 
-def _sample_damages(index: Index, shard: Shard, stream: BinaryIO) -> Iterator[str]:
-    """What is wrong with the samples in an open shard, up to the first that cannot be read."""
+def _sample_faults(index: Index, shard: Shard, stream: BinaryIO) -> Iterator[str]:
+    """Yield the faults of the samples in an open shard, up to the first unreadable sample."""
     path, expected = f"{index.location}/{shard.name}", 0
     for sample_id in range(shard.first, shard.first + shard.samples):
         record = index.table[sample_id]
         if int(record["offset"]) != expected:
-            yield f"{path}: the index's row of sample {sample_id} points elsewhere"
+            yield f"{path}: the offset of sample {sample_id} in the index is wrong"
             return
         expected += int(record["blocks"])
         data = stream.read(int(record["blocks"]) * BLOCK)
@@ -151,32 +150,32 @@ def _sample_damages(index: Index, shard: Shard, stream: BinaryIO) -> Iterator[st
 
 
 def _check_sample(index: Index, record: np.void, data: bytes, path: str) -> None:
-    """Raise for a sample that is not what its row says."""
+    """Raise if a sample differs from its row in the index."""
     members = list(read_members(data, path))
     contents = {extension: content for _, extension, content in members}
     if contents.keys() != MEMBERS[index.header["store"]] or len({key for key, *_ in members}) != 1:
         raise ValueError(f"its members are {', '.join(sorted(contents))}")
-    told = json.loads(contents[JSON])
-    if not isinstance(told, dict):
+    meta = json.loads(contents[JSON])
+    if not isinstance(meta, dict):
         raise ValueError(f"{JSON} holds no object")
-    facts = (told["w"], told["h"], told["label"], told.get("template", ""))
+    in_json = (meta["w"], meta["h"], meta["label"], meta.get("template", ""))
     if record["label"] >= len(index.labels) or record["template"] >= len(index.templates):
-        raise ValueError("its row has a label or template that the header does not name")
+        raise ValueError("its row has a label or template that is not in the header")
     row = (
         int(record["width"]),
         int(record["height"]),
         index.labels[record["label"]],
         index.templates[record["template"]],
     )
-    if facts != row:
-        raise ValueError(f"{JSON} says {facts}, its row {row}")
+    if in_json != row:
+        raise ValueError(f"{JSON} has {in_json}, but its row {row}")
     if BOXES in contents:
         boxes = read_boxes(contents[BOXES])
         if len(boxes) != record["boxes"]:
-            raise ValueError(f"{BOXES} has not the {record['boxes']} boxes of its row")
+            raise ValueError(f"{BOXES} has {len(boxes)} boxes, but its row {record['boxes']}")
         first, last = boxes[:, :2], boxes[:, 2:]
         if not ((first >= 0) & (first < last) & (last <= row[:2])).all():
-            raise ValueError(f"{BOXES} has a box that is empty, or not on the canvas")
+            raise ValueError(f"{BOXES} has an empty box or one outside the canvas")
     if PNG in contents:
         decode_png(contents[PNG])
 

@@ -1,8 +1,8 @@
-"""The index beside the shards: a small JSON header and a memory-mapped table, one row a sample.
+"""Index of shards: a small JSON header and a memory-mapped table with one row per sample.
 
-A sample's id is its row, for ever. Train samples come first, then val; the samples of one shard are
-consecutive rows, in the order of the tar, and the header says how many they are. Opening costs the
-same for ten samples and for 10^8.
+The id of a sample is its row and never changes. Train samples come first, then val. The samples of
+one shard are consecutive rows in the order of the tar; the header holds their number. Opening takes
+the same time for ten samples and for 10^8. A damaged index is refused here.
 """
 
 from __future__ import annotations
@@ -29,8 +29,8 @@ BLOCK = 512  # bytes of a tar block
 SPLITS = ("train", "val")
 STORES = ("boxes", "png", "both")
 
-# The sample's members lie in [offset * BLOCK, (offset + blocks) * BLOCK) of its shard. `boxes` is 0
-# for PNG-only samples; `label` and `template` are positions in the header's lists.
+# The members of a sample are bytes [offset * BLOCK, (offset + blocks) * BLOCK) of its shard.
+# `boxes` is 0 for PNG-only samples; `label` and `template` are positions in the header's lists.
 RECORD = np.dtype(
     [
         ("offset", "<u4"),
@@ -45,12 +45,12 @@ RECORD = np.dtype(
 
 _HEADER_SHA256 = "header_sha256"
 _SHARD_NAME = re.compile(r"(train|val)-\d{6}\.tar")
-_SHA256 = re.compile(r"[0-9a-f]{64}")  # it names files of a cache, and stands in model cards
+_SHA256 = re.compile(r"[0-9a-f]{64}")  # used as file name in caches, and in model cards
 
 
 @dataclass(frozen=True)
 class Shard:
-    """One tar: its file name, split, samples, size in bytes, checksum, first sample id."""
+    """One tar: file name, split, number of samples, size in bytes, checksum, first sample id."""
 
     name: str
     split: str
@@ -61,25 +61,25 @@ class Shard:
 
 
 class ShardStore(Protocol):
-    """Where shards that do not lie beside their index are fetched to: `shards.remote.cache`."""
+    """Interface of the cache for shards on a server, see `shards.remote.cache`."""
 
     remote: Any
     options: Any
 
     def open(self, shard: Shard) -> io.FileIO:
-        """Open a whole, checked shard."""
+        """Open a complete and verified shard."""
 
     def prefetch(self, shards: Iterable[Shard]) -> None:
-        """Fetch shards ahead of their use."""
+        """Fetch shards before they are used."""
 
 
 @dataclass(frozen=True)
 class Index:
-    """An opened index. `table` is memory-mapped, of dtype `RECORD`, one row a sample.
+    """An opened index. `table` is memory-mapped, of dtype `RECORD`, one row per sample.
 
-    cache: where shards on a server are fetched to; None: they lie in `folder`, beside the index.
-    labels, templates: the names that the table's columns point into; the template "" stands for
-    samples that name none.
+    cache: cache of shards on a server; None: the shards lie in `folder`, beside the index.
+    labels, templates: names that the table's columns point into; samples without a template have
+        the template "".
     """
 
     folder: Path
@@ -92,17 +92,17 @@ class Index:
 
     @classmethod
     def of_folder(cls, folder: Path, cache: ShardStore | None = None) -> Index:
-        """Open the index in `folder` without reading the table, of shards there or in a cache.
+        """Open the index in `folder`; the shards are there or in a cache. The table is not read.
 
-        Raises `DamagedShards` if header or table is missing, odd, or they disagree in size. That
-        the table's rows and the tars are what the header says is for `shards.verify` to find.
+        Raises `DamagedShards` if header or table is missing, malformed, or of different sizes. The
+        contents of table and tars are checked when they are read, and by `shards.verify`.
         """
         path = folder / HEADER_NAME
         header = _read_header(path)
         shards = _shards(path, header)
         samples = sum(shard.samples for shard in shards)
         if header.get("samples") != samples:
-            raise DamagedShards(f"{path}: its shards hold {samples} samples, not what it says")
+            raise DamagedShards(f'{path}: "samples" is not the {samples} samples of its shards')
         table = _map_table(folder / TABLE_NAME, samples)
         labels, templates = (_names(path, header, key) for key in ("labels", "templates"))
         return cls(folder, header, shards, labels, templates, table, cache)
@@ -111,33 +111,33 @@ class Index:
         return len(self.table)
 
     def __reduce__(self) -> tuple:
-        # To reader processes goes the folder's name: a memory map would be copied whole.
+        # Reader processes get the folder's name; pickling a memory map copies all its data.
         return Index.of_folder, (self.folder, self.cache)
 
     def check_unchanged(self) -> None:
-        """Raises DamagedShards where the header on disk is no longer the one that was opened."""
+        """Raise DamagedShards if the header on disk is not the opened one any more."""
         path = self.folder / HEADER_NAME
         if _read_header(path) != self.header:
-            raise DamagedShards(f"{path}: was replaced while it was in use; these are other shards")
+            raise DamagedShards(f"{path}: was replaced while it was in use; start again")
 
     @property
     def location(self) -> str:
-        """Where the shards are, for messages: the folder, or the address."""
+        """Folder or address of the shards, for messages."""
         return str(self.folder) if self.cache is None else self.cache.remote.url
 
     def rows(self, ids: np.ndarray) -> np.ndarray:
-        """The table's rows of samples, int64 (B,); raises DamagedShards for impossible ones."""
+        """Return the table's rows of sample ids, int64 (B,); raise DamagedShards for a bad row."""
         rows = self.table[ids]
-        is_whole = (rows["width"] > 0) & (rows["height"] > 0)
-        is_whole &= rows["label"] < len(self.labels)
-        is_whole &= rows["template"] < len(self.templates)
-        if not is_whole.all():
-            wrong = np.asarray(ids)[~is_whole][0]
-            raise DamagedShards(f"{self.folder / TABLE_NAME}: the row of sample {wrong} is damaged")
+        is_valid = (rows["width"] > 0) & (rows["height"] > 0)
+        is_valid &= rows["label"] < len(self.labels)
+        is_valid &= rows["template"] < len(self.templates)
+        if not is_valid.all():
+            bad = np.asarray(ids)[~is_valid][0]
+            raise DamagedShards(f"{self.folder / TABLE_NAME}: the row of sample {bad} is damaged")
         return rows
 
     def shards_of(self, ids: np.ndarray) -> np.ndarray:
-        """The numbers of the shards that samples, int64 (B,), lie in, int64 (B,)."""
+        """Return the number of the shard, int64 (B,), of each sample id, int64 (B,)."""
         return np.searchsorted(self._firsts, ids, side="right") - 1
 
     @cached_property
@@ -145,7 +145,7 @@ class Index:
         return np.array([shard.first for shard in self.shards])
 
     def ids(self, split: str) -> range:
-        """The sample ids of "train", "val" or "all"."""
+        """Return the sample ids of "train", "val" or "all"."""
         train = sum(shard.samples for shard in self.shards if shard.split == "train")
         bounds = {"train": (0, train), "val": (train, len(self)), "all": (0, len(self))}
         return range(*bounds[split])
@@ -155,11 +155,11 @@ def _read_header(path: Path) -> dict[str, Any]:
     try:
         header = json.loads(path.read_bytes())
     except OSError as error:
-        raise DamagedShards(f"{path}: {error.strerror}; shards.build writes it") from None
+        raise DamagedShards(f"{path}: {error.strerror}; rebuild with shards.build") from None
     except (ValueError, RecursionError):
-        raise DamagedShards(f"{path}: damaged, not JSON") from None
+        raise DamagedShards(f"{path}: is damaged: not JSON") from None
     if not isinstance(header, dict) or header.get("schema") != SCHEMA:
-        raise DamagedShards(f"{path}: not an index of schema {SCHEMA}: build these shards anew")
+        raise DamagedShards(f"{path}: is not an index of schema {SCHEMA}; rebuild the shards")
     if header.get("store") not in STORES:
         raise DamagedShards(f'{path}: "store" must be one of {", ".join(STORES)}')
     width = header.get("png_width")
@@ -173,17 +173,17 @@ def _read_header(path: Path) -> dict[str, Any]:
 def _shards(path: Path, header: dict[str, Any]) -> list[Shard]:
     entries = header.get("shards")
     if not isinstance(entries, list) or not entries:
-        raise DamagedShards(f'{path}: "shards" must be a list that is not empty')
+        raise DamagedShards(f'{path}: "shards" must be a list with at least one entry')
     shards: list[Shard] = []
     first = 0
     for number, entry in enumerate(entries):
         if not _is_shard(entry):
-            raise DamagedShards(f"{path}: entry {number} of its shards is damaged")
+            raise DamagedShards(f'{path}: entry {number} of "shards" is damaged')
         shards.append(Shard(first=first, **entry))
         first += entry["samples"]
     splits = [shard.split for shard in shards]
     if splits != sorted(splits) or len({shard.name for shard in shards}) != len(shards):
-        raise DamagedShards(f"{path}: its shards are out of order or doubled")
+        raise DamagedShards(f'{path}: "shards" are out of order or repeated')
     return shards
 
 
@@ -203,7 +203,7 @@ def _is_sha256(text: object) -> bool:
 def _names(path: Path, header: dict[str, Any], key: str) -> list[str]:
     names = header.get(key)
     if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
-        raise DamagedShards(f'{path}: "{key}" must be a list of texts')
+        raise DamagedShards(f'{path}: "{key}" must be a list of strings')
     return names
 
 
@@ -212,18 +212,18 @@ def _map_table(path: Path, samples: int) -> np.ndarray:
         size = path.stat().st_size
         if size != samples * RECORD.itemsize:
             raise DamagedShards(
-                f"{path}: {size} bytes where {samples} samples need {samples * RECORD.itemsize}"
+                f"{path}: {size} bytes, but {samples} samples need {samples * RECORD.itemsize}"
             )
         return np.memmap(path, RECORD, mode="r")
     except OSError as error:
-        raise DamagedShards(f"{path}: {error.strerror}; shards.build writes it") from None
+        raise DamagedShards(f"{path}: {error.strerror}; rebuild with shards.build") from None
 
 
 def header_bytes(header: dict[str, Any]) -> bytes:
-    """The header as the bytes of its file, with the SHA-256 of all else in it as its last entry.
+    """Return the bytes of the header file; its last entry is the SHA-256 of the other entries.
 
-    An entry of that name which `header` has already is replaced.
+    An existing entry of that name is replaced.
     """
-    told = {key: value for key, value in header.items() if key != _HEADER_SHA256}
-    told[_HEADER_SHA256] = hashlib.sha256(json.dumps(told).encode()).hexdigest()
-    return json.dumps(told, indent=1).encode() + b"\n"
+    signed = {key: value for key, value in header.items() if key != _HEADER_SHA256}
+    signed[_HEADER_SHA256] = hashlib.sha256(json.dumps(signed).encode()).hexdigest()
+    return json.dumps(signed, indent=1).encode() + b"\n"

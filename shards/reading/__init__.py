@@ -1,1 +1,1 @@
-"""Reading shards: sample order, batches, reader processes, drawing."""
+"""Reader of shards: sample order, batches, reader processes, drawing."""

@@ -1,4 +1,4 @@
-"""A micro batch of pages, on the host or the device."""
+"""Micro batch of pages, on the host or the device."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ from shards.reading.draw import draw, place
 
 @dataclass
 class Batch:
-    """One micro batch, on the host or the device.
+    """One micro batch of pages, on the host or the device.
 
     Attributes:
         ids: Long (B,), sample ids.
-        epochs: Long (B,), the epoch each sample belongs to: randomness is drawn from it.
+        epochs: Long (B,), the epoch of each sample, from which its random numbers are derived.
         heights: Long (B,), rows of each page in the image; rows below are padding.
         size: (H, W) of the image, pixels.
         tops: Long (B,), the row of the scaled page that the image starts at.
         canvas: float32 (B, 2), width and height of each page, canvas pixels.
         boxes: float32 (T, 4), corners x0, y0, x1, y1 of all boxes, canvas pixels; None: `pixels`.
-        owner: Long (T,), which of the B pages each box belongs to.
-        pixels: uint8 (B, 1, H, W), for shards that hold images only.
+        owner: Long (T,), the page of each box, 0 to B - 1.
+        pixels: uint8 (B, 1, H, W), for shards that hold only images.
     """
 
     ids: Tensor
@@ -44,23 +44,23 @@ class Batch:
         return len(self.ids)
 
     def pin_memory(self) -> Batch:
-        """The batch in page-locked host memory; DataLoader calls this."""
+        """Return the batch in page-locked host memory; called by DataLoader."""
         return self._map(lambda tensor: tensor.pin_memory())
 
     def to(self, device: torch.device) -> Batch:
-        """The batch on `device`; from page-locked memory without waiting for the copy."""
+        """Return the batch on `device`; copies from page-locked memory are asynchronous."""
         return self._map(lambda tensor: tensor.to(device, non_blocking=True))
 
     def images(self) -> Tensor:
-        """The pages as wireframes, float32 (B, 1, H, W) in [0, 1], on the batch's device."""
+        """Return the pages drawn as float32 (B, 1, H, W) in [0, 1], on the batch's device."""
         if self.pixels is not None:
             return self.pixels.float().div_(255.0)
         placed = place(self.boxes, self.owner, self.canvas, self.tops, self.size[1])
         return draw(placed, self.owner, self.heights, self.size)
 
     def __getstate__(self) -> dict[str, Any]:
-        # Between processes a tensor goes as a file of shared memory, of which those of a few KB
-        # took 3 ms a batch to open; arrays are copied. Pixels are large enough for a file.
+        # A tensor is sent between processes as a file of shared memory; opening those of a few KB
+        # took 3 ms a batch. Arrays are copied instead. Pixels are large enough for a file.
         small = {name: value for name, value in vars(self).items() if name != "pixels"}
         arrays = {k: v.numpy() if isinstance(v, Tensor) else v for k, v in small.items()}
         return arrays | {"pixels": self.pixels}

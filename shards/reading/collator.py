@@ -1,4 +1,4 @@
-"""Sample ids to one batch on the host."""
+"""Collator: sample ids to one batch on the host."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from shards.reading.shard_files import ShardFiles
 
 
 class Collator:
-    """Sample ids in, one host batch out."""
+    """Function of sample ids that returns one batch on the host."""
 
     def __init__(
         self, files: ShardFiles, *, width: int, max_height: int, ladder: np.ndarray, seed: int
@@ -28,10 +28,10 @@ class Collator:
         self.seed = seed
 
     def batch(self, ids: np.ndarray, epochs: np.ndarray, *, training: bool) -> Batch:
-        """The pages of `ids`, int64 (B,), padded to a height of the ladder.
+        """Return the pages of `ids`, int64 (B,), padded to a height of the ladder.
 
-        Of a page taller than the maximum, training sees a window drawn with the sample's
-        randomness, evaluation the top.
+        A page taller than the maximum is cropped: in training to a window drawn from the sample's
+        random numbers, in evaluation to its top.
         """
         records = self.files.index.rows(ids)
         canvas = np.stack([records["width"], records["height"]], axis=1)
@@ -41,8 +41,8 @@ class Collator:
         ids_tensor, epochs_tensor = torch.from_numpy(ids), torch.from_numpy(epochs)
         if training:
             keys = sample_keys(self.seed, epochs_tensor, ids_tensor, "window")
-            draws = uniform(keys, torch.zeros_like(keys)).double()
-            tops = (draws * (full - heights + 1)).long()
+            fractions = uniform(keys, torch.zeros_like(keys)).double()
+            tops = (fractions * (full - heights + 1)).long()
         rows = int(self.ladder[np.searchsorted(self.ladder, int(heights.max()))])
         batch = Batch(
             ids=ids_tensor,
@@ -67,9 +67,9 @@ class Collator:
     def _pixels(self, pages: list[np.ndarray], batch: Batch, full: Tensor) -> Tensor:
         pixels = torch.zeros(len(pages), 1, *batch.size, dtype=torch.uint8)
         windows = zip(full.tolist(), batch.tops.tolist(), batch.heights.tolist(), strict=True)
-        for row, (page, (whole, top, height)) in enumerate(zip(pages, windows, strict=True)):
-            if page.shape != (whole, self.width):
-                image = Image.fromarray(page).resize((self.width, whole), Image.Resampling.BOX)
+        for row, (page, (rows, top, height)) in enumerate(zip(pages, windows, strict=True)):
+            if page.shape != (rows, self.width):
+                image = Image.fromarray(page).resize((self.width, rows), Image.Resampling.BOX)
                 page = np.asarray(image)
             pixels.numpy()[row, 0, :height] = page[top : top + height]
         return pixels

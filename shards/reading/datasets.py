@@ -1,7 +1,7 @@
-"""Batches from shards on disk, in an exact order, read by worker processes.
+"""Datasets of micro batches by number, for training and for evaluation.
 
-A rank's micro batches are numbered from the start of training; number k is a pure function of k, so
-resuming is starting to count elsewhere, and nothing has to be remembered or fast-forwarded.
+The micro batches of a rank are numbered from the start of training, and batch k is a pure function
+of k. To resume, training continues with another number; no reader state is saved.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from shards.reading.selection import Selection
 
 
 class TrainingDataset(Dataset):
-    """This rank's micro batches of the endless training sequence, by number."""
+    """Micro batches of one rank, by number, from the endless training sequence."""
 
     def __init__(
         self,
@@ -38,22 +38,22 @@ class TrainingDataset(Dataset):
         self._window: tuple[int, int] | None = None
 
     def __getitem__(self, number: int) -> Batch | DamagedShards:
-        step, turn = divmod(number, self.accumulation)
+        step, part = divmod(number, self.accumulation)
         if (window := self.order.window(step)) != self._window:
             self._window = window
             self.collator.files.prefetch(self.order.shards_from(*window))
         ids, epochs = self.order.step(step)
-        # All ranks work on neighbours in height at a time, so none waits for one with taller pages.
-        first = (turn * self.world_size + self.rank) * self.micro_batch_size
-        mine = slice(first, first + self.micro_batch_size)
-        return _read(self.collator, ids[mine], epochs[mine], training=True)
+        # At each accumulation step all ranks get pages of similar height, so no rank is slower.
+        first = (part * self.world_size + self.rank) * self.micro_batch_size
+        own = slice(first, first + self.micro_batch_size)
+        return _read(self.collator, ids[own], epochs[own], training=True)
 
 
 class EvaluationDataset(Dataset):
-    """This rank's batches of a selection, each sample once over all ranks, by number.
+    """Batches of one rank, by number, from a selection; all ranks together read each sample once.
 
-    Every rank has the same number of batches, the last of them maybe empty (None), so that no
-    rank waits for another in a collective.
+    All ranks have the same number of batches, the last of which may be empty (None); with fewer
+    batches on one rank, collectives would hang.
     """
 
     def __init__(
@@ -86,18 +86,19 @@ class EvaluationDataset(Dataset):
 
 
 def _portions(index: Index) -> np.ndarray:
-    """The number, int64 (S,), of each shard's portion: pages of like height are found inside it.
+    """Return the number of the portion, int64 (S,), of each shard; pages are sorted within one.
 
-    All shards are one portion, unless they are fetched into a cache that is smaller.
+    All shards are one portion, unless they are fetched into a cache that is smaller than them.
     """
     ends = np.cumsum([shard.bytes for shard in index.shards])
     if index.cache is None or ends[-1] <= index.cache.options.bytes:
         return np.zeros_like(ends)
-    return 2 * ends // index.cache.options.bytes  # the next one needs room, too
+    # A portion fills half the cache; the next portion is fetched into the other half.
+    return 2 * ends // index.cache.options.bytes
 
 
 def _read(collator: Collator, ids: np.ndarray, epochs: np.ndarray, *, training: bool):
-    # A worker's exception reaches the trainer as a page of traceback; as a value it stays one line.
+    # An exception in a reader process arrives with a long traceback; a returned one stays one line.
     try:
         return collator.batch(ids, epochs, training=training)
     except DamagedShards as error:

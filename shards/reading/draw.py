@@ -1,13 +1,13 @@
-"""Boxes to images: exactly area-antialiased nesting depth, for a whole batch at once.
+"""Drawing of boxes: nesting depth with exact area antialiasing, for a whole batch at once.
 
-The depth of a pixel is the sum over boxes of the share of the pixel that each one covers, and that
-share is a product of one factor along x and one along y. Edges are held in fixed point, 2^-16
-pixels, so that between edges the sum is a whole number, however many boxes and rows there are.
+The depth of a pixel is the sum over boxes of the share of the pixel that each box covers. That
+share is the product of one factor along x and one along y. Edges are in fixed point, 2^-16 pixels,
+so between edges the sum is an exact whole number for any number of boxes and rows.
 
-On a GPU each factor is a running sum of impulses: +1 at the box's first edge and -1 at its last,
-each split between the two pixels around it in proportion. A box is then sixteen impulses, and the
+On a GPU each factor is a running sum of impulses: +1 at the first edge of the box and -1 at its
+last, each split in proportion between the two pixels around it. A box is sixteen impulses, and the
 image is their running sum along both axes. On a CPU `shards.reading.draw_rows` gives the same image
-sooner.
+faster.
 """
 
 from typing import Literal
@@ -19,14 +19,14 @@ from torch.profiler import record_function
 from shards.format.layout import MAX_DEPTH
 from shards.reading.draw_rows import FRACTION_BITS, ONE, draw_by_rows
 
-_MOST_ROWS = 1 << 26
-"""Rows of boxes up to which a CPU works row by row; the memory for that grows to 3 GB here."""
+_MAX_ROWS = 1 << 26
+"""Boxes times rows up to which a CPU draws row by row; it takes 3 GB of memory at this limit."""
 
 Style = Literal["filled", "outline"]
 
 
 def place(boxes: Tensor, owner: Tensor, canvas: Tensor, tops: Tensor, width: int) -> Tensor:
-    """Canvas pixels to image pixels: scaled to the image's width, from the window's first row on.
+    """Convert boxes from canvas to image pixels: scale them to the width and shift them by `tops`.
 
     Args:
         boxes: (T, 4) x0, y0, x1, y1 in canvas pixels.
@@ -35,8 +35,8 @@ def place(boxes: Tensor, owner: Tensor, canvas: Tensor, tops: Tensor, width: int
         tops: Long (B,), the first row of each window in the scaled page.
         width: the image's width in pixels.
 
-    Returns: float64 (T, 4). In float32 an edge 2,000 rows down would be off by 1e-4 pixels, and a
-    pixel where ten nested boxes share it by more than 1e-5.
+    Returns: float64 (T, 4). In float32 an edge at row 2,000 would be wrong by 1e-4 pixels, and a
+    pixel with the edges of ten nested boxes by more than 1e-5.
     """
     scale = width / canvas[:, 0].double()
     placed = boxes.double() * scale[owner].unsqueeze(1)
@@ -52,15 +52,15 @@ def draw(
     size: tuple[int, int],
     style: Style = "filled",
 ) -> Tensor:
-    """Images of boxes, antialiased by area.
+    """Return images of boxes, antialiased by area.
 
     Args:
-        boxes: float (T, 4) x0, y0, x1, y1 in image pixels. What lies outside the page isn't drawn,
-            nor is a box whose last edge isn't beyond its first.
+        boxes: float (T, 4) x0, y0, x1, y1 in image pixels. Boxes are clipped to the page; a box
+            whose last edge is not beyond its first is not drawn.
         owner: Long (T,), the sample of each box, in any order.
         heights: Long (B,), the rows of each page; rows below are 0.
         size: (H, W) of the images, at most 32,767 each.
-        style: "filled" is nesting depth / 40; "outline" a line of one pixel inside every border.
+        style: "filled" draws nesting depth / 40; "outline" a line of one pixel inside every border.
 
     Returns: float32 (B, 1, H, W), clipped to [0, 1].
     """
@@ -71,15 +71,16 @@ def draw(
     x = _fixed_point(boxes[:, 0::2].clamp(0, width))
     bottom = heights.clamp_max(height)[owner].unsqueeze(1)
     y = _fixed_point(boxes[:, 1::2].clamp_min(0).minimum(bottom))
-    if boxes.device.type == "cpu" and len(boxes) * height <= _MOST_ROWS:
+    if boxes.device.type == "cpu" and len(boxes) * height <= _MAX_ROWS:
         return draw_by_rows(x, y, owner, white, len(heights), height, width).unsqueeze(1)
     return draw_by_running_sums(x, y, owner, white, len(heights), size).unsqueeze(1)
 
 
 def _strips(boxes: Tensor) -> Tensor:
-    """The upper, lower, left and right pixel inside each border: (4 T, 4), all of one side first.
+    """Return the strips of one pixel inside each border: (4 T, 4), ordered by side, then by box.
 
-    Where a box is under two pixels wide or high the strips that would overlap are inverted.
+    The sides are upper, lower, left and right. In a box less than two pixels wide or high, strips
+    that would overlap are inverted, so that they are not drawn.
     """
     x0, y0, x1, y1 = boxes.unbind(1)
     upper, lower = (y0 + 1).minimum(y1), (y1 - 1).maximum(y0 + 1)
@@ -94,7 +95,7 @@ def _strips(boxes: Tensor) -> Tensor:
 
 
 def _fixed_point(edges: Tensor) -> Tensor:
-    """First and last edges (T, 2) as Long in 2^-16 pixels, the last never before the first."""
+    """Convert edges (T, 2) to Long in 2^-16 pixels; a last edge is at least the first."""
     fixed = edges.mul(ONE).round().long()
     return torch.cat([fixed[:, :1], fixed.amax(1, keepdim=True)], 1)
 
@@ -102,7 +103,7 @@ def _fixed_point(edges: Tensor) -> Tensor:
 def draw_by_running_sums(
     x: Tensor, y: Tensor, owner: Tensor, white: float, samples: int, size: tuple[int, int]
 ) -> Tensor:
-    """Depth / white, at most 1, float32 (B, H, W), from edges as `draw_by_rows` takes them."""
+    """Return depth / white, at most 1: float32 (B, H, W), from edges as in `draw_by_rows`."""
     rows, columns = size[0] + 1, size[1] + 1
     at_x, weight_x = _impulses(x, size[1])
     at_y, weight_y = _impulses(y, size[0])
@@ -114,16 +115,16 @@ def draw_by_running_sums(
     total = total.view(samples, rows, columns)[:, :-1, :-1]
     total = total.cumsum_(2).cumsum_(1)
     depth = total.float().mul_(2.0 ** (-2 * FRACTION_BITS))
-    # A tensor, since CUDA multiplies by the reciprocal of a number: not exactly n / 40.
+    # A tensor: CUDA multiplies by the reciprocal of a Python number, which is not exactly n / 40.
     return depth.div_(torch.full((), white, device=x.device)).clamp_max_(1.0)
 
 
 def _impulses(edges: Tensor, length: int) -> tuple[Tensor, Tensor]:
-    """Where and how strong the impulses are whose running sum is the coverage, both Long (T, 4).
+    """Return position and weight, Long (T, 4) each, of the impulses whose running sum is coverage.
 
     Positions are in [0, length], weights in 2^-16.
     """
-    # An edge at the very end splits into 0 and 1, not 1 and 0: there is no pixel after the next.
+    # An edge at the very end is split into 0 and 1, not 1 and 0: no pixel follows the next one.
     before = edges.bitwise_right_shift(FRACTION_BITS).clamp_max(length - 1)
     after = edges - before * ONE
     weights = torch.cat([ONE - after[:, :1], after[:, :1], after[:, 1:] - ONE, -after[:, 1:]], 1)

@@ -1,8 +1,8 @@
-"""Drawing on a CPU: every distinct row once, then copied to where it occurs.
+"""Drawing on a CPU: each distinct row is drawn once and copied to all places where it occurs.
 
-A page's rows change only at its boxes' edges: a row between two edges is the row above it. So the
-edges cut a page into runs of equal rows, each drawn as the weighted sum of its boxes' coverage of
-the columns. On real pages, 1,024 rows high, that is one row in six, and about ten boxes in each.
+The rows of a page change only at edges of boxes. The edges cut a page into runs of equal rows; each
+run is drawn as the weighted sum of the column coverage of its boxes. On real pages, 1,024 rows
+high, one row in six is distinct, with about ten boxes in each.
 """
 
 import numpy as np
@@ -19,9 +19,9 @@ ONE = 1 << FRACTION_BITS
 def draw_by_rows(
     x: Tensor, y: Tensor, owner: Tensor, white: float, samples: int, height: int, width: int
 ) -> Tensor:
-    """Depth / white, at most 1: float32 (samples, height, width).
+    """Return depth / white, at most 1: float32 (samples, height, width).
 
-    An operator of its own, since fake and traced tensors can't tell how many rows are distinct.
+    A custom operator, because the number of distinct rows is unknown for fake and traced tensors.
 
     Args:
         x, y: first and last edges, Long (T, 2) in 2^-16 pixels, in order and within the image.
@@ -37,7 +37,7 @@ def draw_by_rows(
         include_last_offset=True,
     )
     distinct.div_(white).clamp_max_(1.0)
-    # int32 on purpose: with int64 indices this copy took ten times as long.
+    # The indices are int32: with int64 this copy took ten times as long.
     rows = distinct.index_select(0, torch.from_numpy(run_of_row))
     return rows.view(samples, height, width)
 
@@ -52,12 +52,14 @@ def _(
 def _rows(
     y: np.ndarray, owner: np.ndarray, samples: int, height: int
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """The runs of equal rows, and the boxes in each.
+    """Return the runs of equal rows, and the boxes in each.
 
-    Returns: the run of every row, int32 (samples * height,); the boxes of all runs one after
-    another, int32 (P,), with the share of the run's rows that each covers, in 2^-32 since the
-    columns' share is in 2^16, float32 (P,); and where each run's boxes begin, and the
-    last one's end, int32 (runs + 1,).
+    Returns:
+        the run of every row, int32 (samples * height,);
+        the boxes of all runs one after another, int32 (P,);
+        the share of the run's rows that each of these boxes covers, float32 (P,), scaled by 2^-16
+            because the share of the columns is in units of 2^-16;
+        the start of each run's boxes, and the end of the last run's, int32 (runs + 1,).
     """
     row_0 = owner[:, None] * height
     floor = (y >> FRACTION_BITS) + row_0
@@ -75,7 +77,8 @@ def _rows(
     box = np.repeat(np.arange(len(y), dtype=np.int32), count)
     run = np.arange(len(box), dtype=np.int32) + np.repeat(begin - start, count)
 
-    # A box fills the rows of its runs but for the first and the last, which are one row each there.
+    # A box covers the rows of its runs fully, except its first and last row, which are runs of one
+    # row each.
     weight = np.full(len(box), 2.0**-FRACTION_BITS, dtype=np.float32)
     drawn = count > 0
     first, last = y[drawn].T
@@ -84,7 +87,7 @@ def _rows(
     weight[end] = (last - np.maximum(first, last - 1 & -ONE)).astype(np.float32) * scale
     weight[start] = (np.minimum(last, (first & -ONE) + ONE) - first).astype(np.float32) * scale
 
-    # The smallest type that does: numpy sorts 16 bits by radix, six times as fast as 32.
+    # The smallest type that fits: numpy sorts 16 bits by radix, six times as fast as 32.
     order = np.argsort(run.astype(np.min_scalar_type(runs)), kind="stable")
     offsets = np.zeros(runs + 1, dtype=np.int32)
     np.cumsum(np.bincount(run, minlength=runs), out=offsets[1:])
@@ -92,7 +95,7 @@ def _rows(
 
 
 def _column_coverage(x: Tensor, width: int) -> Tensor:
-    """The share of every column that each box covers, in 2^-16: float32 (T, width)."""
+    """Return the share of every column that each box covers, in 2^-16: float32 (T, width)."""
     first, last = x.int().split(1, 1)
     left = torch.arange(width, dtype=torch.int32) * ONE
     covered = torch.minimum(last, left + ONE).sub_(torch.maximum(first, left))

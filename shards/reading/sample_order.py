@@ -1,10 +1,11 @@
-"""Which samples form which optimizer step: a pure function of the data, the seed and the batch.
+"""Order of the samples: the samples of each optimizer step.
 
-The order of an epoch is drawn in three stages: the shards are shuffled; the samples inside a
-window of consecutive shards are shuffled, so that a bounded cache of whole shards is enough; and
-inside the window pages of like height are brought together, so that little of a batch is padding.
-Global batches run on across the end of an epoch: every step is full and every sample comes exactly
-once per epoch. Ranks, workers and accumulation only cut a step's samples; they never choose them.
+The order is a pure function of the data, the seed and the global batch size. That of an epoch is
+made in three stages: the shards are shuffled; the samples in a window of consecutive shards are
+shuffled, so that a bounded cache of shards is enough; and within the window pages of similar height
+are grouped, so that a batch has little padding. Global batches continue across the end of an epoch:
+every step is full and every sample occurs exactly once per epoch. Ranks, reader processes and
+accumulation only cut the samples of a step and do not change them.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from shards.reading.selection import Selection
 
 
 class SampleOrder:
-    """The endless sequence of global batches over a selection of samples."""
+    """Endless sequence of global batches over a selection of samples."""
 
     def __init__(
         self,
@@ -32,18 +33,18 @@ class SampleOrder:
         ladder: np.ndarray,
     ) -> None:
         if len(selection) == 0:
-            raise ValueError("there are no samples to put in order")
+            raise ValueError("the selection has no samples")
         self.selection = selection
         self.seed = seed
         self.global_batch_size = global_batch_size
         self.window_shards = window_shards
         self.ladder = ladder
-        # A step touches at most two windows of an epoch; neighbouring steps touch the same ones.
+        # A step needs at most two windows of an epoch, and neighbouring steps need the same ones.
         self._window = lru_cache(maxsize=4)(self._draw_window)
         self._windows = lru_cache(maxsize=4)(self._draw_windows)
 
     def __reduce__(self) -> tuple:
-        # The caches stay here: they are cheap to fill and cannot be sent.
+        # The lru_caches cannot be pickled; they are cheap to fill again.
         make = partial(
             SampleOrder,
             seed=self.seed,
@@ -54,10 +55,10 @@ class SampleOrder:
         return make, (self.selection,)
 
     def step(self, number: int) -> tuple[np.ndarray, np.ndarray]:
-        """The samples of one optimizer step, in ascending order of height.
+        """Return the samples of one optimizer step, in ascending order of height.
 
-        Returns: ids int64 (G,) and the epoch each of them belongs to, int64 (G,). Neighbours in
-        height stand next to each other, so a micro batch, a slice of the step, pads little.
+        Returns: ids int64 (G,) and the epoch of each, int64 (G,). A micro batch is a slice of
+        these, so its pages are of similar height and it has little padding.
         """
         size = len(self.selection)
         position = number * self.global_batch_size
@@ -75,13 +76,13 @@ class SampleOrder:
         return self.selection.ids_at(place), np.concatenate(epochs)[by_height]
 
     def window(self, step: int) -> tuple[int, int]:
-        """The epoch, and the window of it, that a step begins in."""
+        """Return the epoch, and the number of its window, that a step begins in."""
         epoch, position = divmod(step * self.global_batch_size, len(self.selection))
         _, bounds = self._windows(epoch)
         return epoch, int(np.searchsorted(bounds, position, side="right")) - 1
 
     def shards_from(self, epoch: int, window: int) -> Iterator[int]:
-        """The first sample of each shard, as shards are needed from a window on, without an end."""
+        """Yield the first sample of each shard in the order of use from a window on, endlessly."""
         selection = self.selection
         while True:
             for shards in self._windows(epoch)[0][window:]:
@@ -89,21 +90,21 @@ class SampleOrder:
             epoch, window = epoch + 1, 0
 
     def _places(self, epoch: int, start: int, stop: int) -> np.ndarray:
-        """Positions [start, stop) of an epoch, as indices into the selection."""
+        """Return positions [start, stop) of an epoch as indices into the selection."""
         _, bounds = self._windows(epoch)
         first = int(np.searchsorted(bounds, start, side="right")) - 1
         pieces = []
         while start < stop:
-            upto = min(stop, int(bounds[first + 1]))
-            if upto > start:
+            end = min(stop, int(bounds[first + 1]))
+            if end > start:
                 window = self._window(epoch, first)
-                pieces.append(window[start - int(bounds[first]) : upto - int(bounds[first])])
-            start = upto
+                pieces.append(window[start - int(bounds[first]) : end - int(bounds[first])])
+            start = end
             first += 1
         return np.concatenate(pieces)
 
     def _draw_windows(self, epoch: int) -> tuple[list[np.ndarray], np.ndarray]:
-        """The shards of each window of an epoch, and the position each window starts at."""
+        """Return the shards of each window of an epoch, and the start position of each window."""
         starts = self.selection.starts
         shards = np.argsort(self._keys(epoch, np.arange(len(starts) - 1), "shard order"))
         windows = [
@@ -119,25 +120,26 @@ class SampleOrder:
         places = np.concatenate([np.arange(starts[s], starts[s + 1]) for s in windows[number]])
         keys = self._keys(epoch, self.selection.ids_at(places), "sample order")
         bucket = np.searchsorted(self.ladder, self.selection.heights_at(places))
-        alike = places[np.lexsort((keys, bucket))]
-        return self._deal(alike, epoch, epoch * len(self.selection) + int(bounds[number]))
+        by_height = places[np.lexsort((keys, bucket))]
+        position = epoch * len(self.selection) + int(bounds[number])
+        return self._shuffle_batches(by_height, epoch, position)
 
-    def _deal(self, alike: np.ndarray, epoch: int, position: int) -> np.ndarray:
+    def _shuffle_batches(self, by_height: np.ndarray, epoch: int, position: int) -> np.ndarray:
         """Cut samples sorted by height into global batches and shuffle these batches.
 
-        `position` is where the window starts in the endless sequence: its first and last pieces
-        are the parts of global batches it shares with its neighbours.
+        `position` is the start of the window in the endless sequence. The first and last pieces are
+        parts of global batches that are shared with the neighbouring windows.
         """
         step = self.global_batch_size
-        first = min(-position % step, len(alike))
-        cuts = np.unique([0, *range(first, len(alike), step), len(alike)])
+        first = min(-position % step, len(by_height))
+        cuts = np.unique([0, *range(first, len(by_height), step), len(by_height)])
         sizes = np.diff(cuts)
-        drawn = np.argsort(self._keys(epoch, position + cuts[:-1], "batch order"))
-        ends = np.cumsum(sizes[drawn])
-        dealt = np.empty_like(alike)
-        for piece, end in zip(drawn, ends, strict=True):
-            dealt[cuts[piece] : cuts[piece + 1]] = alike[end - sizes[piece] : end]
-        return dealt
+        order = np.argsort(self._keys(epoch, position + cuts[:-1], "batch order"))
+        ends = np.cumsum(sizes[order])
+        shuffled = np.empty_like(by_height)
+        for piece, end in zip(order, ends, strict=True):
+            shuffled[cuts[piece] : cuts[piece + 1]] = by_height[end - sizes[piece] : end]
+        return shuffled
 
     def _keys(self, epoch: int, numbers: np.ndarray, purpose: str) -> np.ndarray:
         numbers = torch.as_tensor(numbers, dtype=torch.int64)

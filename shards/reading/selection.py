@@ -1,4 +1,4 @@
-"""Selections of samples: the pages of one split."""
+"""Selections of samples: the pages of one split, or a subset."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from shards.format.layout import scaled_height
 def select(
     index: Index, split: str, *, width: int, max_height: int, val_templates: Sequence[str] = ()
 ) -> Selection:
-    """The samples of `train`, `val` or `all`.
+    """Return the samples of `train`, `val` or `all`.
 
-    Where the shards hold any of `val_templates`, the pages of these templates are `val` and all
-    others are `train`; otherwise the split is the one the shards were built with.
+    If the shards have any of `val_templates`, the pages of these templates are `val` and all others
+    are `train`; otherwise the split is that of the build.
     """
     ids: range | np.ndarray = index.ids(split)
     wanted = set(val_templates)
@@ -36,19 +36,19 @@ def _clip(firsts: np.ndarray, ids: range) -> np.ndarray:
     return np.clip(firsts, ids.start, ids.stop) - ids.start
 
 
-THINNED_SHARDS = 64  # that a thinned selection's samples lie in, or more where these hold too few
+THINNED_SHARDS = 64  # number of shards of a thinned selection; more if these have too few samples
 
 
 @dataclass(frozen=True)
 class Selection:
-    """The samples of one split, cut by shard: what an order is drawn from.
+    """The samples of one split, cut by shard; the input of `SampleOrder`.
 
-    Nothing is computed for all samples at once: with 10^8 of them the first batch must not wait.
+    No value is computed for all samples at once: with 10^8 samples the first batch would be late.
 
     Attributes:
         table: the index, one record per sample with its canvas' `width` and `height`.
         ids: ascending sample ids, a range or int64 (N,).
-        starts: int64 (S + 1,), `ids[starts[s]:starts[s + 1]]` lie in the s-th shard.
+        starts: int64 (S + 1,), `ids[starts[s]:starts[s + 1]]` are the samples of the s-th shard.
         width: image width in pixels.
         max_height: rows kept of an image.
     """
@@ -63,20 +63,20 @@ class Selection:
         return len(self.ids)
 
     def __reduce__(self) -> tuple:
-        # To reader processes goes the table's file name: a memory map would be copied whole.
+        # Reader processes get the table's file name; pickling a memory map copies all its data.
         table = self.table
         if isinstance(table, np.memmap):
             table = partial(np.memmap, table.filename, table.dtype, "r")
         return _selection, (table, self.ids, self.starts, self.width, self.max_height)
 
     def ids_at(self, places: np.ndarray) -> np.ndarray:
-        """The sample ids, int64 (M,), at these places of the selection."""
+        """Return the sample ids, int64 (M,), at these positions of the selection."""
         return places + self.ids.start if isinstance(self.ids, range) else self.ids[places]
 
     def thinned(self, limit: int) -> Selection:
-        """At most `limit` of the samples, spread evenly, but over few shards.
+        """Return at most `limit` of the samples, spread evenly over few shards.
 
-        Each shard is fetched and checked whole, for one sample as for all.
+        Few shards, because each one is fetched and verified completely, even for one sample.
         """
         if len(self) <= limit:
             return self
@@ -91,7 +91,7 @@ class Selection:
         return replace(self, ids=self.ids_at(places), starts=np.unique(starts))
 
     def heights_at(self, places: np.ndarray) -> np.ndarray:
-        """The rows, int64 (M,), that the samples at these places have in the image."""
+        """Return the image rows, int64 (M,), of the samples at these positions of the selection."""
         records = self.table[self.ids_at(places)]
         heights = scaled_height(records["width"], records["height"], self.width)
         return np.minimum(heights, self.max_height)

@@ -1,4 +1,4 @@
-"""The files of a sample, read from where the index says their bytes lie in a shard."""
+"""Files of a sample, read from verified shards; a damaged shard is refused here."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ from collections.abc import Callable, Iterable
 import numpy as np
 
 from shards.errors import DamagedShards
-from shards.format.index import BLOCK, Index
+from shards.format.index import BLOCK, HEADER_NAME, Index
 from shards.format.tar import read_members
 from shards.storage import sha256_of
 
 
 class ShardFiles:
-    """Samples by id, straight from where the index says their bytes lie.
+    """Reader of samples by id, from the byte ranges in the index.
 
-    Every shard is checked against its SHA-256 when it is first opened, once per process, and again
-    when its file is no longer the one that was checked.
+    Each process checks the SHA-256 of a shard when it first opens it, and again when the file has
+    changed since.
     """
 
     OPEN_FILES = 64
@@ -33,23 +33,23 @@ class ShardFiles:
         return ShardFiles, (self.index,)
 
     def members(self, sample_id: int) -> dict[str, bytes]:
-        """The files of one sample by extension: `json`, `boxes.npy`, `png`.
+        """Return the files of one sample by extension: `json`, `boxes.npy`, `png`.
 
-        Raises DamagedShards naming the shard and what is wrong with it.
+        Raises DamagedShards naming the shard and its fault.
         """
         record = self.index.rows(np.array([sample_id]))[0]
         return self.members_at(sample_id, record)
 
     def members_at(self, sample_id: int, record: np.void) -> dict[str, bytes]:
-        """As `members`, for whom has the sample's row of the index already."""
+        """Return the files of one sample, given its row of the index; see `members`."""
         return {extension: content for _, extension, content in self._read(sample_id, record)}
 
     def array(
         self, sample_id: int, record: np.void, name: str, decode: Callable[[bytes], np.ndarray]
     ) -> np.ndarray:
-        """One file of a sample, decoded; raises as `members` does.
+        """Return one file of a sample, decoded; raise as `members` does.
 
-        A checksum says that a file is what the index was written for, not that it makes sense.
+        A shard with the right checksum may still hold a file that cannot be decoded.
         """
         members = self.members_at(sample_id, record)
         try:
@@ -62,11 +62,11 @@ class ShardFiles:
         raise DamagedShards(f"{self.index.location}/{shard}: sample {sample_id} {reason}")
 
     def key(self, sample_id: int) -> str:
-        """What the names of a sample's files begin with; raises as `members` does."""
+        """Return the key of a sample, the start of its file names; raise as `members` does."""
         return self._read(sample_id, self.index.rows(np.array([sample_id]))[0])[0][0]
 
     def prefetch(self, samples: Iterable[int]) -> None:
-        """Fetch shards of a server ahead, each by a sample of it, in the order they are needed."""
+        """Fetch the shards of these samples from a server ahead of time, in this order."""
         if self.index.cache is not None:
             self.index.cache.prefetch(self.index.shards[self._shard_of(at)] for at in samples)
 
@@ -79,10 +79,10 @@ class ShardFiles:
         data = os.pread(self._file(shard).fileno(), length, start)
         path = f"{self.index.location}/{self.index.shards[shard].name}"
         if len(data) < length:
-            raise DamagedShards(f"{path}: ends before sample {sample_id} does")
+            raise DamagedShards(f"{path}: is truncated within sample {sample_id}")
         members = list(read_members(data, path))
         if not members:
-            raise DamagedShards(f"{path}: holds nothing of sample {sample_id}")
+            raise DamagedShards(f"{path}: has no files of sample {sample_id}")
         return members
 
     def _file(self, shard: int) -> io.FileIO:
@@ -100,32 +100,32 @@ class ShardFiles:
 
     def _opened(self, shard: int) -> io.FileIO:
         if self.index.cache is not None:
-            self._let_go()
+            self._close_removed()
             return self.index.cache.open(self.index.shards[shard])
         path = self.index.folder / self.index.shards[shard].name
         try:
             file = io.FileIO(path)
-            found = stamp(file)
-            if found != self._checked.get(shard):
+            current = stamp(file)
+            if current != self._checked.get(shard):
                 if sha256_of(file) != self.index.shards[shard].sha256:
-                    what = (
-                        "was changed while it was in use"
-                        if shard in self._checked
-                        else "is damaged"
+                    in_use = shard in self._checked
+                    fault = "was changed while it was in use" if in_use else "is damaged"
+                    raise DamagedShards(
+                        f"{path}: {fault}: SHA-256 differs from {HEADER_NAME}; rebuild it or fetch "
+                        "it again"
                     )
-                    raise DamagedShards(f"{path}: {what}: its SHA-256 is not the index's")
-                self._checked[shard] = found
+                self._checked[shard] = current
         except OSError as error:
             raise DamagedShards(f"{path}: cannot be opened ({error.strerror})") from error
         return file
 
-    def _let_go(self) -> None:
-        """Close files that a cache has removed: until then they take their place on the disk."""
+    def _close_removed(self) -> None:
+        """Close files that a cache has removed; open ones would still use space on the disk."""
         for shard in [n for n, file in self._open.items() if not os.fstat(file.fileno()).st_nlink]:
             self._open.pop(shard).close()
 
 
 def stamp(file: io.FileIO) -> tuple[int, ...]:
-    """What changes when an open file is written to, or replaced or removed by name."""
-    found = os.fstat(file.fileno())
-    return found.st_ino, found.st_size, found.st_mtime_ns, found.st_nlink
+    """Return values that change when an open file is written to, replaced or removed."""
+    status = os.fstat(file.fileno())
+    return status.st_ino, status.st_size, status.st_mtime_ns, status.st_nlink

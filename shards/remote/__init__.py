@@ -1,1 +1,1 @@
-"""Shards on a server: access with retries, and the local cache."""
+"""Shards on a server: client with retries, and the local cache."""

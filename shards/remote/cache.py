@@ -1,10 +1,10 @@
-"""Whole shards of a server in a bounded folder on this machine, shared by all of its processes.
+"""Local cache of shards: a folder of bounded size, shared by all processes of a machine.
 
-A shard's file is named by its SHA-256, so any run and any address may use it, and one that was
-replaced on the server is another file. Files appear whole, by rename, and only with the bytes of
-their name. A fetch holds a lock, so a shard is fetched once; the kernel lets go of the locks of a
-process that dies. The least recently used files are removed to make room; who still reads one keeps
-it open, and sees nothing of that.
+The file of a shard is named by its SHA-256, so all runs and addresses share it, and a shard that
+was replaced on the server is another file. A file is renamed to its name only after its SHA-256 was
+verified. A fetch holds a lock, so a shard is fetched once; the kernel releases the locks of a dead
+process. The least recently used files are removed to make room; a process that still reads one has
+it open and is not affected.
 """
 
 from __future__ import annotations
@@ -25,22 +25,22 @@ from pathlib import Path
 from shards.errors import DamagedShards
 from shards.format.index import HEADER_NAME, TABLE_NAME, Shard, header_bytes
 from shards.location import parse_location, require_driver
-from shards.remote.client import Damaged, Remote
+from shards.remote.client import DamagedFile, Remote
 from shards.storage import sha256_of
 
 SHARD, LOCK = ".tar", ".lock"
-_OURS = "[0-9a-f]" * 64  # the names of our files for `glob`: a folder may hold others' tars, too
-_POLL = 0.05  # seconds until a full cache is looked at again
+_NAMES = "[0-9a-f]" * 64  # `glob` pattern of the cache's files; the folder may hold other tars
+_POLL = 0.05  # seconds between two attempts to make room in a full cache
 
 
 @dataclass(frozen=True)
 class CacheOptions:
-    """Where a machine keeps what it fetched, and how long it tries to.
+    """Settings of the cache and of fetching.
 
     Attributes:
-        folder: None: `vaetrain` in $XDG_CACHE_HOME or ~/.cache.
-        gigabytes: of shards, at most; a shard larger than that is kept alone.
-        patience: seconds for which a fetch that fails is tried again.
+        folder: folder of the cache; None: `vaetrain` in $XDG_CACHE_HOME or ~/.cache.
+        gigabytes: largest size of all shards; a single shard that is larger is kept alone.
+        patience: seconds for which a failing fetch is retried.
     """
 
     folder: str | None = None
@@ -49,30 +49,32 @@ class CacheOptions:
 
     @property
     def path(self) -> Path:
-        """The folder."""
+        """Folder of the cache."""
         if self.folder is not None:
             return Path(self.folder)
         return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "vaetrain"
 
     @property
     def bytes(self) -> int:
-        """The bound, in bytes."""
+        """Largest size of all shards in bytes."""
         return int(self.gigabytes * 1e9)
 
 
 def fetch_index(remote: Remote, options: CacheOptions) -> Path:
-    """A local folder with the verified index of a folder on a server.
+    """Fetch and verify the index of a folder on a server; return the local folder with it.
 
     Raises DamagedShards naming the address and the reason.
     """
     header = remote.read(HEADER_NAME)
     try:
-        told = json.loads(header)
-        is_whole = isinstance(told, dict) and header_bytes(told) == header
+        entries = json.loads(header)
+        is_valid = isinstance(entries, dict) and header_bytes(entries) == header
     except (ValueError, RecursionError):
-        is_whole = False
-    if not is_whole:
-        raise DamagedShards(f"{remote.address(HEADER_NAME)}: is damaged: it fails its own checksum")
+        is_valid = False
+    if not is_valid:
+        raise DamagedShards(
+            f"{remote.address(HEADER_NAME)}: is damaged: its own checksum does not match"
+        )
     folder = options.path / f"index-{hashlib.sha256(header).hexdigest()}"
     if folder.is_dir():
         return folder
@@ -84,18 +86,18 @@ def fetch_index(remote: Remote, options: CacheOptions) -> Path:
 
             def attempt() -> None:
                 remote.fetch(TABLE_NAME, draft / TABLE_NAME)
-                if sha256_of(draft / TABLE_NAME) != told.get("table_sha256"):
-                    raise Damaged("its SHA-256 is not the one in the header")
+                if sha256_of(draft / TABLE_NAME) != entries.get("table_sha256"):
+                    raise DamagedFile(f"SHA-256 differs from {HEADER_NAME}")
 
             remote.retrying(TABLE_NAME, attempt)
-            whole = draft / "whole"
-            whole.mkdir()
+            verified = draft / "verified"
+            verified.mkdir()
             for part in (HEADER_NAME, TABLE_NAME):
-                (draft / part).rename(whole / part)
+                (draft / part).rename(verified / part)
             try:
-                whole.rename(folder)
+                verified.rename(folder)
             except OSError:
-                if not folder.is_dir():  # else another process was first, with the same bytes
+                if not folder.is_dir():  # otherwise another process was first, with the same bytes
                     raise
     except OSError as error:
         raise DamagedShards(f"{options.path}: cannot be written ({error.strerror})") from error
@@ -103,9 +105,10 @@ def fetch_index(remote: Remote, options: CacheOptions) -> Path:
 
 
 def open_cache(location: str, options: CacheOptions | None) -> tuple[Path, ShardCache]:
-    """The local folder of an address' index, and the cache of its shards.
+    """Return the local folder of the index of an address, and the cache of its shards.
 
-    Raises UserError where the address cannot be read here, DamagedShards where its index cannot.
+    Raises UserError if the address is not supported or has no driver installed, and DamagedShards
+    if its index is damaged or cannot be fetched.
     """
     require_driver(parse_location(location), location)
     options = CacheOptions() if options is None else options
@@ -114,18 +117,18 @@ def open_cache(location: str, options: CacheOptions | None) -> tuple[Path, Shard
 
 
 class ShardCache:
-    """The shards of one folder on a server, as local files.
+    """Cache of the shards of one folder on a server, as local files.
 
     Attributes:
-        remote: the folder.
-        options: where files are kept, and how many of them.
+        remote: folder on the server.
+        options: folder and size of the cache.
     """
 
     def __init__(self, remote: Remote, options: CacheOptions) -> None:
         self.remote = remote
         self.options = options
         self.folder = options.path
-        self._whole: set[str] = set()  # names whose bytes this process has checked
+        self._verified: set[str] = set()  # SHA-256s that this process has verified
         self._plan: list[Shard] = []
         self._planned = threading.Event()
         self._prefetcher: threading.Thread | None = None
@@ -134,9 +137,9 @@ class ShardCache:
         return ShardCache, (self.remote, self.options)
 
     def open(self, shard: Shard) -> io.FileIO:
-        """An open file with a shard's bytes, checked once a process, fetched if need be.
+        """Open a shard; fetch it if it is missing, and verify it once per process.
 
-        Raises DamagedShards naming the shard's address and what is wrong.
+        Raises DamagedShards naming the shard's address and the fault.
         """
         path = self._path(shard)
         while True:
@@ -144,22 +147,22 @@ class ShardCache:
                 file = io.FileIO(path)
             except FileNotFoundError:
                 self.remote.retrying(shard.name, lambda: self._fetch(shard))
-                continue  # a full cache may have lost it again
+                continue  # a full cache may have removed it again
             except OSError as error:
                 raise DamagedShards(f"{path}: cannot be opened ({error.strerror})") from error
             os.utime(file.fileno())
-            if shard.sha256 in self._whole or sha256_of(file) == shard.sha256:
-                self._whole.add(shard.sha256)
+            if shard.sha256 in self._verified or sha256_of(file) == shard.sha256:
+                self._verified.add(shard.sha256)
                 file.seek(0)
                 return file
             file.close()
-            path.unlink(missing_ok=True)  # the disk has lost something; the server has it
+            path.unlink(missing_ok=True)  # damaged on this disk; it is fetched again
 
     def prefetch(self, shards: Iterable[Shard]) -> None:
-        """Fetch shards in the background, in the order they will be needed, as many as have room.
+        """Fetch shards in the background, in the order of their use, as many as fit in the cache.
 
-        What was planned before and has not begun is forgotten. What cannot be had is left to
-        `open`, which says why.
+        Replaces the plan of an earlier call, except for the fetch in progress. Failures are
+        ignored here; `open` reports them.
         """
         plan, seen, size = [], set(), 0
         for shard in shards:
@@ -168,12 +171,12 @@ class ShardCache:
                 break
             seen.add(shard.sha256)
             plan.append(shard)
-        # The soonest is the most recently used.
+        # The shard that is needed first counts as the most recently used.
         for shard in reversed(plan):
             try:
                 os.utime(self._path(shard))
             except OSError:
-                continue  # not there yet
+                continue  # not fetched yet
         self._plan = plan
         self._planned.set()
         if self._prefetcher is None:
@@ -198,53 +201,53 @@ class ShardCache:
         return self.folder / f"{shard.sha256}{SHARD}"
 
     def _fetch(self, shard: Shard, wait: bool = True) -> None:
-        """One attempt to have a shard's file; without `wait` none where another process fetches."""
+        """Try once to fetch a shard; without `wait`, skip it if another process fetches it."""
         self.folder.mkdir(parents=True, exist_ok=True)
         path = self._path(shard)
-        # The size in the name is what others have to leave free.
+        # The size in the name is the room that other processes have to reserve.
         lock = self.folder / f"{shard.sha256}.{shard.bytes}{LOCK}"
-        with _locked(lock, wait) as held:
-            if held is None or path.exists():
+        with _exclusive_lock(lock, wait) as lock_file:
+            if lock_file is None or path.exists():
                 return
-            self._make_room(shard, lock, held)
+            self._make_room(shard, lock, lock_file)
             part = _part(lock)
             try:
                 self.remote.fetch(shard.name, part)
                 if part.stat().st_size != shard.bytes or sha256_of(part) != shard.sha256:
-                    raise Damaged("is damaged: its SHA-256 is not the index's")
-                self._whole.add(shard.sha256)
+                    raise DamagedFile(f"is damaged: SHA-256 differs from {HEADER_NAME}")
+                self._verified.add(shard.sha256)
                 part.rename(path)
             finally:
                 part.unlink(missing_ok=True)
 
-    def _make_room(self, shard: Shard, lock: Path, held: int) -> None:
-        """Remove files until a shard has its place within the bound, beside what others fetch."""
+    def _make_room(self, shard: Shard, lock: Path, lock_file: int) -> None:
+        """Remove files until a shard fits beside the shards that other processes fetch."""
         while True:
-            with _locked(self.folder / f"room{LOCK}", keep=True):
-                coming = self._sizes_coming(lock)
+            with _exclusive_lock(self.folder / f"room{LOCK}", keep=True):
+                pending = self._pending_sizes(lock)
                 files = sorted(self._files(), key=lambda file: file[1].st_mtime_ns)
-                size = shard.bytes + sum(coming) + sum(stat.st_size for _, stat in files)
+                size = shard.bytes + sum(pending) + sum(stat.st_size for _, stat in files)
                 while size > self.options.bytes and files:
                     path, stat = files.pop(0)
                     path.unlink(missing_ok=True)
                     size -= stat.st_size
-                if size <= self.options.bytes or not coming:
-                    os.pwrite(held, b"fetching", 0)  # from now on others count it
+                if size <= self.options.bytes or not pending:
+                    os.pwrite(lock_file, b"fetching", 0)  # other processes now reserve room for it
                     return
             time.sleep(_POLL)
 
     def _files(self) -> Iterator[tuple[Path, os.stat_result]]:
-        for path in self.folder.glob(f"{_OURS}{SHARD}"):
+        for path in self.folder.glob(f"{_NAMES}{SHARD}"):
             with contextlib.suppress(FileNotFoundError):
                 yield path, path.stat()
 
-    def _sizes_coming(self, ours: Path) -> list[int]:
-        """The sizes of what others fetch; what a process left that died is removed."""
+    def _pending_sizes(self, own: Path) -> list[int]:
+        """Return the sizes of shards that others fetch; remove partial files of dead processes."""
         sizes = []
-        for path in self.folder.glob(f"{_OURS}.*{LOCK}"):
-            if path == ours:
+        for path in self.folder.glob(f"{_NAMES}.*{LOCK}"):
+            if path == own:
                 continue
-            with _locked(path, wait=False) as abandoned:
+            with _exclusive_lock(path, wait=False) as abandoned:
                 if abandoned is not None:
                     _part(path).unlink(missing_ok=True)
                 elif _has_room(path):
@@ -264,10 +267,10 @@ def _has_room(lock: Path) -> bool:
 
 
 @contextlib.contextmanager
-def _locked(path: Path, wait: bool = True, keep: bool = False) -> Iterator[int | None]:
-    """Hold a file's lock; the open file, or None where another holds it and `wait` is false.
+def _exclusive_lock(path: Path, wait: bool = True, keep: bool = False) -> Iterator[int | None]:
+    """Hold the exclusive lock of a file; give its descriptor, or None if it is taken (no `wait`).
 
-    The file is removed in the end unless it is to `keep`.
+    The file is removed at the end unless `keep` is true.
     """
     while True:
         file = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
@@ -278,7 +281,7 @@ def _locked(path: Path, wait: bool = True, keep: bool = False) -> Iterator[int |
                 yield None
                 return
             if not _is_at(path, file):
-                continue  # who held it has removed it: this is a lock on nothing
+                continue  # its last holder has removed it, so this lock is void
             os.ftruncate(file, 0)
             try:
                 yield file

@@ -134,7 +134,7 @@ def test_shards_that_change_while_a_run_reads_them_end_it(trainer, shards, tmp_p
     (told,) = [line for line in err.splitlines() if line.startswith("error: ")]
     says = {
         "removed": "cannot be opened (No such file or directory)",
-        "replaced": "was changed while it was in use: its SHA-256 is not the index's",
+        "replaced": "was changed while it was in use: SHA-256 differs from index.json",
         "rebuilt": "index.json: ",
     }
     assert says[harm] in told

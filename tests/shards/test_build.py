@@ -308,19 +308,19 @@ def stale_header(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("harm", "says"),
     [
-        (lambda f: flip(f / "train-000001.tar"), "train-000001.tar: its SHA-256"),
+        (lambda f: flip(f / "train-000001.tar"), "train-000001.tar: SHA-256"),
         (lambda f: cut(f / "train-000000.tar"), "train-000000.tar: "),
         (lambda f: (f / "train-000002.tar").unlink(), "train-000002.tar: is missing"),
         (lambda f: (f / "train-000900.tar").write_bytes(b""), "train-000900.tar: is not in"),
         (lambda f: cut(f / "index.bin"), "index.bin"),
         (lambda f: (f / "index.bin").unlink(), "index.bin"),
         (lambda f: (f / "index.json").unlink(), "index.json"),
-        (lambda f: (f / "index.json").write_text("{"), "index.json: damaged"),
+        (lambda f: (f / "index.json").write_text("{"), "index.json: is damaged"),
         (lambda f: flip(f / "index.json"), "index.json: "),
         (lambda f: cut_last_byte(f / "index.json"), "index.json: was changed"),
-        (stale_table, "index.bin: its SHA-256"),
+        (stale_table, "index.bin: SHA-256"),
         (stale_labels, "sample 3 cannot be read: its row has a label"),
-        (stale_header, "cannot be read: json says"),
+        (stale_header, "cannot be read: json has"),
     ],
 )
 def test_verify_finds_the_damage(copied, harm, says):

@@ -20,7 +20,7 @@ from shards.reading.draw import draw, place
 def road(request, monkeypatch):
     """Every test goes both roads: a CPU takes the second where the first would need too much."""
     if request.param == "running sums":
-        monkeypatch.setattr("shards.reading.draw._MOST_ROWS", -1)
+        monkeypatch.setattr("shards.reading.draw._MAX_ROWS", -1)
 
 
 def coverage(first: np.ndarray, last: np.ndarray, length: int) -> np.ndarray:

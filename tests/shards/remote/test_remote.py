@@ -123,7 +123,7 @@ def test_a_checksum_that_is_a_path_reaches_no_file(local, tmp_path, monkeypatch)
     path.write_bytes(header_bytes(header))
     server.start()
     try:
-        with pytest.raises(DamagedShards, match="entry 0 of its shards is damaged"):
+        with pytest.raises(DamagedShards, match='entry 0 of "shards" is damaged'):
             everything(open_index(server.url, options(cache, patience=0.3)))
     finally:
         server.stop()
@@ -239,10 +239,10 @@ def test_processes_share_a_cache(local, server, tmp_path):
 @pytest.mark.parametrize(
     ("every", "fault", "says"),
     [
-        (1, 404, "there is no such file"),
+        (1, 404, "no such file"),
         (1, 403, "no permission"),
         (1, 503, "tried for"),
-        (1, "flipped", "its SHA-256 is not the index's, in 4 attempts"),
+        (1, "flipped", "SHA-256 differs from index.json, in 4 attempts"),
     ],
 )
 def test_what_cannot_be_had_is_told_in_a_line(local, server, tmp_path, every, fault, says):
@@ -263,9 +263,9 @@ def test_s3_has_the_bytes_of_the_disk(bucket, local, tmp_path):
     index = open_index(url, options(tmp_path, patience=0.5))
     assert np.array_equal(index.table, local.table)
     assert everything(index) == everything(local)
-    with pytest.raises(DamagedShards, match="there is no such file"):
+    with pytest.raises(DamagedShards, match="no such file"):
         open_index("s3://bucket/other", options(tmp_path))
-    with pytest.raises(DamagedShards, match="there is no such file"):
+    with pytest.raises(DamagedShards, match="no such file"):
         open_index("s3://another/pages", options(tmp_path))
     server.stop()
     with pytest.raises(DamagedShards, match=r"s3://bucket/pages/index\.json: .*tried for"):
