@@ -1,6 +1,7 @@
-"""Schedules: pure functions of the clock, defined before, during and for ever after training.
+"""Schedules of learning rate, loss weights, beta and skip connections: pure functions of the epoch.
 
-Beside each stands the section of settings that it follows; torch is not imported for them.
+They are defined for every epoch from 0 on, beyond the end of training too. This module is imported
+with the settings and does not import torch.
 """
 
 from __future__ import annotations
@@ -18,29 +19,33 @@ from vaetrain.settings import setting
 @dataclass
 class LrConfig:
     schedule: str = setting(
-        "cosine", "shape after warm-up", choices=("constant", "cosine", "onecycle")
+        "cosine", "schedule after the warm-up", choices=("constant", "cosine", "onecycle")
     )
     warmup: str = setting(
-        "linear", "warm-up from 0, or from a thousandth", choices=("linear", "exponential")
+        "linear",
+        "warm-up: linear from 0, or exponential from a thousandth",
+        choices=("linear", "exponential"),
     )
     warmup_epochs: float = setting(
-        1.0, "epochs of warm-up; onecycle has its own instead", minimum=0
+        1.0, "epochs of warm-up; onecycle has a warm-up of its own", minimum=0
     )
     cycle_epochs: float | None = setting(
         None, "epochs of the first cosine cycle; null: one cycle to the end of training", above=0
     )
-    cycle_factor: float = setting(1.0, "each cycle is so many times the last", minimum=1)
-    floor: float = setting(1e-6, "lowest learning rate of a cycle", minimum=0)
+    cycle_factor: float = setting(
+        1.0, "length of a cycle divided by that of the previous one", minimum=1
+    )
+    floor: float = setting(1e-6, "learning rate at the end of a cycle", minimum=0)
 
 
 @dataclass(frozen=True)
 class Clock:
-    """What turns an image count into the units people write schedules in.
+    """Conversion of image counts to epochs and steps.
 
     Attributes:
-        epoch_images: training pages, the images of one epoch.
+        epoch_images: images of one epoch, the number of training pages.
         global_batch_size: images of one optimizer step.
-        horizon: images at which training ends, a whole number of steps.
+        horizon: image count at which training ends, a multiple of the global batch size.
     """
 
     epoch_images: int
@@ -51,38 +56,38 @@ class Clock:
     def of(
         cls, epochs: float, max_images: int | None, global_batch_size: int, epoch_images: int
     ) -> Clock:
-        """The clock of a training of `epochs`, but at most `max_images`, rounded up to a step."""
-        wanted = epochs * epoch_images
+        """Build the clock of a training of `epochs`, at most `max_images`, rounded up to a step."""
+        images = epochs * epoch_images
         if max_images is not None:
-            wanted = min(wanted, max_images)
-        steps = max(1, math.ceil(wanted / global_batch_size))
+            images = min(images, max_images)
+        steps = max(1, math.ceil(images / global_batch_size))
         return cls(epoch_images, global_batch_size, steps * global_batch_size)
 
     @property
     def epochs(self) -> float:
-        """The length of training in epochs."""
+        """Length of the training in epochs."""
         return self.horizon / self.epoch_images
 
     def epoch(self, images: int) -> float:
-        """Epochs seen after `images` images, a fraction."""
+        """Convert an image count to epochs, a float."""
         return images / self.epoch_images
 
     def steps(self, images: int) -> int:
-        """Optimizer steps taken after `images` images."""
+        """Convert an image count to completed optimizer steps."""
         return images // self.global_batch_size
 
     def due(self, images: int, every: int) -> bool:
-        """Whether the step that ended at `images` crossed a multiple of `every` images."""
+        """Return whether the step that ended at `images` crossed a multiple of `every` images."""
         return images // every > (images - self.global_batch_size) // every
 
 
 def ramp(epoch: float, length: float) -> float:
-    """0 at epoch 0, 1 from epoch `length` on, straight in between; 1 for a length of 0."""
+    """Rise linearly from 0 at epoch 0 to 1 at epoch `length`, then stay; 1 for a length of 0."""
     return 1.0 if epoch >= length else epoch / length
 
 
 def weights_at(experiment: ObjectiveSettings, epoch: float, epochs: float) -> Weights:
-    """The weights at an epoch of a training that lasts `epochs`: curriculum, beta and capacity."""
+    """Return the weights at an epoch of a training of `epochs`: curriculum, beta and capacity."""
     beta = experiment.beta
     start = {term.name: getattr(experiment.loss, term.name) for term in TERMS}
     terms = phase_at(experiment.curriculum, start | {"beta": beta.max}, epoch)
@@ -96,32 +101,32 @@ def weights_at(experiment: ObjectiveSettings, epoch: float, epochs: float) -> We
 def phase_at(
     curriculum: CurriculumConfig, start: dict[str, float], epoch: float
 ) -> dict[str, float]:
-    """The weights `start` after all phases that have begun by an epoch.
+    """Return the weights at an epoch: `start`, changed by all phases that have begun.
 
-    A phase moves from what held before it to its own weights in a straight line over
-    `blend_epochs`; one that begins while another is still moving goes on from there, and one
-    that begins with the training has nothing to move from.
+    Over `blend_epochs` a phase interpolates linearly from the previous weights to its own. A phase
+    that begins during the blend of another continues from the weights at that epoch. A phase at
+    epoch 0 has no previous weights and is not blended.
     """
-    now = dict(start)
-    starts = [*(phase.epoch for phase in curriculum.phases), math.inf]
-    for phase, until in zip(curriculum.phases, starts[1:], strict=True):
+    weights = dict(start)
+    ends = [*(phase.epoch for phase in curriculum.phases[1:]), math.inf]
+    for phase, end in zip(curriculum.phases, ends, strict=False):
         if epoch < phase.epoch:
             break
         blend = curriculum.blend_epochs if phase.epoch > 0 else 0.0
-        share = ramp(min(epoch, until) - phase.epoch, blend)
-        for term, before in now.items():
-            wanted = getattr(phase, term)
-            if wanted is not None:
-                now[term] = before + share * (wanted - before)
-    return now
+        share = ramp(min(epoch, end) - phase.epoch, blend)
+        for name, before in weights.items():
+            target = getattr(phase, name)
+            if target is not None:
+                weights[name] = before + share * (target - before)
+    return weights
 
 
 def beta_share(config: BetaConfig, epoch: float, epochs: float) -> float:
-    """The share of its maximum that beta has at an epoch of a training that lasts `epochs`.
+    """Return beta as a share of its maximum at an epoch of a training of `epochs`.
 
-    two_stage: 0.5 e / w up to the epoch w, then 1 - 0.5 exp(-3 p), p the share of the remaining
-    epochs: 0.975 at the end. cyclical: Fu et al. 2019, eq. 6-7, the last cycle's end for ever
-    after. controller: all of it; see `controller.KLController`.
+    two_stage: 0.5 e / w up to epoch w, then 1 - 0.5 exp(-3 p) with p the share of the remaining
+    epochs, which is 0.975 at the end. cyclical: Fu et al. 2019, eq. 6-7; 1 after the training.
+    controller: 1, the bound of `KLController`.
     """
     if config.schedule == "linear":
         return ramp(epoch, config.warmup_epochs)
@@ -136,26 +141,26 @@ def beta_share(config: BetaConfig, epoch: float, epochs: float) -> float:
 
 
 def skip_gate_at(config: SkipConfig, epoch: float) -> float:
-    """How far skips are open at an epoch: 0 to `start_epoch`, then in a line to 1."""
+    """Return the gate of skip connections: 0 up to `start_epoch`, then a linear rise to 1."""
     return (
         0.0 if epoch < config.start_epoch else ramp(epoch - config.start_epoch, config.ramp_epochs)
     )
 
 
-ONE_CYCLE_RISE = 0.3  # of the training
-ONE_CYCLE_START, ONE_CYCLE_END = 1 / 25, 1 / 25e4  # of the peak
-EXPONENTIAL_START = 1e-3  # of the peak
+ONE_CYCLE_RISE = 0.3  # share of the training
+ONE_CYCLE_START, ONE_CYCLE_END = 1 / 25, 1 / 25e4  # shares of the peak
+EXPONENTIAL_START = 1e-3  # share of the peak
 
 
 def lr_at(config: LrConfig, peak: float, epoch: float, epochs: float) -> float:
-    """The learning rate at an epoch of a training that lasts `epochs`.
+    """Return the learning rate at an epoch of a training of `epochs`.
 
-    A linear or exponential warm-up, then a constant, or cosine with warm restarts (Loshchilov and
-    Hutter 2017, section 3, eq. 5) whose cycles grow by a factor that may be a fraction. The
-    cosine's own time starts at epoch 0, below the warm-up, so that cycles end where the setting
-    says. Past its end a single cycle stays at its floor. onecycle (Smith and Topin 2018, with
-    PyTorch's cosines): from a 25th of the peak up to it in the first 0.3 of the training, then
-    down to a 250,000th, where it stays.
+    constant and cosine are multiplied by a linear or exponential warm-up. cosine has warm restarts
+    (Loshchilov and Hutter 2017, section 3, eq. 5), and cycles grow by a factor that need not be an
+    integer. The first cycle starts at epoch 0, during the warm-up, and ends at `cycle_epochs`. A
+    single cycle stays at its floor after the training. onecycle (Smith and
+    Topin 2018, with PyTorch's cosines) rises from 1/25 of the peak to the peak in the first 0.3 of
+    the training, then falls to 1/250,000 of the peak and stays there.
     """
     share = min(1.0, epoch / epochs)
     if config.schedule == "onecycle":
@@ -168,20 +173,20 @@ def lr_at(config: LrConfig, peak: float, epoch: float, epochs: float) -> float:
     if config.schedule == "constant":
         return peak * warmup
     if config.cycle_epochs is not None:
-        share = _share_of_cycle(epoch, config.cycle_epochs, config.cycle_factor)
+        share = _cycle_position(epoch, config.cycle_epochs, config.cycle_factor)
     return warmup * _cosine(peak, min(config.floor, peak), share)
 
 
 def _cosine(start: float, end: float, share: float) -> float:
-    """Half a cosine from one value to another."""
+    """Interpolate from `start` to `end` by half a cosine period."""
     return end + (start - end) * 0.5 * (1.0 + math.cos(math.pi * share))
 
 
-def _share_of_cycle(epoch: float, length: float, factor: float) -> float:
-    """How far into its cycle an epoch is, in [0, 1)."""
+def _cycle_position(epoch: float, length: float, factor: float) -> float:
+    """Return the position of an epoch within its cycle, in [0, 1)."""
     if factor == 1.0:
         return (epoch / length) % 1.0
-    # Counted up rather than by a logarithm, whose rounding misses the restart by one ulp.
+    # A loop instead of a logarithm, whose rounding misses the restart by one ulp.
     start = 0.0
     while epoch >= start + length:
         start += length

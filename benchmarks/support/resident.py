@@ -18,13 +18,13 @@ from torch import Tensor, nn
 
 from vaetrain.engines.model_options import apply_options
 from vaetrain.engines.optimizers import build_optimizer, clip_gradients
-from vaetrain.model import blocks, decoder, encoder, linear_path, skips
+from vaetrain.model import decoder, encoder, latents, layers, linear_path, skips
 from vaetrain.model import vae as vae_model
 from vaetrain.model.masked import MaskedCBAM, MaskedGroupNorm, PyramidPool, Rows
 from vaetrain.model.vae import VAE, Noise
 from vaetrain.training.build import Run
 
-MASKING_MODULES = (blocks, decoder, encoder, linear_path, skips, vae_model)  # they call `keep`
+MASKING_MODULES = (decoder, encoder, latents, layers, linear_path, skips, vae_model)  # with `keep`
 
 Replacement = Callable[[nn.Module], contextlib.AbstractContextManager[None]]
 
@@ -127,7 +127,7 @@ class Conv2d(nn.Conv2d):
     """Convolution after upsampling and concatenation with the page."""
 
     def forward(self, x: Tensor, page: Tensor | None = None, rows: Rows | None = None) -> Tensor:
-        """See `blocks.Conv2d`."""
+        """See `layers.Conv2d`."""
         if page is not None:
             x = torch.cat([F.interpolate(x, scale_factor=2), page], dim=1)
         return super().forward(x)
@@ -146,7 +146,7 @@ def unmasked(vae: nn.Module) -> contextlib.AbstractContextManager[None]:
 
 def textbook(vae: nn.Module) -> contextlib.AbstractContextManager[None]:
     """Replace all of a model's own layers by torch's; return the context manager for its use."""
-    _replace(vae, blocks.Conv2d, _conv)
+    _replace(vae, layers.Conv2d, _conv)
     return unmasked(vae)
 
 
@@ -163,7 +163,7 @@ def _group_norm(masked: MaskedGroupNorm) -> GroupNorm:
     return plain
 
 
-def _conv(own: blocks.Conv2d) -> Conv2d:
+def _conv(own: layers.Conv2d) -> Conv2d:
     sizes = (own.in_channels, own.out_channels, own.kernel_size, own.stride, own.padding)
     plain = Conv2d(*sizes, bias=own.bias is not None)
     plain.weight, plain.bias = own.weight, own.bias

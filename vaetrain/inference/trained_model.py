@@ -19,7 +19,7 @@ from vaetrain.data.loading import EVALUATION_BATCH, PageReader
 from vaetrain.engines.factory import start_engine
 from vaetrain.engines.spec import running_launch
 from vaetrain.inference.each_page import for_each_page
-from vaetrain.model.blocks import fit_rows
+from vaetrain.model.layers import fit_rows
 from vaetrain.model.vae import draw_noise
 from vaetrain.page_pictures import cut_pages
 

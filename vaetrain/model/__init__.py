@@ -1,1 +1,1 @@
-"""The VAE and its layers."""
+"""The VAE, its exchangeable parts and its layers."""

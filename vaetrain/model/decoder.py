@@ -1,27 +1,29 @@
-"""The decoder: a latent and the coarse page of the linear path to a page."""
+"""The decoder, from a latent and the linear path's coarse page to a page, and its seeds."""
 
 from __future__ import annotations
 
 import math
 from itertools import pairwise
+from pkgutil import resolve_name
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from vaetrain.model.blocks import Stage, enlarge, fit_rows, zero_
 from vaetrain.model.config import ModelConfig
 from vaetrain.model.encoder import Level
+from vaetrain.model.layers import enlarge, fit_rows, zero_
 from vaetrain.model.masked import Rows, keep, rows_at
+from vaetrain.model.parts import SKIPS
 from vaetrain.model.sizes import SIZES, STRIDES
-from vaetrain.model.skips import GatedSkip, Ladder
+from vaetrain.model.stage import Stage
 
 
 class VectorSeed(nn.Module):
-    """A vector latent to the deepest map: a top-anchored grid, and the same everywhere."""
+    """First map of a vector latent: a top-anchored grid plus a vector that all positions share."""
 
     def __init__(self, config: ModelConfig, grid: tuple[int, int]) -> None:
-        """Build the layer; the grid (rows, columns) is what the tallest page has at this stride."""
+        """Build the layer; `grid` is (rows, columns) of the tallest page's first map."""
         super().__init__()
         size = SIZES[config.size]
         self.grid = grid
@@ -30,25 +32,32 @@ class VectorSeed(nn.Module):
         self.from_grid = nn.Conv2d(size.grid, size.channels[-1], 1, bias=False)
 
     def forward(self, z: Tensor, height: int) -> Tensor:
-        """(B, D) to (B, C, height, columns)."""
+        """Map (B, D) to (B, C, height, columns)."""
         x = self.anchored(z).unflatten(1, (-1, *self.grid))
         return self.from_grid(fit_rows(x, height)) + self.everywhere(z)[:, :, None, None]
 
 
 class SpatialSeed(nn.Module):
-    """A spatial latent to the deepest map."""
+    """First map of a spatial latent: a convolution."""
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         self.enter = nn.Conv2d(config.latent_dim, SIZES[config.size].channels[-1], 3, padding=1)
 
     def forward(self, z: Tensor, height: int) -> Tensor:
-        """(B, D, height, columns) to (B, C, height, columns)."""
+        """Map (B, D, height, columns) to (B, C, height, columns)."""
         return self.enter(z)
 
 
 class Decoder(nn.Module):
-    """Stages back to pixels, on top of a coarse page that each of them sees."""
+    """Stages from the seed's map to pixels.
+
+    Each stage receives the coarse page, and the result is added to the coarse page.
+
+    Attributes:
+        skips: one skip connection per stage; empty for `model.skips=none`.
+        has_ladder: whether skip connections have latents.
+    """
 
     def __init__(self, config: ModelConfig, seed: nn.Module, cell: int) -> None:
         super().__init__()
@@ -58,12 +67,13 @@ class Decoder(nn.Module):
             Stage(config, i + 1, o, stride=1) for i, o in pairwise(channels)
         )
         self.skips = nn.ModuleList()
-        if config.skips != "none":
-            kind = GatedSkip if config.skips == "gated" else Ladder
-            self.skips.extend(kind(c) for c in channels[1:])
-        self.is_ladder = config.skips == "hierarchical"
-        # Four pixels from one place (Shi et al. 2016): a stage at full resolution would cost more
-        # than all the others together.
+        self.has_ladder = False
+        if SKIPS[config.skips] is not None:
+            skip = resolve_name(SKIPS[config.skips])
+            self.skips.extend(skip(c) for c in channels[1:])
+            self.has_ladder = skip.has_latent
+        # Four pixels from each position (Shi et al. 2016): a stage at full resolution would cost
+        # more than all others together.
         self.add = zero_(nn.Conv2d(channels[-1], 4, 3, padding=1))
 
     def forward(
@@ -76,46 +86,46 @@ class Decoder(nn.Module):
         gate: Tensor | None = None,
         eps: tuple[Tensor, ...] = (),
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """A latent and what skips bring to a page.
+        """Decode a latent to a page.
 
         Args:
             z: (B, D) or (B, D, H / 16, W / 16).
             coarse: (B, 1, H / cell, W / cell).
             heights: Long (B,), rows of each page.
             size: (H, W).
-            features: the encoder's maps, for skips; None: the latent alone.
-            gate: (B,) in [0, 1], how far skips are open; needed with features.
-            eps: a ladder's noise for each level, (B, 4, h, w); none: its means.
+            features: the encoder's maps, for skip connections; None: decode without them.
+            gate: (B,) in [0, 1], 1 for open skip connections; required with features.
+            eps: noise of each level of a ladder, (B, 4, h, w); empty: the means are used.
 
-        Returns: the coarse page at full size and what to add to it, (B, 1, H, W) both and 0 below
-            the pages, and a ladder's KL in nats, float32 (B, levels).
+        Returns: the coarse page at full size and the image to add to it, (B, 1, H, W) both and 0
+            below the pages, and the KL of a ladder's levels in nats, float32 (B, levels).
         """
         stride = STRIDES[-1]
         rows = rows_at(heights, size[0] // stride, stride)
         x = keep(F.silu(self.seed(z, size[0] // stride)), rows)
-        nats = []
+        level_kl = []
         for number, stage in enumerate(self.stages):
             stride //= 2
             rows = rows_at(heights, size[0] // stride, stride)
             x = stage(x, rows, at_stride(coarse, self.cell, stride, rows))
-            # The encoder's maps come from fine to coarse, and lack none of the decoder's strides.
-            here = None if features is None else features[-2 - number][0]
-            if self.is_ladder:
+            if self.skips:
+                # The encoder's maps are ordered from fine to coarse; the last has no counterpart.
+                encoded = None if features is None else features[-2 - number][0]
                 noise = eps[number] if eps else None
-                x, level = self.skips[number](x, here, gate, noise, rows)
-                nats.append(level)
-            elif self.skips and here is not None:
-                x = self.skips[number](x, here, gate)
+                x, kl = self.skips[number](x, encoded, gate, noise, rows)
+                if kl is not None:
+                    level_kl.append(kl)
         rows = rows_at(heights, size[0])
         added = keep(F.pixel_shuffle(self.add(x), 2), rows)
-        ladder = (
-            torch.stack(nats, 1) if nats else added.new_zeros(z.shape[0], 0, dtype=torch.float32)
-        )
-        return at_stride(coarse, self.cell, 1, rows), added, ladder
+        if level_kl:
+            ladder_kl = torch.stack(level_kl, 1)
+        else:
+            ladder_kl = added.new_zeros(z.shape[0], 0, dtype=torch.float32)
+        return at_stride(coarse, self.cell, 1, rows), added, ladder_kl
 
 
 def at_stride(coarse: Tensor, cell: int, stride: int, rows: Rows) -> Tensor:
-    """A coarse page, `cell` pixels per cell, as a map at `stride`; zero below the pages."""
+    """Resample a coarse page of `cell` pixels per cell to a map at `stride`, 0 below the pages."""
     if stride > cell:
         return keep(F.avg_pool2d(coarse, stride // cell), rows)
     return enlarge(coarse, rows, cell // stride)

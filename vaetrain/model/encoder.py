@@ -1,4 +1,4 @@
-"""The encoder: pages to feature maps at four strides, and these to a posterior."""
+"""The encoder, from pages to feature maps, and the heads, from the last map to a posterior."""
 
 from __future__ import annotations
 
@@ -7,17 +7,18 @@ import math
 import torch
 from torch import Tensor, nn
 
-from vaetrain.model.blocks import EqualLinear, Stage, fit_rows, zero_
 from vaetrain.model.config import ModelConfig
 from vaetrain.model.gaussian import unbounded
+from vaetrain.model.layers import EqualLinear, fit_rows, zero_
 from vaetrain.model.masked import PyramidPool, Rows, keep, rows_at
 from vaetrain.model.sizes import SIZES, STRIDES
+from vaetrain.model.stage import Stage
 
-Level = tuple[Tensor, Rows]  # a feature map, zero below the pages, and the pages' rows in it
+Level = tuple[Tensor, Rows]  # a feature map, 0 below the pages, and its valid rows
 
 
 class Encoder(nn.Module):
-    """Stages of blocks, each halving the resolution."""
+    """Stages of blocks, each of which halves the resolution."""
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
@@ -27,7 +28,7 @@ class Encoder(nn.Module):
         )
 
     def forward(self, images: Tensor, heights: Tensor) -> list[Level]:
-        """Images (B, 1, H, W) to maps (B, channels[i], H / STRIDES[i], W / STRIDES[i])."""
+        """Map images (B, 1, H, W) to maps (B, channels[i], H / STRIDES[i], W / STRIDES[i])."""
         x, levels = images, []
         for stride, stage in zip(STRIDES, self.stages, strict=True):
             rows = rows_at(heights, images.shape[2] // stride, stride)
@@ -37,38 +38,38 @@ class Encoder(nn.Module):
 
 
 class VectorHead(nn.Module):
-    """The deepest map to one Gaussian a page: pyramid pooling beside a top-anchored grid."""
+    """Head of a vector latent: pyramid pooling and a top-anchored grid to one Gaussian per page."""
 
     def __init__(self, config: ModelConfig, grid: tuple[int, int]) -> None:
-        """Build the head; the grid (rows, columns) is what the tallest page has at this stride."""
+        """Build the head; `grid` is (rows, columns) of the tallest page's last map."""
         super().__init__()
         size = SIZES[config.size]
         self.pyramid = PyramidPool(config.pyramid)
         self.rows = grid[0]
         self.to_grid = nn.Conv2d(size.channels[-1], size.grid, 1, bias=False)
         features = size.channels[-1] * self.pyramid.bins + size.grid * math.prod(grid)
-        # Zero: the posterior starts at the linear path, with logvar 0.
+        # Zero, so that the initial posterior is that of the linear path with logvar 0.
         self.head = zero_(EqualLinear(features, 2 * config.latent_dim))
 
     def forward(self, x: Tensor, rows: Rows) -> Tensor:
-        """(B, C, H / 16, W / 16) to `mu` and `logvar` side by side, (B, 2 D)."""
+        """Map (B, C, H / 16, W / 16) to concatenated `mu` and `logvar`, (B, 2 D)."""
         anchored = fit_rows(self.to_grid(x), self.rows).flatten(1)
         return self.head(torch.cat([self.pyramid(x, rows), anchored], dim=1))
 
     @torch.no_grad()
     def start_logvar(self, value: float) -> None:
-        """Let every posterior start with this log variance."""
+        """Set the initial log variance of every posterior."""
         dimensions = self.head.out_features // 2
         self.head.bias[dimensions:] = unbounded(value) / self.head.scale
 
 
 class SpatialHead(nn.Module):
-    """The deepest map to one Gaussian at each of its places."""
+    """Head of a spatial latent: one Gaussian at each position of the last map."""
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         self.head = zero_(nn.Conv2d(SIZES[config.size].channels[-1], 2 * config.latent_dim, 1))
 
     def forward(self, x: Tensor, rows: Rows) -> Tensor:
-        """(B, C, h, w) to `mu` and `logvar` side by side, (B, 2 D, h, w); zero below the pages."""
+        """Map (B, C, h, w) to concatenated `mu` and `logvar`, (B, 2 D, h, w), 0 below the pages."""
         return keep(self.head(x), rows)

@@ -1,4 +1,4 @@
-"""The Gaussian of every posterior and prior: a bound for its log variance, and a draw of it."""
+"""Gaussians of posteriors and priors: bounded log variance, sampling and KL."""
 
 from __future__ import annotations
 
@@ -13,24 +13,24 @@ LOGVAR_BOUND = 12.0
 
 
 def bounded(logvar: Tensor) -> Tensor:
-    """A smooth bound: exp(logvar) stays finite whatever a bad step does to the head."""
+    """Bound a log variance smoothly, so that exp(logvar) stays finite after a bad step."""
     return LOGVAR_BOUND * torch.tanh(logvar / LOGVAR_BOUND)
 
 
 def unbounded(logvar: float) -> float:
-    """What `bounded` makes this log variance of."""
+    """Return the inverse of `bounded`."""
     return LOGVAR_BOUND * math.atanh(logvar / LOGVAR_BOUND)
 
 
 def reparameterized(mu: Tensor, logvar: Tensor, eps: Tensor) -> Tensor:
-    """A draw of N(mu, exp(logvar)) from standard normal noise (Kingma and Welling 2014, 2.4)."""
+    """Sample N(mu, exp(logvar)) with standard normal noise (Kingma and Welling 2014, 2.4)."""
     return mu + torch.exp(0.5 * logvar) * eps
 
 
 @full_precision
 def gaussian_kl(mu: Tensor, logvar: Tensor) -> Tensor:
-    """KL(N(mu, exp(logvar)) || N(0, 1)) of each latent dimension, in nats; shape of `mu`.
+    """Compute KL(N(mu, exp(logvar)) || N(0, 1)) of each dimension, in nats; shape of `mu`.
 
-    The formula of Kingma & Welling 2014, appendix B, with expm1 for variances near 1.
+    The formula is that of Kingma and Welling 2014, appendix B, with expm1 for variances near 1.
     """
     return 0.5 * (mu.square() + logvar.expm1() - logvar)

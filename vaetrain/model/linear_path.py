@@ -1,8 +1,8 @@
-"""The linear path from page to `mu` and from `z` to page, which the convolutions add to.
+"""Linear path from a page to `mu` and from `z` to a page, to which the convolutions are added.
 
-A linear map of a coarse page explains much of it. For a vector latent the path is anchored at the
-top of the page, where pages of any height have their headers, and may start at the principal
-components of the training pages; a spatial latent has its own patch of the page at each place.
+A linear map of a coarse page explains much of the page. For a vector latent the path is anchored at
+the top of the page, where pages of any height have their headers, and can be initialised with the
+PCA of the training pages. For a spatial latent it maps the patch of the page at each position.
 """
 
 from __future__ import annotations
@@ -13,20 +13,20 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from vaetrain.model.blocks import EqualLinear, fit_rows, zero_
+from vaetrain.model.layers import EqualLinear, fit_rows, zero_
 from vaetrain.model.masked import Rows, keep
 from vaetrain.model.sizes import STRIDES
 
-COARSE_WIDTH = 64  # cells that the linear path sees of a page's width, up to twice as many
+COARSE_WIDTH = 64  # cells per row of the coarse page: this many, up to twice as many
 
 
 def coarse_cell(width: int) -> int:
-    """Image pixels per cell of the coarse page: a power of two, at most the model's stride."""
+    """Return the pixels per cell of the coarse page: a power of 2, at most the model's stride."""
     return min(STRIDES[-1], 2 ** max(0, int(math.log2(width / COARSE_WIDTH))))
 
 
 class VectorPath(nn.Module):
-    """Between coarse pages and vectors.
+    """Linear path of a vector latent.
 
     Attributes:
         cell: image pixels per cell.
@@ -34,34 +34,34 @@ class VectorPath(nn.Module):
     """
 
     def __init__(self, latent_dim: int, width: int, rows: int) -> None:
-        """Build the path for images `width` wide; it reaches down `rows` rows."""
+        """Build the path for images `width` wide; it covers the first `rows` rows of a page."""
         super().__init__()
         self.cell = coarse_cell(width)
         self.size = (rows // self.cell, width // self.cell)
         self.to_mu = EqualLinear(math.prod(self.size), latent_dim)
-        # Zero: a start that is not at components is a blank page, nearer to any than noise is.
+        # Zero: without a PCA the initial page is blank, which is closer to any page than noise.
         self.to_page = zero_(EqualLinear(latent_dim, math.prod(self.size)))
 
     def coarse(self, images: Tensor) -> Tensor:
-        """What the path sees of images (B, 1, H, W): (B, cells)."""
+        """Average images (B, 1, H, W) over the cells: (B, cells)."""
         return fit_rows(F.avg_pool2d(images, self.cell), self.size[0]).flatten(1)
 
     def mu(self, images: Tensor, rows: Rows) -> Tensor:
-        """(B, D)."""
+        """Map images (B, 1, H, W) to (B, D)."""
         return self.to_mu(self.coarse(images))
 
     def page(self, z: Tensor, height: int) -> Tensor:
-        """The coarse pages (B, 1, height / cell, W / cell) of latents (B, D)."""
+        """Map latents (B, D) to coarse pages (B, 1, height / cell, W / cell)."""
         return fit_rows(self.to_page(z).view(-1, 1, *self.size), height // self.cell)
 
     @torch.no_grad()
     def start_from_pca(self, mean: Tensor, components: Tensor, deviations: Tensor) -> None:
-        """Start at principal components: `mu` in units of the data's standard deviations.
+        """Initialise the path with a PCA: `mu` has variance 1 along each principal component.
 
         Args:
             mean: (cells,), of the training pages.
-            components: (K, cells), orthonormal, K at most D; the other dimensions start at 0.
-            deviations: (K,), standard deviation along each, not 0.
+            components: (K, cells), orthonormal, K at most D; weights of other dimensions are 0.
+            deviations: (K,), standard deviation along each component, above 0.
         """
         for parameter in self.parameters():
             parameter.zero_()
@@ -73,10 +73,10 @@ class VectorPath(nn.Module):
 
 
 class PatchPath(nn.Module):
-    """Between coarse patches of `stride` x `stride` pixels and the vectors at their places.
+    """Linear path of a spatial latent: one vector for each patch of `stride` x `stride` pixels.
 
-    Starts with each other's transpose and orthonormal: with as many dimensions as cells in a patch
-    it passes the coarse page on.
+    The initial weights of the two directions are orthonormal and each other's transpose: with as
+    many dimensions as cells in a patch, the path reproduces the coarse page.
     """
 
     def __init__(self, latent_dim: int, width: int) -> None:
@@ -90,10 +90,10 @@ class PatchPath(nn.Module):
             self.to_page.weight.copy_(self.to_mu.weight.transpose(0, 1))
 
     def mu(self, images: Tensor, rows: Rows) -> Tensor:
-        """Images (B, 1, H, W) to (B, D, H / 16, W / 16), zero below the pages."""
+        """Map images (B, 1, H, W) to (B, D, H / 16, W / 16), 0 below the pages."""
         coarse = F.avg_pool2d(images, self.cell)
         return keep(self.to_mu(F.pixel_unshuffle(coarse, self.cells)), rows)
 
     def page(self, z: Tensor, height: int) -> Tensor:
-        """The coarse pages (B, 1, H / cell, W / cell) of latents (B, D, H / 16, W / 16)."""
+        """Map latents (B, D, H / 16, W / 16) to coarse pages (B, 1, H / cell, W / cell)."""
         return F.pixel_shuffle(self.to_page(z), self.cells)

@@ -1,13 +1,13 @@
 """Layers for pages of different heights in one batch.
 
-The only mask there is: one integer height per page; widths are full. One invariant makes it cheap:
+The mask of a page is one integer, its height; widths are full. All layers keep one invariant:
 
-    Every feature map is zero below its page's rows.
+    Every feature map is 0 below its page's rows.
 
-Convolutions then pad a page with zeros whether it stands alone or in a taller batch, and need no
-mask of their own. What a convolution writes below the page is cleared by the masked norm that
-follows it, which folds the mask into its scale and shift. So no layer passes over the memory only
-to mask it. `keep` restores the invariant where no norm does.
+Then a convolution's zero padding is the same for a page alone and in a taller batch, and
+convolutions need no mask. The values that a convolution writes below the page are set to 0 by the
+masked norm after it, which includes the mask in its scale and shift. So no layer passes over the
+memory only to apply a mask. `keep` restores the invariant where no norm follows.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-GROUPS = 8  # of a norm, where the channels can be divided by it
+GROUPS = 8  # of a norm, if the channels are divisible by it
 
 
 class Rows(NamedTuple):
-    """The rows of feature maps that belong to their pages.
+    """Valid rows of feature maps.
 
     Attributes:
         mask: float32 (B, 1, H, 1), 1 on the page, 0 below.
@@ -35,7 +35,7 @@ class Rows(NamedTuple):
 
 
 def rows_at(heights: Tensor, height: int, stride: int = 1) -> Rows:
-    """The rows of a map at a stride of the image that hold at least one pixel of the page.
+    """Return the rows of a map, at a stride of the image, that hold a pixel of the page.
 
     Args:
         heights: Long (B,), rows of each page in the image.
@@ -48,17 +48,17 @@ def rows_at(heights: Tensor, height: int, stride: int = 1) -> Rows:
 
 
 def keep(x: Tensor, rows: Rows) -> Tensor:
-    """`x` (B, C, H, W) with zeros below the pages."""
+    """Set `x` (B, C, H, W) to 0 below the pages."""
     return x * rows.mask.to(x.dtype)
 
 
 class MaskedGroupNorm(nn.Module):
-    """Group normalisation (Wu & He 2018) whose moments see the page alone; zero below the page.
+    """Group normalisation (Wu and He 2018) with moments over the page only; 0 below the page.
 
-    There are `GROUPS` groups, or the largest common divisor of that and the channels. Moments are
-    taken in float32 in two passes, so that a large mean cannot cancel the variance, whatever the
-    input's dtype; the output has the input's dtype. `scale` is the initial weight: 0 makes the
-    layers before it start as if they were absent.
+    There are `GROUPS` groups, or the greatest common divisor of `GROUPS` and the channels. Moments
+    are computed in float32 in two passes, so that a large mean does not cancel the variance; the
+    output has the input's dtype. `scale` is the initial weight: with 0 the layers before the norm
+    contribute nothing at first.
     """
 
     def __init__(self, channels: int, scale: float = 1.0, eps: float = 1e-5) -> None:
@@ -69,15 +69,15 @@ class MaskedGroupNorm(nn.Module):
         self.bias = nn.Parameter(torch.zeros(channels))
 
     def forward(self, x: Tensor, rows: Rows) -> Tensor:
-        """(B, C, H, W) to the same shape; what `x` holds below the pages does not matter."""
+        """Normalise (B, C, H, W); values of `x` below the pages are ignored."""
         return _GroupNorm.apply(x, self.weight, self.bias, *rows, self.groups, self.eps)
 
 
 class _GroupNorm(torch.autograd.Function):
-    """The norm with its gradient written out: half the passes over memory that autograd makes.
+    """Masked group norm with a manual gradient, in half of autograd's passes over memory.
 
-    Maps are seen as (B, groups, C / groups, H, W), so that a group's moments broadcast over it.
-    Where a mask is needed sums run over the width first, and it weighs their rows, not the pixels.
+    Maps are viewed as (B, groups, C / groups, H, W), so that a group's moments broadcast. Masked
+    sums run over the width first, so that the mask multiplies rows, not pixels.
     """
 
     @staticmethod
@@ -94,9 +94,9 @@ class _GroupNorm(torch.autograd.Function):
         grouped, mask = x.unflatten(1, (groups, -1)), mask[:, None]
         size = (count * (grouped.shape[2] * x.shape[3])).clamp(min=1).view(-1, 1, 1, 1, 1)
         row_sums = grouped.sum(dim=4, keepdim=True, dtype=torch.float32) * mask
-        # Zero below the page from here on: sums need no mask, and long ones are the fast ones.
+        # 0 below the page from here on: sums need no mask, and contiguous sums are faster.
         centred = (grouped - row_sums.sum(dim=(2, 3), keepdim=True) / size).mul_(mask)
-        # A vector's norm sums its squares without a map of them.
+        # `vector_norm` sums squares without storing a map of them.
         squares = torch.linalg.vector_norm(centred, dim=(2, 3, 4), keepdim=True).square()
         rstd = (squares / size + eps).rsqrt()
         ctx.save_for_backward(centred.to(x.dtype), weight, rstd, mask, size)
@@ -115,7 +115,7 @@ class _GroupNorm(torch.autograd.Function):
             (each * scale).sum(dim=2, keepdim=True) / size for each in (grad_sum, grad_dot)
         )
         grad_x = grad * (rstd * scale * mask)
-        # In place: on a CPU a pass that writes into other memory takes as long as three.
+        # In place: on a CPU a pass that writes to new memory takes as long as three.
         grad_x.addcmul_(centred, rstd**3 * mean_dot, value=-1).sub_(rstd * mean_grad * mask)
         grad_weight, grad_bias = (grad_dot * rstd).sum(0).flatten(), grad_sum.sum(0).flatten()
         grad_x = grad_x.flatten(1, 2).to(centred.dtype)
@@ -123,17 +123,17 @@ class _GroupNorm(torch.autograd.Function):
 
 
 def _page_sum(x: Tensor, mask: Tensor) -> Tensor:
-    """Sum over the page's pixels, float32: (B, C, H, W) to (B, C)."""
+    """Sum (B, C, H, W) over the page's pixels: float32 (B, C)."""
     return (x.sum(dim=3, dtype=torch.float32) * mask[:, :, :, 0]).sum(dim=2)
 
 
 class PyramidPool(nn.Module):
     """Spatial pyramid pooling (He et al. 2014): means over n x n bins for each level n.
 
-    Bins divide each page's own rows, and the width, evenly. A row or column on a border counts in
-    both bins by the share that lies in each, so a page may have fewer rows than bins. Written as
-    two matrix products: adaptive pooling to a grid that does not divide a dynamic size cannot be
-    exported to ONNX.
+    Bins divide each page's own rows, and the width, evenly. A row or column on the border of two
+    bins counts in each by its share, so a page may have fewer rows than bins. The pooling consists
+    of two matrix products, because adaptive pooling to a grid that does not divide a dynamic size
+    cannot be exported to ONNX.
     """
 
     def __init__(self, levels: list[int]) -> None:
@@ -142,7 +142,7 @@ class PyramidPool(nn.Module):
         self.bins = sum(level * level for level in levels)
 
     def forward(self, x: Tensor, rows: Rows) -> Tensor:
-        """(B, C, H, W) to float32 (B, C * bins)."""
+        """Pool (B, C, H, W) to float32 (B, C * bins)."""
         x = x.float()
         width = x.new_full((1,), x.shape[3])
         pooled = []
@@ -156,12 +156,12 @@ class PyramidPool(nn.Module):
 
 
 def bin_weights(count: Tensor, bins: int, length: int) -> Tensor:
-    """Weights of the mean over each of `bins` equal parts of `[0, count)`.
+    """Return the weights of means over `bins` equal parts of `[0, count)`.
 
     Args:
-        count: float (B,), cells that are divided; 0 gives weights of 0.
-        bins: parts.
-        length: cells in all, at least `count`.
+        count: float (B,), number of cells to divide; 0 gives weights of 0.
+        bins: number of parts.
+        length: number of all cells, at least `count`.
 
     Returns: float (B, bins, length), each row summing to 1, 0 from `count` on.
     """
@@ -175,7 +175,7 @@ def bin_weights(count: Tensor, bins: int, length: int) -> Tensor:
 class MaskedCBAM(nn.Module):
     """Convolutional block attention (Woo et al. 2018): gates per channel, then per pixel.
 
-    The means and maxima behind the gates see the page alone. Zero below the page stays zero.
+    Means and maxima are taken over the page only; 0 below the page stays 0.
     """
 
     def __init__(self, channels: int, reduction: int = 8, kernel: int = 7) -> None:
@@ -186,11 +186,11 @@ class MaskedCBAM(nn.Module):
         self.locate = nn.Conv2d(2, 1, kernel, padding=kernel // 2)
 
     def forward(self, x: Tensor, rows: Rows) -> Tensor:
-        """(B, C, H, W), zero below the pages, to the same."""
-        below = rows.mask[:, :, :, 0] == 0
+        """Gate (B, C, H, W), 0 below the pages."""
+        is_padding = rows.mask[:, :, :, 0] == 0
         pixels = (rows.count * x.shape[3]).clamp(min=1)[:, None]
         mean = (_page_sum(x, rows.mask) / pixels).to(x.dtype)
-        highest = x.amax(dim=3).masked_fill(below, torch.finfo(x.dtype).min).amax(dim=2)
+        highest = x.amax(dim=3).masked_fill(is_padding, torch.finfo(x.dtype).min).amax(dim=2)
         hidden = torch.relu(self.squeeze(torch.stack([mean, highest])))
         x = x * torch.sigmoid(self.excite(hidden).sum(dim=0))[:, :, None, None]
         profile = torch.cat([x.mean(dim=1, keepdim=True), x.amax(dim=1, keepdim=True)], dim=1)

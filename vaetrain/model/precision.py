@@ -11,7 +11,10 @@ from torch.profiler import record_function
 
 
 def full_precision(loss: Callable[..., Tensor]) -> Callable[..., Tensor]:
-    """Run with autocast off and half-precision tensors as float32; traces show it by its name."""
+    """Decorate a loss to run without autocast, with half-precision inputs converted to float32.
+
+    Profiler traces show it as `loss: <name>`.
+    """
 
     @functools.wraps(loss)
     def in_float32(*tensors: Tensor) -> Tensor:

@@ -1,15 +1,21 @@
-"""How wide and deep a model is."""
+"""Width and depth of the models that `model.size` offers."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
-STRIDES = (2, 4, 8, 16)  # of the encoder's stages; the decoder goes the same way back
+STRIDES = (2, 4, 8, 16)  # of the encoder's stages; the decoder uses them in reverse
 
 
 @dataclass(frozen=True)
 class Size:
-    """Channels of the stages, blocks in each, and channels of the top-anchored grids."""
+    """Width and depth of a model.
+
+    Attributes:
+        channels: of each stage.
+        blocks: in each stage.
+        grid: channels of the top-anchored grids.
+    """
 
     channels: tuple[int, int, int, int]
     blocks: int

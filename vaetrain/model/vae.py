@@ -1,14 +1,16 @@
-"""The VAE: a page of any height to a Gaussian posterior, and a latent back to a page.
+"""The VAE: from a page of any height to a Gaussian posterior, and from a latent to a page.
 
-Wireframes hang from the top: a header lies at the same pixel rows on a short page and on a tall
-one. So beside features relative to the page's own height (pyramid pooling) the encoder keeps a
-coarse grid anchored at the top, and the decoder starts from one. And since a linear map of a coarse
-page explains much of it, there is a linear path from page to `mu` and from `z` to page, which may
-start at the principal components of the training pages; the convolutions add to it.
+Wireframes are anchored at the top: a header lies at the same pixel rows on a short page and on a
+tall one. So beside features relative to the page's own height (pyramid pooling) the encoder of a
+vector latent has a coarse grid anchored at the top, and its decoder starts from such a grid. As a
+linear map of a coarse page explains much of the page, there is also a linear path from page to `mu`
+and from `z` to page, which can be initialised with the PCA of the training pages. The convolutions
+are added to it.
 """
 
 from __future__ import annotations
 
+from pkgutil import resolve_name
 from typing import NamedTuple
 
 import torch
@@ -16,26 +18,26 @@ from torch import Tensor, nn
 
 from shards.randomness import grid_positions, normal, random_bits, uniform
 from vaetrain.model.config import ModelConfig
-from vaetrain.model.decoder import Decoder, SpatialSeed, VectorSeed
-from vaetrain.model.encoder import Encoder, Level, SpatialHead, VectorHead
+from vaetrain.model.decoder import Decoder
+from vaetrain.model.encoder import Encoder, Level
 from vaetrain.model.gaussian import bounded, reparameterized
-from vaetrain.model.linear_path import PatchPath, VectorPath
 from vaetrain.model.masked import keep, rows_at
 from vaetrain.model.mixup import mix_pairs
+from vaetrain.model.parts import LATENTS
 from vaetrain.model.similarity import structure, structure_size
 from vaetrain.model.sizes import SIZES, STRIDES
 from vaetrain.model.skips import LADDER_CHANNELS
 
-LOGIT_EPS = 1 / 255  # the coarse page's values are kept so far from 0 and 1 before their logits
+LOGIT_EPS = 1 / 255  # the coarse page is clamped to [eps, 1 - eps] before its logits are taken
 
 
 class Noise(NamedTuple):
-    """The random inputs of a forward pass.
+    """Random inputs of a forward pass.
 
     Attributes:
         eps: standard normal, of the latent's shape, (B, D) or (B, D, H / 16, W / 16).
-        ladder: standard normal for each level of a ladder, (B, 4, h, w); empty without one.
-        gate: (B,) in [0, 1], how far skips are open for each page.
+        ladder: standard normal for each level of a ladder, (B, 4, h, w); empty without a ladder.
+        gate: (B,) in [0, 1], gate of each page's skip connections, 1 for open.
     """
 
     eps: Tensor
@@ -44,13 +46,13 @@ class Noise(NamedTuple):
 
 
 class VAEOutput(NamedTuple):
-    """What a forward pass returns.
+    """Output of a forward pass.
 
     Attributes:
         reconstruction: (B, 1, H, W), not clipped, 0 below the pages.
-        mu, logvar: the posterior, of the latent's shape; 0 below the pages.
-        ladder: float32 (B, levels), the KL of a ladder's levels in nats; no columns without one.
-        logits: of the reconstruction, where the model's output is a sigmoid's; else the page.
+        mu, logvar: of the posterior, of the latent's shape; 0 below the pages.
+        ladder: KL of a ladder's levels in nats, float32 (B, levels); no columns without a ladder.
+        logits: of the reconstruction with `model.output=sigmoid`, else the reconstruction.
     """
 
     reconstruction: Tensor
@@ -61,11 +63,11 @@ class VAEOutput(NamedTuple):
 
 
 class Posterior(NamedTuple):
-    """What the encoder says of some pages.
+    """Output of the encoder.
 
     Attributes:
         mu, logvar: of the latent's shape; 0 below the pages.
-        levels: the encoder's maps, which skips hand to the decoder.
+        levels: the encoder's maps, for skip connections.
     """
 
     mu: Tensor
@@ -74,65 +76,61 @@ class Posterior(NamedTuple):
 
 
 class VAE(nn.Module):
-    """A variational autoencoder (Kingma and Welling 2014) of pages of one width.
+    """Variational autoencoder (Kingma and Welling 2014) of pages of one width.
 
     Attributes:
         stride: widths and padded heights are multiples of it.
         latent_dim: D.
+        latent: the latent's shape and operations, see `latents`.
+        is_spatial: whether the latent is (B, D, H / 16, W / 16) instead of (B, D).
         map_size: (rows, columns) of the encoder's first map of the tallest page.
-        is_spatial: whether the latent is (B, D, H / 16, W / 16) rather than (B, D).
-        skip_gate: scalar buffer, how far skips are open for passes without `Noise`.
+        skip_gate: scalar buffer, gate of skip connections in passes without `Noise`.
     """
 
     stride = STRIDES[-1]
 
     def __init__(self, config: ModelConfig, width: int, max_height: int) -> None:
-        """Build the model for images `width` wide; grids reach down to `max_height` rows."""
+        """Build the model for images `width` wide; grids cover `max_height` rows, rounded up."""
         super().__init__()
         self.config = config
         self.latent_dim = config.latent_dim
-        self.is_spatial = config.latent == "spatial"
-        rows = -(-max_height // self.stride)
-        self.map_size = (rows * self.stride // STRIDES[0], width // STRIDES[0])
-        grid = (rows, width // self.stride)
+        self.latent = resolve_name(LATENTS[config.latent])(config.latent_dim)
+        self.is_spatial = self.latent.is_spatial
+        padded = -(-max_height // self.stride) * self.stride
+        self.map_size = (padded // STRIDES[0], width // STRIDES[0])
         self.encoder = Encoder(config)
-        if self.is_spatial:
-            self.linear: nn.Module = PatchPath(config.latent_dim, width)
-            self.head, seed = SpatialHead(config), SpatialSeed(config)
-        else:
-            self.linear = VectorPath(config.latent_dim, width, rows * self.stride)
-            self.head, seed = VectorHead(config, grid), VectorSeed(config, grid)
+        self.linear, self.head, seed = self.latent.build_layers(config, width, padded)
         self.decoder = Decoder(config, seed, self.linear.cell)
         self.register_buffer("skip_gate", torch.ones(()))
 
     def forward(
         self, images: Tensor, heights: Tensor, noise: Noise, shares: Tensor | None = None
     ) -> VAEOutput:
-        """Encode, draw `z = mu + exp(logvar / 2) * eps`, decode.
+        """Encode, sample `z = mu + exp(logvar / 2) * eps`, decode.
 
         Args:
             images: (B, 1, H, W) in [0, 1], 0 below the pages; H and W are multiples of `stride`.
-            heights: Long (B,), rows of each page.
+            heights: Long (B,), valid rows.
             noise: from `draw_noise`.
-            shares: (B,), each page's share of its pair's latent (`mixup`); None: nothing is mixed.
+            shares: (B,), each page's share of its pair's latent (`mixup`); None: no mixup.
         """
         mu, logvar, levels = self.posterior(images, heights)
         z = reparameterized(mu, logvar, noise.eps)
         if shares is not None:
             z = mix_pairs(z, shares)
         size = tuple(images.shape[2:])
-        page, logits, ladder = self._decoded(
+        page, logits, ladder = self._decode(
             z, heights, size, levels, gate=noise.gate, eps=noise.ladder
         )
         return VAEOutput(page, mu, logvar, ladder, logits)
 
     def encode(self, images: Tensor, heights: Tensor) -> tuple[Tensor, Tensor]:
-        """The posterior's `mu` and `logvar` of images (B, 1, H, W)."""
+        """Return `mu` and `logvar` of images (B, 1, H, W)."""
         mu, logvar, _ = self.posterior(images, heights)
         return mu, logvar
 
     def posterior(self, images: Tensor, heights: Tensor) -> Posterior:
-        """What `reconstruct` needs of images (B, 1, H, W)."""
+        """Encode images (B, 1, H, W) for `reconstruct`."""
         levels = self.encoder(images, heights)
         x, rows = levels[-1]
         mu, logvar = self.head(x, rows).chunk(2, dim=1)
@@ -145,12 +143,13 @@ class VAE(nn.Module):
         size: tuple[int, int],
         ladder: tuple[Tensor, ...] = (),
     ) -> Tensor:
-        """The pages (B, 1, H, W) of latents alone, 0 below their heights, not clipped.
+        """Decode latents without an encoder to pages (B, 1, H, W), 0 below them, not clipped.
 
         Args:
-            ladder: noise for a ladder's prior, see `Noise`; empty: its means.
+            size: (H, W).
+            ladder: noise of a ladder's prior, see `Noise`; empty: its means are used.
         """
-        page, _, _ = self._decoded(z, heights, size, None, gate=None, eps=ladder)
+        page, _, _ = self._decode(z, heights, size, None, gate=None, eps=ladder)
         return page
 
     def reconstruct(
@@ -163,52 +162,45 @@ class VAE(nn.Module):
         shuffle: bool = False,
         eps: Tensor | None = None,
     ) -> VAEOutput:
-        """Pages decoded from `mu`, with what skips add in an evaluation.
+        """Decode `mu` as in an evaluation, with `skip_gate` as the gate of skip connections.
 
         Args:
-            skips: False: from the latent alone; a ladder's levels come from their prior's means.
-            shuffle: decode from the next page's latent, with a page's own skips: a probe of what
-                the decoder makes of its latent.
-            eps: standard normal noise; a latent is then drawn from the posterior instead.
+            skips: False: without skip connections; levels of a ladder are their prior's means.
+            shuffle: decode the next page's latent with a page's own skip connections, to measure
+                how much of the result depends on the latent.
+            eps: standard normal noise, to decode a sample of the posterior instead of `mu`.
         """
         mu, logvar, levels = posterior
         z = mu if eps is None else reparameterized(mu, logvar, eps)
         z = self.keep_latent(z.roll(1, 0), heights) if shuffle else z
         gate = self.skip_gate.expand(len(mu))
-        page, logits, ladder = self._decoded(z, heights, size, levels if skips else None, gate=gate)
+        page, logits, ladder = self._decode(z, heights, size, levels if skips else None, gate=gate)
         return VAEOutput(page, mu, logvar, ladder, logits)
 
     @property
     def starts_from_pca(self) -> bool:
-        """Whether the linear path is to start at the data's principal components."""
-        return self.config.start == "components" and not self.is_spatial
+        """Whether the linear path is to be initialised with the PCA of the training pages."""
+        return self.config.start == "components" and self.latent.can_start_from_pca
 
     @property
     def ladder_levels(self) -> int:
-        """Levels of latents below the first; 0 without a ladder."""
-        return len(self.decoder.skips) if self.decoder.is_ladder else 0
+        """Number of a ladder's levels; 0 without a ladder."""
+        return len(self.decoder.skips) if self.decoder.has_ladder else 0
 
     def latent_shape(self, size: tuple[int, int]) -> tuple[int, ...]:
-        """The shape of one page's latent for pages padded to (H, W)."""
-        if not self.is_spatial:
-            return (self.latent_dim,)
-        return (self.latent_dim, size[0] // self.stride, size[1] // self.stride)
+        """Return the shape of one page's latent for pages padded to (H, W)."""
+        return self.latent.shape(size)
 
     def keep_latent(self, z: Tensor, heights: Tensor) -> Tensor:
-        """A latent with zeros where the page of a spatial one has ended."""
-        if not self.is_spatial:
-            return z
-        return keep(z, rows_at(heights, z.shape[2], self.stride))
+        """Set a spatial latent to 0 below the pages; return a vector latent as it is."""
+        return self.latent.clear_padding(z, heights)
 
-    def embed(self, latent: Tensor, heights: Tensor) -> Tensor:
-        """One vector a page, (B, D): the latent, or the mean of a spatial one over its places."""
-        if not self.is_spatial:
-            return latent
-        places = rows_at(heights, latent.shape[2], self.stride).count * latent.shape[3]
-        return latent.sum(dim=(2, 3)) / places.clamp(min=1)[:, None]
+    def embed(self, z: Tensor, heights: Tensor) -> Tensor:
+        """Return one vector per page, (B, D): the latent, or a spatial latent's mean."""
+        return self.latent.embed(z, heights)
 
     def structure(self, levels: list[Level]) -> Tensor:
-        """What the encoder's first map shows of pages' boxes, (B, S); see `similarity`."""
+        """Describe the boxes of pages by the encoder's first map: (B, S), see `similarity`."""
         return structure(levels[0][0], self.map_size[0])
 
     @property
@@ -218,11 +210,11 @@ class VAE(nn.Module):
 
     @torch.no_grad()
     def start_from_pca(self, mean: Tensor, components: Tensor, deviations: Tensor) -> None:
-        """Start the linear path at a PCA of the data; see `VectorPath.start_from_pca`."""
+        """Initialise the linear path with a PCA; see `VectorPath.start_from_pca`."""
         self.linear.start_from_pca(mean, components, deviations)
         self.head.start_logvar(self.config.start_logvar)
 
-    def _decoded(
+    def _decode(
         self,
         z: Tensor,
         heights: Tensor,
@@ -248,21 +240,21 @@ def draw_noise(
 
     Args:
         keys: Long (B,), of `shards.randomness.sample_keys`.
-        size: (H, W) that the pages are padded to.
-        gate: how far skips are open now.
-        dropout: share of pages whose gate is shut.
+        size: (H, W) to which the pages are padded.
+        gate: of skip connections.
+        dropout: share of pages whose gate is 0 instead.
     """
     eps = _standard_normal(keys, model.latent_shape(size))
     ladder: tuple[Tensor, ...] = ()
-    # A purpose of its own for each: the latent's positions would come again in the levels.
-    if model.config.skips == "hierarchical":
-        ladder = ladder_noise(model, random_bits(keys, torch.full_like(keys, -2)), size)
+    if model.ladder_levels:
+        # Other keys than the latent's: with the same, the levels would repeat the latent's noise.
+        ladder = _ladder_noise(random_bits(keys, torch.full_like(keys, -2)), size)
     kept = uniform(random_bits(keys, torch.full_like(keys, -1)), torch.zeros_like(keys)) >= dropout
     return Noise(eps, ladder, kept * gate)
 
 
-def ladder_noise(model: VAE, keys: Tensor, size: tuple[int, int]) -> tuple[Tensor, ...]:
-    """Standard normal noise for each level of a ladder, from keys Long (B,)."""
+def _ladder_noise(keys: Tensor, size: tuple[int, int]) -> tuple[Tensor, ...]:
+    """Draw standard normal noise for each level of a ladder, from keys Long (B,)."""
     return tuple(
         _standard_normal(
             random_bits(keys, torch.full_like(keys, stride)),
@@ -273,7 +265,7 @@ def ladder_noise(model: VAE, keys: Tensor, size: tuple[int, int]) -> tuple[Tenso
 
 
 def _standard_normal(keys: Tensor, shape: tuple[int, ...]) -> Tensor:
-    """Standard normal (B, *shape), at positions that do not depend on how far a page is padded."""
+    """Draw standard normal (B, *shape), at positions that do not depend on a page's padding."""
     if len(shape) == 1:
         return normal(keys[:, None], torch.arange(shape[0], device=keys.device))
     channels = torch.arange(shape[0], device=keys.device)

@@ -10,7 +10,7 @@ from torch.nn.functional import adaptive_avg_pool2d
 from shards.errors import one_line
 from vaetrain.data.loading import EVALUATION_BATCH, TrainingData
 from vaetrain.evaluation.latents import in_posterior_stds
-from vaetrain.model.blocks import fit_rows
+from vaetrain.model.layers import fit_rows
 from vaetrain.page_pictures import BRIGHTNESS
 from vaetrain.trackers.base import Projection
 

@@ -7,7 +7,7 @@ import torch
 
 from benchmarks.support.resident import textbook, unmasked
 from shards.randomness import sample_keys
-from vaetrain.model import blocks
+from vaetrain.model import layers
 from vaetrain.model.config import ModelConfig
 from vaetrain.model.masked import MaskedCBAM, MaskedGroupNorm, PyramidPool
 from vaetrain.model.vae import VAE, draw_noise
@@ -26,7 +26,7 @@ def test_replaced_model_equals_the_masked_one_without_padding(skips, replace):
     plain.load_state_dict(masked.state_dict())
     replaced = replace(plain)
     gone = (MaskedCBAM, MaskedGroupNorm, PyramidPool)
-    gone += (blocks.Conv2d,) if replace is textbook else ()
+    gone += (layers.Conv2d,) if replace is textbook else ()
     assert not any(isinstance(module, gone) for module in plain.modules())
     images, ids = torch.rand(3, 1, ROWS, WIDTH), torch.arange(3)
     noise = draw_noise(masked, sample_keys(0, ids, ids, "eps"), (ROWS, WIDTH), 1.0, 0.0)

@@ -6,7 +6,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from vaetrain.model.blocks import Conv2d
+from vaetrain.model.layers import Conv2d
 from vaetrain.model.masked import keep, rows_at
 
 
