@@ -8,7 +8,6 @@ writes the gradient of the mean loss, and the sum of the losses.
 
 from __future__ import annotations
 
-import itertools
 import os
 import sys
 
@@ -16,7 +15,7 @@ import torch
 from safetensors.torch import save_file
 
 from shards.reading.batch import Batch
-from tests.support.models import restless
+from tests.support.models import ARCHITECTURES, architecture_name, perturbed_model
 from vaetrain.augmentation.pipeline import Augment
 from vaetrain.augmentation.policy import load_policy
 from vaetrain.config.experiment import load_experiment
@@ -31,12 +30,6 @@ from vaetrain.training.step import ForwardStep
 WIDTH, ROWS, PAGES = 64, 128, 8
 HEIGHTS = torch.tensor([40, 64, 64, 33, 96, 128, 100, 90])
 SETTINGS = ("model.latent_dim=8", "augment.policy=none", "skips.dropout=0.3")
-CHOICES = {
-    "blocks": ("resnet", "densenet"),
-    "attention": ("none", "cbam"),
-    "skips": ("none", "gated", "hierarchical"),
-    "latent": ("vector", "spatial"),
-}
 
 
 def micro_batch(ids: torch.Tensor) -> Batch:
@@ -55,7 +48,7 @@ def micro_batch(ids: torch.Tensor) -> Batch:
 def gradient(engine: Engine, micro: int, settings: list[str]) -> dict[str, torch.Tensor]:
     """Return the gradient of one architecture and the sum of its losses, over all ranks."""
     experiment = load_experiment(None, [*SETTINGS, *settings])
-    model = restless(experiment.model, WIDTH, ROWS, 0.02)
+    model = perturbed_model(experiment.model, WIDTH, ROWS, 0.02)
     accumulation = PAGES // engine.world_size // micro
     engine.prepare(
         model,
@@ -89,10 +82,10 @@ def main() -> None:
     """Compute the gradients of all architectures and exit."""
     engine = start_engine(running_launch(os.environ), "no")
     gradients = {}
-    for choice in itertools.product(*CHOICES.values()):
-        settings = [f"model.{key}={value}" for key, value in zip(CHOICES, choice, strict=True)]
+    for architecture in ARCHITECTURES:
+        settings = [f"model.{key}={value}" for key, value in architecture.items()]
         for name, value in gradient(engine, int(sys.argv[2]), settings).items():
-            gradients["-".join(choice) + "/" + name] = value
+            gradients[f"{architecture_name(architecture)}/{name}"] = value
     if engine.is_main:
         save_file(gradients, sys.argv[1])
     engine.shut_down(0)

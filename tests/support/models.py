@@ -1,24 +1,36 @@
-"""Models, and runs that have them, for tests that need no training."""
+"""Models and runs for tests that need no training."""
 
+import itertools
 from pathlib import Path
 
 import torch
 
 from shards.build import build
 from shards.building.options import BuildOptions
+from shards.randomness import sample_keys
 from vaetrain.artifacts.final_model import write_final
 from vaetrain.config.experiment import Experiment
 from vaetrain.model.config import ModelConfig
-from vaetrain.model.vae import VAE
+from vaetrain.model.parts import ATTENTION, BLOCKS, LATENTS, SKIPS
+from vaetrain.model.vae import VAE, Noise, draw_noise
 
 REPO = Path(__file__).resolve().parents[2]
+ARCHITECTURES = [
+    {"blocks": blocks, "attention": attention, "skips": skips, "latent": latent}
+    for blocks, attention, skips, latent in itertools.product(BLOCKS, ATTENTION, SKIPS, LATENTS)
+]
 
 
-def restless(config: ModelConfig, width: int, max_height: int, noise: float) -> VAE:
-    """A model with noise of this size on all of its weights, the same at every call.
+def architecture_name(architecture: dict[str, str]) -> str:
+    """Return a short name of one of `ARCHITECTURES`."""
+    return "-".join(architecture.values())
 
-    A fresh one has zeros where it starts to add to its linear path: they hide what feeds them, and
-    it decodes nothing but blank pages.
+
+def perturbed_model(config: ModelConfig, width: int, max_height: int, noise: float) -> VAE:
+    """Build a model and add noise of this size to all its weights, the same in every call.
+
+    In a new model the layers that add to the linear path are 0. They hide the layers before them,
+    and the model decodes blank pages only.
     """
     torch.manual_seed(0)
     model = VAE(config, width, max_height)
@@ -28,9 +40,18 @@ def restless(config: ModelConfig, width: int, max_height: int, noise: float) -> 
     return model
 
 
+def noise_for(
+    model: VAE, size: tuple[int, int], ids: list[int], *, gate: float = 1.0, dropout: float = 0.0
+) -> Noise:
+    """Draw the noise of the samples with these ids in epoch 0."""
+    samples = torch.tensor(ids)
+    keys = sample_keys(0, torch.zeros_like(samples), samples, "eps")
+    return draw_noise(model, keys, size, gate, dropout)
+
+
 def write_run(folder: Path, experiment: Experiment, pages: int, noise: float = 0.0) -> None:
-    """Shards of pages of the sample, `folder/shards`, and `folder/run` with a restless model."""
+    """Write shards of sample pages to `folder/shards` and a perturbed model to `folder/run`."""
     build([REPO / "shards" / "sample"], folder / "shards", BuildOptions(count=pages, workers=1))
     data = experiment.data
-    model = restless(experiment.model, data.width, data.max_height, noise)
+    model = perturbed_model(experiment.model, data.width, data.max_height, noise)
     write_final(folder / "run" / "final", model, experiment, {}, {})

@@ -9,7 +9,7 @@ import pytest
 from shards.build import build
 from shards.building.options import BuildOptions
 from shards.open import open_index
-from tests.support.models import restless
+from tests.support.models import perturbed_model
 from tests.vaetrain.pages_one_by_one import MAX_HEIGHT, SAMPLE, WIDTH
 from vaetrain.artifacts.final_model import write_final
 from vaetrain.config.experiment import load_experiment
@@ -40,6 +40,6 @@ def run_folder(tmp_path_factory, layouts) -> Path:
     options = BuildOptions(workers=1, shard_mb=0.02, keep_duplicates=True)
     build([folder / "pages.jsonl"], folder / "shards", options)
     assert len(open_index(folder / "shards").shards) > 2
-    model = restless(EXPERIMENT.model, WIDTH, MAX_HEIGHT, 0.05)
+    model = perturbed_model(EXPERIMENT.model, WIDTH, MAX_HEIGHT, 0.05)
     write_final(folder / "run" / "final", model, EXPERIMENT, {}, {})
     return folder

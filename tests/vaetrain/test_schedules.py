@@ -1,4 +1,4 @@
-"""Schedules at their corner points, by values worked out by hand."""
+"""Schedules at their corner points, with values computed by hand."""
 
 import pytest
 import torch
@@ -8,58 +8,58 @@ from vaetrain.model.config import SkipConfig
 from vaetrain.schedules import Clock, LrConfig, lr_at, skip_gate_at, weights_at
 
 
-def clock_of(pages: int, *overrides: str) -> Clock:
+def clock_for(pages: int, *overrides: str) -> Clock:
     return load_experiment(None, list(overrides)).clock(pages)
 
 
-def test_the_horizon_is_whole_steps():
-    assert clock_of(100, "train.epochs=3", "train.global_batch_size=16").horizon == 304
+def test_the_horizon_is_a_multiple_of_the_global_batch():
+    assert clock_for(100, "train.epochs=3", "train.global_batch_size=16").horizon == 304
     settings = ("train.epochs=3", "train.global_batch_size=16", "train.max_images=33")
-    assert clock_of(100, *settings).horizon == 48
-    assert clock_of(3, "train.epochs=1", "train.global_batch_size=16").horizon == 16
+    assert clock_for(100, *settings).horizon == 48
+    assert clock_for(3, "train.epochs=1", "train.global_batch_size=16").horizon == 16
 
 
-def test_events_are_due_when_a_multiple_is_crossed():
+def test_events_are_due_at_steps_that_cross_a_multiple():
     clock = Clock(epoch_images=100, global_batch_size=16, horizon=1600)
     due = [images for images in range(16, 400, 16) if clock.due(images, 100)]
     assert due == [112, 208, 304]
     assert all(clock.due(images, 5) for images in range(16, 400, 16))
 
 
-def betas(*settings: str, epochs: float, of: float = 20.0) -> float:
+def beta_at(epoch: float, *settings: str, epochs: float = 20.0) -> float:
     experiment = load_experiment(None, [f"beta.{setting}" for setting in settings])
-    return weights_at(experiment, epochs, of).beta
+    return weights_at(experiment, epoch, epochs).beta
 
 
 def test_beta_rises_linearly_and_stays():
     rise = ("schedule=linear", "max=0.8", "warmup_epochs=4")
-    assert [betas(*rise, epochs=epoch) for epoch in (0, 1, 4, 400)] == [0, 0.2, 0.8, 0.8]
-    assert betas("schedule=constant", "max=0.8", epochs=0) == 0.8
-    assert betas("schedule=linear", "max=0.8", "warmup_epochs=0", epochs=0) == 0.8
+    assert [beta_at(epoch, *rise) for epoch in (0, 1, 4, 400)] == [0, 0.2, 0.8, 0.8]
+    assert beta_at(0, "schedule=constant", "max=0.8") == 0.8
+    assert beta_at(0, "schedule=linear", "max=0.8", "warmup_epochs=0") == 0.8
 
 
-def test_two_stages_meet_at_half_and_end_near_the_whole():
+def test_two_stages_meet_at_half_and_end_near_the_maximum():
     stages = ("schedule=two_stage", "max=2", "warmup_epochs=5")
-    assert betas(*stages, epochs=0) == 0
-    assert betas(*stages, epochs=2.5) == pytest.approx(0.5)
-    assert betas(*stages, epochs=5 - 1e-9) == pytest.approx(1.0)
-    assert betas(*stages, epochs=5) == pytest.approx(1.0)
-    # Half-way through the rest: 1 - 0.5 exp(-1.5) = 0.888435.
-    assert betas(*stages, epochs=12.5) == pytest.approx(2 * 0.888435, abs=1e-5)
-    assert betas(*stages, epochs=20) == pytest.approx(2 * 0.975, abs=1e-3)
-    assert betas(*stages, epochs=2000) == pytest.approx(2 * 0.975, abs=1e-3)
-    # A training that is all warm-up, or shorter.
-    assert betas(*stages, epochs=5, of=5) == pytest.approx(2 * 0.975, abs=1e-3)
-    assert betas(*stages, epochs=3, of=3) == pytest.approx(0.6)
+    assert beta_at(0, *stages) == 0
+    assert beta_at(2.5, *stages) == pytest.approx(0.5)
+    assert beta_at(5 - 1e-9, *stages) == pytest.approx(1.0)
+    assert beta_at(5, *stages) == pytest.approx(1.0)
+    # The middle of the second stage: 1 - 0.5 exp(-1.5) = 0.888435.
+    assert beta_at(12.5, *stages) == pytest.approx(2 * 0.888435, abs=1e-5)
+    assert beta_at(20, *stages) == pytest.approx(2 * 0.975, abs=1e-3)
+    assert beta_at(2000, *stages) == pytest.approx(2 * 0.975, abs=1e-3)
+    # Trainings as long as the warm-up, and shorter.
+    assert beta_at(5, *stages, epochs=5) == pytest.approx(2 * 0.975, abs=1e-3)
+    assert beta_at(3, *stages, epochs=3) == pytest.approx(0.6)
 
 
-def test_cycles_rise_hold_and_begin_again():
+def test_cycles_rise_stay_and_restart():
     cycles = ("schedule=cyclical", "cycles=4", "cycle_ramp=0.5")
-    values = [betas(*cycles, epochs=epoch) for epoch in (0, 1.25, 2.5, 4.9, 5, 6.25, 19.9, 20, 99)]
+    values = [beta_at(epoch, *cycles) for epoch in (0, 1.25, 2.5, 4.9, 5, 6.25, 19.9, 20, 99)]
     assert values == pytest.approx([0, 0.5, 1, 1, 0, 0.5, 1, 1, 1])
 
 
-def test_the_capacity_rises_from_nothing():
+def test_the_capacity_rises_from_zero():
     rise = ("beta.capacity=50", "beta.capacity_epochs=10")
     experiment = load_experiment(None, list(rise))
     assert [weights_at(experiment, epoch, 20).capacity for epoch in (0, 5, 10, 99)] == [
@@ -79,11 +79,12 @@ PHASES = (
 
 def phase_weights(epoch: float, *settings: str) -> tuple[float, ...]:
     experiment = load_experiment(None, [PHASES, "beta.schedule=constant", *settings])
-    now = weights_at(experiment, epoch, 30)
-    return now.terms["recon"], now.terms["ssim"], now.terms["perceptual"], now.beta
+    weights = weights_at(experiment, epoch, 30)
+    terms = [weights.terms[name] for name in ("recon", "ssim", "perceptual")]
+    return *terms, weights.beta
 
 
-def test_phases_step():
+def test_phases_change_weights_at_once():
     assert phase_weights(0) == (1, 0, 0, 0)
     assert phase_weights(10 - 1e-9) == (1, 0, 0, 0)
     assert phase_weights(10) == (1, 0, 0.05, 0.5)
@@ -91,28 +92,28 @@ def test_phases_step():
     assert phase_weights(10, "loss.recon=3") == (3, 0, 0.05, 0.5)
 
 
-def test_phases_blend():
+def test_phases_blend_weights_linearly():
     assert phase_weights(10, "curriculum.blend_epochs=4") == (1, 0, 0, 0)
     assert phase_weights(11, "curriculum.blend_epochs=4") == pytest.approx((1, 0, 0.0125, 0.125))
     assert phase_weights(14, "curriculum.blend_epochs=4") == pytest.approx((1, 0, 0.05, 0.5))
-    # Longer than a phase: at 20 it has come half of the way, and goes on from there.
+    # A blend longer than its phase: half done at epoch 20, from where the next blend starts.
     assert phase_weights(20, "curriculum.blend_epochs=20") == pytest.approx((1, 0, 0.025, 0.25))
     assert phase_weights(30, "curriculum.blend_epochs=20") == pytest.approx((1, 0, 0.0625, 0.625))
 
 
-def test_a_phase_says_how_high_a_schedule_of_beta_rises():
+def test_a_phase_sets_the_maximum_of_the_beta_schedule():
     settings = ["curriculum.phases=[{epoch: 4, beta: 3}]", "beta.warmup_epochs=8"]
     experiment = load_experiment(None, settings)
     assert [weights_at(experiment, epoch, 20).beta for epoch in (2, 4, 8)] == [0.25, 1.5, 3]
 
 
-def test_gated_skips_stay_shut_and_then_open():
+def test_the_skip_gate_stays_closed_and_then_opens():
     skips = SkipConfig(start_epoch=5, ramp_epochs=4)
     assert [skip_gate_at(skips, e) for e in (0, 5 - 1e-9, 5, 7, 9, 99)] == [0, 0, 0, 0.5, 1, 1]
     assert skip_gate_at(SkipConfig(start_epoch=0, ramp_epochs=0), 0) == 1
 
 
-def test_warm_up_then_one_cosine_to_the_end_and_beyond():
+def test_a_cosine_follows_the_warm_up_and_stays_at_its_floor():
     lr = LrConfig(schedule="cosine", warmup_epochs=2, floor=0.1)
     assert lr_at(lr, 1.0, 0, 10) == 0
     assert lr_at(lr, 1.0, 5, 10) == pytest.approx(0.55)
@@ -120,8 +121,8 @@ def test_warm_up_then_one_cosine_to_the_end_and_beyond():
     assert lr_at(lr, 1.0, 1000, 10) == pytest.approx(0.1)
 
 
-def test_restarts_with_a_fractional_factor():
-    """T_0 = 20 and a factor of 1.5 restart at 20, 20 + 30 = 50 and 50 + 45 = 95."""
+def test_a_fractional_factor_lengthens_cycles():
+    """Cycles of 20, 30 and 45 epochs restart at 20, 50 and 95."""
     lr = LrConfig(warmup_epochs=0, cycle_epochs=20, cycle_factor=1.5, floor=1e-7)
     for restart in (0, 20, 50, 95):
         assert lr_at(lr, 1e-3, restart, 200) == pytest.approx(1e-3)
@@ -130,7 +131,7 @@ def test_restarts_with_a_fractional_factor():
     assert lr_at(lr, 1e-3, 35, 200) == pytest.approx((1e-3 + 1e-7) / 2)
 
 
-def test_equal_cycles_and_a_constant():
+def test_cycles_of_equal_length_and_a_constant():
     lr = LrConfig(warmup_epochs=0, cycle_epochs=5, floor=0.0)
     assert lr_at(lr, 1.0, 15, 20) == pytest.approx(1.0)
     assert lr_at(lr, 1.0, 12.5, 20) == pytest.approx(0.5)
@@ -138,25 +139,25 @@ def test_equal_cycles_and_a_constant():
     assert [lr_at(constant, 2.0, epoch, 20) for epoch in (0, 1, 4, 99)] == [0, 0.5, 2, 2]
 
 
-def test_an_exponential_warm_up_multiplies():
+def test_an_exponential_warm_up_multiplies_by_a_constant_factor():
     lr = LrConfig(schedule="constant", warmup="exponential", warmup_epochs=3)
     values = [lr_at(lr, 2.0, epoch, 20) for epoch in (0, 1, 2, 3, 9)]
     assert values == pytest.approx([0.002, 0.02, 0.2, 2, 2])
 
 
-def test_one_cycle_is_pytorchs():
+def test_onecycle_equals_pytorchs():
     weight = torch.nn.Parameter(torch.zeros(1))
     optimizer = torch.optim.SGD([weight], lr=1.0)
-    # PyTorch counts its rise to step 0.3 * total - 1, and its end at total - 1.
+    # PyTorch ends the rise at step pct_start * total - 1 and the cycle at step total - 1.
     total = 1001
-    theirs = torch.optim.lr_scheduler.OneCycleLR(
+    scheduler = torch.optim.lr_scheduler.OneCycleLR(
         optimizer, max_lr=3.0, total_steps=total, pct_start=301 / total
     )
     lr = LrConfig(schedule="onecycle")
     for step in range(total):
-        ours = lr_at(lr, 3.0, step, total - 1)
-        assert ours == pytest.approx(theirs.get_last_lr()[0], rel=1e-6), step
+        rate = lr_at(lr, 3.0, step, total - 1)
+        assert rate == pytest.approx(scheduler.get_last_lr()[0], rel=1e-6), step
         if step < total - 1:
             optimizer.step()
-            theirs.step()
+            scheduler.step()
     assert lr_at(lr, 3.0, 10 * total, total - 1) == pytest.approx(3.0 / 25 / 1e4)

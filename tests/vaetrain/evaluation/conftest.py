@@ -9,7 +9,7 @@ import torch
 from shards.build import build
 from shards.building.options import BuildOptions
 from shards.reading.batch import Batch
-from tests.support.models import restless
+from tests.support.models import perturbed_model
 from vaetrain.artifacts.final_model import write_final
 from vaetrain.config.experiment import load_experiment
 from vaetrain.data.loading import PageReader
@@ -25,7 +25,7 @@ def trained(tmp_path_factory) -> tuple[TrainedModel, PageReader]:
     folder = tmp_path_factory.mktemp("evaluation")
     build([REPO / "shards" / "sample"], folder / "shards", BuildOptions(count=19, workers=1))
     experiment = load_experiment(None, SETTINGS)
-    model = restless(experiment.model, 64, 128, 0.05)
+    model = perturbed_model(experiment.model, 64, 128, 0.05)
     for parameter in model.linear.parameters():
         parameter.detach().add_(10 * torch.randn_like(parameter))
     write_final(folder / "run" / "final", model, experiment, {}, {})

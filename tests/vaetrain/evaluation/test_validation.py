@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from shards.reading.batch import Batch
-from tests.support.models import restless
+from tests.support.models import perturbed_model
 from vaetrain.config.experiment import load_experiment
 from vaetrain.evaluation.baselines import constant_page, score_reconstructions
 from vaetrain.evaluation.pixel_metrics import GRADIENT_ENERGIES, PIXEL_METRICS, PixelMetric
@@ -98,7 +98,7 @@ def four_pages() -> Batch:
 def encode_four_pages(skips: str, *, ignores_z: bool = False) -> EncodedPages:
     """Encode four pages with a random model; `ignores_z`: the decoder ignores the latent."""
     experiment = load_experiment(None, [f"model.skips={skips}", "model.latent_dim=8"])
-    model = restless(experiment.model, 64, 64, 0.05).eval()
+    model = perturbed_model(experiment.model, 64, 64, 0.05).eval()
     if ignores_z:
         for layer in (model.linear.to_page, model.decoder.seed):
             for parameter in layer.parameters():

@@ -3,7 +3,8 @@
 import pytest
 
 from shards.errors import UserError
-from tests.vaetrain.model.test_vae import ARCHITECTURES, WIDTH, a_model
+from tests.support.models import ARCHITECTURES, architecture_name
+from tests.vaetrain.model.pages import WIDTH, build_model
 from vaetrain import load_model
 from vaetrain.inference import onnx_graph
 from vaetrain.inference.onnx_graph import (
@@ -19,9 +20,9 @@ MAX_HEIGHT = 2048
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("architecture", ARCHITECTURES, ids=lambda a: "-".join(a.values()))
+@pytest.mark.parametrize("architecture", ARCHITECTURES, ids=architecture_name)
 def test_every_architecture_equals_pytorch_at_any_batch_size_and_height(architecture, tmp_path):
-    model = a_model(**architecture).requires_grad_(False)
+    model = build_model(**architecture).requires_grad_(False)
     graph = WholeGraph(model)
     write_graph(graph, tmp_path / "model.onnx", WIDTH, MAX_HEIGHT)
     sizes = [(batch, (rows, WIDTH)) for batch in (1, 3, 16) for rows in (64, 80, 512, MAX_HEIGHT)]

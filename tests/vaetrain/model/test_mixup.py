@@ -1,4 +1,4 @@
-"""Latent mixup: lambda belongs to the pair, and the pair's latent is one."""
+"""Latent mixup: the distribution of lambda, and mixed latents."""
 
 import pytest
 import scipy.stats
@@ -21,11 +21,11 @@ def test_lambda_is_beta_distributed(alpha):
 
 
 def test_the_shares_of_a_pair_sum_to_one():
-    drawn = shares(0.4, 50)
-    torch.testing.assert_close(drawn[0::2] + drawn[1::2], torch.ones(50))
+    values = shares(0.4, 50)
+    torch.testing.assert_close(values[0::2] + values[1::2], torch.ones(50))
 
 
-def test_lambda_is_a_function_of_both_ids_wherever_the_pair_stands():
+def test_lambda_depends_on_seed_epoch_and_ids_and_not_on_the_position_in_the_batch():
     ids, epochs = torch.tensor([7, 9, 3, 4, 7, 8]), torch.zeros(6, dtype=torch.long)
     mixup = Mixup(1.0, CPU)
     whole = mixup.shares(0, epochs, ids)
@@ -35,12 +35,12 @@ def test_lambda_is_a_function_of_both_ids_wherever_the_pair_stands():
     assert not torch.equal(mixup.shares(0, epochs + 1, ids), whole)
 
 
-def test_both_slots_hold_the_mixed_latent():
+def test_both_slots_of_a_pair_hold_the_mixed_latent():
     z = torch.tensor([[1.0, 0.0], [0.0, 1.0], [2.0, 2.0], [4.0, 4.0]])
     mixed = mix_pairs(z, torch.tensor([0.25, 0.75, 0.5, 0.5]))
     assert mixed.tolist() == [[0.25, 0.75], [0.25, 0.75], [3.0, 3.0], [3.0, 3.0]]
 
 
-def test_a_share_of_one_leaves_the_page_alone():
+def test_a_share_of_one_gives_the_pages_own_latent():
     z = torch.randn(2, 5)
     torch.testing.assert_close(mix_pairs(z, torch.tensor([1.0, 0.0]))[0], z[0])

@@ -9,7 +9,7 @@ import torch
 
 from shards.build import build
 from shards.building.options import BuildOptions
-from tests.support.models import restless
+from tests.support.models import perturbed_model
 from vaetrain.config.experiment import load_experiment
 from vaetrain.data.loading import TrainingData
 from vaetrain.evaluation.validation import EncodedPages, encode_pages
@@ -40,7 +40,7 @@ def validation(
 ) -> tuple[VAE, TrainingData, EncodedPages]:
     """Return a random model, its data and its outputs for `count` validation pages."""
     experiment = load_experiment(None, [*SETTINGS, f"data.shards={shards}", *settings])
-    model = restless(experiment.model, 64, 128, 0.02).eval()
+    model = perturbed_model(experiment.model, 64, 128, 0.02).eval()
     data = TrainingData(
         experiment.data,
         ONE_RANK,

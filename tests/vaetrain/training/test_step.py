@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import torch
 
 from shards.reading.batch import Batch
-from tests.support.models import restless
+from tests.support.models import perturbed_model
 from vaetrain.augmentation.pipeline import Augment
 from vaetrain.augmentation.policy import load_policy
 from vaetrain.config.experiment import load_experiment
@@ -35,7 +35,7 @@ WEIGHTS = Weights({"recon": 1.0, "ssim": 0.5}, beta=0.1)
 
 def a_step(phase: Phase = untimed) -> ForwardStep:
     experiment = load_experiment(None, SETTINGS)
-    model = restless(experiment.model, WIDTH, ROWS, 0.02)
+    model = perturbed_model(experiment.model, WIDTH, ROWS, 0.02)
     return ForwardStep(
         experiment,
         model=model,

@@ -1,0 +1,60 @@
+"""The tables of exchangeable parts."""
+
+import subprocess
+import sys
+from pathlib import Path
+from pkgutil import resolve_name
+
+import pytest
+
+from vaetrain.model import parts
+
+REPO = Path(__file__).resolve().parents[3]
+TABLES = (parts.BLOCKS, parts.ATTENTION, parts.SKIPS, parts.LATENTS)
+
+
+@pytest.mark.parametrize("path", [path for table in TABLES for path in table.values() if path])
+def test_every_entry_names_a_class(path):
+    assert isinstance(resolve_name(path), type)
+
+
+NEW_BLOCK = """
+from vaetrain.model import parts
+
+parts.BLOCKS["plain"] = "__main__:PlainBlock"
+
+from vaetrain.config.experiment import load_experiment
+
+experiment = load_experiment(None, ["model.blocks=plain", "model.latent_dim=4"])
+
+import torch
+from torch import nn
+from tests.support.models import noise_for
+from vaetrain.model.layers import Conv2d
+from vaetrain.model.masked import keep
+from vaetrain.model.vae import VAE
+
+class PlainBlock(nn.Module):
+    def __init__(self, inputs, outputs, stride):
+        super().__init__()
+        self.conv = Conv2d(inputs, outputs, 3, stride, 1)
+
+    @classmethod
+    def build_stage(cls, inputs, outputs, *, stride, blocks, attention):
+        return [cls(inputs, outputs, stride)]
+
+    def forward(self, x, rows, page=None):
+        return keep(torch.relu(self.conv(x, page, rows)), rows)
+
+model = VAE(experiment.model, 32, 64)
+assert sum(isinstance(module, PlainBlock) for module in model.modules()) == 7
+output = model(torch.rand(1, 1, 64, 32), torch.tensor([50]), noise_for(model, (64, 32), [0]))
+assert output.reconstruction.shape == (1, 1, 64, 32)
+"""
+
+
+def test_an_entry_in_the_table_adds_a_block():
+    done = subprocess.run(
+        [sys.executable, "-c", NEW_BLOCK], cwd=REPO, capture_output=True, text=True, timeout=120
+    )
+    assert done.returncode == 0, done.stderr
