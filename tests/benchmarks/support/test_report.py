@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import copy
 import json
 
 import numpy as np
 import pytest
 
 from benchmarks.support import report
+from tests.benchmarks.nested import with_value
 
 
 @pytest.fixture
@@ -55,11 +55,7 @@ def test_a_record_follows_the_schema_and_has_its_environment(record):
     ],
 )
 def test_other_schemas_are_refused_in_one_line(record, path, value):
-    broken = copy.deepcopy(record)
-    parent = broken
-    for step in path[:-1]:
-        parent = parent[step]
-    parent[path[-1]] = value
+    broken = with_value(record, path, value)
     with pytest.raises(ValueError, match=r"^\$") as error:
         report.check(broken)
     assert "\n" not in str(error.value)

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import copy
-
 import pytest
 
 from benchmarks.support.batch_size import advice
+from tests.benchmarks.nested import with_value
 from tests.benchmarks.support.batch_size.conftest import speed, training
 
 
@@ -55,10 +54,6 @@ def test_critical_batch_is_unknown_without_a_finite_noise_scale(details):
     [(("target",), None), (("speed", 0, "median"), 0), (("fits", 0, "gib"), 1.5), (("x",), 1)],
 )
 def test_details_of_another_schema_are_refused(details, path, value):
-    broken = copy.deepcopy(details)
-    parent = broken
-    for step in path[:-1]:
-        parent = parent[step]
-    parent[path[-1]] = value
+    broken = with_value(details, path, value)
     with pytest.raises(ValueError, match=r"^\$"):
         advice.check(broken)
