@@ -1,4 +1,4 @@
-"""Every metric of an evaluation is the same however many ranks share the pages."""
+"""Metrics of an evaluation, which must not depend on the number of ranks."""
 
 import json
 import os
@@ -12,23 +12,27 @@ from tests.support.models import write_run
 from vaetrain.config.experiment import load_experiment
 
 
-def flat(metrics: dict, prefix: str = "") -> dict[str, float]:
-    found = {}
+def flatten_metrics(metrics: dict, prefix: str = "") -> dict[str, float]:
+    """Return one number a name; names of nested values are joined with spaces."""
+    flat = {}
     for name, value in metrics.items():
         if isinstance(value, list):
             value = dict(zip(map(str, range(len(value))), value, strict=True))
-        found |= flat(value, f"{name} ") if isinstance(value, dict) else {prefix + name: value}
-    return found
+        if isinstance(value, dict):
+            flat |= flatten_metrics(value, f"{prefix}{name} ")
+        else:
+            flat[prefix + name] = value
+    return flat
 
 
 @pytest.fixture(scope="module")
 def measured(tmp_path_factory) -> dict[int, dict[str, float]]:
-    """The metrics of 75 pages in batches of 16: ranks have full, broken and empty ones."""
+    """Metrics by number of ranks, of 75 pages in full, partial and empty batches of 16."""
     folder: Path = tmp_path_factory.mktemp("evaluate")
     settings = ["data.width=64", "data.max_height=128", "model.latent_dim=8", "data.workers=0"]
     experiment = load_experiment(None, settings)
     write_run(folder, experiment, pages=75, noise=0.05)
-    found = {}
+    by_ranks = {}
     for ranks in (1, 2, 4):
         out = folder / f"{ranks}.json"
         launch = launcher("single" if ranks == 1 else "ddp", ranks)
@@ -42,13 +46,13 @@ def measured(tmp_path_factory) -> dict[int, dict[str, float]]:
             timeout=300,
         )
         assert done.returncode == 0, done.stdout + done.stderr
-        found[ranks] = flat(json.loads(out.read_text()))
-    return found
+        by_ranks[ranks] = flatten_metrics(json.loads(out.read_text()))
+    return by_ranks
 
 
-@pytest.mark.slow  # a minute
+@pytest.mark.slow  # takes a minute
 @pytest.mark.parametrize("ranks", [2, 4])
-def test_ranks_change_nothing(measured, ranks):
+def test_metrics_are_the_same_on_any_number_of_ranks(measured, ranks):
     assert measured[ranks].keys() == measured[1].keys()
     assert len(measured[1]) > 50
     for name, value in measured[1].items():

@@ -1,4 +1,4 @@
-"""The evaluate command: the averaged model of a run, on any shards."""
+"""Evaluate command: metrics of a run's averaged model on any shards."""
 
 import json
 import subprocess
@@ -16,6 +16,7 @@ from shards.reading.shard_files import ShardFiles
 from tests.support.models import write_run
 from vaetrain import load_model
 from vaetrain.config.experiment import load_experiment
+from vaetrain.evaluate import print_table
 
 REPO = Path(__file__).resolve().parents[2]
 EXPERIMENT = load_experiment(
@@ -25,7 +26,7 @@ EXPERIMENT = load_experiment(
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory) -> Path:
-    """Shards, and a run whose model has seen nothing."""
+    """Shards, and a run with an untrained model."""
     folder = tmp_path_factory.mktemp("evaluate")
     write_run(folder, EXPERIMENT, pages=30)
     return folder
@@ -37,8 +38,8 @@ def evaluate(*arguments: object) -> subprocess.CompletedProcess[str]:
 
 
 @torch.no_grad()
-def by_hand(folder: Path, ids: range) -> float:
-    """The L1 of pages one by one."""
+def l1_one_by_one(folder: Path, ids: range) -> float:
+    """Return the mean L1 of pages that are reconstructed one by one."""
     model = load_model(folder / "run")
     ladder = height_ladder(128, model.stride)
     files = ShardFiles(open_index(folder / "shards"))
@@ -54,14 +55,14 @@ def by_hand(folder: Path, ids: range) -> float:
 
 
 @pytest.mark.parametrize("split", ["all", "val"])
-def test_it_is_the_mean_over_pages(folder, tmp_path, split):
+def test_metrics_are_means_over_the_pages_of_the_split(folder, tmp_path, split):
     out = tmp_path / "metrics.json"
     done = evaluate(folder / "run", "--shards", folder / "shards", "--split", split, "--json", out)
     assert done.returncode == 0, done.stderr
     metrics = json.loads(out.read_text())
     ids = open_index(folder / "shards").ids(split)
     assert metrics["pages"] == len(ids)
-    assert metrics["l1"] == pytest.approx(by_hand(folder, ids), rel=1e-5)
+    assert metrics["l1"] == pytest.approx(l1_one_by_one(folder, ids), rel=1e-5)
     assert {"ssim", "mse", "kl", "active_units", "latent_std_mean", "kl_per_dim_max"} <= set(
         metrics
     )
@@ -70,21 +71,23 @@ def test_it_is_the_mean_over_pages(folder, tmp_path, split):
     assert len(metrics["latent_std"]) == 8
     assert np.mean(metrics["latent_std"]) == pytest.approx(metrics["latent_std_mean"])
     assert max(metrics["latent_std"]) == pytest.approx(metrics["latent_std_max"])
-    # The validation pages are all of one template: nobody has a neighbour.
+    # The validation pages all have one template, so none has neighbours.
     assert ("box_iou_at_10" in metrics) == ("knn_label_accuracy" in metrics) == (split == "all")
 
 
 @pytest.mark.parametrize(
-    ("run", "shards", "says"),
+    ("run", "shards", "message"),
     [("nothing", "shards", "no trained model"), ("run", "nothing", "index.json")],
 )
-def test_mistakes_get_one_line(folder, run, shards, says):
+def test_mistakes_are_refused_with_one_line(folder, run, shards, message):
     done = evaluate(folder / run, "--shards", folder / shards)
     assert done.returncode == 2
     (line,) = done.stderr.splitlines()
-    assert says in line
+    assert message in line
 
 
-def test_help_is_quick():
-    command = [sys.executable, "-m", "vaetrain.evaluate", "--help"]
-    assert subprocess.run(command, cwd=REPO, capture_output=True, timeout=3).returncode == 0
+def test_the_table_has_one_column_for_the_model_and_each_baseline(capsys):
+    metrics = {"pages": 3, "l1": 0.25, "latent_std": [1.0], "baselines": {"pca": {"l1": 0.5}}}
+    print_table(metrics)
+    rows = [line.split() for line in capsys.readouterr().out.splitlines()]
+    assert rows == [["model", "pca"], ["pages", "3"], ["l1", "0.25", "0.5"]]

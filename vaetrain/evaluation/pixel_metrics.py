@@ -114,11 +114,11 @@ def edges(images: Tensor, heights: Tensor) -> Tensor:
 
     Neighbours outside the page do not count, so the outermost pixels have one direction only.
     """
-    found = torch.zeros_like(images, dtype=torch.bool)
-    found[..., 1:-1] = (images[..., 2:] - images[..., :-2]).abs() > EDGE
+    is_edge = torch.zeros_like(images, dtype=torch.bool)
+    is_edge[..., 1:-1] = (images[..., 2:] - images[..., :-2]).abs() > EDGE
     row = torch.arange(images.shape[2], device=heights.device)
-    found &= (row < heights[:, None])[:, None, :, None]
+    is_edge &= (row < heights[:, None])[:, None, :, None]
     vertical = (images[:, :, 2:] - images[:, :, :-2]).abs() > EDGE
     inside = (row[1:-1] < heights[:, None] - 1)[:, None, :, None]
-    found[:, :, 1:-1] |= vertical & inside
-    return found
+    is_edge[:, :, 1:-1] |= vertical & inside
+    return is_edge

@@ -95,13 +95,13 @@ def test_inception_is_applied_to_each_page_without_padding(monkeypatch, tmp_path
     torch.save(reference.state_dict(), path)
     images, heights = padded_pages()
     network = build_features()
-    found = network(images, heights)
+    features = network(images, heights)
     assert network.metric == "fid"
-    assert found.shape == (2, network.columns)
+    assert features.shape == (2, network.columns)
     for page, height in enumerate(heights):
         picture = (images[page : page + 1, :, :height] * 255).round().byte()
         (expected,) = reference(picture.repeat(1, 3, 1, 1))
-        torch.testing.assert_close(found[page : page + 1], expected)
+        torch.testing.assert_close(features[page : page + 1], expected)
 
 
 @pytest.mark.parametrize("content", [b"", {"fc.weight": torch.zeros(1)}, print])

@@ -33,15 +33,15 @@ def without_padding(images: torch.Tensor) -> list[np.ndarray]:
 
 
 def reference_edges(page: np.ndarray) -> set[tuple[int, int]]:
-    found = set()
+    pixels = set()
     height, width = page.shape
     for y in range(height):
         for x in range(width):
             if 0 < x < width - 1 and abs(page[y, x + 1] - page[y, x - 1]) > 0.45 / 40:
-                found.add((y, x))
+                pixels.add((y, x))
             if 0 < y < height - 1 and abs(page[y + 1, x] - page[y - 1, x]) > 0.45 / 40:
-                found.add((y, x))
-    return found
+                pixels.add((y, x))
+    return pixels
 
 
 def test_psnr(batch):
@@ -83,9 +83,9 @@ def test_edges_are_the_borders_of_boxes():
     for offset, columns in bands.items():
         corners = [[0, 0, 40, 30], [8 + offset, 6 + offset, 30 + offset, 20 + offset]]
         page = draw(torch.tensor(corners), torch.zeros(2).long(), heights, (48, 40))
-        found = edges(page, heights)[0, 0]
+        is_edge = edges(page, heights)[0, 0]
         # The page's own box ends at the page's border, where pixels have no neighbours: no edge.
-        rows, middle = found.any(dim=1).nonzero().flatten(), found[13].nonzero().flatten()
+        rows, middle = is_edge.any(dim=1).nonzero().flatten(), is_edge[13].nonzero().flatten()
         assert middle.tolist() == [*columns, *(column + 22 for column in columns)]
         top = [column - 2 for column in columns]
         assert rows.tolist() == list(range(top[0], top[-1] + 15))

@@ -102,8 +102,8 @@ def test_nmi_is_mutual_information_divided_by_mean_entropy(pages):
 
 def test_neighbours_are_of_other_templates(pages):
     vectors, names = pages
-    found = nearest_of_other_templates(vectors, names.templates, 10)
-    for page, row in enumerate(found.tolist()):
+    neighbours = nearest_of_other_templates(vectors, names.templates, 10)
+    for page, row in enumerate(neighbours.tolist()):
         expected = reference_neighbours(vectors.double().numpy(), names.templates.tolist(), page)
         assert row == expected[:10]
 
@@ -117,14 +117,14 @@ def test_queries_select_rows_of_all_neighbours(pages):
 
 def test_pages_of_the_same_template_are_not_neighbours():
     vectors = torch.tensor([[0.0], [0.0], [5.0], [6.0]])
-    found = nearest_of_other_templates(vectors, torch.tensor([3, 3, 4, 4]), 3)
-    assert found.tolist() == [[2, 3, -1], [2, 3, -1], [0, 1, -1], [0, 1, -1]]
+    neighbours = nearest_of_other_templates(vectors, torch.tensor([3, 3, 4, 4]), 3)
+    assert neighbours.tolist() == [[2, 3, -1], [2, 3, -1], [0, 1, -1], [0, 1, -1]]
 
 
 def test_pages_without_a_template_are_neighbours_of_each_other():
     vectors = torch.tensor([[0.0], [1.0], [3.0]])
-    found = nearest_of_other_templates(vectors, torch.full((3,), -1), 2)
-    assert found.tolist() == [[1, 2], [0, 2], [1, 0]]
+    neighbours = nearest_of_other_templates(vectors, torch.full((3,), -1), 2)
+    assert neighbours.tolist() == [[1, 2], [0, 2], [1, 0]]
 
 
 def test_neighbours_by_matrix_product_equal_exact_ones(pages):
