@@ -97,13 +97,28 @@ LAUNCH_KINDS = {
 }
 
 # Options that are refused in an engine file, because the trainer ignores them or sets them itself:
-# a run would differ from what its file says.
+# a run would differ from what its file says. Each with its environment variable and the reason.
 UNSUPPORTED = {
-    "deepspeed_config_file": "is not read; give zero_stage",
-    "gradient_accumulation_steps": "follows from train.global_batch_size",
-    "gradient_clipping": "is set by the experiment's optimizer.clip_norm",
-    "fsdp_offload_params": "is not supported by fsdp2; use zero3_offload",
-    "fsdp_activation_checkpointing": "is not supported; use train.checkpoint_activations",
+    "deepspeed_config_file": (
+        "ACCELERATE_DEEPSPEED_CONFIG_FILE",
+        "is not read; give zero_stage",
+    ),
+    "gradient_accumulation_steps": (
+        "ACCELERATE_GRADIENT_ACCUMULATION_STEPS",
+        "follows from train.global_batch_size",
+    ),
+    "gradient_clipping": (
+        "ACCELERATE_GRADIENT_CLIPPING",
+        "is set by the experiment's optimizer.clip_norm",
+    ),
+    "fsdp_offload_params": (
+        "FSDP_OFFLOAD_PARAMS",
+        "is not supported by fsdp2; use zero3_offload",
+    ),
+    "fsdp_activation_checkpointing": (
+        "FSDP_ACTIVATION_CHECKPOINTING",
+        "is not supported; use train.checkpoint_activations",
+    ),
 }
 
 
@@ -176,9 +191,8 @@ def running_launch(environment: Mapping[str, str]) -> Launch:
     kind = LAUNCH_KINDS[distributed_type]
     options = {option: environment.get(name) for option, name in kind.variables.items()}
     spec = find_engine(distributed_type, options, "the launcher")
-    refuse_unsupported(
-        {key: environment.get(_variable_of(key)) for key in UNSUPPORTED}, "the launcher"
-    )
+    unsupported = {key: environment.get(name) for key, (name, _) in UNSUPPORTED.items()}
+    refuse_unsupported(unsupported, "the launcher")
     return Launch(spec.name, world_size, environment.get("ACCELERATE_MIXED_PRECISION", "no"))
 
 
@@ -205,7 +219,7 @@ def find_engine(distributed_type: str, options: Mapping[str, Any], where: str) -
 
 def refuse_unsupported(options: Mapping[str, Any], where: str) -> None:
     """Raise ConfigError if an option in `UNSUPPORTED` is used."""
-    for key, reason in UNSUPPORTED.items():
+    for key, (_, reason) in UNSUPPORTED.items():
         if str(options.get(key)).lower() not in ("none", "false"):
             raise ConfigError(f"{where}: {key} {reason}")
 
@@ -219,10 +233,6 @@ def hide_engine(environment: MutableMapping[str, str]) -> None:
 
 def _text(value: Any, default: str | None) -> str:
     return str(default if value is None else value)
-
-
-def _variable_of(option: str) -> str:
-    return option.upper() if option.startswith("fsdp_") else f"ACCELERATE_{option.upper()}"
 
 
 def _is_set(environment: Mapping[str, str], name: str | None) -> bool:
