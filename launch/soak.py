@@ -321,7 +321,7 @@ class Soak:
             raise Mismatch("the final model differs from the undisturbed run")
         if "resuming at" in log:
             self.note("resumed", newest=saved)
-        if self.expects_report and "passed over" in log:
+        if self.expects_report and "damaged checkpoint skipped" in log:
             self.note("damage reported")
             self.expects_report = False
         elif self.expects_report and "resuming at" in log:

@@ -1,4 +1,4 @@
-"""What goes wrong in a run of days: done to real processes, told in one line, nothing lost."""
+"""Faults of long runs, caused in real processes: reported in one line, without any loss."""
 
 import json
 import math
@@ -35,13 +35,14 @@ ENGINES = [
 CONTROLLED = ("beta.schedule=controller", "loss.combine=learned", *GAN, "gan.start_epoch=0")
 
 
-def spoilt(trainer, name, mutation, *settings, engine):
+def run_mutant(trainer, name, mutation, *settings, engine):
     command = trainer.command(name, *settings, engine=engine, script="tests/distributed/mutant.py")
     command.insert(command.index("tests/distributed/mutant.py") + 1, mutation)
     return trainer.run(command)
 
 
-def saved(trainer, name, images):
+def checkpoint_content(trainer, name, images):
+    """Return the tensors of a checkpoint by name, and its controllers."""
     folder = trainer.folder / name / "checkpoints" / f"{images:012d}"
     tensors = {
         f"{part}.{key}": value
@@ -51,26 +52,26 @@ def saved(trainer, name, images):
     return tensors, json.loads((folder / "state.json").read_text())["controllers"]
 
 
-def moved(trainer, name, before, after):
-    """The tensors that differ between two checkpoints, and whether controllers do."""
-    (ours, our_state), (theirs, their_state) = (
-        saved(trainer, name, images) for images in (before, after)
+def changes(trainer, name, before, after):
+    """Return the tensors that differ between two checkpoints, and whether controllers differ."""
+    (old, old_controllers), (new, new_controllers) = (
+        checkpoint_content(trainer, name, images) for images in (before, after)
     )
-    assert ours.keys() == theirs.keys()
-    names = {key for key in ours if not torch.equal(ours[key], theirs[key])}
-    return names, our_state != their_state
+    assert old.keys() == new.keys()
+    names = {key for key in old if not torch.equal(old[key], new[key])}
+    return names, old_controllers != new_controllers
 
 
 @pytest.mark.parametrize(
-    "what", ["one_bad_step", pytest.param("one_bad_gradient", marks=pytest.mark.slow)]
+    "mutation", ["one_bad_step", pytest.param("one_bad_gradient", marks=pytest.mark.slow)]
 )
 @pytest.mark.parametrize("engine", ENGINES)
-def test_nothing_moves_in_a_step_that_is_not_finite(trainer, engine, what):
-    name = f"{what}-{engine}"
-    done = spoilt(trainer, name, what, *SETTINGS, *CONTROLLED, engine=engine)
+def test_non_finite_step_changes_no_state(trainer, engine, mutation):
+    name = f"{mutation}-{engine}"
+    done = run_mutant(trainer, name, mutation, *SETTINGS, *CONTROLLED, engine=engine)
     assert done.returncode == 0, done.stdout + done.stderr
-    assert moved(trainer, name, 16, 24) == (set(), False)
-    names, controllers = moved(trainer, name, 24, 32)
+    assert changes(trainer, name, 16, 24) == (set(), False)
+    names, controllers = changes(trainer, name, 24, 32)
     assert controllers
     kinds = {key.partition(".")[0] for key in names}
     assert kinds == {"weights", "average", "optimizer", "adversary"}
@@ -79,29 +80,29 @@ def test_nothing_moves_in_a_step_that_is_not_finite(trainer, engine, what):
     assert all(math.isfinite(v) for line in lines for v in line.values() if isinstance(v, float))
     ((ids,),) = [line["skipped_ids"] for line in lines if "skipped_ids" in line]
     assert len(set(ids)) == 8
-    (told,) = [line for line in done.stdout.splitlines() if line.startswith("warning: ")]
-    assert told == (
+    (warning,) = [line for line in done.stdout.splitlines() if line.startswith("warning: ")]
+    assert warning == (
         "warning: 1 of 1 steps up to 24 images skipped because a loss or gradient was not "
         f"finite; their pages: {', '.join(map(str, ids))}"
     )
 
 
-def test_too_many_of_them_in_a_row_end_the_run(trainer):
+def test_too_many_consecutive_non_finite_steps_end_the_run(trainer):
     settings = (*SETTINGS, "train.max_skipped_steps=2", "train.checkpoint_every_images=16")
-    done = spoilt(trainer, "bad-steps", "bad_from_the_third", *settings, engine="ddp")
+    done = run_mutant(trainer, "bad-steps", "bad_from_the_third", *settings, engine="ddp")
     assert done.returncode == 1
     (line,) = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
     assert line.startswith("error: stopped: 2 steps in a row were skipped")
     assert "saved at 32 images" in line
-    assert moved(trainer, "bad-steps", 16, 32) == (set(), False)
+    assert changes(trainer, "bad-steps", 16, 32) == (set(), False)
     assert "resuming at 32 of 40 images" in trainer.train("bad-steps", *settings, engine="ddp")
 
 
 @pytest.mark.slow
-def test_a_clock_that_jumps_changes_no_bit(trainer):
+def test_jumping_system_clock_changes_no_bit(trainer):
     settings = (*SETTINGS, "tracker=tensorboard", "train.validate_every_images=16")
     trainer.train("clock", *settings, engine="ddp")
-    done = spoilt(trainer, "jumping-clock", "clock_jumps", *settings, engine="ddp")
+    done = run_mutant(trainer, "jumping-clock", "clock_jumps", *settings, engine="ddp")
     assert done.returncode == 0, done.stderr
     assert same_bits(trainer.weights("jumping-clock"), trainer.weights("clock"))
     rates = [line["images_per_second"] for line in trainer.lines("jumping-clock")]
@@ -113,7 +114,7 @@ LONG = ("train.max_images=1000000", "train.checkpoint_every_images=24", "data.wo
 
 @pytest.mark.slow
 @pytest.mark.parametrize("harm", ["removed", "replaced", "rebuilt"])
-def test_shards_that_change_while_a_run_reads_them_end_it(trainer, shards, tmp_path, harm):
+def test_shards_changed_during_a_run_end_it(trainer, shards, tmp_path, harm):
     name, mine = f"shards-{harm}", tmp_path / "shards"
     shutil.copytree(shards, mine)
     settings = (*LONG, "train.validate_every_images=40", f"data.shards={mine}")
@@ -131,14 +132,14 @@ def test_shards_that_change_while_a_run_reads_them_end_it(trainer, shards, tmp_p
         (mine / "index.json").write_text(header.replace('"samples"', '"samples_once"', 1))
     out, err = process.communicate(timeout=120)
     assert process.returncode == 1, out + err
-    (told,) = [line for line in err.splitlines() if line.startswith("error: ")]
-    says = {
+    (error,) = [line for line in err.splitlines() if line.startswith("error: ")]
+    expected = {
         "removed": "cannot be opened (No such file or directory)",
         "replaced": "was changed while it was in use: SHA-256 differs from index.json",
         "rebuilt": "index.json: ",
     }
-    assert says[harm] in told
-    assert str(mine) in told
+    assert expected[harm] in error
+    assert str(mine) in error
     shutil.rmtree(mine)
     shutil.copytree(shards, mine)
     saved = max((trainer.folder / name / "checkpoints").glob("[0-9]*"), default=None)
@@ -148,24 +149,24 @@ def test_shards_that_change_while_a_run_reads_them_end_it(trainer, shards, tmp_p
 
 
 @pytest.mark.slow
-def test_a_second_run_in_a_run_directory_costs_the_first_nothing(trainer):
-    # Nothing may depend on the length that a run would have had.
+def test_second_run_in_a_run_directory_does_not_affect_the_first(trainer):
+    # Constant schedules: the run is stopped early, and its planned length must not matter.
     settings = (*LONG, "lr.schedule=constant", "beta.schedule=constant")
     command = trainer.command("shared", *settings, engine="ddp")
     first = trainer.start(command)
     try:
         trainer.wait_for("shared", first)
-        of_first = ranks(first.mark, first.pid).values()
-        for rank in of_first:  # it need not get far
+        first_ranks = ranks(first.mark, first.pid).values()
+        for rank in first_ranks:  # paused, so that it does not train far
             os.kill(rank, signal.SIGSTOP)
-        begun = time.monotonic()
+        started = time.monotonic()
         second = trainer.run(command)
-        assert time.monotonic() - begun < LOCK_SECONDS + 60  # to start takes its time, too
-        assert second.returncode == 1  # what torch's launcher makes of a rank's 2
-        (told,) = [line for line in second.stderr.splitlines() if line.startswith("error: ")]
+        assert time.monotonic() - started < LOCK_SECONDS + 60  # including the start
+        assert second.returncode == 1  # torch's launcher turns a rank's 2 into 1
+        (error,) = [line for line in second.stderr.splitlines() if line.startswith("error: ")]
         folder = trainer.folder / "shared"
-        assert told == f"error: {folder}: another training is running in this directory"
-        for rank in of_first:
+        assert error == f"error: {folder}: another training is running in this directory"
+        for rank in first_ranks:
             os.kill(rank, signal.SIGCONT)
         first.send_signal(signal.SIGTERM)
         out, err = first.communicate(timeout=60)
@@ -178,7 +179,7 @@ def test_a_second_run_in_a_run_directory_costs_the_first_nothing(trainer):
 
 
 @pytest.mark.slow
-def test_a_run_directory_that_is_not_for_writing_is_refused(trainer, tmp_path):
+def test_read_only_run_directory_is_refused(trainer, tmp_path):
     with small_disk(tmp_path / "disk", "100m") as disk:
         settings = ("train.max_images=16", "--run-dir", str(disk.folder / "run"))
         trainer.train("read-only", *settings, engine=None)

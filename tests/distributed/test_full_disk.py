@@ -1,4 +1,4 @@
-"""The disk is full while a run saves: it goes on or stops as set, and nothing is lost."""
+"""A disk that is full while a run saves: the run continues or stops as set, without any loss."""
 
 import time
 
@@ -27,12 +27,12 @@ def undisturbed(trainer):
 
 @pytest.fixture
 def disk(tmp_path):
-    with small_disk(tmp_path / "disk", "200m") as found:
-        yield found
+    with small_disk(tmp_path / "disk", "200m") as disk:
+        yield disk
 
 
-def filled(trainer, disk, name, *settings):
-    """A run whose disk is full since its first checkpoint."""
+def start_and_fill_disk(trainer, disk, name, *settings):
+    """Start a run, and fill its disk after the first checkpoint."""
     process = trainer.start(trainer.command(name, *SETTINGS, *settings, engine="ddp"))
     deadline = time.monotonic() + 170
     while not checkpoints(trainer, name):
@@ -43,25 +43,28 @@ def filled(trainer, disk, name, *settings):
     return process
 
 
-def whole(trainer, name):
-    """The newest checkpoint's images; raises if it is damaged."""
-    return checkpoint.load(checkpoint.saved(trainer.folder / name / "checkpoints")[-1]).images
+def newest_images(trainer, name):
+    """Return the image count of the newest checkpoint; raises if it is damaged."""
+    return checkpoint.load(
+        checkpoint.list_checkpoints(trainer.folder / name / "checkpoints")[-1]
+    ).images
 
 
-def told(trainer, name, folder):
+def logged(trainer, name, folder):
+    """Return the metrics of a run that must not depend on the full disk."""
     lines = read_metrics(folder / name / METRICS_FILE)
     return [(x["split"], x["images"], x["loss"], x.get("ids_hash")) for x in lines]
 
 
-def test_it_goes_on_with_a_warning(trainer, shards, disk, undisturbed):
+def test_run_continues_with_a_warning(trainer, shards, disk, undisturbed):
     here = Trainer(shards, disk.folder)
-    process = filled(here, disk, "goes-on")
-    before = whole(here, "goes-on")
-    for _ in range(20):  # what a failed save gives back is taken again
+    process = start_and_fill_disk(here, disk, "goes-on")
+    before = newest_images(here, "goes-on")
+    for _ in range(20):  # takes the space that a failed save frees
         time.sleep(0.3)
         disk.fill()
     assert process.poll() is None
-    assert whole(here, "goes-on") <= before + 48
+    assert newest_images(here, "goes-on") <= before + 48
     disk.free()
     out, err = process.communicate(timeout=240)
     assert process.returncode == 0, out + err
@@ -69,12 +72,12 @@ def test_it_goes_on_with_a_warning(trainer, shards, disk, undisturbed):
     assert "No space left on device" in out
     assert "the one before it stays, and training continues (train.on_failed_save)" in out
     assert same_bits(here.weights("goes-on"), trainer.weights(undisturbed))
-    assert told(here, "goes-on", disk.folder) == told(trainer, undisturbed, trainer.folder)
+    assert logged(here, "goes-on", disk.folder) == logged(trainer, undisturbed, trainer.folder)
 
 
-def test_it_stops_where_it_is_told_to(trainer, shards, disk, undisturbed):
+def test_run_stops_if_set_to(trainer, shards, disk, undisturbed):
     here = Trainer(shards, disk.folder)
-    process = filled(here, disk, "stops", "train.on_failed_save=stop")
+    process = start_and_fill_disk(here, disk, "stops", "train.on_failed_save=stop")
     while process.poll() is None:
         disk.fill()
         time.sleep(0.1)
@@ -83,13 +86,13 @@ def test_it_stops_where_it_is_told_to(trainer, shards, disk, undisturbed):
     (line,) = [line for line in err.splitlines() if line.startswith("error: ")]
     assert line.startswith("error: no checkpoint at ")
     assert "No space left on device" in line
-    saved = whole(here, "stops")
+    saved = newest_images(here, "stops")
     disk.fill()
     refused = here.run(here.command("stops", *SETTINGS, engine="ddp"))
-    assert refused.returncode == 1  # what torch's launcher makes of a rank's 2
+    assert refused.returncode == 1  # torch's launcher turns a rank's 2 into 1
     assert "cannot be written (No space left on device)" in refused.stderr
     disk.free()
     out = here.train("stops", *SETTINGS, engine="ddp")
     assert f"resuming at {saved} of 1200 images" in out
     assert same_bits(here.weights("stops"), trainer.weights(undisturbed))
-    assert told(here, "stops", disk.folder) == told(trainer, undisturbed, trainer.folder)
+    assert logged(here, "stops", disk.folder) == logged(trainer, undisturbed, trainer.folder)

@@ -1,1 +1,1 @@
-"""Files of a run: checkpoints, run directory, final model."""
+"""Files of a run: run directory and metrics, checkpoints, final model and its model card."""

@@ -1,15 +1,15 @@
-"""Checkpoints any engine at any world size can read, that appear whole or not at all.
+"""Checkpoints: written atomically, readable by every engine at any world size.
 
-One folder per checkpoint, named by its image count:
+A checkpoint is a folder, named by its image count:
 
     weights.safetensors     parameters and buffers by name, fp32
-    average.safetensors     their exponential moving average, by name
-    optimizer.safetensors   the optimizer's tensors as <state>.<parameter name>
-    adversary.safetensors   the discriminator, its optimizer and its controllers; empty without one
-    state.json              clock, controllers, resolved experiment and augmentation policy
+    average.safetensors     EMA of the weights, by name
+    optimizer.safetensors   optimizer state as <state>.<parameter name>
+    adversary.safetensors   discriminator, its optimizer and controllers; empty without a GAN
+    state.json              image count, controllers, resolved experiment, augmentation policy
     manifest.json           SHA-256 of each file above
 
-Tensors are safetensors and the rest is JSON: nothing is ever unpickled.
+Tensors are safetensors and the rest is JSON, so that nothing is ever unpickled.
 """
 
 from __future__ import annotations
@@ -34,14 +34,14 @@ from vaetrain.settings import ConfigError, flatten
 
 MANIFEST = "manifest.json"
 STATE = "state.json"
-# What reading a file raises that holds other JSON or tensors than it should.
-UNREADABLE = (ValueError, LookupError, TypeError, AttributeError, RecursionError, SafetensorError)
+# Raised by reading a file with unexpected JSON or tensors.
+READ_ERRORS = (ValueError, LookupError, TypeError, AttributeError, RecursionError, SafetensorError)
 PARTS = ("weights", "average", "optimizer", "adversary")
 
-# What a training says in it.
+# Entries that a training writes to `state.json`, beside the image count.
 STATE_KEYS = {"experiment", "policy", "data", "meter", "collapse", "controllers", "best"}
 
-# What may change between a run and its resumption without changing what it computes.
+# Settings that may change when a run is resumed: they do not change what it computes.
 FREE_TO_CHANGE = {
     "name",
     "tracker",
@@ -66,19 +66,24 @@ FREE_TO_CHANGE = {
     "train.on_failed_save",
 }
 
+_WRITTEN_BY_ANOTHER_VERSION = (
+    "the run's checkpoint has no entry {}: it was written by another version of this program; "
+    "give another --run-dir"
+)
+
 
 class DamagedCheckpoint(ValueError):
-    """A checkpoint that is not what was written; the message is one plain line."""
+    """A checkpoint is missing a file or differs from its manifest; the message is one line."""
 
 
 @dataclass
 class Checkpoint:
-    """A run's whole state, on the host.
+    """Complete state of a run, in host memory.
 
     Attributes:
-        images: the clock.
-        weights, average, optimizer, adversary: tensors by name.
-        state: JSON of the controllers and the resolved experiment.
+        images: image count.
+        weights, average, optimizer, adversary: tensors by name; see the module.
+        state: JSON of the controllers, the resolved experiment and the augmentation policy.
     """
 
     images: int
@@ -90,9 +95,9 @@ class Checkpoint:
 
 
 def save(folder: Path, checkpoint: Checkpoint, keep: int) -> Path:
-    """Write `folder/<images>`, whole or not at all, and remove all but the newest `keep`.
+    """Write `folder/<images>` atomically, then remove all but the newest `keep` checkpoints.
 
-    Raises CannotWrite where the disk refuses; what was saved before is still there then.
+    Raises CannotWrite if the disk is full or read-only; older checkpoints are kept then.
     """
     final = folder / f"{checkpoint.images:012d}"
     with writing(final):
@@ -107,13 +112,13 @@ def save(folder: Path, checkpoint: Checkpoint, keep: int) -> Path:
         digests = {file.name: sha256_of(file) for file in sorted(draft.iterdir())}
         (draft / MANIFEST).write_text(json.dumps(digests, indent=1))
     with writing(folder):
-        for old in saved(folder)[:-keep]:
+        for old in list_checkpoints(folder)[:-keep]:
             remove_folder(old)
     return final
 
 
-def saved(folder: Path) -> list[Path]:
-    """The checkpoints in a folder, oldest first."""
+def list_checkpoints(folder: Path) -> list[Path]:
+    """Return the checkpoints in a folder, oldest first."""
     return sorted(path for path in folder.glob("[0-9]*") if path.is_dir())
 
 
@@ -126,7 +131,7 @@ def load(path: Path) -> Checkpoint:
         digests = json.loads((path / MANIFEST).read_text())
         for name in (*(f"{part}.safetensors" for part in PARTS), STATE):
             if sha256_of(path / name) != digests[name]:
-                raise DamagedCheckpoint(f"{path / name}: its SHA-256 is not the manifest's")
+                raise DamagedCheckpoint(f"{path / name}: SHA-256 differs from {MANIFEST}")
         state = json.loads((path / STATE).read_text())
         images = int(state.pop("images"))
         tensors = {part: load_file(path / f"{part}.safetensors") for part in PARTS}
@@ -134,7 +139,7 @@ def load(path: Path) -> Checkpoint:
         raise DamagedCheckpoint(f"{error.filename}: is missing") from error
     except DamagedCheckpoint:
         raise
-    except (OSError, *UNREADABLE) as error:
+    except (OSError, *READ_ERRORS) as error:
         raise DamagedCheckpoint(one_line(f"{path}: cannot be read ({error})")) from error
     return Checkpoint(images=images, state=state, **tensors)
 
@@ -142,48 +147,45 @@ def load(path: Path) -> Checkpoint:
 def check_same_run(
     saved: Checkpoint, experiment: Experiment, policy: Policy, fingerprint: str
 ) -> None:
-    """Raises ConfigError where going on from a checkpoint would be another run.
+    """Raise ConfigError if the experiment would not continue the run of a checkpoint.
 
     Args:
-        fingerprint: of the data now.
+        fingerprint: of the current data.
     """
     check_complete(saved.state)
     check_same_experiment(saved.state["experiment"], experiment)
     check_same_policy(saved.state["policy"], policy)
     if saved.state["data"] != fingerprint:
-        raise ConfigError(f"{experiment.data.folder}: is not the data the run was started on")
-
-
-def check_complete(state: dict[str, Any]) -> None:
-    """Raises ConfigError where a state lacks what a resumption needs; see `STATE_KEYS`."""
-    missing = STATE_KEYS - state.keys()
-    if missing:
         raise ConfigError(
-            f"the run's checkpoint says nothing of {', '.join(sorted(missing))}: another version "
-            "of this software wrote it; give another --run-dir"
+            f"{experiment.data.folder}: not the data that the run was started with; give that data "
+            "or another --run-dir"
         )
 
 
+def check_complete(state: dict[str, Any]) -> None:
+    """Raise ConfigError if a state lacks one of `STATE_KEYS`."""
+    missing = STATE_KEYS - state.keys()
+    if missing:
+        raise ConfigError(_WRITTEN_BY_ANOTHER_VERSION.format(", ".join(sorted(missing))))
+
+
 @contextlib.contextmanager
-def of_this_version() -> Iterator[None]:
-    """Around what goes on from a state; raises ConfigError where a part of it lacks something."""
+def refuse_other_versions() -> Iterator[None]:
+    """Raise ConfigError in place of the KeyError of code that resumes from an incomplete state."""
     try:
         yield
     except KeyError as error:
-        raise ConfigError(
-            f"the run's checkpoint says nothing of {error}: another version of this software wrote "
-            "it; give another --run-dir"
-        ) from error
+        raise ConfigError(_WRITTEN_BY_ANOTHER_VERSION.format(error)) from error
 
 
 def check_same_experiment(saved_experiment: dict[str, Any], experiment: Experiment) -> None:
-    """Refuse to resume where a setting that changes the computation differs.
+    """Raise ConfigError if a setting that changes the computation differs.
 
-    Raises ConfigError naming every such key with both values.
+    The message names every such key with both values.
     """
     free = set(FREE_TO_CHANGE)
     if saved_experiment.get("collapse", {}).get("action") == "hold_beta":
-        free -= {"collapse.inactive_share", "train.validate_every_images"}  # beta follows from them
+        free -= {"collapse.inactive_share", "train.validate_every_images"}  # they decide beta
     changed = [
         change
         for key, change in _changes(saved_experiment, as_dict(experiment)).items()
@@ -193,25 +195,25 @@ def check_same_experiment(saved_experiment: dict[str, Any], experiment: Experime
         raise ConfigError(
             "the run was started with other settings and cannot be resumed with these: "
             + ", ".join(changed)
-            + "; give another --run-dir, or the old settings"
+            + "; give the old settings, or another --run-dir"
         )
 
 
 def check_same_policy(saved_policy: dict[str, Any], policy: Policy) -> None:
-    """Refuse to resume where the augmentation is another, though its name is the same.
+    """Raise ConfigError if the augmentation policy differs, even under the same name.
 
-    Raises ConfigError naming every chance that differs with both values.
+    The message names every probability and magnitude that differs with both values.
     """
     changed = _changes(saved_policy, policy.as_dict()).values()
     if changed:
         raise ConfigError(
-            "augment.policy: is not what it was when the run was started, which cannot be resumed "
-            f"with it: {', '.join(changed)}; give another --run-dir, or the old policy"
+            "augment.policy: the run was started with another policy and cannot be resumed with "
+            f"this one: {', '.join(changed)}; give the old policy, or another --run-dir"
         )
 
 
 def _changes(before: dict[str, Any], now: dict[str, Any]) -> dict[str, str]:
-    """What differs between two trees, by dotted name, with both values."""
+    """Return the entries that differ between two trees, by dotted name, with both values."""
     before, now = flatten(before), flatten(now)
     return {
         key: f"{key} (was {_value(before, key)}, now {_value(now, key)})"
@@ -221,14 +223,14 @@ def _changes(before: dict[str, Any], now: dict[str, Any]) -> dict[str, str]:
 
 
 def _value(tree: dict[str, Any], key: str) -> str:
-    return repr(tree[key]) if key in tree else "not there"
+    return repr(tree[key]) if key in tree else "absent"
 
 
 def save_tensors(path: Path, tensors: dict[str, Tensor]) -> None:
-    """Write tensors, from any device, to one safetensors file; raises OSError."""
-    held = {name: tensor.detach().contiguous().cpu() for name, tensor in tensors.items()}
+    """Write tensors of any device to one safetensors file; raises OSError."""
+    on_host = {name: tensor.detach().contiguous().cpu() for name, tensor in tensors.items()}
     try:
-        # By the format other libraries know whose tensors they are.
-        save_file(held, path, {"format": "pt"})
-    except SafetensorError as error:  # its way to say that the disk is full, and the like
+        # Other libraries read from "format" that the tensors are PyTorch's.
+        save_file(on_host, path, {"format": "pt"})
+    except SafetensorError as error:  # raised for a full disk as well
         raise OSError(str(error)) from error

@@ -1,4 +1,4 @@
-"""What a run hands over: the averaged model with all that is needed to use it."""
+"""Final model of a run: the averaged model with everything that is needed to use it."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
+from shards.errors import one_line
 from shards.format.png import encode_png
 from shards.storage import atomic_folder
 from vaetrain.artifacts import checkpoint
@@ -31,15 +32,15 @@ def write_final(
     results: dict[str, Any],
     pictures: dict[str, np.ndarray],
 ) -> None:
-    """Write a run's `final/`, whole or not at all, as the Hugging Face Hub lays out a model.
+    """Write a run's `final/` atomically, in the Hugging Face Hub's layout of a model.
 
     Args:
-        results: what `RunDir.results` gives back.
+        results: metrics and data of the run, as `RunDir.results` returns them.
         pictures: grey pictures, uint8 (H, W), by name; each becomes a PNG.
 
-    Raises CannotWrite where the disk refuses.
+    Raises CannotWrite if the disk is full or read-only.
     """
-    # There may be one already, of a run that was finished, and then trained on for longer.
+    # Replaces the final model of a run that was finished and then trained for longer.
     with atomic_folder(folder) as draft:
         checkpoint.save_tensors(draft / WEIGHTS, model.state_dict())
         config = {
@@ -55,33 +56,33 @@ def write_final(
 
 
 def load_model(folder: str | Path) -> VAE:
-    """The averaged model of a run, finished or stopped after a checkpoint, for evaluation.
+    """Load the averaged model of a run, finished or stopped after a checkpoint, for evaluation.
 
     Args:
         folder: a run directory or its `final/`.
 
-    Raises ConfigError in one line when there is no whole model in it.
+    Raises ConfigError in one line if the folder has no intact model.
     """
     model, _ = load_run(Path(folder))
     return model
 
 
 def load_run(folder: Path) -> tuple[VAE, Experiment]:
-    """The averaged model of a run and the experiment it was trained by; see `load_model`."""
+    """Load the averaged model of a run and its experiment; see `load_model`."""
     final = folder if (folder / WEIGHTS).exists() else folder / "final"
     if (final / WEIGHTS).exists():
         try:
             tree = json.loads((final / CONFIG).read_text())["experiment"]
             weights = load_file(final / WEIGHTS)
-        except (OSError, *checkpoint.UNREADABLE) as error:
-            raise ConfigError(f"{final}: is damaged ({error})") from error
+        except (OSError, *checkpoint.READ_ERRORS) as error:
+            raise ConfigError(one_line(f"{final}: damaged ({error})")) from error
     else:
         newest = newest_checkpoint(folder / "checkpoints")
         if newest is None:
-            raise ConfigError(f"{folder}: there is no trained model and no checkpoint in it")
+            raise ConfigError(f"{folder}: holds no trained model and no checkpoint")
         tree, weights = newest.state.get("experiment"), newest.average
     experiment = experiment_from(tree, str(folder))
-    # Without memory of its own: settings may ask for more than there is, which the weights belie.
+    # On `meta`, without memory: damaged settings may describe a model that exceeds the memory.
     with torch.device("meta"):
         model = VAE(experiment.model, experiment.data.width, experiment.data.max_height)
     load_weights(model, weights, folder)
@@ -89,27 +90,27 @@ def load_run(folder: Path) -> tuple[VAE, Experiment]:
 
 
 def load_weights(model: VAE, weights: dict[str, Tensor], folder: Path) -> None:
-    """Give a model its weights, fp32; one on `meta` takes the tensors themselves.
+    """Load fp32 weights into a model; a model on `meta` takes the tensors themselves.
 
-    Raises ConfigError naming the folder where they are another model's.
+    Raises ConfigError naming the folder if the weights are of another architecture.
     """
     on_meta = model.skip_gate.is_meta
     try:
         model.load_state_dict({k: v.float() for k, v in weights.items()}, assign=on_meta)
     except RuntimeError as error:
         reason = str(error).partition("\n\t")[2].partition("\n")[0][:200]
-        raise ConfigError(f"{folder}: its weights do not fit its settings ({reason})") from error
+        raise ConfigError(f"{folder}: the weights do not fit the settings ({reason})") from error
 
 
 def newest_checkpoint(
-    folder: Path, say: Callable[[str], None] = lambda message: None
+    folder: Path, log: Callable[[str], None] = lambda message: None
 ) -> checkpoint.Checkpoint | None:
-    """The newest checkpoint that is whole, or None; damaged ones are told and passed over."""
-    for path in reversed(checkpoint.saved(folder)):
+    """Load the newest intact checkpoint, or None; damaged ones are logged and skipped."""
+    for path in reversed(checkpoint.list_checkpoints(folder)):
         try:
             return checkpoint.load(path)
         except checkpoint.DamagedCheckpoint as error:
-            say(f"checkpoint passed over: {error}")
+            log(f"damaged checkpoint skipped: {error}")
     return None
 
 

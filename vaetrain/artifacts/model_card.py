@@ -1,7 +1,7 @@
-"""The model card of a finished run: what lies beside its weights for whoever finds them.
+"""Model card of a finished run: purpose, use, data, metrics and limits of the model.
 
-Markdown below YAML, as the Hugging Face Hub has it (hf.co/docs/hub/model-cards). Everything in it
-comes from the run: what was not measured is left out.
+Markdown below YAML, as on the Hugging Face Hub (hf.co/docs/hub/model-cards). Everything in it comes
+from the run; metrics that were not measured are left out.
 """
 
 from __future__ import annotations
@@ -27,18 +27,18 @@ SHOWN = {
     "kl": "KL, nats a page",
 }
 CAPTIONS = {
-    "reconstructions": "Validation pages, what the model makes of them, and ten times the error.",
+    "reconstructions": "Validation pages, their reconstructions, and ten times the error.",
     "prior_samples": "Pages decoded from the prior.",
-    "interpolation": "The way between two validation pages.",
+    "interpolation": "Interpolations between two validation pages.",
 }
 
 
 def model_card(experiment: Experiment, results: dict[str, Any], pictures: Iterable[str]) -> str:
-    """The card of a model.
+    """Return the model card as Markdown.
 
     Args:
-        results: what `Training.finish` gathers; whatever is missing is not told.
-        pictures: names of the PNGs that lie beside the card.
+        results: results of the run, as `write_final` takes them; missing entries are left out.
+        pictures: names of the PNGs in the folder of the card.
     """
     title, scores = plain(experiment.name), results.get("final", {})
     parts = [
@@ -50,13 +50,13 @@ def model_card(experiment: Experiment, results: dict[str, Any], pictures: Iterab
         "## Pictures\n\n" + _pictures(pictures),
         "## Limits\n\n" + _limits(experiment, results.get("data", {})),
     ]
-    shown = [part for part in parts if not part.endswith("\n\n")]  # a heading with nothing below
+    shown = [part for part in parts if not part.endswith("\n\n")]  # no heading without content
     front = yaml.safe_dump(_front(title, scores), sort_keys=False, allow_unicode=True)
     return f"---\n{front}---\n\n" + "\n\n".join(shown) + "\n"
 
 
 def plain(text: str) -> str:
-    """Text of the user's without what Markdown or HTML would take for its own."""
+    """Replace the characters of a user's text that Markdown or HTML would interpret."""
     return re.sub(r"[^\w .,:/@+-]", "_", text)
 
 
@@ -66,17 +66,17 @@ def _front(title: str, scores: dict[str, float]) -> dict[str, Any]:
         "pipeline_tag": "image-feature-extraction",
         "tags": ["vae", "wireframe", "user-interface", "safetensors"],
     }
-    told = [
+    metrics = [
         {"type": key, "value": scores[key], "name": meaning}
         for key, meaning in SHOWN.items()
         if key in scores
     ]
-    if told:
-        front["metrics"] = [metric["type"] for metric in told]
+    if metrics:
+        front["metrics"] = [metric["type"] for metric in metrics]
         result = {
             "task": {"type": "image-feature-extraction", "name": "Reconstruction of wireframes"},
             "dataset": {"type": "wireframes", "name": "validation pages of the run's shards"},
-            "metrics": told,
+            "metrics": metrics,
         }
         front["model-index"] = [{"name": title, "results": [result]}]
     return front
@@ -86,10 +86,11 @@ def _purpose(experiment: Experiment) -> str:
     model, data = experiment.model, experiment.data
     latent = "a vector" if model.latent == "vector" else "a vector for every 16 x 16 pixels"
     return (
-        "A variational autoencoder of wireframes, the nested boxes of web pages and app screens: a "
-        f"page {data.width} pixels wide and up to {data.max_height} rows high to {latent} of "
-        f"{model.latent_dim} dimensions, and back. Architecture: {model.size}, {model.blocks} "
-        f"blocks, attention {model.attention}, skips {model.skips}."
+        "A variational autoencoder of wireframes, the nested boxes of web pages and app screens. "
+        f"It encodes a page {data.width} pixels wide and up to {data.max_height} rows high as "
+        f"{latent} of {model.latent_dim} dimensions, and decodes it again. Architecture: "
+        f"{model.size}, {model.blocks} blocks, attention {model.attention}, skip connections "
+        f"{model.skips}."
     )
 
 
@@ -102,26 +103,27 @@ def _use() -> str:
         "pages = model.decode(mu, heights, tuple(images.shape[2:]))\n"
         "```\n\n"
         "A page's grey value is its nesting depth / 40. The weights in `model.safetensors` are "
-        "fp32, averaged over the training; `config.json` has every setting."
+        "fp32, an exponential moving average over the training; `config.json` holds all settings."
     )
 
 
 def _data(experiment: Experiment, data: dict[str, Any]) -> str:
-    shards = experiment.data.shards  # a path, of which the machine's own part is nobody's business
+    shards = experiment.data.shards  # only its name is published, not the path on this machine
     source = "the built-in sample" if shards is None else Path(shards).name
-    told = f"Shards: {plain(source)}."
+    text = f"Shards: {plain(source)}."
     if data:
-        told += (
-            f" {data['train_pages']} pages were trained on, {data['val_pages']} others are the "
-            f"validation's; SHA-256 of the index's table: `{data['fingerprint']}`."
+        text += (
+            f" {data['train_pages']} training pages, {data['val_pages']} validation pages; SHA-256 "
+            f"of the index's table: `{data['fingerprint']}`."
         )
-    return told + f" Augmentation: {plain(experiment.augment.policy)}."
+    return text + f" Augmentation: {plain(experiment.augment.policy)}."
 
 
 def _metrics(scores: dict[str, float], baselines: dict[str, dict[str, float]]) -> str:
     if not scores:
         return ""
-    columns = {"this model": scores, **{name: found for name, found in baselines.items() if found}}
+    measured = {name: values for name, values in baselines.items() if values}
+    columns = {"this model": scores, **measured}
     lines = [
         f"On the validation pages, after {scores['images']} images; reconstructions decoded from "
         "`mu`.\n",
@@ -141,14 +143,14 @@ def _pictures(names: Iterable[str]) -> str:
 
 def _limits(experiment: Experiment, data: dict[str, Any]) -> str:
     limits = [
-        "It has seen wireframes alone: pictures of screens are not its input.",
+        "It was trained on wireframes only; screenshots are not valid input.",
         f"Rows beyond {experiment.data.max_height}, after scaling to {experiment.data.width} "
         "pixels of width, are cut off.",
-        "What the numbers say holds for pages like the validation's. They were looked at while it "
-        "was trained; pages that were never looked at may score lower.",
-        "Text, colours and pictures are not in a wireframe, and pages drawn from the prior are "
-        "arrangements of boxes, not designs that anybody checked.",
+        "The metrics hold for pages like the validation pages. Those were evaluated during "
+        "training, so that new pages may score lower.",
+        "A wireframe has no text, colours or pictures, and pages decoded from the prior are "
+        "arrangements of boxes, not verified designs.",
     ]
     if not data.get("val_pages", 1):
-        limits[2] = "There were no validation pages: nothing is known of how good it is."
+        limits[2] = "There were no validation pages, so the quality of the model is unknown."
     return "\n".join(f"- {limit}" for limit in limits)

@@ -1,4 +1,4 @@
-"""The directory of a run: where things lie in it, and that only one training writes there."""
+"""Directory of a run: its paths, its lock, and its metrics file."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from vaetrain.config.experiment import Experiment, as_dict
 from vaetrain.settings import ConfigError
 
 METRICS_FILE = "metrics.jsonl"
-LOCK_SECONDS = 20.0  # a killed run's ranks need a moment to save and leave
+LOCK_SECONDS = 20.0  # time for the ranks of a stopped run to save and exit
 
 
 class RunDir:
-    """Paths of a run, and what is handed over at its end."""
+    """Paths of a run, and the results of a finished one."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -29,10 +29,10 @@ class RunDir:
         self.checkpoints = folder / "checkpoints"
         self.final = folder / "final"
 
-    def claim(self) -> None:
-        """Make the directory and hold it until this process ends.
+    def lock(self) -> None:
+        """Create the directory and lock it exclusively until this process ends.
 
-        Raises ConfigError when another training goes on in it, or it cannot be written.
+        Raises ConfigError if another training is running in it, or if it cannot be written.
         """
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
@@ -52,58 +52,58 @@ class RunDir:
 
     @property
     def is_finished(self) -> bool:
-        """Whether the run came to its end."""
+        """Whether the run has written its final model."""
         return (self.final / "config.json").exists()
 
     def write_experiment(self, experiment: Experiment) -> None:
-        """Write the resolved experiment, whole or not at all; raises CannotWrite."""
+        """Write the resolved experiment atomically; raises CannotWrite."""
         tree = OmegaConf.create(as_dict(experiment))
         with writing(self.experiment_file):
             write_atomic(self.experiment_file, OmegaConf.to_yaml(tree))
 
     def results(self) -> dict[str, Any]:
-        """What a finished run achieved; raises ConfigError where its file is damaged."""
+        """Return the results of a finished run; raises ConfigError if their file is damaged."""
         path = self.final / "config.json"
         try:
             return json.loads(path.read_text())["results"]
         except (OSError, ValueError, LookupError, TypeError) as error:
-            raise ConfigError(f"{path}: is damaged ({error})") from error
+            raise ConfigError(f"{path}: damaged ({error})") from error
 
 
 class MetricsFile:
-    """A `metrics.jsonl` that grows by whole lines; those that a full disk does not take wait."""
+    """A `metrics.jsonl` that grows by whole lines; a full disk leaves new lines in memory."""
 
     def __init__(self, path: Path) -> None:
-        """Open for what follows; raises CannotWrite."""
+        """Open the file for appending; raises CannotWrite."""
         with writing(path):
             self._file = path.open("ab", buffering=0)
-        self._waiting = b""
+        self._pending = b""
 
     def append(self, line: dict[str, Any]) -> None:
-        """Add a line; raises OSError while the disk does not take it."""
-        self._waiting += json.dumps(line).encode() + b"\n"
+        """Append a line; raises OSError if the disk is full, and keeps the line for later."""
+        self._pending += json.dumps(line).encode() + b"\n"
         self.flush()
 
     def flush(self) -> None:
-        """Write the lines that wait, or none of them; raises OSError while the disk is full."""
-        whole = os.fstat(self._file.fileno()).st_size
-        left = memoryview(self._waiting)
+        """Write all pending lines or none of them; raises OSError if the disk is full."""
+        size = os.fstat(self._file.fileno()).st_size
+        rest = memoryview(self._pending)
         try:
-            while left:
-                left = left[self._file.write(left) :]
+            while rest:
+                rest = rest[self._file.write(rest) :]
         except OSError:
             with contextlib.suppress(OSError):
-                self._file.truncate(whole)
+                self._file.truncate(size)
             raise
-        self._waiting = b""
+        self._pending = b""
 
     def sync(self) -> None:
-        """Have the disk hold all lines; raises OSError where it does not."""
+        """Write all lines through to the disk; raises OSError if it fails."""
         self.flush()
         os.fsync(self._file.fileno())
 
     def close(self) -> None:
-        """Write what waits, or raise OSError, and close."""
+        """Write the pending lines and close; raises OSError if the disk is full."""
         try:
             self.flush()
         finally:
@@ -111,14 +111,14 @@ class MetricsFile:
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:
-    """The lines of a `metrics.jsonl`; a last line cut off by a crash is left out.
+    """Return the lines of a `metrics.jsonl`, without a last line that a crash cut off.
 
-    Raises ConfigError naming a line that is none of this trainer's.
+    Raises ConfigError naming a line that this trainer cannot have written.
     """
     if not path.exists():
         return []
-    whole = path.read_bytes().split(b"\n")[:-1]
-    return [_read_line(path, number, text) for number, text in enumerate(whole, 1) if text]
+    lines = path.read_bytes().split(b"\n")[:-1]
+    return [_read_line(path, number, text) for number, text in enumerate(lines, 1) if text]
 
 
 def _read_line(path: Path, number: int, text: bytes) -> dict[str, Any]:
@@ -127,5 +127,5 @@ def _read_line(path: Path, number: int, text: bytes) -> dict[str, Any]:
     except ValueError:
         line = None
     if not isinstance(line, dict) or not {"split", "images"} <= line.keys():
-        raise ConfigError(f"{path}: line {number} is damaged; remove it to go on without it")
+        raise ConfigError(f"{path}: line {number} is damaged; remove it to continue without it")
     return line

@@ -16,7 +16,7 @@ from omegaconf import OmegaConf
 from shards.location import protocol_of
 from vaetrain.augmentation.config import AugmentConfig
 from vaetrain.config.training import CollapseConfig, TrainConfig
-from vaetrain.data.batching import Batching, cut_batch
+from vaetrain.data.batching import Batching, split_global_batch
 from vaetrain.data.config import DataConfig
 from vaetrain.engines.config import OptimizerConfig
 from vaetrain.gan.config import GanConfig
@@ -63,7 +63,9 @@ class Experiment:
     def batching(self, world_size: int) -> Batching:
         """Return micro batch and accumulation for a number of ranks; raise ConfigError if none."""
         train, pairs = self.train, self.augment.mixup_alpha > 0
-        return cut_batch(train.global_batch_size, train.micro_batch_size, world_size, pairs=pairs)
+        return split_global_batch(
+            train.global_batch_size, train.micro_batch_size, world_size, pairs=pairs
+        )
 
     def clock(self, epoch_images: int) -> Clock:
         """Return the clock of this experiment for a number of training pages."""

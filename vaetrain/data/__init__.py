@@ -1,1 +1,1 @@
-"""Training and validation pages as batches."""
+"""Training and validation pages as batches of one rank."""

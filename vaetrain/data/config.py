@@ -23,37 +23,37 @@ class DataConfig:
     width: int = setting(128, "image width in pixels", minimum=16, maximum=8192)
     max_height: int = setting(
         512,
-        "rows kept of a page, in pixels after scaling to the width; taller pages are cut "
-        "(training: a window drawn with the sample's randomness, evaluation: the top)",
+        "largest page height in rows, after scaling to the width; taller pages are cut (training: "
+        "a random window, evaluation: the top)",
         minimum=16,
         maximum=32767,
     )
     val_templates: list[str] = setting(
         [],
-        "templates that make the validation set and are never trained on; "
-        "where the shards hold none of them, the shards' own split is used",
+        "templates that form the validation set and are never trained on; "
+        "if the shards have none of them, the split of the shards is used",
     )
     window_shards: int = setting(8, "shards whose samples are shuffled together", minimum=1)
-    workers: int = setting(1, "reader processes per rank; 0 reads in the trainer itself", minimum=0)
+    workers: int = setting(1, "reader processes per rank; 0: the trainer itself reads", minimum=0)
     prefetch: int = setting(4, "micro batches each reader process keeps ready", minimum=1)
 
     cache_dir: str | None = setting(
         None,
-        "folder of this machine, for what is fetched from an address; all processes and runs may "
-        "share it; null: vaetrain in $XDG_CACHE_HOME or ~/.cache",
+        "local folder that caches shards fetched from an address; processes and runs may share it; "
+        "null: vaetrain in $XDG_CACHE_HOME or ~/.cache",
     )
-    cache_gb: float = setting(50.0, "size of it: 10^9 bytes of shards, at most", above=0)
+    cache_gb: float = setting(50.0, "largest size of the cache, in 10^9 bytes", above=0)
     retry_seconds: float = setting(
         300.0,
-        "how long a shard that cannot be fetched is tried for before the run ends",
+        "how long fetching a shard is retried before the run ends",
         minimum=0,
     )
 
     @property
     def folder(self) -> str | Path:
-        """The folder of the shards, or their address; the built-in sample's unless set.
+        """Folder or address of the shards; that of the built-in sample if unset.
 
-        Raises ConfigError for an address that is not read.
+        Raises ConfigError for an address of an unknown kind.
         """
         if self.shards is None:
             return SAMPLE_SHARDS
@@ -64,5 +64,5 @@ class DataConfig:
 
     @property
     def cache(self) -> CacheOptions:
-        """How files of an address are cached."""
+        """Settings of the cache for shards at an address."""
         return CacheOptions(self.cache_dir, self.cache_gb, self.retry_seconds)

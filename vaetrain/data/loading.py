@@ -1,4 +1,4 @@
-"""The shards an experiment names, as this rank's batches."""
+"""Batches of one rank, from the shards of an experiment."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ from vaetrain.engines.base import Engine
 from vaetrain.settings import ConfigError
 
 SAMPLE_LAYOUTS = Path(__file__).resolve().parents[2] / "shards" / "sample"
-EVALUATION_BATCH = 16
-PICTURED_PAGES = 8
+EVALUATION_BATCH = 16  # pages
+FIGURE_PAGES = 8
 
 
 def build_sample() -> None:
-    """Build the shards of the built-in sample, if they are absent."""
+    """Build the shards of the built-in sample if they are absent."""
     if not SAMPLE_SHARDS.exists():
         from shards.build import build
         from shards.building.options import BuildOptions
@@ -39,10 +39,12 @@ def build_sample() -> None:
 
 
 class PageReader:
-    """The pages of some shards, at an experiment's size, shared among the ranks.
+    """Pages of shards at the size of an experiment, divided among the ranks.
 
     Attributes:
-        index: the shards' index.
+        index: index of the shards.
+        ladder: page heights in rows that batches are padded to.
+        collator: makes batches of sample ids.
     """
 
     def __init__(
@@ -54,7 +56,13 @@ class PageReader:
         *,
         seed: int = 0,
     ) -> None:
-        """Open the shards; raises ConfigError in one line."""
+        """Open the shards; raises ConfigError in one line.
+
+        Args:
+            folder: of the shards, or their address.
+            stride: of the model; it must divide the width.
+            seed: of the windows cut from tall training pages.
+        """
         self.config = data = config
         self.engine = engine
         if data.width % stride:
@@ -67,7 +75,8 @@ class PageReader:
         try:
             self.index = open_index(folder, data.cache)
         except DamagedShards as error:
-            # Every rank finds the same; in a shard only the one that reads it does.
+            # All ranks read the index, so this is refused like a wrong setting. A damaged shard is
+            # found only by the rank that reads it.
             raise ConfigError(str(error)) from error
         self.ladder = height_ladder(data.max_height, stride)
         self.collator = Collator(
@@ -85,7 +94,7 @@ class PageReader:
         )
 
     def select(self, split: str) -> Selection:
-        """The pages of `train`, `val` or `all`, as the experiment splits them."""
+        """Return the samples of `train`, `val` or `all`, by the split of the experiment."""
         return select(
             self.index,
             split,
@@ -95,25 +104,28 @@ class PageReader:
         )
 
     def pages(self, selection: Selection) -> Iterator[Batch | None]:
-        """This rank's share of the pages, each once over all ranks; of tall ones the top."""
-        reader = EvaluationDataset(
+        """Yield this rank's share of the pages, each page once over all ranks, tall ones cut.
+
+        None stands for a batch if other ranks have one more.
+        """
+        dataset = EvaluationDataset(
             selection,
             self.collator,
             rank=self.engine.rank,
             world_size=self.engine.world_size,
             batch_size=EVALUATION_BATCH,
         )
-        for batch in self._read(reader, range(len(reader))):
-            self.engine.mark_progress("at work on pages it only looks at")
+        for batch in self._read(dataset, range(len(dataset))):
+            self.engine.mark_progress("evaluating pages")
             yield batch
 
 
 class TrainingData(PageReader):
-    """An experiment's training and validation pages.
+    """Training and validation pages of an experiment.
 
     Attributes:
-        train, val: the selected samples.
-        order: the order of training.
+        train, val: selected samples.
+        order: order of the training samples.
     """
 
     def __init__(
@@ -125,11 +137,11 @@ class TrainingData(PageReader):
         seed: int,
         global_batch_size: int,
     ) -> None:
-        """Open the experiment's shards; raises ConfigError in one line."""
+        """Open the shards of the experiment; raises ConfigError in one line."""
         super().__init__(config.folder, config, engine, stride, seed=seed)
         self.train, self.val = self.select("train"), self.select("val")
         if len(self.train) == 0:
-            raise ConfigError(f"{self.index.location}: there are no pages to train on")
+            raise ConfigError(f"{self.index.location}: no pages to train on")
         self.check_cache()
         self.order = SampleOrder(
             self.train,
@@ -140,43 +152,46 @@ class TrainingData(PageReader):
         )
 
     def check_cache(self) -> None:
-        """Raises ConfigError where a cache cannot hold the shards that are shuffled together."""
+        """Raise ConfigError if the cache is smaller than the shards that are shuffled together."""
         sizes = sorted((shard.bytes for shard in self.index.shards), reverse=True)
         needed = sum(sizes[: self.config.window_shards])
         if self.index.cache is not None and needed > self.config.cache.bytes:
             raise ConfigError(
-                f"data.cache_gb: {self.config.cache_gb:g} is less than the {needed / 1e9:.3g} of "
-                f"the shards that are shuffled together; raise it, or lower data.window_shards"
+                f"data.cache_gb: {self.config.cache_gb:g} is less than the {needed / 1e9:.3g} GB "
+                f"of the shards that are shuffled together; raise it, or lower data.window_shards"
             )
 
     @property
     def fingerprint(self) -> str:
-        """What tells these shards from any others."""
+        """SHA-256 of the index table, which identifies the shards."""
         return self.index.header["table_sha256"]
 
     @property
     def summary(self) -> dict[str, Any]:
-        """What a model card says of them."""
-        pages = {"train_pages": len(self.train), "val_pages": len(self.val)}
-        return {**pages, "fingerprint": self.fingerprint}
+        """Page counts and fingerprint, for the model card."""
+        return {
+            "train_pages": len(self.train),
+            "val_pages": len(self.val),
+            "fingerprint": self.fingerprint,
+        }
 
     def training_batches(self, batching: Batching, steps: range) -> Iterator[Batch]:
-        """This rank's micro batches of these optimizer steps, `accumulation` for each."""
-        reader = TrainingDataset(
+        """Yield this rank's micro batches, `batching.accumulation` for each optimizer step."""
+        dataset = TrainingDataset(
             self.order,
             self.collator,
             rank=self.engine.rank,
             world_size=self.engine.world_size,
             micro_batch_size=batching.micro_batch,
         )
-        turns = batching.accumulation
-        return self._read(reader, range(steps.start * turns, steps.stop * turns))
+        per_step = batching.accumulation
+        return self._read(dataset, range(steps.start * per_step, steps.stop * per_step))
 
     def fixed_pages(self) -> Batch:
-        """The validation pages that pictures always show, from low to tall."""
+        """Return the validation pages that all figures show, from low to tall."""
         places = np.arange(len(self.val))
         by_height = places[np.argsort(self.val.heights_at(places), kind="stable")]
-        count = min(PICTURED_PAGES, len(places))
+        count = min(FIGURE_PAGES, len(places))
         shown = np.linspace(0, len(places) - 1, count).round().astype(int)
         ids = self.val.ids_at(by_height[shown])
         return self.collator.batch(ids, np.zeros_like(ids), training=False)

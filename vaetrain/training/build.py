@@ -104,7 +104,7 @@ def build_run(command: Command, engine: Engine) -> Run:
     augment = Augment(load_policy(experiment.augment, experiment.data.folder))
     saved = find_checkpoint(directory, engine)
     if saved is not None:
-        with checkpoint.of_this_version():
+        with checkpoint.refuse_other_versions():
             checkpoint.check_same_run(saved, experiment, augment.policy, data.fingerprint)
         load_weights(model, saved.weights, directory.checkpoints)
     elif model.starts_from_pca:
@@ -141,7 +141,7 @@ def build_run(command: Command, engine: Engine) -> Run:
         stopwatch,
     )
     if saved is not None:
-        with checkpoint.of_this_version():
+        with checkpoint.refuse_other_versions():
             resume(run, saved)
     return run
 
@@ -157,7 +157,7 @@ def log_engine(engine: Engine, batching: Batching) -> None:
 
 def prepare_disk(directory: RunDir, experiment: Experiment) -> None:
     """Claim the run directory and build the built-in sample, on the main process only."""
-    directory.claim()
+    directory.lock()
     if experiment.data.folder == SAMPLE_SHARDS:
         build_sample()
 

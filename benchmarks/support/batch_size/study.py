@@ -25,7 +25,7 @@ from shards import cli
 from shards.errors import UserError
 from vaetrain.artifacts import checkpoint
 from vaetrain.config.experiment import Experiment
-from vaetrain.data.batching import cut_batch
+from vaetrain.data.batching import split_global_batch
 from vaetrain.data.config import SAMPLE_SHARDS
 from vaetrain.data.loading import TrainingData, build_sample
 from vaetrain.engines.factory import start_engine
@@ -99,7 +99,7 @@ class BatchSizeStudy:
 
     def at_batch(self, batch: int) -> Setup:
         """Return the setup that the trainer uses for a global batch on one device."""
-        batching = cut_batch(batch, None, world_size=1)
+        batching = split_global_batch(batch, None, world_size=1)
         return Setup(batching.micro_batch, batching.accumulation)
 
     @property
@@ -227,7 +227,7 @@ class BatchSizeStudy:
     def measure_noise(self, run_dir: Path) -> list[dict[str, Any]]:
         """Measure the gradient noise scale at the checkpoints of a training."""
         rows = []
-        for path in checkpoint.saved(run_dir / "checkpoints"):
+        for path in checkpoint.list_checkpoints(run_dir / "checkpoints"):
             saved = checkpoint.load(path)
             losses = gradient_noise.losses_at(self.experiment, saved, self.data, self.engine)
             scale = gradient_noise.measure(

@@ -1,4 +1,4 @@
-"""A checkpoint is there whole or not at all, and what is read is what was written."""
+"""Checkpoints are written atomically, read back exactly, and refused for another run."""
 
 import dataclasses
 import json
@@ -24,42 +24,42 @@ def a_checkpoint(images: int) -> Checkpoint:
     return Checkpoint(images, tensors, tensors, optimizer, {}, state)
 
 
-def test_what_was_saved_is_loaded(tmp_path):
+def test_checkpoint_is_read_back_exactly(tmp_path):
     written = a_checkpoint(128)
     read = checkpoint.load(checkpoint.save(tmp_path, written, keep=3))
     assert (read.images, read.state) == (written.images, written.state)
     for part in checkpoint.PARTS:
-        ours, theirs = getattr(read, part), getattr(written, part)
-        assert ours.keys() == theirs.keys()
-        assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
+        loaded, expected = getattr(read, part), getattr(written, part)
+        assert loaded.keys() == expected.keys()
+        assert all(torch.equal(loaded[name], expected[name]) for name in expected)
 
 
-def test_the_newest_are_kept(tmp_path):
+def test_only_the_newest_checkpoints_are_kept(tmp_path):
     for images in (16, 32, 9_999_999, 48):
         checkpoint.save(tmp_path, a_checkpoint(images), keep=2)
-    assert [int(path.name) for path in checkpoint.saved(tmp_path)] == [48, 9_999_999]
+    assert [int(path.name) for path in checkpoint.list_checkpoints(tmp_path)] == [48, 9_999_999]
 
 
-def test_saving_twice_at_one_count_replaces(tmp_path):
+def test_saving_again_at_an_image_count_replaces_the_checkpoint(tmp_path):
     checkpoint.save(tmp_path, a_checkpoint(16), keep=2)
     changed = dataclasses.replace(a_checkpoint(16), state={"new": 1})
     assert checkpoint.load(checkpoint.save(tmp_path, changed, keep=2)).state == {"new": 1}
 
 
-def test_a_crash_while_saving_leaves_the_last_one_whole(tmp_path, monkeypatch):
+def test_crash_while_saving_keeps_the_previous_checkpoint(tmp_path, monkeypatch):
     checkpoint.save(tmp_path, a_checkpoint(16), keep=1)
     with monkeypatch.context() as patch:
         patch.setattr(storage, "sync_path", lambda _: (_ for _ in ()).throw(KeyboardInterrupt))
         with pytest.raises(KeyboardInterrupt):
             checkpoint.save(tmp_path, a_checkpoint(32), keep=1)
-    assert len(list(tmp_path.iterdir())) == 2  # what it had begun is still there
-    assert [path.name for path in checkpoint.saved(tmp_path)] == [f"{16:012d}"]
-    checkpoint.load(checkpoint.saved(tmp_path)[0])
+    assert len(list(tmp_path.iterdir())) == 2  # with the unfinished one
+    assert [path.name for path in checkpoint.list_checkpoints(tmp_path)] == [f"{16:012d}"]
+    checkpoint.load(checkpoint.list_checkpoints(tmp_path)[0])
     checkpoint.save(tmp_path, a_checkpoint(48), keep=1)
     assert [path.name for path in tmp_path.iterdir()] == [f"{48:012d}"]
 
 
-def test_a_full_disk_leaves_the_last_one_whole_and_no_trace(full_disk):
+def test_full_disk_keeps_the_previous_checkpoint_and_leaves_no_files(full_disk):
     folder = full_disk.folder / "checkpoints"
     checkpoint.save(folder, a_checkpoint(16), keep=1)
     with full_disk.filled():
@@ -67,12 +67,12 @@ def test_a_full_disk_leaves_the_last_one_whole_and_no_trace(full_disk):
             checkpoint.save(folder, a_checkpoint(32), keep=1)
         assert "\n" not in str(refusal.value)
         assert [path.name for path in folder.iterdir()] == [f"{16:012d}"]
-        assert checkpoint.load(checkpoint.saved(folder)[0]).images == 16
+        assert checkpoint.load(checkpoint.list_checkpoints(folder)[0]).images == 16
     checkpoint.save(folder, a_checkpoint(32), keep=1)
     assert [path.name for path in folder.iterdir()] == [f"{32:012d}"]
 
 
-def test_a_disk_that_is_not_for_writing_is_named(tmp_path):
+def test_unwritable_folder_is_named(tmp_path):
     (tmp_path / "checkpoints").write_text("in the way")
     with pytest.raises(CannotWrite, match="checkpoints/000000000016: cannot be written"):
         checkpoint.save(tmp_path / "checkpoints", a_checkpoint(16), keep=1)
@@ -80,7 +80,7 @@ def test_a_disk_that_is_not_for_writing_is_named(tmp_path):
 
 @pytest.mark.parametrize("name", ["weights.safetensors", "average.safetensors", "state.json"])
 @pytest.mark.parametrize("harm", ["flip", "cut", "remove"])
-def test_any_damage_is_found_and_named(tmp_path, name, harm):
+def test_damaged_file_is_detected_and_named(tmp_path, name, harm):
     path = checkpoint.save(tmp_path, a_checkpoint(16), keep=1)
     data = bytearray((path / name).read_bytes())
     if harm == "flip":
@@ -96,14 +96,14 @@ def test_any_damage_is_found_and_named(tmp_path, name, harm):
 
 
 @pytest.mark.parametrize("text", ["", "[]", "{}", '{"state.json": 3}', "nonsense"])
-def test_an_odd_manifest_is_damage_too(tmp_path, text):
+def test_invalid_manifest_is_a_damaged_checkpoint(tmp_path, text):
     path = checkpoint.save(tmp_path, a_checkpoint(16), keep=1)
     (path / checkpoint.MANIFEST).write_text(text)
     with pytest.raises(DamagedCheckpoint):
         checkpoint.load(path)
 
 
-def test_what_changes_the_run_may_not_change_in_between():
+def test_settings_that_change_the_computation_cannot_change():
     before = as_dict(Experiment())
     longer = load_experiment(None, ["train.max_images=99", "data.workers=3", "name=other"])
     checkpoint.check_same_experiment(before, longer)
@@ -113,7 +113,7 @@ def test_what_changes_the_run_may_not_change_in_between():
 
 
 @pytest.mark.parametrize("name", ["none", "default", "randaugment", "trivialaugment"])
-def test_a_policy_is_the_same_after_a_checkpoint(name):
+def test_policy_is_compared_after_a_checkpoint(name):
     policy = load_policy(AugmentConfig(policy=name))
     saved = json.loads(json.dumps(policy.as_dict()))
     checkpoint.check_same_policy(saved, policy)
@@ -122,26 +122,30 @@ def test_a_policy_is_the_same_after_a_checkpoint(name):
         checkpoint.check_same_policy(saved, dataclasses.replace(other, random_level=0.3))
 
 
-def test_a_run_goes_on_with_its_own_data_alone():
+def test_run_resumes_with_its_own_data_only():
     experiment, policy = Experiment(), load_policy(AugmentConfig(policy="none"))
     saved = dataclasses.replace(a_checkpoint(16), state=dict.fromkeys(checkpoint.STATE_KEYS))
     saved.state |= {"experiment": as_dict(experiment), "policy": policy.as_dict()}
     saved.state["data"] = "one"
     checkpoint.check_same_run(saved, experiment, policy, "one")
-    with pytest.raises(ConfigError, match="sample: is not the data the run was started on"):
+    with pytest.raises(ConfigError, match="sample: not the data that the run was started with"):
         checkpoint.check_same_run(saved, experiment, policy, "other")
 
 
-def test_settings_that_did_not_exist_are_named():
+def test_settings_of_another_version_are_named():
     before = as_dict(Experiment())
     del before["loss"]["ssim"], before["train"]["timeout_seconds"]
-    with pytest.raises(ConfigError, match=r"loss\.ssim \(was not there, now 0\.1\); give another"):
+    with pytest.raises(
+        ConfigError, match=r"loss\.ssim \(was absent, now 0\.1\).*; give the old settings"
+    ):
         checkpoint.check_same_experiment(before, Experiment())
 
 
-def test_what_an_older_version_did_not_write_is_named_in_a_line():
+def test_entry_missing_from_an_older_checkpoint_is_named():
     with (
-        pytest.raises(ConfigError, match=r"says nothing of 'verdicts': another version"),
-        checkpoint.of_this_version(),
+        pytest.raises(
+            ConfigError, match=r"has no entry 'verdicts': it was written by another version"
+        ),
+        checkpoint.refuse_other_versions(),
     ):
         {"since": 1}["verdicts"]

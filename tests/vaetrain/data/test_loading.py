@@ -1,0 +1,138 @@
+"""Pages of an experiment: splits, the shares of the ranks, and refused settings."""
+
+import dataclasses
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+
+from shards.build import build
+from shards.building.options import BuildOptions
+from shards.reading.selection import Selection
+from vaetrain.data.batching import split_global_batch
+from vaetrain.data.config import DataConfig
+from vaetrain.data.loading import EVALUATION_BATCH, FIGURE_PAGES, PageReader, TrainingData
+from vaetrain.settings import ConfigError
+
+REPO = Path(__file__).resolve().parents[3]
+COUNT, STRIDE = 60, 16
+
+
+@pytest.fixture(scope="module")
+def shards(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("loading") / "shards"
+    build([REPO / "shards" / "sample"], folder, BuildOptions(count=COUNT, workers=1))
+    return folder
+
+
+def an_engine(rank: int = 0, world_size: int = 1) -> SimpleNamespace:
+    """Return the part of an engine that reading pages uses."""
+    return SimpleNamespace(
+        rank=rank,
+        world_size=world_size,
+        device=torch.device("cpu"),
+        mark_progress=lambda place: None,
+    )
+
+
+def a_config(shards: Path, **settings) -> DataConfig:
+    small = {"width": 64, "max_height": 128, "workers": 0}
+    return DataConfig(shards=str(shards), **small | settings)
+
+
+def training_data(shards: Path, rank: int = 0, world_size: int = 1, **settings) -> TrainingData:
+    config, engine = a_config(shards, **settings), an_engine(rank, world_size)
+    return TrainingData(config, engine, STRIDE, seed=0, global_batch_size=8)
+
+
+def ids_of(batches) -> list[int]:
+    return [number for batch in batches if batch is not None for number in batch.ids.tolist()]
+
+
+def test_splits_are_disjoint_and_complete(shards):
+    reader = PageReader(shards, a_config(shards), an_engine(), STRIDE)
+    train, val, everything = (
+        set(ids_of(reader.pages(reader.select(split)))) for split in ("train", "val", "all")
+    )
+    assert train
+    assert val
+    assert not train & val
+    assert train | val == everything == set(range(COUNT))
+
+
+def templates_of(data: TrainingData, selection: Selection) -> set[str]:
+    ids = selection.ids_at(np.arange(len(selection)))
+    return {data.index.templates[place] for place in data.index.rows(ids)["template"]}
+
+
+def test_validation_templates_are_not_trained_on(shards):
+    data = training_data(shards)
+    template = min(templates_of(data, data.train) - {""})
+    data = training_data(shards, val_templates=[template])
+    assert templates_of(data, data.val) == {template}
+    assert template not in templates_of(data, data.train)
+
+
+@pytest.mark.parametrize("world_size", [2, 3])
+def test_ranks_evaluate_each_page_once_in_equally_many_batches(shards, world_size):
+    shares = []
+    for rank in range(world_size):
+        reader = PageReader(shards, a_config(shards), an_engine(rank, world_size), STRIDE)
+        shares.append(list(reader.pages(reader.select("all"))))
+    assert len({len(share) for share in shares}) == 1
+    assert sorted(ids_of(batch for share in shares for batch in share)) == list(range(COUNT))
+    assert all(len(batch) <= EVALUATION_BATCH for share in shares for batch in share if batch)
+
+
+@pytest.mark.parametrize(("world_size", "micro"), [(1, 2), (2, 4), (2, 2), (4, 1)])
+def test_a_step_has_the_same_pages_on_any_number_of_ranks(shards, world_size, micro):
+    whole = training_data(shards).training_batches(split_global_batch(8, 8, 1), range(3, 5))
+    expected = [sorted(ids_of([batch])) for batch in whole]
+    batching = split_global_batch(8, micro, world_size)
+    steps = [[], []]
+    for rank in range(world_size):
+        data = training_data(shards, rank=rank, world_size=world_size)
+        batches = list(data.training_batches(batching, range(3, 5)))
+        assert [len(batch) for batch in batches] == [micro] * 2 * batching.accumulation
+        for step, ids in enumerate(steps):
+            part = slice(step * batching.accumulation, (step + 1) * batching.accumulation)
+            ids += ids_of(batches[part])
+    assert [sorted(ids) for ids in steps] == expected
+
+
+def test_figures_show_validation_pages_from_low_to_tall(shards):
+    data = training_data(shards)
+    batch = data.fixed_pages()
+    assert len(batch) == min(FIGURE_PAGES, len(data.val))
+    assert batch.heights.tolist() == sorted(batch.heights.tolist())
+    assert set(batch.ids.tolist()) <= set(ids_of(data.pages(data.val)))
+    assert torch.equal(batch.ids, data.fixed_pages().ids)
+
+
+def test_summary_counts_the_pages(shards):
+    data = training_data(shards)
+    assert data.summary["train_pages"] + data.summary["val_pages"] == COUNT
+    assert data.summary["fingerprint"] == data.index.header["table_sha256"]
+
+
+def test_width_must_be_a_multiple_of_the_stride(shards):
+    with pytest.raises(ConfigError, match=r"data\.width: 72 is not a multiple .* 64 and 80"):
+        PageReader(shards, a_config(shards, width=72), an_engine(), STRIDE)
+
+
+def test_shards_without_training_pages_are_refused(shards):
+    data = training_data(shards)
+    everything = list(templates_of(data, data.train) | templates_of(data, data.val))
+    with pytest.raises(ConfigError, match="no pages to train on"):
+        training_data(shards, val_templates=everything)
+
+
+def test_cache_must_hold_the_shards_that_are_shuffled_together(shards):
+    data = training_data(shards)
+    data.config.cache_gb = 1e-6
+    data.check_cache()  # local shards need no cache
+    data.index = dataclasses.replace(data.index, cache=object())  # as if they were at an address
+    with pytest.raises(ConfigError, match=r"data\.cache_gb: 1e-06 is less than .* of the shards"):
+        data.check_cache()
