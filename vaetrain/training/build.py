@@ -156,7 +156,7 @@ def log_engine(engine: Engine, batching: Batching) -> None:
 
 
 def prepare_disk(directory: RunDir, experiment: Experiment) -> None:
-    """Claim the run directory and build the built-in sample, on the main process only."""
+    """Lock the run directory and build the built-in sample, on the main process only."""
     directory.lock()
     if experiment.data.folder == SAMPLE_SHARDS:
         build_sample()
