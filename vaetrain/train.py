@@ -27,8 +27,8 @@ from vaetrain import cli, startup
 
 def main() -> None:
     """Run the command to its end; does not return."""
-    # First of all, or a rank whose launcher died while it imports torch would train on as an
-    # orphan. SIGTERM makes a training save and exit (`StopRequest`), and ends it before that.
+    # Done first: otherwise a rank whose launcher dies while it imports torch would train on as an
+    # orphan. SIGTERM ends this process at once, or, during training, makes it save and exit.
     die_with_parent(signal.SIGTERM)
     # Before torch is imported, as this may start the program again under another launcher.
     command = startup.start(sys.argv[1:])

@@ -55,7 +55,7 @@ class Experiment:
     train: TrainConfig = dataclasses.field(default_factory=TrainConfig)
     tracker: str = setting(
         "tensorboard",
-        "experiment trackers, beside metrics.jsonl",
+        "experiment trackers, in addition to metrics.jsonl",
         choices=(*TRACKERS, "none"),
         several=True,
     )

@@ -37,7 +37,7 @@ from vaetrain.settings import ConfigError
 
 # Collectives time out this much later than the heartbeat, whose message names the rank at fault.
 GRACE_SECONDS = 10.0
-WEIGHT, AVERAGE = "weight", "average"  # kinds of slices, beside the optimizer's moments
+WEIGHT, AVERAGE = "weight", "average"  # kinds of slices, in addition to the moments
 
 
 class EngineError(UserError):
@@ -45,13 +45,13 @@ class EngineError(UserError):
 
 
 class Engine(Collectives, abc.ABC):
-    """The process group, the device, and a training step whose result is the same on any number.
+    """The process group, the device, and a training step with one result on any number of ranks.
 
     A rank holds its part of the model as *slices*: the fp32 tensors that its optimizer steps, each
-    with AdamW's moments and the EMA of the weights beside it, all of one shape. `slices` returns
+    with slices of AdamW's moments and of the EMA of the weights of the same shape. `slices` returns
     the rank's own; `gather` and `scatter` convert to and from whole tensors by parameter name.
 
-    Attributes, beside those of `Collectives`:
+    Attributes, in addition to those of `Collectives`:
         accelerator: Accelerate's own object.
         spec: the engine's entry of `spec.ENGINES`.
         backend: `gloo`, `nccl`, or `none` without a process group.
@@ -79,8 +79,8 @@ class Engine(Collectives, abc.ABC):
             handlers.append(DistributedDataParallelKwargs(gradient_as_bucket_view=True))
         hide_engine(os.environ)
         try:
-            # Autocast and the scale of fp16's losses are ours, the same on every engine: see
-            # `apply_options` and the engines' `loss_scale`.
+            # Not Accelerate's mixed precision: `apply_options` sets autocast, and each engine scales
+            # the losses of fp16, so that all engines compute the same.
             self.accelerator = Accelerator(
                 cpu=on_cpu, mixed_precision="no", kwargs_handlers=handlers
             )
@@ -225,7 +225,7 @@ class Engine(Collectives, abc.ABC):
         return masters if kind == WEIGHT else [self.adamw.state[m][kind] for m in masters]
 
     def keep_average(self) -> None:
-        """Allocate the EMA of the weights beside them; it starts at the current weights."""
+        """Allocate the slices of the EMA; it starts at the current weights."""
         for master in self._masters():
             self.adamw.state[master][AVERAGE] = master.detach().clone()
 

@@ -27,8 +27,8 @@ def engine_names() -> list[str]:
 def engine_file(name: str | Path) -> Path:
     """Return the path of an engine file, given as a path or as the name of a shipped one.
 
-    A name has no suffix and no folder: `ddp` is `accelerate_configs/ddp.yaml` of this project,
-    from whatever folder it is used.
+    A name has no suffix and no folder: `ddp` is `accelerate_configs/ddp.yaml` of this project, in
+    any current folder.
     """
     path = Path(name)
     shipped = ENGINE_FILES / f"{path}.yaml"

@@ -28,8 +28,8 @@ class EngineSpec:
         stage: what is split over the ranks, numbered as ZeRO's stages: 0 nothing, 1 the optimizer
             state, 2 gradients as well, 3 weights as well.
         offload: whether the optimizer state, and in stage 3 the weights, lie in host memory.
-        separate_masters: whether the optimizer steps a copy of its slices of the weights, beside
-            the weights of the forward pass.
+        separate_masters: whether the optimizer steps a copy of its slices of the weights, separate
+            from the weights of the forward pass.
     """
 
     name: str
@@ -54,8 +54,8 @@ class EngineSpec:
 
     def allows(self, world_size: int) -> bool:
         """Return whether the engine works with so many processes."""
-        most = world_size if self.max_processes is None else self.max_processes
-        return self.min_processes <= world_size <= most
+        maximum = world_size if self.max_processes is None else self.max_processes
+        return self.min_processes <= world_size <= maximum
 
 
 @dataclass(frozen=True)

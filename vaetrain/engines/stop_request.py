@@ -17,8 +17,8 @@ ORPHAN_SECONDS = 60.0
 class StopRequest:
     """SIGTERM, SIGUSR1, Ctrl-C or the launcher's death, as one decision of all ranks.
 
-    After each step the ranks combine their flags in an all-reduce on the host. It runs beside the
-    next step, and its result is read after that one, so no step waits for it.
+    After each step the ranks combine their flags in an all-reduce on the host. It runs during
+    the next step, and its result is read after that one, so no step waits for it.
     """
 
     def __init__(self) -> None:
