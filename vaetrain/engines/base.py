@@ -79,7 +79,7 @@ class Engine(Collectives, abc.ABC):
             handlers.append(DistributedDataParallelKwargs(gradient_as_bucket_view=True))
         hide_engine(os.environ)
         try:
-            # Not Accelerate's mixed precision: `apply_options` sets autocast, and each engine scales
+            # Not Accelerate's mixed precision: `apply_options` sets autocast and each engine scales
             # the losses of fp16, so that all engines compute the same.
             self.accelerator = Accelerator(
                 cpu=on_cpu, mixed_precision="no", kwargs_handlers=handlers
