@@ -116,6 +116,8 @@ def test_links_resolve(page):
 
 @by_page
 def test_paths_exist(page):
+    if page == RECIPES:
+        return
     tracked = subprocess.run(
         ["git", "ls-files", "--cached", "--others", "--exclude-standard"],
         cwd=REPO, capture_output=True, text=True, check=True,
@@ -128,6 +130,16 @@ def test_paths_exist(page):
             assert any(f"/{file}".endswith(f"/{name}") for file in tracked), token
         elif re.fullmatch(r"[\w-]+(/[\w-]+)*/", token) and token.partition("/")[0] in top:
             assert token.rstrip("/") in folders, token
+
+
+def test_identifiers_in_the_architecture_exist():
+    """Names of functions, classes and modules in the text occur in the source."""
+    folders = ("shards", "vaetrain", "launch", "benchmarks")
+    source = [path.read_text() for folder in folders for path in (REPO / folder).rglob("*.py")]
+    words = set(re.findall(r"\w+", "\n".join(source)))
+    for token in INLINE.findall(without_fences(REPO / "ARCHITECTURE.md")):
+        if re.fullmatch(r"[A-Za-z]*[_A-Z][\w.]*", token) and not FILES.search(token):
+            assert set(token.split(".")) <= words, token
 
 
 @by_user_page
