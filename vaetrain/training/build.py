@@ -129,16 +129,16 @@ def build_run(command: Command, engine: Engine) -> Run:
         phase=stopwatch.phase,
     )
     run = Run(
-        experiment,
-        engine,
-        directory,
-        batching,
-        data,
-        clock,
-        forward,
-        TrainingState(experiment, clock, engine, forward.objective, skeleton),
-        Meter(engine, forward.objective.parts),
-        stopwatch,
+        experiment=experiment,
+        engine=engine,
+        directory=directory,
+        batching=batching,
+        data=data,
+        clock=clock,
+        forward=forward,
+        state=TrainingState(experiment, clock, engine, forward.objective, skeleton),
+        meter=Meter(engine, forward.objective.parts),
+        stopwatch=stopwatch,
     )
     if saved is not None:
         with checkpoint.refuse_other_versions():
