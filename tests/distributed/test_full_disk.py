@@ -45,9 +45,8 @@ def start_and_fill_disk(trainer, disk, name, *settings):
 
 def newest_images(trainer, name):
     """Return the image count of the newest checkpoint; raises if it is damaged."""
-    return checkpoint.load(
-        checkpoint.list_checkpoints(trainer.folder / name / "checkpoints")[-1]
-    ).images
+    newest = checkpoint.list_checkpoints(trainer.folder / name / "checkpoints")[-1]
+    return checkpoint.load(newest).images
 
 
 def logged(trainer, name, folder):
