@@ -79,12 +79,12 @@ def test_a_page_is_augmented_identically_in_any_batch(name, stored):
     for places in ([0], [1, 2, 3], [4, 5], shuffled):
         for rows in (ROWS, 160):
             part = augment(stored(part_of(batch, places, rows)), seed=3)
-            for ours, complete in zip(part, whole, strict=True):
+            for actual, complete in zip(part, whole, strict=True):
                 expected = complete[places]
                 if rows == ROWS:
-                    assert torch.equal(ours, expected)
+                    assert torch.equal(actual, expected)
                 else:
-                    torch.testing.assert_close(ours[:, :, :ROWS], expected, rtol=0, atol=1e-6)
+                    torch.testing.assert_close(actual[:, :, :ROWS], expected, rtol=0, atol=1e-6)
 
 
 @pytest.mark.parametrize("name", ["translate", "scale", "rotate", "perspective"])

@@ -35,17 +35,17 @@ def many(name: str, magnitude: float) -> OpParameters:
 def test_brightness_and_contrast_equal_torchvision_and_kornia(u):
     picture, heights = a_picture(), torch.tensor([48])
     factor = 1 + (2 * u - 1) * 0.4
-    ours = adjust_tone(picture, {"brightness": fixed_params(0.4, [u])}, heights)
-    torch.testing.assert_close(ours, torchvision.adjust_brightness(picture, factor))
-    theirs = kornia.enhance.adjust_brightness_accumulative(picture, factor)
-    torch.testing.assert_close(ours, theirs)
+    actual = adjust_tone(picture, {"brightness": fixed_params(0.4, [u])}, heights)
+    torch.testing.assert_close(actual, torchvision.adjust_brightness(picture, factor))
+    reference = kornia.enhance.adjust_brightness_accumulative(picture, factor)
+    torch.testing.assert_close(actual, reference)
     for name in ("contrast", "tone"):
-        ours = adjust_tone(picture, {name: fixed_params(0.4, [u])}, heights)
-        for theirs in (
+        actual = adjust_tone(picture, {name: fixed_params(0.4, [u])}, heights)
+        for reference in (
             torchvision.adjust_contrast(picture, factor),
             kornia.enhance.adjust_contrast_with_mean_subtraction(picture, factor),
         ):
-            torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-5)
+            torch.testing.assert_close(actual, reference, rtol=0, atol=1e-5)
 
 
 def test_tone_does_not_depend_on_the_padding():
@@ -53,18 +53,18 @@ def test_tone_does_not_depend_on_the_padding():
     picture, heights = a_picture(), torch.tensor([48])
     padded = torch.nn.functional.pad(picture, (0, 0, 0, 16))
     draws = {"brightness": fixed_params(0.4, [0.9]), "contrast": fixed_params(0.4, [0.1])}
-    ours = adjust_tone(padded, draws, heights)
-    theirs = torchvision.adjust_contrast(torchvision.adjust_brightness(picture, 1.32), 0.68)
-    torch.testing.assert_close(ours[:, :, :48], theirs, rtol=0, atol=1e-5)
-    assert (ours[:, :, 48:] == 0).all()
+    actual = adjust_tone(padded, draws, heights)
+    reference = torchvision.adjust_contrast(torchvision.adjust_brightness(picture, 1.32), 0.68)
+    torch.testing.assert_close(actual[:, :, :48], reference, rtol=0, atol=1e-5)
+    assert (actual[:, :, 48:] == 0).all()
 
 
 def test_factors_are_distributed_as_torchvisions_color_jitter():
     torch.manual_seed(0)
     jitter = transforms.ColorJitter(brightness=0.1)
-    theirs = [jitter.make_params([])["brightness_factor"] for _ in range(MANY)]
-    ours = 1 + many("brightness", 0.1).signed(1)[:, 0]
-    assert stats.ks_2samp(ours.numpy(), theirs, method="asymp").pvalue > 0.01
+    reference = [jitter.make_params([])["brightness_factor"] for _ in range(MANY)]
+    actual = 1 + many("brightness", 0.1).signed(1)[:, 0]
+    assert stats.ks_2samp(actual.numpy(), reference, method="asymp").pvalue > 0.01
 
 
 def test_page_mean_is_exact_for_any_order_and_padding():
@@ -85,27 +85,27 @@ def test_erasing_equals_torchvision_and_kornia(u):
     (x, y), (w, h) = corners[0].tolist(), sides[0].tolist()
     assert x + w <= WIDTH
     assert y + h <= 48
-    ours = erase_(picture.clone(), corners, sides)
-    assert torch.equal(ours, torchvision.erase(picture, y, x, h, w, torch.zeros(1, 1, 1, 1)))
+    actual = erase_(picture.clone(), corners, sides)
+    assert torch.equal(actual, torchvision.erase(picture, y, x, h, w, torch.zeros(1, 1, 1, 1)))
     where = {"xs": x, "ys": y, "widths": w, "heights": h, "batch_prob": 1.0, "values": 0.0}
-    theirs = kornia.augmentation.RandomErasing(p=1.0)(
+    reference = kornia.augmentation.RandomErasing(p=1.0)(
         picture, params={name: torch.tensor([value]) for name, value in where.items()}
     )
-    assert torch.equal(ours, theirs)
+    assert torch.equal(actual, reference)
 
 
 def test_erased_rectangles_are_distributed_as_torchvisions():
     torch.manual_seed(0)
     side = 512
     draw = transforms.RandomErasing(p=1.0, scale=(0.02, 0.33), ratio=(1 / 3.3, 3.3)).make_params
-    theirs = [draw([torch.zeros(1, side, side)]) for _ in range(MANY)]
+    reference = [draw([torch.zeros(1, side, side)]) for _ in range(MANY)]
     _, sides = erased_rectangles(many("erase", 0.33), torch.full((MANY,), side), side)
     w, h = sides.double().unbind(1)
-    for ours, other in (
-        (w * h, [p["h"] * p["w"] for p in theirs]),
-        ((w / h).log(), [math.log(p["w"] / p["h"]) for p in theirs]),
+    for actual, other in (
+        (w * h, [p["h"] * p["w"] for p in reference]),
+        ((w / h).log(), [math.log(p["w"] / p["h"]) for p in reference]),
     ):
-        assert stats.ks_2samp(ours.numpy(), other, method="asymp").pvalue > 0.01
+        assert stats.ks_2samp(actual.numpy(), other, method="asymp").pvalue > 0.01
 
 
 def test_erasing_changes_one_rectangle_of_the_input_only():

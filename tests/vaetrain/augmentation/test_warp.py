@@ -33,8 +33,8 @@ multiples of 2^-12 pixels, an error of at most half of that along each axis, and
 at most 1 per pixel."""
 
 
-def largest_difference(ours: Tensor, reference: Tensor) -> float:
-    return float((ours - reference).abs().max())
+def largest_difference(actual: Tensor, reference: Tensor) -> float:
+    return float((actual - reference).abs().max())
 
 
 def kornia_warp(picture: Tensor, homography: Tensor) -> Tensor:
@@ -50,11 +50,11 @@ def kornia_warp(picture: Tensor, homography: Tensor) -> Tensor:
 def test_rotation_equals_torchvision_and_kornia(degrees, height):
     picture, heights = a_picture(height), torch.tensor([height])
     matrix = rotation(torch.tensor([degrees]), torch.tensor([[WIDTH / 2, height / 2]]))
-    ours = resample(picture, matrix, heights)
-    assert largest_difference(ours, torchvision.rotate(picture, -degrees, BILINEAR)) < ROUNDING
+    actual = resample(picture, matrix, heights)
+    assert largest_difference(actual, torchvision.rotate(picture, -degrees, BILINEAR)) < ROUNDING
     centre = torch.tensor([[(WIDTH - 1) / 2, (height - 1) / 2]])  # kornia: of pixel centres
-    theirs = kornia.rotate(picture, torch.tensor([-degrees]), center=centre)
-    assert largest_difference(ours, theirs) < ROUNDING
+    reference = kornia.rotate(picture, torch.tensor([-degrees]), center=centre)
+    assert largest_difference(actual, reference) < ROUNDING
 
 
 INWARD = [
@@ -75,15 +75,15 @@ def test_perspective_equals_torchvision_and_kornia(inward, height):
     inward = torch.tensor([inward])
     picture, heights = a_picture(height), torch.tensor([height])
     matrix = corners_moved_inward(inward, torch.tensor([[WIDTH, height]]).double())
-    ours = resample(picture, matrix, heights)
+    actual = resample(picture, matrix, heights)
     corners, moved = corners_after(inward, height)
-    theirs = torchvision.perspective(
+    reference = torchvision.perspective(
         picture, corners[0].tolist(), moved[0].tolist(), interpolation=BILINEAR
     )
-    assert largest_difference(ours, theirs) < ROUNDING
+    assert largest_difference(actual, reference) < ROUNDING
     homography = kornia.get_perspective_transform(corners, moved)
     torch.testing.assert_close(matrix / matrix[:, 2:, 2:], homography, rtol=1e-9, atol=1e-12)
-    assert largest_difference(ours, kornia_warp(picture, homography)) < ROUNDING
+    assert largest_difference(actual, kornia_warp(picture, homography)) < ROUNDING
 
 
 def test_pages_are_warped_about_their_own_centre_and_cut_at_their_own_edge():
@@ -95,7 +95,7 @@ def test_pages_are_warped_about_their_own_centre_and_cut_at_their_own_edge():
         "perspective": fixed_params(0.3, [0.1 * n for n in range(8)]),
     }
     heights = torch.tensor([48])
-    ours = resample(padded, homographies(Kind.PROJECTIVE, params, heights, WIDTH), heights)
+    actual = resample(padded, homographies(Kind.PROJECTIVE, params, heights, WIDTH), heights)
     rotated = kornia.get_rotation_matrix2d(
         torch.tensor([[WIDTH / 2, 24.0]]).double(),
         torch.tensor([-8.0]).double(),
@@ -105,8 +105,8 @@ def test_pages_are_warped_about_their_own_centre_and_cut_at_their_own_edge():
     share = 0.3 * params["perspective"].uniforms.view(1, 4, 2).double()
     inward = share * torch.tensor([WIDTH, 48]) / 2
     moved = kornia.get_perspective_transform(*corners_after(inward, 48))
-    assert largest_difference(ours[:, :, :48], kornia_warp(picture, moved @ rotated)) < ROUNDING
-    assert (ours[:, :, 48:] == 0).all()
+    assert largest_difference(actual[:, :, :48], kornia_warp(picture, moved @ rotated)) < ROUNDING
+    assert (actual[:, :, 48:] == 0).all()
 
 
 AXIS_ALIGNED = {
@@ -130,25 +130,25 @@ def warped(picture: Tensor, name: str, params: OpParameters) -> Tensor:
 def test_axis_aligned_warps_equal_torchvision(name):
     params, arguments = AXIS_ALIGNED[name]
     picture = a_picture()
-    ours = warped(picture, name, params)
+    actual = warped(picture, name, params)
     if name == "flip":
         picture = torchvision.horizontal_flip(picture)
     expected = torchvision.affine(
         picture, angle=0.0, shear=[0.0, 0.0], interpolation=BILINEAR, **arguments
     )
-    assert largest_difference(ours, expected) < ROUNDING
+    assert largest_difference(actual, expected) < ROUNDING
 
 
 def test_crop_equals_torchvision():
     picture = a_picture()
     params = fixed_params(0.5, [0.5, 0.25, 0.75])  # a quarter cut away: 4 px left of it, 9 px above
-    ours = warped(picture, "crop", params)
-    theirs = torchvision.resized_crop(
+    actual = warped(picture, "crop", params)
+    reference = torchvision.resized_crop(
         picture, top=9, left=4, height=36, width=48, size=[48, WIDTH], antialias=False
     )
     # Torchvision repeats the border.
     inside = (slice(None), slice(None), slice(1, -1), slice(1, -1))
-    assert largest_difference(ours[inside], theirs[inside]) < ROUNDING
+    assert largest_difference(actual[inside], reference[inside]) < ROUNDING
 
 
 @pytest.mark.parametrize("name", ["flip", "scale", "translate", "crop"])
@@ -181,5 +181,5 @@ def test_boxes_are_transformed_exactly():
     owner = torch.zeros(len(boxes), dtype=torch.long)
     for name, after in expected.items():
         matrices = homographies(Kind.AXIS_ALIGNED, {name: parameters[name]}, heights, WIDTH)
-        ours = transform(torch.from_numpy(boxes), owner, matrices).numpy()
-        np.testing.assert_allclose(ours, after, rtol=0, atol=1e-5)
+        actual = transform(torch.from_numpy(boxes), owner, matrices).numpy()
+        np.testing.assert_allclose(actual, after, rtol=0, atol=1e-5)
