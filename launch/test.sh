@@ -1,13 +1,17 @@
 #!/usr/bin/env bash
-# Install the project and run the tests; --all includes the slow ones. Other arguments are passed to
-# pytest.
+# Install the project and run the tests; --all includes the slow ones, --gpu runs only those that need
+# a GPU, one after the other. Other arguments are passed to pytest.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 source launch/environment.sh
 use_environment test sweep track export
 arguments=()
 for argument in "$@"; do
-    if [ "$argument" = --all ]; then arguments+=(-m "slow or not slow"); else arguments+=("$argument"); fi
+    case $argument in
+        --all) arguments+=(-m "slow or not slow") ;;
+        --gpu) arguments+=(-m gpu --numprocesses 0) ;;
+        *) arguments+=("$argument") ;;
+    esac
 done
 # Two files at a time: short trainings spend most of their time starting one process. The tests of a
 # file run in one process, as they share trainings.

@@ -42,6 +42,18 @@ def pytest_configure(config: Any) -> None:
         os.sched_setaffinity(0, own or cores)
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Skip tests marked `gpu` where there is no GPU."""
+    need_gpu = [item for item in items if item.get_closest_marker("gpu")]
+    if not need_gpu:
+        return
+    import torch  # here, because tests without it start seconds earlier
+
+    if not torch.cuda.is_available():
+        for item in need_gpu:
+            item.add_marker(pytest.mark.skip(reason="needs a CUDA GPU"))
+
+
 class FullDisk:
     """A folder where nothing more can be written once it is filled."""
 

@@ -165,7 +165,8 @@ def test_runs_on_fake_cuda_tensors_without_touching_the_host():
             assert (out.shape, out.dtype, out.device.type) == ((4, 8, 5), dtype, "cuda")
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+# On a CPU, test_runs_on_fake_cuda_tensors_without_touching_the_host stands in.
+@pytest.mark.gpu
 def test_same_bits_on_a_gpu():
     keys, positions = keys_of(5).view(-1, 1), torch.arange(1000)
     for draw in (random_bits, uniform):

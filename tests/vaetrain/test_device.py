@@ -239,7 +239,8 @@ def test_every_weight_gets_a_gradient_without_values():
         assert weight.grad.shape == weight.shape
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+# On a CPU, fake CUDA tensors stand in: test_forward_path_stays_on_device.
+@pytest.mark.gpu
 def test_step_never_synchronises_with_a_gpu():
     torch.manual_seed(0)
     with torch.device(CUDA):

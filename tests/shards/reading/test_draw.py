@@ -225,7 +225,8 @@ def test_runs_on_fake_tensors_without_touching_the_host(device):
             assert images.device.type == device
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+# On a CPU, fake CUDA tensors stand in: test_runs_on_fake_tensors_without_touching_the_host.
+@pytest.mark.gpu
 def test_a_gpu_draws_the_same_image_without_waiting():
     rng = np.random.default_rng(7)
     pages = [random_boxes(rng, n, 30, 40) for n in (40, 0, 700)]
