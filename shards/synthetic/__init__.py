@@ -1,5 +1,5 @@
-"""Generated pages: labelled archetypes in the styles of endless design families.
+"""Generator of synthetic pages: labelled archetypes in the styles of many design families.
 
-`archetypes` makes whole pages of `sections`, these of `components`, and these of `blocks`, a small
-layout algebra.
+`archetypes` makes pages of `sections`, `sections` are made of `widgets`, and `widgets` of `blocks`,
+a small layout algebra.
 """

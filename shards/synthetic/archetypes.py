@@ -1,7 +1,7 @@
-"""A procedural source of pages: labelled archetypes in the styles of endless design families.
+"""Page generator: labelled archetypes in the styles of many design families.
 
-A page is a pure function of (seed, number). Its *template* is a design family - header, container,
-cards, nesting habits - whose pages share their chrome, as those of one website do.
+A page is a pure function of (seed, number). Its *template* is a design family: header, container,
+cards and nesting style. The pages of a family share header and footer, as those of a website do.
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ from shards.synthetic.sections import (
     article,
     card,
     cards,
-    door,
     form,
+    form_page,
     hero,
     panel,
     section,
@@ -55,11 +55,11 @@ def pricing(kit: Kit) -> Block:
 
 
 def login(kit: Kit) -> Block:
-    return door(kit, 2)
+    return form_page(kit, 2)
 
 
 def register(kit: Kit) -> Block:
-    return door(kit, kit.dice.whole(4, 7))
+    return form_page(kit, kit.dice.whole(4, 7))
 
 
 def read(kit: Kit) -> Block:
@@ -113,7 +113,7 @@ def gallery(kit: Kit) -> Block:
 
 
 def questions(kit: Kit, count: int) -> Block:
-    """Questions with their answers."""
+    """Return a list of questions with their answers."""
     pairs = (stack(kit.heading(5), kit.text(80, 300), gap=8, kind="item") for _ in range(count))
     return stack(*pairs, gap=kit.edge, kind="list")
 
@@ -123,8 +123,8 @@ def faq(kit: Kit) -> Block:
 
 
 def search(kit: Kit) -> Block:
-    found = kit.many(5, 10, lambda: stack(kit.link(), kit.text(80, 200), gap=6, kind="item"))
-    return site(kit, section(kit, kit.field(), stack(*found, gap=20, kind="list"), narrow=True))
+    results = kit.many(5, 10, lambda: stack(kit.link(), kit.text(80, 200), gap=6, kind="item"))
+    return site(kit, section(kit, kit.field(), stack(*results, gap=20, kind="list"), narrow=True))
 
 
 def settings(kit: Kit) -> Block:
@@ -158,7 +158,7 @@ ARCHETYPES: dict[str, Callable[[Kit], Block]] = {
 
 @register_generator("synthetic", default_count=1000)
 def generate(seed: int, number: int) -> dict:
-    """Page `number` of a seed, as a record of the compact schema.
+    """Return page `number` of a seed, as a record of the compact schema.
 
     Returns: a record with `id`, `label` (of `ARCHETYPES`), `template` (`synthetic-<family>`),
         `viewport` (1280 or 390 px) and the tree; 500 to 4,000 px high.

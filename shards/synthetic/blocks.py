@@ -1,8 +1,8 @@
-"""A small layout algebra in which the synthetic pages are written.
+"""Layout algebra of the synthetic pages.
 
-A *block* is a function: given the room it may use, a width in px, it returns its `Box` - so the
-same block is laid out for a desktop column and for a telephone. `stack`, `row`, `flow` and `grid`
-make blocks of blocks, as a browser's block, flex, inline and grid layouts do.
+A *block* is a function of the available width in px (`room`) that returns its `Box`, so the same
+block is laid out for a desktop column and for a phone. `stack`, `row`, `flow` and `grid` make
+blocks of blocks, like the block, flex, inline and grid layouts of a browser.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 
 @dataclass
 class Box:
-    """A rectangle with what is inside it: (x, y, box) in px from its top left corner."""
+    """A rectangle and its children, (x, y, box) in px from its top left corner."""
 
     width: int
     height: int
@@ -25,17 +25,17 @@ Block = Callable[[int], Box]
 
 
 def leaf(kind: str | None, height: int, width: int | None = None) -> Block:
-    """An empty box of this height; as wide as the room unless `width` is given and fits."""
+    """Return an empty box of this height; as wide as the room unless `width` is given and fits."""
     return lambda room: Box(min(width or room, room), height, kind)
 
 
 def picture(ratio: float, kind: str = "image") -> Block:
-    """An empty box as wide as the room and `ratio` times as high."""
+    """Return an empty box as wide as the room and `ratio` times as high."""
     return lambda room: Box(room, max(1, int(room * ratio)), kind)
 
 
 def paragraph(characters: int, line: int, kind: str = "text") -> Block:
-    """Running text in lines `line` px high; a single line is only as wide as its letters."""
+    """Return running text in lines `line` px high; a single line is as wide as its letters."""
     length = characters * line * 2 // 5  # a letter is about 0.4 times as wide as its line is high
     return lambda room: Box(min(length, room), line * -(-length // room), kind)
 
@@ -47,16 +47,16 @@ def stack(
     kind: str | None = None,
     center: bool = False,
     shrink: bool = False,
-    most: int | None = None,
+    max_width: int | None = None,
 ) -> Block:
-    """Blocks below each other.
+    """Return blocks below each other.
 
     gap: px between them. pad: (vertical, horizontal) px around them. center: horizontally, else
-    left. shrink: only as wide as the widest block, else the whole room. most: the largest width.
+    left. shrink: as wide as the widest block, else as the room. max_width: largest width in px.
     """
 
     def lay_out(room: int) -> Box:
-        room = min(room, most or room)
+        room = min(room, max_width or room)
         boxes = [block(max(1, room - 2 * pad[1])) for block in blocks]
         widest = max((box.width for box in boxes), default=0)
         outer = widest + 2 * pad[1] if shrink else room
@@ -77,9 +77,9 @@ def row(
     pad: tuple[int, int] = (0, 0),
     kind: str | None = None,
 ) -> Block:
-    """Blocks side by side, stretched to one height.
+    """Return blocks side by side, stretched to one height.
 
-    The room is parted by `shares`, else evenly; shares without a block stay empty.
+    The room is divided by `shares`, else evenly; shares without a block stay empty.
     """
     parts = shares or (1,) * len(blocks)
 
@@ -106,7 +106,7 @@ def flow(
     align: str = "left",
     shrink: bool = False,
 ) -> Block:
-    """Blocks of their own widths on one line, and on further lines if they do not fit.
+    """Return blocks of their own widths on one line, and on further lines if they do not fit.
 
     align: "left", "center", "right", or "between" (the space between the blocks is spread).
     """
@@ -132,13 +132,13 @@ def flow(
 
 
 def grid(blocks: Sequence[Block], columns: int, gap: int = 0) -> Block:
-    """Blocks in rows of `columns` equal cells; the last row may end early."""
+    """Return blocks in rows of `columns` equal cells; the last row may be incomplete."""
     rows = [blocks[start : start + columns] for start in range(0, len(blocks), columns)]
     return stack(*(row(*cells, shares=(1,) * columns, gap=gap) for cells in rows), gap=gap)
 
 
 def middle(block: Block, height: int, kind: str | None = None) -> Block:
-    """A block in the middle of a box at least `height` px high and as wide as the room."""
+    """Return a block centred in a box at least `height` px high and as wide as the room."""
 
     def lay_out(room: int) -> Box:
         box = block(room)
@@ -149,13 +149,13 @@ def middle(block: Block, height: int, kind: str | None = None) -> Block:
 
 
 def cut(box: Box, height: int) -> Box:
-    """What of a box lies in its first `height` px."""
+    """Return the first `height` px of a box."""
     kept = [(x, y, cut(child, height - y)) for x, y, child in box.children if y < height]
     return Box(box.width, min(box.height, height), box.kind, kept)
 
 
 def tree(box: Box, x: int = 0, y: int = 0) -> dict:
-    """A box as a node of the compact schema, `kind` as "t"."""
+    """Return a box as a node of the compact schema, with `kind` as "t"."""
     node: dict = {"b": [x, y, box.width, box.height]}
     if box.kind:
         node["t"] = box.kind
@@ -166,7 +166,7 @@ def tree(box: Box, x: int = 0, y: int = 0) -> dict:
 
 
 def _visible(box: Box) -> Iterator[tuple[int, int, Box]]:
-    """The children of a box; one that covers it wholly, as in captured pages, is merged into it."""
+    """Yield the children of a box; as in captured pages, one that covers it is merged into it."""
     for x, y, child in box.children:
         if (child.width, child.height) == (box.width, box.height):
             yield from _visible(child)

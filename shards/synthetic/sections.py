@@ -1,4 +1,4 @@
-"""The sections that synthetic pages share: chrome, heroes, cards, forms, tables, articles."""
+"""Sections of synthetic pages: headers, footers, heroes, cards, forms, tables, articles."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from shards.synthetic.widgets import Dice, Kit
 
 
 def header(kit: Kit) -> Block:
-    """The bar at the top, in the style of the family."""
+    """Return the bar at the top, in the style of the family."""
     style = kit.style
     logo = stack(leaf("image", 28, 110), pad=(4, 0), kind="link", shrink=True)
     if kit.mobile:
@@ -28,7 +28,7 @@ def header(kit: Kit) -> Block:
 
 
 def footer(kit: Kit) -> Block:
-    """What closes every page of the family."""
+    """Return the footer of every page of the family."""
     small = stack(kit.text(30, 60), pad=(16, kit.edge), center=True)
     if kit.style.footer == "line":
         return stack(small, kind="footer")
@@ -40,21 +40,21 @@ def footer(kit: Kit) -> Block:
 
 
 def section(kit: Kit, *blocks: Block, kind: str = "section", narrow: bool = False) -> Block:
-    """Blocks in the family's container, with its space above and below."""
-    most = 640 if narrow else kit.style.container
+    """Return blocks in the family's container, with its space above and below."""
+    max_width = 640 if narrow else kit.style.container
     inner = kit.wrap(stack(*blocks, gap=kit.edge))
-    held = stack(inner, pad=(0, kit.edge), most=most)
-    return stack(held, pad=(kit.style.space, 0), center=True, kind=kind)
+    container = stack(inner, pad=(0, kit.edge), max_width=max_width)
+    return stack(container, pad=(kit.style.space, 0), center=True, kind=kind)
 
 
 def titled(kit: Kit, *blocks: Block) -> Block:
-    """A section with a heading and a line or two below it."""
+    """Return a section with a heading and one or two lines below it."""
     title = stack(kit.heading(2), kit.text(40, 110), gap=10, center=True)
     return section(kit, title, *blocks)
 
 
 def hero(kit: Kit) -> Block:
-    """The first thing on a landing page."""
+    """Return the first section of a landing page."""
     words = stack(
         kit.heading(1),
         kit.text(60, 160),
@@ -69,7 +69,7 @@ def hero(kit: Kit) -> Block:
 
 
 def card(kit: Kit, *extra: Block) -> Block:
-    """A card in the style of the family."""
+    """Return a card in the style of the family."""
     words = [kit.heading(4), kit.text(40, 120), *extra]
     body = stack(*words, gap=10, pad=(16, 16), kind="cell")
     if kit.style.card == "image":
@@ -82,29 +82,29 @@ def card(kit: Kit, *extra: Block) -> Block:
 
 
 def cards(kit: Kit, low: int, high: int, make: Callable[[], Block] | None = None) -> Block:
-    """A grid of cards."""
+    """Return a grid of cards."""
     return kit.tiles(kit.many(low, high, make or (lambda: card(kit))))
 
 
 def form(kit: Kit, fields: int) -> Block:
-    """Fields below each other, and a button."""
+    """Return fields below each other, and a button."""
     inputs = [kit.field() for _ in range(fields)]
     return stack(*inputs, kit.choice(), kit.button(), gap=16, pad=(16, 16), kind="form")
 
 
-def door(kit: Kit, fields: int) -> Block:
-    """A form that has the screen to itself: to log in, to register."""
+def form_page(kit: Kit, fields: int) -> Block:
+    """Return a page that has only a form, such as log-in and registration."""
     body = stack(kit.heading(3), form(kit, fields), kit.inline_links(2), gap=16, center=True)
-    box = stack(body, pad=(24, 24), most=420 + 40 * (kit.style.number % 3), kind="main")
-    if kit.style.door == "split" and not kit.mobile:
+    box = stack(body, pad=(24, 24), max_width=420 + 40 * (kit.style.number % 3), kind="main")
+    if kit.style.form_page == "split" and not kit.mobile:
         return row(leaf("image", kit.style.screen), middle(box, kit.style.screen))
-    if kit.style.door == "page":
+    if kit.style.form_page == "page":
         return section(kit, box, narrow=True)
     return middle(box, kit.style.screen)
 
 
 def table(kit: Kit, rows: int, columns: int) -> Block:
-    """A table with a row of headings."""
+    """Return a table with a row of headings."""
     columns = min(columns, 3) if kit.mobile else columns
     lines = [
         row(*(stack(kit.text(4, 12), pad=(10, 8), kind="cell") for _ in range(columns)), kind="row")
@@ -114,7 +114,7 @@ def table(kit: Kit, rows: int, columns: int) -> Block:
 
 
 def article(kit: Kit, paragraphs: int) -> Block:
-    """Running text under a heading, with a picture here and there."""
+    """Return running text under a heading, with some pictures."""
     parts: list[Block] = [kit.heading(1), flow(kit.icon(32), kit.text(12, 24), gap=10)]
     for _ in range(paragraphs):
         parts.append(kit.text(200, 620))
@@ -126,7 +126,7 @@ def article(kit: Kit, paragraphs: int) -> Block:
 
 
 def statistics(kit: Kit, count: int) -> Block:
-    """Small panels with a number each."""
+    """Return small panels with a number each."""
     panels = [
         stack(flow(kit.icon(32), kit.heading(4), gap=12), kit.text(8, 16), gap=6, pad=(16, 16))
         for _ in range(count)
@@ -135,19 +135,19 @@ def statistics(kit: Kit, count: int) -> Block:
 
 
 def panel(kit: Kit, body: Block) -> Block:
-    """A framed part of a tool, with a title bar."""
+    """Return a framed panel of an application, with a title bar."""
     bar = flow(kit.heading(5), kit.icon(16), pad=(10, 16), align="between", kind="header")
     return stack(bar, stack(body, pad=(16, 16)), kind="section")
 
 
 def site(kit: Kit, *sections: Block) -> Block:
-    """A page of a website: header, sections, footer."""
+    """Return a page of a website: header, sections, footer."""
     own = _family_kit(kit)
     return stack(header(own), stack(*sections, kind="main"), footer(own))
 
 
 def tool(kit: Kit, *sections: Block) -> Block:
-    """A page of an application: a bar, a menu at the side, and its content."""
+    """Return a page of an application: a bar, a menu at the side, and its content."""
     own = _family_kit(kit)
     content = stack(*sections, gap=kit.edge, pad=(kit.edge, kit.edge), kind="main")
     if kit.mobile or kit.style.sidebar == "none":
@@ -159,5 +159,5 @@ def tool(kit: Kit, *sections: Block) -> Block:
 
 
 def _family_kit(kit: Kit) -> Kit:
-    """A kit whose chance is the family's: the pages of one template share their chrome."""
+    """Return a kit with the random numbers of the family, so that its pages share their chrome."""
     return Kit(kit.style, Dice("chrome", kit.style.number), kit.mobile)

@@ -1,6 +1,6 @@
-"""What synthetic pages are made of: the style of a design family, and its components.
+"""Widgets of synthetic pages, and the style of a design family that they follow.
 
-Components are blocks (see `shards.synthetic.blocks`). All chance comes from a `Dice`.
+Widgets are blocks (see `shards.synthetic.blocks`). All random choices are made by a `Dice`.
 """
 
 from __future__ import annotations
@@ -18,16 +18,16 @@ T = TypeVar("T")
 
 
 class Dice:
-    """Random choices that are the same on every platform and Python version, by the key alone.
+    """Random choices that depend only on the key, on every platform and Python version.
 
-    Only the seeding by a string and `random()` are used: the two that Python promises to keep.
+    Only seeding with a string and `random()` are used, which Python guarantees not to change.
     """
 
     def __init__(self, *key: object):
         self._random = random.Random(":".join(map(str, key))).random
 
     def whole(self, low: int, high: int) -> int:
-        """A whole number in low..high."""
+        """Return a whole number in low..high."""
         return low + int(self._random() * (high - low + 1))
 
     def chance(self, probability: float) -> bool:
@@ -37,22 +37,22 @@ class Dice:
         return options[int(self._random() * len(options))]
 
     def some(self, options: Sequence[T], low: int, high: int) -> list[T]:
-        """low..high of the options, in their order."""
+        """Return low..high of the options, in their order."""
         count = min(self.whole(low, high), len(options))
-        kept = sorted(sorted(range(len(options)), key=lambda _: self._random())[:count])
-        return [options[index] for index in kept]
+        chosen = sorted(sorted(range(len(options)), key=lambda _: self._random())[:count])
+        return [options[index] for index in chosen]
 
 
 @dataclass(frozen=True)
 class Style:
-    """A design family: what the pages of one template have in common. Sizes in px."""
+    """Style of a design family, common to the pages of one template. Sizes in px."""
 
     number: int
     header: str  # "bar", "tall", "double", "centered"
     footer: str  # "columns", "centered", "line"
     hero: str  # "centered", "split", "form"
     card: str  # "image", "icon", "framed", "plain"
-    door: str  # of log-in pages: "card", "split", "page"
+    form_page: str  # of log-in pages: "card", "split", "page"
     sidebar: str  # "left", "right", "none"
     container: int
     gutter: int
@@ -60,14 +60,14 @@ class Style:
     line: int
     control: int  # height of inputs and buttons
     columns: int  # of cards
-    wrappers: int  # boxes around the content that only carry a padding
-    cells: bool  # are things in a row put into columns of their own?
-    nested: bool  # are texts of links and buttons boxes of their own?
-    screen: int  # height that short pages fill
+    wrappers: int  # boxes around the content that only add a padding
+    cells: bool  # blocks of a row are put into column boxes
+    nested: bool  # texts of links and buttons have boxes of their own
+    screen: int  # smallest height of a page
 
     @classmethod
     def of(cls, number: int) -> Style:
-        """The style of family `number`, the same for ever."""
+        """Return the style of family `number`, which never changes."""
         dice = Dice("family", number)
         return cls(
             number=number,
@@ -75,7 +75,7 @@ class Style:
             footer=dice.one_of(("columns", "columns", "centered", "line")),
             hero=dice.one_of(("centered", "split", "form")),
             card=dice.one_of(("image", "icon", "framed", "plain")),
-            door=dice.one_of(("card", "card", "split", "page")),
+            form_page=dice.one_of(("card", "card", "split", "page")),
             sidebar=dice.one_of(("left", "left", "right", "none")),
             container=dice.one_of((960, 1080, 1140, 1140, 1200, 1240)),
             gutter=dice.one_of((12, 16, 20, 24, 30, 30)),
@@ -91,20 +91,20 @@ class Style:
 
 
 class Kit:
-    """The components of one page, in the style of its family."""
+    """The widgets of one page, in the style of its family."""
 
     def __init__(self, style: Style, dice: Dice, mobile: bool):
         self.style, self.dice, self.mobile = style, dice, mobile
         self.edge = 16 if mobile else style.gutter
 
-    # Small things.
+    # Single widgets.
 
     def text(self, low: int, high: int, kind: str = "text") -> Block:
-        """Running text of low..high characters."""
+        """Return running text of low..high characters."""
         return paragraph(self.dice.whole(low, high), self.style.line, kind)
 
     def heading(self, level: int = 2) -> Block:
-        """A heading; level 1 is the largest."""
+        """Return a heading; level 1 is the largest."""
         line = self.style.line * (9 - level) // 4
         return paragraph(
             self.dice.whole(8, 26), line if not self.mobile else line * 4 // 5, "heading"
@@ -114,7 +114,7 @@ class Kit:
         return leaf("icon", size, size)
 
     def link(self, with_icon: bool = False) -> Block:
-        """A link of a word or two, perhaps with an icon before it."""
+        """Return a link of one or two words, optionally with an icon before it."""
         words = self.text(5, 14)
         if with_icon:
             return flow(self.icon(18), words, gap=8, kind="link", shrink=True)
@@ -125,7 +125,7 @@ class Kit:
         return self._labelled(self.text(6, 14), (max(2, pad), 20), "button")
 
     def _labelled(self, words: Block, pad: tuple[int, int], kind: str) -> Block:
-        """A small box around its words, which have a box of their own in nested styles."""
+        """Return a small box around its words, which have a box of their own in nested styles."""
         whole = stack(words, pad=pad, kind=kind, shrink=True)
         if self.style.nested:
             return whole
@@ -138,34 +138,34 @@ class Kit:
         return lay_out
 
     def field(self, height: int | None = None, kind: str = "input") -> Block:
-        """A label above its input."""
+        """Return a label above its input."""
         control = leaf(kind, height or self.style.control)
         return stack(self.text(6, 14, "label"), control, gap=6, kind="row")
 
     def choice(self) -> Block:
-        """A box to tick and what it is for."""
+        """Return a checkbox with its label."""
         return flow(leaf("checkbox", 16, 16), self.text(10, 22, "label"), gap=8, kind="item")
 
     def links(self, count: int, with_icons: bool = False) -> Block:
-        """A vertical list of links."""
+        """Return a vertical list of links."""
         gap = self.style.line // 3
         items = [stack(self.link(with_icons), kind="item") for _ in range(count)]
         return stack(*items, gap=gap, kind="list")
 
     def inline_links(self, count: int) -> Block:
-        """A horizontal list of links."""
+        """Return a horizontal list of links."""
         items = [stack(self.link(), pad=(4, 6), kind="item", shrink=True) for _ in range(count)]
         return flow(*items, gap=8, kind="list", shrink=True)
 
     def icons(self, count: int) -> Block:
-        """A horizontal list of linked icons."""
+        """Return a horizontal list of linked icons."""
         items = [stack(self.icon(20), pad=(8, 8), kind="link", shrink=True) for _ in range(count)]
         return flow(*items, gap=6, kind="list", shrink=True)
 
     # Arrangements.
 
     def side_by_side(self, *blocks: Block, shares: Sequence[int] = ()) -> Block:
-        """Blocks in one row; below each other on a telephone."""
+        """Return blocks in one row; below each other on a phone."""
         if self.mobile:
             return stack(*blocks, gap=self.edge)
         if self.style.cells:
@@ -174,7 +174,7 @@ class Kit:
         return row(*blocks, shares=shares, gap=self.style.gutter)
 
     def tiles(self, blocks: Sequence[Block], columns: int | None = None) -> Block:
-        """Blocks in a grid of the style's number of columns; on a telephone in one or two."""
+        """Return blocks in a grid of the style's number of columns; on a phone in one or two."""
         columns = columns or self.style.columns
         columns = (1 if columns < 5 else 2) if self.mobile else columns
         if self.style.cells:
@@ -188,12 +188,12 @@ class Kit:
         return [row(*blocks[start : start + columns], shares=shares) for start in starts]
 
     def many(self, low: int, high: int, make: Callable[[], Block]) -> list[Block]:
-        """low..high blocks of one make; fewer on a telephone, where they are long."""
+        """Return low..high blocks of one kind; fewer on a phone, where they are tall."""
         count = self.dice.whole(low, high)
         return [make() for _ in range(min(count, max(low, 4)) if self.mobile else count)]
 
     def wrap(self, block: Block) -> Block:
-        """A block in as many paddings as the style likes."""
+        """Return a block in as many padding boxes as the style has."""
         for _ in range(self.style.wrappers):
             block = stack(block, pad=(4, 0))
         return block
