@@ -1,6 +1,6 @@
-"""For all tests: how long hypothesis looks for what breaks a parser, and tables of what was found.
+"""Fixtures of all tests: hypothesis profiles, full disks, and tables of measured values.
 
-`--hypothesis-profile=long` goes on looking.
+`--hypothesis-profile=long` draws more examples.
 """
 
 import contextlib
@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, settings
 
-# Derandomised: a test suite that fails on some days only helps nobody.
+# Derandomised, so that the suite gives the same result every day.
 settings.register_profile(
     "default",
     max_examples=150,
@@ -30,10 +30,10 @@ settings.load_profile("default")
 
 
 def pytest_configure(config: Any) -> None:
-    """Keep processes that run tests at the same time, and what they start, on cores of their own.
+    """Pin parallel test processes, and the processes they start, to separate cores.
 
-    A training of one process takes a thread for every core it may use; beside another's work such
-    threads wait for one another so busily that half a minute became three.
+    A training of one process starts a thread for each core it may use. When two share cores, their
+    threads busy-wait for each other: half a minute became three.
     """
     worker = getattr(config, "workerinput", None)
     if worker is not None and hasattr(os, "sched_setaffinity"):
@@ -55,25 +55,25 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 class FullDisk:
-    """A folder where nothing more can be written once it is filled."""
+    """A folder on a disk that can be filled."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self._ballast = folder / "ballast"
 
     def fill(self) -> None:
-        """Write until the disk refuses."""
+        """Write until the disk is full."""
         with contextlib.suppress(OSError), self._ballast.open("ab", buffering=0) as file:
             while True:
                 file.write(bytes(1 << 12))
 
     def free(self) -> None:
-        """Make room again."""
+        """Free the space again."""
         self._ballast.unlink(missing_ok=True)
 
     @contextlib.contextmanager
     def filled(self) -> Iterator[None]:
-        """Full in between."""
+        """Fill the disk within the context."""
         self.fill()
         try:
             yield
@@ -82,20 +82,20 @@ class FullDisk:
 
 
 class Limit(FullDisk):
-    """The same for this process alone, where mounting is not allowed: no file may grow."""
+    """A size limit on the files of this process, for use without the right to mount."""
 
     def fill(self) -> None:
-        """Have every file be full."""
+        """Set the limit: no file can grow."""
         resource.setrlimit(resource.RLIMIT_FSIZE, (64, resource.RLIM_INFINITY))
 
     def free(self) -> None:
-        """Make room again."""
+        """Free the space again."""
         resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY,) * 2)
 
 
 @contextlib.contextmanager
 def small_disk(folder: Path, size: str) -> Iterator[FullDisk]:
-    """A file system of its own in a new folder; skips where mounting is not allowed."""
+    """Mount a small file system in a new folder; skip the test if mounting is not allowed."""
     folder.mkdir()
     command = ["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", str(folder)]
     if shutil.which("mount") is None or subprocess.run(command, capture_output=True).returncode:
@@ -108,7 +108,7 @@ def small_disk(folder: Path, size: str) -> Iterator[FullDisk]:
 
 @pytest.fixture(params=["disk", "limit"])
 def full_disk(request, tmp_path) -> Iterator[FullDisk]:
-    """Where this process can run out of room."""
+    """Give a folder that can be filled, once as a small disk and once as a size limit."""
     if request.param == "disk":
         with small_disk(tmp_path / "disk", "2m") as disk:
             yield disk
@@ -116,30 +116,30 @@ def full_disk(request, tmp_path) -> Iterator[FullDisk]:
     yield Limit(tmp_path)
 
 
-TABLES: dict[str, list[str]] = {}  # what tests measured, by title
+TABLES: dict[str, list[str]] = {}  # measured values by title
 
 
 @pytest.fixture(scope="session")
 def tables() -> dict[str, list[str]]:
-    """Tables in Markdown that are printed after the tests, rows by title."""
+    """Return the Markdown tables that are printed after the tests, rows by title."""
     return TABLES
 
 
 def pytest_sessionfinish(session: Any) -> None:
-    """Hand the tables of a process that ran tests to the one that prints."""
+    """Send the tables of a test process to the process that prints them."""
     if hasattr(session.config, "workeroutput"):
         session.config.workeroutput["tables"] = TABLES
 
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_testnodedown(node: Any) -> None:
-    """Take the tables of a process that ran tests; one that crashed has none."""
+    """Receive the tables of a test process; a crashed one has none."""
     for title, rows in getattr(node, "workeroutput", {}).get("tables", {}).items():
         TABLES.setdefault(title, []).extend(rows)
 
 
 def pytest_terminal_summary(terminalreporter: Any) -> None:
-    """Print what was measured, ready for the documentation."""
+    """Print the tables, ready for the documentation."""
     for title, rows in TABLES.items():
         terminalreporter.section(title)
         for row in rows:

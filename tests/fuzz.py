@@ -1,4 +1,4 @@
-"""Look for what breaks a parser, for as long as there is time.
+"""Fuzzer of the parsers, for a given time.
 
     python -m tests.fuzz {layouts,index,shards,experiments} [--seconds 600] [--engine atheris]
 
@@ -41,10 +41,10 @@ def checks_of(parser: str, folder: Path) -> list[Check]:
 
     if parser == "layouts":
         return [
-            data.test_a_layout_with_something_odd_in_it,
-            data.test_what_is_no_layout,
-            data.test_json_that_was_damaged,
-            data.test_pictures_that_were_damaged,
+            data.test_mutated_layouts,
+            data.test_random_trees_as_layouts,
+            data.test_damaged_json,
+            data.test_damaged_pictures,
         ]
     if parser == "experiments":
         path = folder / "file.yaml"
@@ -58,19 +58,19 @@ def checks_of(parser: str, folder: Path) -> list[Check]:
     copy = shutil.copytree(whole, folder / "copy")
     if parser == "index":
         return [
-            bound(data.test_an_index_with_damaged_bytes, whole=whole, folder=copy),
+            bound(data.test_damaged_index_header, whole=whole, folder=copy),
             bound(
-                data.test_an_index_that_says_something_odd_and_vouches_for_it,
+                data.test_mutated_index_header_with_valid_checksum,
                 whole=whole,
                 folder=copy,
             ),
-            bound(data.test_a_table_that_was_damaged, whole=whole, folder=copy),
+            bound(data.test_damaged_index_table, whole=whole, folder=copy),
         ]
     return [
-        bound(data.test_a_shard_that_was_damaged, whole=whole, folder=copy),
-        bound(data.test_a_shard_that_was_damaged_and_is_vouched_for, whole=whole, folder=copy),
-        bound(data.test_a_sample_that_was_damaged_before_it_was_checked, whole=whole),
-        bound(data.test_boxes_that_were_damaged, whole=whole),
+        bound(data.test_damaged_shard, whole=whole, folder=copy),
+        bound(data.test_damaged_shard_with_valid_checksum, whole=whole, folder=copy),
+        bound(data.test_damaged_sample_bytes, whole=whole),
+        bound(data.test_damaged_boxes, whole=whole),
     ]
 
 

@@ -1,8 +1,8 @@
-"""Bad files of every kind that is read, the same every time.
+"""Corpus of bad files of every kind that is read; the files are the same every time.
 
     python -m tests.corpus DIR
 
-writes them, to try by hand what the tests try.
+writes them, to try them by hand.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ class Bad:
 
 
 def put(tree: Any, place: tuple, value: Any) -> Any:
-    """A copy of a tree with another value at a place; `...` takes what is there away."""
+    """Return a copy of a tree with another value at a place; `...` removes the entry."""
     tree = json.loads(json.dumps(tree))
     inner = tree
     for key in place[:-1]:
@@ -38,7 +38,7 @@ def put(tree: Any, place: tuple, value: Any) -> Any:
 
 
 def harmed(data: bytes, count: int) -> Iterator[tuple[str, bytes]]:
-    """Text that ends too early, or with a byte that no text has, at `count` places each."""
+    """Yield `count` truncated copies, and `count` copies with one byte that is not UTF-8."""
     for number in range(count):
         at = len(data) * number // count
         yield f"cut-{at}", data[:at]
@@ -46,7 +46,7 @@ def harmed(data: bytes, count: int) -> Iterator[tuple[str, bytes]]:
 
 
 def write_files(folder: Path, files: Iterable[tuple[str, bytes]]) -> list[Bad]:
-    """Files in a new folder."""
+    """Write files to a new folder."""
     folder.mkdir(parents=True)
     found = []
     for name, data in files:

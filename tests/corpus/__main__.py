@@ -1,4 +1,4 @@
-"""Write what needs no model and no shards of others; see the package."""
+"""Command that writes the files that need no model and no shards; see the package."""
 
 import sys
 from pathlib import Path

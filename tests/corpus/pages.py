@@ -1,4 +1,4 @@
-"""Layouts and pictures that are none."""
+"""Bad layouts and pictures."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ NUMBERS = (None, True, "5", [], {}, float("nan"), float("inf"), -float("inf"), 1
 
 
 def bad_layouts() -> Iterator[tuple[str, bytes]]:
-    """Files of a single layout: name and content."""
+    """Yield name and content of files with a single bad layout."""
     records = [[], 5, "text", None, True, {}, {"w": 1, "h": 1}, [LAYOUT]]
     for side in ("w", "h"):
         records += [put(LAYOUT, (side,), value) for value in (..., 0, -5, 40_000, *NUMBERS)]
@@ -69,7 +69,7 @@ def bad_layouts() -> Iterator[tuple[str, bytes]]:
 
 
 def bad_lines() -> Iterator[tuple[str, bytes, int]]:
-    """Files of JSON lines: name, content, and how many good layouts are in it."""
+    """Yield name, content and number of good layouts of bad JSON lines files."""
 
     def good(number: int) -> bytes:
         return json.dumps({**LAYOUT, "id": f"line-{number}", "w": 201 + number}).encode() + b"\n"
@@ -90,7 +90,7 @@ def bad_lines() -> Iterator[tuple[str, bytes, int]]:
 
 
 def chunk(kind: bytes, content: bytes) -> bytes:
-    """A chunk of a PNG, with its checksum."""
+    """Return a chunk of a PNG, with its checksum."""
     return (
         struct.pack(">I", len(content))
         + kind
@@ -100,7 +100,7 @@ def chunk(kind: bytes, content: bytes) -> bytes:
 
 
 def bad_pictures() -> Iterator[tuple[str, bytes]]:
-    """Files of a single PNG: name and content."""
+    """Yield name and content of bad PNG files."""
     whole = encode_png(GRAY)
     for name, data in harmed(whole, 15):
         yield f"{name}.png", data
@@ -136,7 +136,7 @@ def bad_pictures() -> Iterator[tuple[str, bytes]]:
 
 
 def write_odd_files(folder: Path) -> list[Bad]:
-    """What is no file of a layout at all, or has a name that is no text."""
+    """Write pipes, broken links and files whose names are not text."""
     os.mkfifo(folder / "pipe.json")
     (folder / "nowhere.json").symlink_to(folder / "nothing")
     (folder / "loop.json").symlink_to(folder / "loop.json")

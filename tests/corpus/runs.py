@@ -1,4 +1,4 @@
-"""Checkpoints and finished models that are damaged, or another's."""
+"""Damaged checkpoints and final models."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from safetensors.torch import load_file, save_file
 from shards.storage import sha256_of
 from tests.corpus import TOO_DEEP, Bad, harmed
 
-# What is no file of tensors.
+# Contents that are not a safetensors file.
 NO_TENSORS = {
     "empty": b"",
     "short": b"\0" * 7,
@@ -27,12 +27,12 @@ NO_TENSORS = {
     "pickle": pickle.dumps({"a": [1.0]}),
     "zip": b"PK\x03\x04" + b"\0" * 100,
 }
-# What is JSON, or not, but no state and no settings.
+# Contents that are not a state or settings.
 NO_STATE = (b"", b"[]", b"5", b'"text"', b"null", b"{}", b"{", b"\xff", b"[" * TOO_DEEP)
 
 
 def vouch(checkpoint: Path) -> None:
-    """Make a checkpoint's manifest right, whatever its files hold."""
+    """Write a manifest with the right checksums of a checkpoint's files."""
     files = (path for path in checkpoint.iterdir() if path.name != "manifest.json")
     digests = {path.name: sha256_of(path) for path in files}
     (checkpoint / "manifest.json").write_text(json.dumps(digests))

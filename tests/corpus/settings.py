@@ -1,4 +1,4 @@
-"""Experiments, engine files, policies and studies that nobody could run."""
+"""Invalid experiments, engine files, policies and studies."""
 
 from __future__ import annotations
 

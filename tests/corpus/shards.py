@@ -1,4 +1,4 @@
-"""Shards that are damaged, or made to do harm."""
+"""Damaged and malicious shards."""
 
 from __future__ import annotations
 

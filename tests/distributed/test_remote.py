@@ -1,4 +1,4 @@
-"""Training from a server is training from the disk, whatever the server does."""
+"""Training from a server that fails gives the same weights as training from the disk."""
 
 import re
 import subprocess
@@ -86,9 +86,7 @@ def same_training(trainer, from_disk, server, settings, folder):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("fault", ["truncated", 503])
-def test_from_a_web_server_that_fails_it_is_the_same_training(
-    trainer, from_disk, server, tmp_path, fault
-):
+def test_a_failing_web_server_gives_identical_weights(trainer, from_disk, server, tmp_path, fault):
     server.every, server.fault = 20, fault
     settings = remote_settings(server.url, server.folder, tmp_path)
     same_training(trainer, from_disk, server, settings, tmp_path)
@@ -96,7 +94,7 @@ def test_from_a_web_server_that_fails_it_is_the_same_training(
 
 @pytest.mark.slow
 @pytest.mark.parametrize("fault", ["truncated", 503])
-def test_from_an_s3_that_fails_it_is_the_same_training(trainer, from_disk, shards, tmp_path, fault):
+def test_a_failing_s3_gives_identical_weights(trainer, from_disk, shards, tmp_path, fault):
     with served_by_s3(shards) as (address, server):
         server.every, server.fault = 20, fault
         settings = remote_settings(address, shards, tmp_path)
@@ -104,7 +102,7 @@ def test_from_an_s3_that_fails_it_is_the_same_training(trainer, from_disk, shard
 
 
 @pytest.mark.slow
-def test_a_server_that_dies_ends_the_run_which_goes_on_later(trainer, from_disk, server, tmp_path):
+def test_a_dead_server_ends_the_run_and_the_run_resumes_later(trainer, from_disk, server, tmp_path):
     settings = remote_settings(server.url, server.folder, tmp_path)
     process = trainer.start(trainer.command("died", *settings, engine="ddp"))
     try:

@@ -1,4 +1,4 @@
-"""Whatever a file holds, reading it ends well, or in one plain line that says what is wrong."""
+"""Untrusted files: each is read, or refused in one line that names the fault."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from shards.reading.collator import Collator
 from shards.reading.selection import select
 from shards.reading.shard_files import ShardFiles
 from shards.verify import find_damage
-from tests.support.damage import TREES, damaged, disturbed
+from tests.support.damage import TREES, damaged, mutated
 
 LEAVES = [{"b": [10 * n, 20, 30.5, 15]} for n in range(3)]
 COMPACT = {"id": "a", "label": "b", "w": 200, "h": 300, "r": {"b": [0, 0, 200, 300], "c": LEAVES}}
@@ -40,7 +40,7 @@ GRAY = np.arange(600, dtype=np.uint8).reshape(20, 30)
 
 @contextmanager
 def only(refusal: type[ValueError]) -> Iterator[None]:
-    """Nothing is raised but this, and in one line."""
+    """Fail if another exception is raised, or this one with more than one line."""
     try:
         yield
     except refusal as error:
@@ -64,24 +64,24 @@ def check_layout(record: object) -> None:
         json.dumps(layout.meta).encode()
 
 
-@given(st.one_of([disturbed(layout) for layout in LAYOUTS]))
-def test_a_layout_with_something_odd_in_it(record):
+@given(st.one_of([mutated(layout) for layout in LAYOUTS]))
+def test_mutated_layouts(record):
     check_layout(record)
 
 
 @given(TREES | st.fixed_dictionaries({"w": TREES, "h": TREES, "r": TREES}))
-def test_what_is_no_layout(record):
+def test_random_trees_as_layouts(record):
     check_layout(record)
 
 
 @given(st.one_of([damaged(json.dumps(layout).encode()) for layout in LAYOUTS]) | st.binary())
-def test_json_that_was_damaged(data):
+def test_damaged_json(data):
     with only(BadLayout):
         check_layout(decode_json(data))
 
 
 @given(damaged(encode_png(GRAY)) | st.binary())
-def test_pictures_that_were_damaged(data):
+def test_damaged_pictures(data):
     with only(BadLayout):
         gray = decode_png(data)
         assert gray.dtype == np.uint8
@@ -124,7 +124,7 @@ def read_all(folder: Path) -> None:
 
 
 def check_damage(whole: Path, folder: Path, name: str, data: bytes) -> None:
-    """Reading is refused in one line, and verifying tells of any difference."""
+    """Check that reading refuses in one line and that verify finds any difference."""
     (folder / name).write_bytes(data)
     with only(DamagedShards):
         read_all(folder)
@@ -135,15 +135,15 @@ def check_damage(whole: Path, folder: Path, name: str, data: bytes) -> None:
 
 
 @given(data=st.data())
-def test_an_index_with_damaged_bytes(whole, folder, data):
+def test_damaged_index_header(whole, folder, data):
     harmed = data.draw(damaged((whole / HEADER_NAME).read_bytes()))
     check_damage(whole, folder, HEADER_NAME, harmed)
 
 
 @given(data=st.data())
-def test_an_index_that_says_something_odd_and_vouches_for_it(whole, folder, data):
+def test_mutated_index_header_with_valid_checksum(whole, folder, data):
     header = json.loads((whole / HEADER_NAME).read_bytes())
-    odd = data.draw(disturbed(header))
+    odd = data.draw(mutated(header))
     if isinstance(odd, dict):
         (folder / HEADER_NAME).write_bytes(header_bytes(odd))
         with only(DamagedShards):
@@ -153,7 +153,7 @@ def test_an_index_that_says_something_odd_and_vouches_for_it(whole, folder, data
 
 
 @given(data=st.data())
-def test_a_table_that_was_damaged(whole, folder, data):
+def test_damaged_index_table(whole, folder, data):
     table = np.fromfile(whole / TABLE_NAME, np.uint8)
     place, value = data.draw(st.integers(0, len(table) - 1)), data.draw(st.integers(0, 255))
     table[place] = value
@@ -161,13 +161,13 @@ def test_a_table_that_was_damaged(whole, folder, data):
 
 
 @given(data=st.data())
-def test_a_shard_that_was_damaged(whole, folder, data):
+def test_damaged_shard(whole, folder, data):
     name = next(path.name for path in sorted(whole.glob("train-*.tar")))
     check_damage(whole, folder, name, data.draw(damaged((whole / name).read_bytes())))
 
 
 @given(data=st.data())
-def test_a_shard_that_was_damaged_and_is_vouched_for(whole, folder, data):
+def test_damaged_shard_with_valid_checksum(whole, folder, data):
     header = json.loads((whole / HEADER_NAME).read_bytes())
     entry = next(entry for entry in header["shards"] if entry["split"] == "train")
     harmed = data.draw(damaged((whole / entry["name"]).read_bytes()))
@@ -182,7 +182,7 @@ def test_a_shard_that_was_damaged_and_is_vouched_for(whole, folder, data):
 
 
 @given(data=st.data())
-def test_a_sample_that_was_damaged_before_it_was_checked(whole, data):
+def test_damaged_sample_bytes(whole, data):
     path = next(iter(sorted(whole.glob("train-*.tar"))))
     harmed = data.draw(damaged(path.read_bytes()[:4096]))
     with only(DamagedShards):
@@ -192,7 +192,7 @@ def test_a_sample_that_was_damaged_before_it_was_checked(whole, data):
 
 
 @given(data=st.data())
-def test_boxes_that_were_damaged(whole, data):
+def test_damaged_boxes(whole, data):
     index = open_index(whole)
     member = ShardFiles(index).members(0)["boxes.npy"]
     with only(ValueError):
@@ -201,14 +201,14 @@ def test_boxes_that_were_damaged(whole, data):
         assert boxes.dtype == np.float32
 
 
-def test_a_size_that_is_not_octal_is_damage():
+def test_a_size_that_is_not_octal_is_refused():
     header = bytearray(512)
     header[:6], header[124:135], header[156:157] = b"a.json", b"00000000009", b"0"
     with pytest.raises(DamagedShards, match="not a regular file of a plain tar"):
         list(read_members(bytes(header), Path("x.tar")))
 
 
-def test_a_row_that_cannot_be_is_damage(whole, folder):
+def test_an_impossible_table_row_is_refused(whole, folder):
     table = np.fromfile(whole / TABLE_NAME, RECORD)
     for column in ("width", "height", "label", "template"):
         changed = table.copy()

@@ -55,7 +55,7 @@ def test_random_bits_equal_the_big_integer_reference():
             assert value & MASK == splitmix64(key, position)
 
 
-def test_inputs_are_left_alone():
+def test_inputs_are_not_modified():
     keys, positions = keys_of(3), torch.arange(3)
     normal(keys, positions), uniform(keys, positions)
     assert torch.equal(keys, keys_of(3))
@@ -135,13 +135,13 @@ def test_same_draws_in_any_partition_of_the_batch():
             assert torch.equal(draw(keys[part].view(-1, 1, 1), positions), whole[part])
 
 
-def test_a_position_is_the_same_in_any_size():
+def test_a_position_does_not_depend_on_the_size():
     large = grid_positions(700, 300, "cpu")
     assert torch.equal(grid_positions(40, 20, "cpu"), large[:40, :20])
     assert large[699, 299] == (699 << 32) + 299
 
 
-def test_pixel_bits_are_fair_distinct_and_the_same_in_any_size():
+def test_pixel_bits_are_uniform_independent_and_do_not_depend_on_the_size():
     bits = pixel_bits(keys_of(3), 300, 101)
     assert (bits.shape, bits.dtype) == ((3, 300, 101), torch.int16)
     assert torch.equal(pixel_bits(keys_of(3)[1:2], 40, 33), bits[1:2, :40, :33])
@@ -151,7 +151,7 @@ def test_pixel_bits_are_fair_distinct_and_the_same_in_any_size():
         assert abs(near.mean().item()) < 4 / 3 / math.sqrt(near.numel())
 
 
-def test_runs_on_fake_cuda_tensors_without_touching_the_host():
+def test_fake_cuda_tensors_work_without_synchronising():
     with FakeTensorMode():
         ids = torch.zeros(4, dtype=torch.long, device="cuda")
         keys = sample_keys(0, ids, ids, "eps").view(-1, 1, 1)
@@ -165,9 +165,9 @@ def test_runs_on_fake_cuda_tensors_without_touching_the_host():
             assert (out.shape, out.dtype, out.device.type) == ((4, 8, 5), dtype, "cuda")
 
 
-# On a CPU, test_runs_on_fake_cuda_tensors_without_touching_the_host stands in.
+# On a CPU, test_fake_cuda_tensors_work_without_synchronising stands in.
 @pytest.mark.gpu
-def test_same_bits_on_a_gpu():
+def test_a_gpu_gives_the_same_bits():
     keys, positions = keys_of(5).view(-1, 1), torch.arange(1000)
     for draw in (random_bits, uniform):
         assert torch.equal(draw(keys.cuda(), positions.cuda()).cpu(), draw(keys, positions))

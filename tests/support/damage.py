@@ -1,4 +1,4 @@
-"""What may have happened to a file: strategies that change bytes and trees."""
+"""Hypothesis strategies that damage bytes and trees."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 BYTES = st.one_of(
     st.binary(min_size=1, max_size=8),
-    # What means something to some format.
+    # Bytes with a meaning in some format.
     st.sampled_from([b"\0", b"\xff" * 4, b"{", b"]", b'"', b"\n", b"-", b"9", b"8" * 11, b"1e999"]),
 )
 ODD = st.one_of(
@@ -32,7 +32,7 @@ TREES = st.recursive(
 
 @st.composite
 def damaged(draw: st.DrawFn, data: bytes) -> bytes:
-    """Bytes that were cut off, overwritten, or had some inserted or taken away."""
+    """Draw a damaged copy of bytes: truncated, overwritten, with insertions or deletions."""
     changed = bytearray(data)
     for _ in range(draw(st.integers(1, 4))):
         place = draw(st.integers(0, len(changed)))
@@ -51,8 +51,8 @@ def damaged(draw: st.DrawFn, data: bytes) -> bytes:
 
 
 @st.composite
-def disturbed(draw: st.DrawFn, tree: Any) -> Any:
-    """A tree of dicts and lists with something in it replaced, left out or added."""
+def mutated(draw: st.DrawFn, tree: Any) -> Any:
+    """Draw a copy of a tree of dicts and lists with an entry replaced, removed or added."""
     if draw(st.integers(0, 6)) == 0 or not isinstance(tree, dict | list) or not tree:
         return draw(TREES)
     keys = list(tree) if isinstance(tree, dict) else list(range(len(tree)))
@@ -60,7 +60,7 @@ def disturbed(draw: st.DrawFn, tree: Any) -> Any:
     changed = type(tree)(tree)
     what = draw(st.sampled_from(["inside", "inside", "inside", "remove", "add"]))
     if what == "inside":
-        changed[key] = draw(disturbed(tree[key]))
+        changed[key] = draw(mutated(tree[key]))
     elif what == "remove":
         del changed[key]
     elif isinstance(changed, dict):

@@ -1,4 +1,4 @@
-"""Servers of shards that fail when a test says so: one of the web, and one that speaks S3."""
+"""Servers of shards that fail on demand: a web server and an S3 server."""
 
 import threading
 import time
@@ -15,13 +15,13 @@ from werkzeug.serving import make_server
 
 
 class FailingServer:
-    """What is asked of a server, and what it does to some of it.
+    """Record of a server's requests, and the fault that some of them get.
 
     Attributes:
-        requests: the paths that were asked for.
-        every: what every n-th request meets is `fault`; 0: none.
+        requests: the requested paths.
+        every: every n-th request gets the `fault`; 0: none.
         fault: a status, "truncated", or of the web alone "flipped" or "slow".
-        failed: how many requests met it.
+        failed: number of requests that got it.
     """
 
     def __init__(self) -> None:
@@ -35,7 +35,7 @@ class FailingServer:
         return [path for path in self.requests if path.endswith(".tar")]
 
     def fails(self, path: str) -> bool:
-        """Count a request; whether it has to fail."""
+        """Count a request and return True if it has to fail."""
         with self._lock:
             self.requests.append(path)
             hit = self.every > 0 and len(self.requests) % self.every == 0
@@ -44,7 +44,7 @@ class FailingServer:
 
 
 class Handler(SimpleHTTPRequestHandler):
-    """Serves a folder, and does to every n-th request what the server's `fault` says."""
+    """Request handler of a folder; every n-th request gets the server's `fault`."""
 
     def __init__(self, owner: "PageServer", *args: object) -> None:
         self.owner = owner
@@ -74,7 +74,7 @@ class Handler(SimpleHTTPRequestHandler):
 
 
 class PageServer(FailingServer):
-    """Serves a folder from `start` to `stop`, which may come more than once.
+    """Web server of a folder, from `start` to `stop`; it can be started again.
 
     Attributes, beside those of `FailingServer`:
         url: the folder's address, the same each time.
@@ -104,7 +104,7 @@ class PageServer(FailingServer):
 
 
 class S3Server(FailingServer):
-    """Moto's S3, between it and its clients what every n-th GET meets."""
+    """Moto's S3 server; every n-th GET gets the `fault`."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -133,7 +133,7 @@ class S3Server(FailingServer):
 
 @contextmanager
 def served_by_s3(folder: Path) -> Iterator[tuple[str, S3Server]]:
-    """The address of a folder in an S3 of this machine, and its server."""
+    """Give the address of a folder in an S3 server on this machine, and the server."""
     server = S3Server()
     with pytest.MonkeyPatch.context() as environment:
         for name, value in {

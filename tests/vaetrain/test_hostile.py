@@ -9,7 +9,7 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.support.damage import ODD, TREES, damaged, disturbed
+from tests.support.damage import ODD, TREES, damaged, mutated
 from vaetrain.augmentation.config import AugmentConfig
 from vaetrain.augmentation.operations import OPS
 from vaetrain.augmentation.policy import Policy, load_policy
@@ -96,7 +96,7 @@ def test_files_with_odd_values(path, kind, data):
     whole = {"policy": POLICY, "experiment": as_dict(Experiment())}.get(kind)
     if whole is None:
         whole = yaml.safe_load(data.draw(st.sampled_from(ENGINES)).read_text())
-    path.write_text(yaml.safe_dump(data.draw(disturbed(whole) | TREES)))
+    path.write_text(yaml.safe_dump(data.draw(mutated(whole) | TREES)))
     CHECKS[kind](path)
 
 

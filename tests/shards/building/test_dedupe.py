@@ -35,7 +35,7 @@ def duplicates(layouts: list[Layout], families: list[str] | None = None) -> list
     )
 
 
-def test_the_raster_holds_the_mean_depth_of_every_cell():
+def test_the_raster_is_the_mean_depth_of_every_cell():
     layout = page([[40, 20, 20, 10], [320, 0, 320, 1280]])
     raster = signature_of_layout(layout).reshape(ROWS, COLUMNS) / UNIT
     expected = np.ones((ROWS, COLUMNS))  # the root; cells are 40 x 20 px
@@ -44,7 +44,7 @@ def test_the_raster_holds_the_mean_depth_of_every_cell():
     np.testing.assert_allclose(raster, expected)
 
 
-def test_a_picture_has_the_raster_of_what_it_shows():
+def test_a_picture_has_the_raster_of_its_grey_values():
     gray = np.zeros((128, 64), np.uint8)
     gray[:64] = 51  # 8 layers of 40
     raster = signature_of_picture(gray).reshape(ROWS, COLUMNS) / UNIT
@@ -65,12 +65,12 @@ CONTENT = [[20, 100 + 200 * n, 600, 150] for n in range(5)]
         (page(CONTENT, height=1400), False),
     ],
 )
-def test_small_changes_make_near_duplicates_and_others_do_not(other, found):
+def test_near_duplicates_differ_by_small_changes_only(other, found):
     expected = [Duplicate(1, 0, exact=False)] if found else []
     assert duplicates([page(CONTENT), other]) == expected
 
 
-def test_a_small_difference_counts_on_a_page_that_shows_little():
+def test_the_limit_is_tighter_for_pages_with_little_structure():
     """Two forms of one template that differ by a field are two forms."""
     field = [100, 100, 200, 40]
     assert duplicates([page([field]), page([field, [100, 180, 200, 40]])]) == []
@@ -82,7 +82,7 @@ def test_only_pages_of_one_family_are_compared():
     assert duplicates(twice, ["a", "a"]) == [Duplicate(1, 0, exact=True)]
 
 
-def test_the_first_of_a_cluster_is_kept_and_named():
+def test_the_first_of_a_cluster_is_the_original_of_the_others():
     shifts = [page([[20, shift + 100, 600, 150]]) for shift in (0, 1, 0.5, 1, 0)]
     found = duplicates(shifts)
     assert [(duplicate.page, duplicate.of) for duplicate in found] == [(n, 0) for n in (1, 2, 3, 4)]
@@ -110,7 +110,7 @@ def by_every_pair(proportions: list[float], rasters: list[np.ndarray]) -> dict[i
     return found
 
 
-def test_the_grid_misses_nothing_that_comparing_every_pair_finds():
+def test_the_grid_finds_the_same_as_comparing_every_pair():
     draw = np.random.default_rng(0)
     bases = draw.integers(UNIT, 8 * UNIT, (12, CELLS))
     rasters, proportions = [], []

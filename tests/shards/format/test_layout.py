@@ -1,7 +1,6 @@
-"""Layouts by hand: what each schema means, and what is refused."""
+"""Layouts of each schema, and refused records."""
 
 import copy
-import json
 import math
 
 import numpy as np
@@ -54,7 +53,7 @@ def test_every_schema_gives_the_same_absolute_boxes(record):
     assert layout.boxes.dtype == np.int16
 
 
-def test_what_sticks_out_is_clipped_and_what_is_outside_left_out():
+def test_boxes_are_clipped_and_boxes_outside_are_dropped():
     record = copy.deepcopy(COMPACT)
     record["r"]["c"] = [{"b": [-10, 190, 50, 50]}, {"b": [300, 0, 5, 5]}]
     assert parse_layout(record).boxes.tolist() == [[0, 0, 100, 200], [0, 190, 40, 200]]
@@ -68,7 +67,7 @@ def test_fractions_are_kept():
     assert boxes[1].tolist() == [0.5, 1.25, 2.5, 3.25]
 
 
-def test_meta_is_kept_and_a_label_always_there():
+def test_metadata_is_kept_and_a_missing_label_is_other():
     assert parse_layout(COMPACT).meta == {"id": "p", "label": "login"}
     assert parse_layout(BOUNDS).meta["label"] == "other"
 
@@ -125,24 +124,20 @@ CHILD = ["r", "c", 0, "b"]
         {"bounds": {"x": 0, "y": 0, "width": 10}},
     ],
 )
-def test_what_is_no_layout_is_refused_in_one_line(record):
+def test_an_invalid_layout_is_refused_in_one_line(record):
     with pytest.raises(BadLayout) as refusal:
         parse_layout(record)
     assert "\n" not in str(refusal.value)
     assert str(refusal.value)
 
 
-def test_a_tree_of_fifty_thousand_levels_is_no_danger():
+def test_a_tree_of_fifty_thousand_levels_is_refused():
     with pytest.raises(BadLayout):
         parse_layout(deep(50_000))
 
 
-def test_a_depth_that_pages_have_is_fine():
+def test_a_tree_as_deep_as_real_pages_is_read():
     assert parse_layout(deep(60)).depth == 61
-
-
-def test_json_of_a_schema_parses():
-    assert parse_layout(json.loads(json.dumps(COMPACT))).boxes.tolist() == BOXES
 
 
 def test_scaled_height_rounds_half_up_and_is_at_least_one():

@@ -65,7 +65,7 @@ def test_colour_is_luminance(bits):
 
 
 @pytest.mark.parametrize("bits", [8, 16])
-def test_alpha_is_laid_over_background_0(bits):
+def test_alpha_is_composited_over_0(bits):
     scale = 257 if bits == 16 else 1
     gray = np.array([[[200, 255], [200, 128], [200, 0], [255, 51]]])
     expected = [[200, 200 * 128 / 255, 0, 51]]
@@ -88,7 +88,7 @@ def test_palette_with_and_without_transparency(bits):
     np.testing.assert_array_equal(mixed, np.array([40, green])[np.array(samples)])
 
 
-def test_encoding_is_lossless_deterministic_and_bare():
+def test_encoding_is_lossless_deterministic_and_without_extra_chunks():
     gray = np.random.default_rng(0).integers(0, 256, (37, 23), dtype=np.uint8)
     data = encode_png(gray)
     np.testing.assert_array_equal(decode_png(data), gray)
@@ -98,7 +98,7 @@ def test_encoding_is_lossless_deterministic_and_bare():
         encode_png(gray.astype(np.float32))
 
 
-def test_extras_are_never_decoded():
+def test_extra_chunks_are_not_decoded():
     compressed_text = chunk(b"zTXt", b"bomb\0\0" + zlib.compress(bytes(10**8)))
     data = make_png(GRAY, 8, [[7]], compressed_text, chunk(b"iCCP", b"nonsense"))
     np.testing.assert_array_equal(decode_png(data), [[7]])
@@ -111,7 +111,7 @@ def test_truncated_anywhere_is_refused():
             decode_png(data[:length])
 
 
-def test_every_flipped_byte_of_the_picture_is_noticed():
+def test_every_changed_byte_of_the_picture_is_refused():
     data = encode_png(np.arange(64, dtype=np.uint8).reshape(8, 8))
     for position in range(len(data)):
         damaged = bytearray(data)
@@ -136,7 +136,7 @@ def test_every_flipped_byte_of_the_picture_is_noticed():
         (SIGNATURE + chunk(b"IDAT", b"") + chunk(b"IEND", b""), "the first chunk is not a header"),
     ],
 )
-def test_refused_with_one_plain_line(data, reason):
+def test_a_bad_png_is_refused_in_one_line(data, reason):
     with pytest.raises(BadLayout, match=reason) as refusal:
         decode_png(data)
     assert "\n" not in str(refusal.value)

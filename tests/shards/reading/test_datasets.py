@@ -1,4 +1,4 @@
-"""Batches from disk: the right pages, whole, however many ranks, workers and micro batches."""
+"""Batches from disk: the same pages for any ranks, reader processes and micro batches."""
 
 import shutil
 import subprocess
@@ -59,7 +59,7 @@ def training_batches(index, *, rank=0, ranks=1, micro=GLOBAL, workers=0, steps=r
 @pytest.mark.parametrize("ranks", [1, 2, 4])
 @pytest.mark.parametrize("workers", [0, 1, 3])
 @pytest.mark.parametrize("micro", [1, 2])
-def test_every_step_has_the_same_pages_for_any_cut(index, ranks, workers, micro):
+def test_every_step_has_the_same_pages_for_any_ranks_and_workers(index, ranks, workers, micro):
     order = an_order(index)
     expected = [sorted(order.step(step)[0].tolist()) for step in range(STEPS)]
     found: list[list[int]] = [[] for _ in range(STEPS)]
@@ -81,7 +81,7 @@ def test_an_epoch_has_every_page_once(index):
     assert sorted(ids[epochs == 0].tolist()) == list(index.ids("train"))
 
 
-def test_starting_later_is_the_same_as_having_come_so_far(index):
+def test_starting_at_a_later_step_gives_the_same_batches(index):
     _, whole = training_batches(index)
     _, rest = training_batches(index, steps=range(7, STEPS))
     for ours, theirs in zip(rest, whole[7:], strict=True):
@@ -89,7 +89,7 @@ def test_starting_later_is_the_same_as_having_come_so_far(index):
         assert torch.equal(ours.images(), theirs.images())
 
 
-def test_a_page_looks_the_same_in_any_batch(index):
+def test_a_page_is_drawn_identically_in_any_batch(index):
     _, alone = training_batches(index, micro=1, steps=range(3))
     _, together = training_batches(index, steps=range(3))
     looks = {}
@@ -134,7 +134,7 @@ def test_evaluation_has_every_page_once_on_any_number_of_ranks(index, ranks):
     assert len(lengths) == 1
 
 
-def test_named_templates_are_validated_on_and_nothing_else(index):
+def test_val_templates_are_the_val_split(index):
     named = index.templates[1:3]
     sides = {
         split: select(
@@ -148,7 +148,7 @@ def test_named_templates_are_validated_on_and_nothing_else(index):
     assert unknown.ids == index.ids("val")
 
 
-def test_pictures_look_like_the_boxes_they_were_drawn_from(index, tmp_path):
+def test_stored_pictures_equal_the_drawn_boxes(index, tmp_path):
     pictures = built(tmp_path / "png", store="png", png_width=WIDTH)
     ids = np.arange(20)
     for number in ids:
@@ -161,7 +161,7 @@ def test_pictures_look_like_the_boxes_they_were_drawn_from(index, tmp_path):
 
 
 @pytest.mark.parametrize("store", ["boxes", "png"])
-def test_a_batch_is_the_same_after_it_was_sent(tmp_path, store):
+def test_a_batch_is_unchanged_by_pickling(tmp_path, store):
     index = built(tmp_path / store, store=store, png_width=WIDTH)
     batch = a_collator(index).batch(np.arange(8), np.full(8, 3), training=True)
     parcel = ForkingPickler.dumps(batch)
@@ -205,7 +205,7 @@ def spoilt(path: Path) -> bytes:
 
 
 @pytest.mark.parametrize("how", ["in-place", "renamed-over"])
-def test_a_shard_that_changes_while_it_is_read_is_noticed(index, tmp_path, how):
+def test_a_shard_that_changes_while_in_use_is_refused(index, tmp_path, how):
     copy = a_copy(index, tmp_path / "copy")
     files = ShardFiles(copy)
     before = everything(files)
@@ -227,7 +227,7 @@ def test_a_shard_that_changes_while_it_is_read_is_noticed(index, tmp_path, how):
     assert everything(files) == before
 
 
-def test_a_shard_that_is_gone_is_named(index, tmp_path):
+def test_a_missing_shard_is_named(index, tmp_path):
     copy = a_copy(index, tmp_path / "copy")
     files = ShardFiles(copy)
     files.members(0)
@@ -237,7 +237,7 @@ def test_a_shard_that_is_gone_is_named(index, tmp_path):
             reader.members(0)
 
 
-def test_shards_that_are_replaced_between_passes_are_refused(index, tmp_path):
+def test_shards_replaced_between_passes_are_refused(index, tmp_path):
     copy = a_copy(index, tmp_path / "copy")
     training_batches(copy, steps=range(1))
     shutil.rmtree(copy.folder)

@@ -1,4 +1,4 @@
-"""Drawing against a naive reference: exact areas, exact depths, the same on every road."""
+"""Drawing against a naive reference: exact areas and depths with both algorithms."""
 
 import functools
 import gzip
@@ -107,7 +107,7 @@ def test_no_drift_at_depth_40_and_4000_rows():
     assert (images[:, :, 20:-20, 20:-20] == depths).all()
 
 
-def test_edges_thousands_of_rows_down_are_as_exact():
+def test_edges_at_row_2000_are_exact():
     page = np.array([[10, 5001, 151, 5503]] * 39 + [[0, 0, 160, 6000]], dtype=np.float32)
     width, height = 59, scaled_height(160, 6000, 59)
     boxes, owner = batch_of([page])
@@ -117,7 +117,7 @@ def test_edges_thousands_of_rows_down_are_as_exact():
     np.testing.assert_allclose(image.numpy(), expected, rtol=0, atol=1e-5)
 
 
-def test_a_hundred_thousand_ragged_boxes_leave_no_trace_beside_them():
+def test_a_hundred_thousand_boxes_leave_pixels_beside_them_at_0():
     rng = np.random.default_rng(2)
     page = random_boxes(rng, 100_000, 20, 20).clip(0, 20)
     image = draw(*batch_of([page]), torch.tensor([300]), (300, 40))[0, 0]
@@ -125,7 +125,7 @@ def test_a_hundred_thousand_ragged_boxes_leave_no_trace_beside_them():
     assert (image[:, 20:] == 0).all()
 
 
-def test_boxes_of_a_page_may_come_in_any_order():
+def test_the_order_of_the_boxes_does_not_matter():
     rng = np.random.default_rng(3)
     boxes, owner = batch_of([random_boxes(rng, n, 30, 40) for n in (40, 0, 7)])
     heights = torch.tensor([40, 5, 23])
@@ -134,7 +134,7 @@ def test_boxes_of_a_page_may_come_in_any_order():
     torch.testing.assert_close(draw(boxes[order], owner[order], heights, (40, 30)), image)
 
 
-def test_boxes_that_lie_outside_or_are_empty_draw_nothing():
+def test_outside_and_empty_boxes_are_not_drawn():
     boxes = [
         [5, 5, 5, 9],
         [7, 5, 5, 9],
@@ -207,13 +207,13 @@ def test_outlines_are_one_pixel_inside_each_border():
     assert torch.equal(image, expected)
 
 
-def test_outlines_of_what_is_cut_off_stay_outside():
+def test_outlines_outside_the_page_are_not_drawn():
     page = np.array([[-5.0, -5.0, 30.0, 30.0]])
     assert draw(*batch_of([page]), torch.tensor([9]), (20, 16), style="outline").sum() == 0
 
 
 @pytest.mark.parametrize("device", ["cpu", "cuda"])
-def test_runs_on_fake_tensors_without_touching_the_host(device):
+def test_fake_tensors_are_drawn_without_synchronising(device):
     with FakeTensorMode():
         boxes = torch.zeros(70, 4, device=device)
         owner = torch.zeros(70, dtype=torch.long, device=device)
@@ -225,9 +225,9 @@ def test_runs_on_fake_tensors_without_touching_the_host(device):
             assert images.device.type == device
 
 
-# On a CPU, fake CUDA tensors stand in: test_runs_on_fake_tensors_without_touching_the_host.
+# On a CPU, fake CUDA tensors stand in: test_fake_tensors_are_drawn_without_synchronising.
 @pytest.mark.gpu
-def test_a_gpu_draws_the_same_image_without_waiting():
+def test_a_gpu_draws_the_same_image_without_synchronising():
     rng = np.random.default_rng(7)
     pages = [random_boxes(rng, n, 30, 40) for n in (40, 0, 700)]
     boxes, owner = batch_of([*pages, np.array([[0, 0, 30, 40.0]] * 7)])

@@ -1,4 +1,4 @@
-"""The order of training: what must hold for any split into ranks is decided here."""
+"""The order of samples: full steps, each sample once an epoch, similar heights."""
 
 import numpy as np
 import pytest
@@ -46,7 +46,7 @@ def test_every_step_is_full_and_every_id_comes_once_per_epoch(batch):
         assert sorted(ids[epochs == epoch]) == list(range(SIZE))
 
 
-def test_a_selection_of_some_templates_comes_whole_too():
+def test_an_epoch_has_every_sample_of_a_partial_selection():
     chosen = np.flatnonzero(np.arange(SIZE) % 3 != 0)
     ids, epochs = stream(an_order(a_selection(chosen)), 20)
     assert sorted(ids[epochs == 0]) == chosen.tolist()
@@ -81,7 +81,7 @@ def test_an_epoch_needs_only_a_window_of_shards_at_a_time():
         assert not here & later
 
 
-def test_batches_are_of_like_height():
+def test_batches_have_similar_heights():
     selection = a_selection()
     order = an_order(selection, window=7)
     ladder = height_ladder(512, 16)
@@ -152,7 +152,7 @@ def test_thinning_opens_few_of_many_shards(limit):
     assert len(thin.starts) == len(opened) + 1
 
 
-def test_nothing_is_computed_for_all_of_a_huge_index_at_once():
+def test_a_step_of_a_huge_index_reads_few_rows():
     """10^8 samples, most of whose table does not exist: only a window's rows may be touched."""
 
     class Table:

@@ -1,4 +1,4 @@
-"""Shards on a server: the bytes of the disk, whatever fails, in a cache within its bound."""
+"""Shards on a server: retries, verification, and a cache of bounded size."""
 
 import contextlib
 import errno
@@ -81,7 +81,7 @@ def cached(folder: Path) -> int:
 
 
 @pytest.mark.parametrize("fault", [500, "truncated", "flipped"])
-def test_the_bytes_are_those_of_the_disk_though_requests_fail(local, server, tmp_path, fault):
+def test_failing_requests_are_retried_until_the_bytes_are_right(local, server, tmp_path, fault):
     server.every, server.fault = 3, fault
     index = open_index(server.url, options(tmp_path))
     assert np.array_equal(index.table, local.table)
@@ -93,7 +93,7 @@ def test_the_bytes_are_those_of_the_disk_though_requests_fail(local, server, tmp
     assert len(server.tars) == before
 
 
-def test_the_cache_stays_within_its_bound(local, server, tmp_path):
+def test_the_cache_stays_within_its_size(local, server, tmp_path):
     largest = max(shard.bytes for shard in local.shards)
     index = open_index(server.url, options(tmp_path, gigabytes=2 * largest / 1e9))
     files = ShardFiles(index)
@@ -102,7 +102,7 @@ def test_the_cache_stays_within_its_bound(local, server, tmp_path):
         assert 0 < cached(tmp_path) <= 2 * largest
 
 
-def test_what_others_keep_in_the_folder_is_left_alone(local, server, tmp_path):
+def test_files_of_other_programs_in_the_folder_are_kept(local, server, tmp_path):
     others = [tmp_path / name for name in ("mine.tar", "app.1.lock", f"{'z' * 64}.tar")]
     for path in others:
         path.write_bytes(b"x" * 100_000)
@@ -111,7 +111,7 @@ def test_what_others_keep_in_the_folder_is_left_alone(local, server, tmp_path):
     assert all(path.stat().st_size == 100_000 for path in others)
 
 
-def test_a_checksum_that_is_a_path_reaches_no_file(local, tmp_path, monkeypatch):
+def test_a_checksum_that_is_a_path_is_refused(local, tmp_path, monkeypatch):
     """A cache names its files by checksums, which a server's index may say what it likes of."""
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
     mine, cache = tmp_path / "mine.tar", tmp_path / "deep" / "cache"
@@ -138,7 +138,7 @@ def verify(location: str, capsys, monkeypatch) -> tuple[int, list[str]]:
     return status, capsys.readouterr().out.splitlines()
 
 
-def test_verify_reads_every_byte_of_a_server(local, tmp_path, capsys, monkeypatch):
+def test_verify_fetches_all_shards_of_a_server_again(local, tmp_path, capsys, monkeypatch):
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     server = PageServer(shutil.copytree(local.folder, tmp_path / "pages"))
@@ -167,7 +167,7 @@ def test_verify_reads_every_byte_of_a_server(local, tmp_path, capsys, monkeypatc
         server.stop()
 
 
-def test_an_evaluation_fetches_no_shard_again_and_again(local, server, tmp_path):
+def test_an_evaluation_fetches_each_shard_less_than_twice(local, server, tmp_path):
     room = 2 * max(shard.bytes for shard in local.shards)
 
     def ids(index: Index) -> list[int]:
@@ -188,7 +188,7 @@ def test_an_evaluation_fetches_no_shard_again_and_again(local, server, tmp_path)
     assert ids(open_index(server.url, options(tmp_path / "large"))) == ids(local)
 
 
-def test_a_file_that_the_disk_has_spoilt_is_fetched_again(local, server, tmp_path):
+def test_a_damaged_file_in_the_cache_is_fetched_again(local, server, tmp_path):
     everything(open_index(server.url, options(tmp_path)))
     spoilt = sorted(tmp_path.glob("*.tar"))[0]
     content = spoilt.read_bytes()
@@ -197,7 +197,7 @@ def test_a_file_that_the_disk_has_spoilt_is_fetched_again(local, server, tmp_pat
     assert spoilt.read_bytes() == content
 
 
-def test_what_is_read_next_is_fetched_ahead(local, server, tmp_path):
+def test_prefetch_fetches_all_shards(local, server, tmp_path):
     index = open_index(server.url, options(tmp_path))
     index.cache.prefetch(iter(index.shards))
     for _ in range(400):
@@ -245,7 +245,7 @@ def test_processes_share_a_cache(local, server, tmp_path):
         (1, "flipped", "SHA-256 differs from index.json, in 4 attempts"),
     ],
 )
-def test_what_cannot_be_had_is_told_in_a_line(local, server, tmp_path, every, fault, says):
+def test_a_failed_fetch_is_reported_in_one_line(local, server, tmp_path, every, fault, says):
     index = open_index(server.url, options(tmp_path, patience=30 if fault == "flipped" else 0.3))
     server.every, server.fault = every, fault
     with pytest.raises(DamagedShards) as caught:
@@ -258,7 +258,7 @@ def test_what_cannot_be_had_is_told_in_a_line(local, server, tmp_path, every, fa
         open_index(server.url, options(tmp_path / "other"))
 
 
-def test_s3_has_the_bytes_of_the_disk(bucket, local, tmp_path):
+def test_s3_gives_the_bytes_of_the_disk(bucket, local, tmp_path):
     url, server = bucket
     index = open_index(url, options(tmp_path, patience=0.5))
     assert np.array_equal(index.table, local.table)
@@ -273,7 +273,7 @@ def test_s3_has_the_bytes_of_the_disk(bucket, local, tmp_path):
     assert everything(index) == everything(local)
 
 
-def test_a_server_that_is_gone_is_told_in_a_line(tmp_path):
+def test_an_unreachable_server_is_reported_in_one_line(tmp_path):
     with pytest.raises(DamagedShards, match="tried for") as caught:
         open_index("http://127.0.0.1:9/pages", options(tmp_path, patience=0.3))
     assert "http://127.0.0.1:9/pages/index.json" in str(caught.value)
@@ -292,18 +292,18 @@ def test_a_server_that_is_gone_is_told_in_a_line(tmp_path):
         "s3:///x",
     ],
 )
-def test_other_addresses_are_refused(address):
+def test_unsupported_addresses_are_refused(address):
     with pytest.raises(UserError) as caught:
         parse_location(address)
     assert "secret" not in str(caught.value)
 
 
-def test_folders_are_folders():
+def test_a_folder_becomes_a_path_and_an_address_stays_text():
     assert parse_location("data/a:b") == Path("data/a:b")
     assert parse_location("s3://bucket/x/") == "s3://bucket/x"
 
 
-def test_a_full_disk_is_not_waited_for(local, server, tmp_path, monkeypatch):
+def test_a_full_disk_is_reported_without_retries(local, server, tmp_path, monkeypatch):
     index = open_index(server.url, options(tmp_path, patience=60))
 
     def full(*_):
@@ -315,7 +315,7 @@ def test_a_full_disk_is_not_waited_for(local, server, tmp_path, monkeypatch):
 
 
 @pytest.mark.slow
-def test_after_the_first_epoch_it_is_as_fast_as_the_disk(tmp_path, monkeypatch, tables):
+def test_a_full_cache_is_as_fast_as_the_disk(tmp_path, monkeypatch, tables):
     """Training's batches of both by turns, an epoch each; the first has fetched and checked.
 
     In CPU time, which other work on a machine changes far less than what a clock shows.

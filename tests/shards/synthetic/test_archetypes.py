@@ -20,7 +20,7 @@ def test_a_page_is_a_function_of_seed_and_number():
     assert generate(3, 17) != generate(3, 18)
 
 
-def test_a_page_stays_what_it_is():
+def test_a_page_never_changes_between_versions():
     """Shards of the same seed must be the same with any later version."""
     record = generate(0, 0)
     told = (record["label"], record["template"], record["w"], record["h"])
@@ -33,7 +33,7 @@ def test_every_archetype_appears_at_both_widths(layouts):
     assert seen.keys() == {(label, width) for label in ARCHETYPES for width in (1280, 390)}
 
 
-def test_sizes_are_those_of_real_pages(layouts):
+def test_sizes_are_similar_to_real_pages(layouts):
     """Real pages: median height 1,750 px, 116 boxes and 10 levels."""
     heights = np.array([layout.height for layout in layouts])
     assert 500 <= heights.min() < 800
