@@ -24,7 +24,7 @@ from vaetrain.config.experiment import describe_settings, load_experiment
 
 REPO = Path(__file__).resolve().parents[1]
 PAGES = [REPO / name for name in ("README.md", "ARCHITECTURE.md", "NOTES.md")]
-PAGES += sorted((REPO / "docs").glob("*.md"))
+PAGES += [*sorted((REPO / "docs").glob("*.md")), REPO / "benchmarks" / "README.md"]
 USER_PAGES = [REPO / "README.md", *sorted((REPO / "docs").glob("*.md"))]
 RECIPES = REPO / "docs" / "extending.md"  # its code is tested by test_extending.py
 LONGEST = {"README.md": 150, "ARCHITECTURE.md": 200}
