@@ -44,7 +44,7 @@ def test_policy_file_is_read_and_its_mistakes_are_named(tmp_path):
         ("flip: 3", "flip: must be {probability"),
         (f"flip: {{probability: 1, magnitude: {10**400}}}", "flip.magnitude: 1000"),
         ("flip: {probability: .nan, magnitude: 1}", "flip.probability: nan is not allowed"),
-        ("[1, 2]", "is no policy file: not a mapping"),
+        ("[1, 2]", "is no policy file: it must be a mapping"),
         ("flip: [", "is not YAML"),
     ):
         path.write_text(text)
