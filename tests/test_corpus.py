@@ -131,7 +131,7 @@ def test_pictures(tmp_path):
 
 
 def read_every_sample(folder: Path) -> int:
-    """How many samples can be trained on; raises DamagedShards where the index is no good."""
+    """Return the number of readable samples; raise DamagedShards if the index is damaged."""
     index = open_index(folder)
     assert all(line.isprintable() for line in describe(index))
     collator = Collator(ShardFiles(index), width=32, max_height=64, ladder=np.array([64]), seed=0)

@@ -60,7 +60,7 @@ def shards(tmp_path_factory) -> Path:
 
 
 def launcher(engine: str | Path, processes: int | None = None) -> list[str]:
-    """How a script is launched under an engine, by name or engine file."""
+    """Return the command that launches a script under an engine, given by name or engine file."""
     config = engine if isinstance(engine, Path) else f"accelerate_configs/{engine}.yaml"
     many = [] if processes is None else ["--num_processes", str(processes)]
     return [ACCELERATE, "launch", "--config_file", str(config), *many]
@@ -91,7 +91,7 @@ class Trainer:
         return [*start, script, *self.arguments(name, *settings)]
 
     def arguments(self, name: str, *settings: str) -> list[str]:
-        """What follows the script's name."""
+        """Return the arguments that follow the script's name."""
         shards = f"data.shards={self.shards}"
         return ["--run-dir", str(self.folder / name), shards, *QUICK, *settings]
 

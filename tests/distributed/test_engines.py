@@ -97,7 +97,7 @@ def differences(trainer, name: str, reference: str) -> dict[str, float]:
 
 
 def assert_equal_losses(found: dict[str, float]) -> None:
-    """What `differences` found is the order of sums, and no more."""
+    """Assert that the output of `differences` is as small as another order of sums makes it."""
     assert max(value for key, value in found.items() if key in LOSSES) < 1e-4, found
     assert max(value for key, value in found.items() if key in NORMS) < 1e-3, found
 

@@ -83,7 +83,7 @@ class Sweep:
         return process.returncode, out
 
     def log(self, beta: float) -> str:
-        """What the trainings of a setting printed."""
+        """Return the log of the trainings of a setting; empty before the first."""
         path = self.run_dir / f"beta.max={beta}" / "seed-0.log"
         return path.read_text() if path.exists() else ""
 

@@ -70,7 +70,7 @@ def trainer(monkeypatch) -> FakeTrainer:
 
 
 def work(folder: Path, study: Study, limit: int | None = None, **queueing) -> Trials:
-    """What one call of the command does."""
+    """Queue and run the trials of a study, as one call of the command does."""
     trials = Trials(study, folder, stale_seconds=2)
     trials.queue(**queueing)
     trials.work(lambda line: None, limit=limit)
