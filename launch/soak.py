@@ -24,41 +24,19 @@ import random
 import shutil
 import signal
 import subprocess
-import sys
 import time
-import uuid
 from collections import Counter
 from pathlib import Path
 
+from launch import small_run
+from launch.processes import family, kill_family, new_mark, ranks
+from launch.small_run import TIMEOUT
 from shards import cli, errors
-from shards.build import build
-from shards.building.options import BuildOptions
 from shards.storage import sha256_of
 from vaetrain.artifacts.run_dir import METRICS_FILE, read_metrics
-from vaetrain.engines.engine_files import engine_file
 from vaetrain.settings import ConfigError
 
-ROOT = Path(__file__).resolve().parents[1]
-MARK = "VAETRAIN_FAMILY"  # environment variable that all processes of a run inherit
-TIMEOUT = 20  # train.timeout_seconds
 PATIENCE = TIMEOUT + 60.0  # seconds within which a run must end, on a busy machine
-SETTINGS = (
-    "data.width=64",
-    "data.max_height=128",
-    "data.val_templates=[]",
-    "model.latent_dim=16",
-    "model.start=random",
-    "augment.policy=strong",
-    "augment.mixup_alpha=0.4",
-    "train.global_batch_size=8",
-    "train.max_images=320",
-    "train.epochs=100000",
-    "train.log_every_images=8",
-    "train.validate_every_images=120",
-    f"train.timeout_seconds={TIMEOUT}",
-    "lr.warmup_epochs=0.5",
-    "tracker=none",
-)
 UNDISTURBED = ("train.checkpoint_every_images=8", "train.keep_checkpoints=1000")
 DISTURBED = ("train.checkpoint_every_images=24", "train.keep_checkpoints=2")
 TENSORS = tuple(f"{part}.safetensors" for part in ("weights", "average", "optimizer", "adversary"))
@@ -105,46 +83,6 @@ def main() -> int:
     return 1 if soak.counts["mismatch"] else 0
 
 
-def family(mark: str) -> dict[int, int]:
-    """Return the living processes that have a mark in their environment, each with its parent.
-
-    Sessions cannot be used for this: the launcher of torch gives every rank its own session.
-    """
-    found = {}
-    for entry in filter(str.isdigit, os.listdir("/proc")):
-        try:
-            environment = Path("/proc", entry, "environ").read_bytes().split(b"\0")
-            fields = Path("/proc", entry, "stat").read_text().rpartition(")")[2].split()
-        except (OSError, ValueError):
-            continue  # the process has just ended, or belongs to another user
-        if f"{MARK}={mark}".encode() in environment and fields[0] != "Z":
-            found[int(entry)] = int(fields[1])
-    return found
-
-
-def ranks(mark: str, launcher: int) -> dict[int, int]:
-    """Return the process ids of the ranks of a launcher, by rank."""
-    found = {}
-    for process in (child for child, parent in family(mark).items() if parent == launcher):
-        try:
-            environment = Path("/proc", str(process), "environ").read_bytes().split(b"\0")
-        except OSError:
-            continue
-        rank = [pair.partition(b"=")[2] for pair in environment if pair.startswith(b"RANK=")]
-        if rank:
-            found[int(rank[0])] = process
-    return found
-
-
-def kill_family(mark: str) -> None:
-    """Kill all processes with a mark by SIGKILL."""
-    while members := family(mark):
-        for member in members:
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(member, signal.SIGKILL)
-        time.sleep(0.01)
-
-
 class Soak:
     """The disturbed run, the undisturbed reference, and the events so far.
 
@@ -168,8 +106,7 @@ class Soak:
         self.expects_report = False  # the log must mention a damaged checkpoint
         self.mark = ""
         if not (out / "shards").exists():
-            options = BuildOptions(count=60, shard_mb=0.05, workers=1)
-            build([ROOT / "shards" / "sample"], out / "shards", options)
+            small_run.build_shards(out / "shards")
         self.steady = self.out / "undisturbed"
         if not (self.steady / "final").exists() and self.launch(self.steady, UNDISTURBED).wait():
             raise errors.UserError(f"the undisturbed run failed; see {self.log(self.steady)}")
@@ -181,21 +118,15 @@ class Soak:
 
     def launch(self, run: Path, settings: tuple[str, ...] = DISTURBED) -> subprocess.Popen:
         """Start or resume a run."""
-        self.mark = uuid.uuid4().hex
-        start = [sys.executable, "-m", "shards.lifetime"]  # killed when this process dies
-        start += [sys.executable, "-m", "accelerate.commands.accelerate_cli", "launch"]
-        start += ["--config_file", str(engine_file(self.engine))]
-        start += ["--main_process_port", "0", "vaetrain/train.py", "--run-dir", str(run)]
-        with self.log(run).open("w") as log:
-            return subprocess.Popen(
-                [*start, f"data.shards={self.out / 'shards'}", *SETTINGS, *settings],
-                cwd=ROOT,
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=subprocess.STDOUT,
-                start_new_session=True,
-                env=os.environ | {MARK: self.mark},
-            )
+        self.mark = new_mark()
+        return small_run.start(
+            self.engine,
+            run,
+            settings,
+            shards=self.out / "shards",
+            log=self.log(run),
+            mark=self.mark,
+        )
 
     def note(self, what: str, **more: object) -> None:
         """Count an event and append it to the record."""

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 from safetensors.torch import load_file
 
-from launch.soak import MARK
+from launch.processes import MARK
 
 REPO = Path(__file__).resolve().parents[2]
 ACCELERATE = str(Path(sys.executable).with_name("accelerate"))
@@ -96,7 +96,7 @@ class Trainer:
         return ["--run-dir", str(self.folder / name), shards, *QUICK, *settings]
 
     def start(self, command: list[str], **environment: str) -> subprocess.Popen[str]:
-        """Start a command; all that it starts carries its `mark`, see `launch.soak.family`."""
+        """Start a command; all that it starts carries its `mark`, see `launch.processes.family`."""
         mark = uuid.uuid4().hex
         process = subprocess.Popen(
             command,

@@ -12,7 +12,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from launch.soak import kill_family, ranks
+from launch.processes import kill_family, ranks
 from tests.conftest import small_disk
 from tests.distributed.conftest import GAN
 from tests.distributed.test_resume import same_bits

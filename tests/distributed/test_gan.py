@@ -5,7 +5,7 @@ import time
 import pytest
 import torch
 
-from launch.soak import kill_family
+from launch.processes import kill_family
 from tests.distributed.conftest import GAN
 
 KINDS = {

@@ -7,7 +7,7 @@ import time
 
 import pytest
 
-from launch.soak import family, kill_family, ranks
+from launch.processes import family, kill_family, ranks
 from tests.distributed.test_resume import checkpoints, same_bits
 
 TIMEOUT = 15

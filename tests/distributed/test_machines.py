@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from launch.soak import kill_family
+from launch.processes import kill_family
 from tests.distributed.conftest import ACCELERATE, REPO
 
 ADDRESSES = ("10.213.7.1", "10.213.7.2")

@@ -7,7 +7,7 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from launch.soak import family, kill_family
+from launch.processes import family, kill_family
 from shards.open import open_index
 from tests.distributed.test_resume import same_bits
 from tests.shards.remote.test_remote import cached

@@ -8,7 +8,7 @@ import time
 import pytest
 import torch
 
-from launch.soak import family, kill_family
+from launch.processes import family, kill_family
 from shards.storage import sha256_of
 
 SETTINGS = (
