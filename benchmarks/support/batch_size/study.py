@@ -17,8 +17,8 @@ from benchmarks.support.batch_size.setups import OPTIONS, PLAIN, Setup, with_opt
 from benchmarks.support.batch_size.trainer_step import (
     TrainerStep,
     cut,
-    made_up_batch,
     pages_of_one_height,
+    work_of_a_step,
 )
 from benchmarks.support.harness import Case
 from shards import cli
@@ -113,19 +113,9 @@ class BatchSizeStudy:
     # Memory: with the tallest pages that the experiment allows.
 
     def work(self, micro: int, option: str) -> memory.Work:
-        """Return a function that builds a training and takes a step of two micro batches.
-
-        Gradients exist from the second one on. A step of one micro batch needs less memory, by at
-        most their size.
-        """
-        experiment = with_option(self.experiment, option)
-        size = (int(self.data.ladder[-1]), experiment.data.width)
-
-        def run(device: torch.device) -> None:
-            step = TrainerStep(experiment, device)
-            step([made_up_batch(micro, size, device) for _ in range(2)])
-
-        return run
+        """Return a function that builds a training and takes a step of the tallest pages."""
+        size = (int(self.data.ladder[-1]), self.experiment.data.width)
+        return work_of_a_step(with_option(self.experiment, option), micro, size)
 
     def _predict_peak(self, micro: int, option: str, device: torch.device) -> int:
         """Return the peak bytes of a step on a device, which need not be available."""

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from benchmarks.support.memory import Work
 from shards.errors import UserError
 from shards.reading.batch import Batch
 from vaetrain.artifacts.final_model import load_encoder
@@ -125,6 +126,20 @@ def made_up_batch(pages: int, size: tuple[int, int], device: torch.device) -> Ba
             boxes=(corners * canvas[0]).flatten(1),
             owner=owner,
         )
+
+
+def work_of_a_step(experiment: Experiment, pages: int, size: tuple[int, int]) -> Work:
+    """Return a function that builds a training and takes a step of two micro batches.
+
+    Gradients exist from the second one on. A step of one micro batch needs less memory, by at most
+    their size.
+    """
+
+    def run(device: torch.device) -> None:
+        step = TrainerStep(experiment, device)
+        step([made_up_batch(pages, size, device) for _ in range(2)])
+
+    return run
 
 
 def pages_of_one_height(data: PageReader, count: int) -> tuple[np.ndarray, int]:
