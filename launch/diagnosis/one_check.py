@@ -14,7 +14,7 @@ from pathlib import Path
 
 from launch.diagnosis import machine
 from launch.diagnosis.checks import CHECKS
-from launch.diagnosis.registry import FAILED, HELD, SKIPPED, Failed, Skipped
+from launch.diagnosis.outcome import FAILED, HELD, SKIPPED, Failed, Skipped
 from launch.diagnosis.trainings import Workbench
 
 

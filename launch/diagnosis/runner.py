@@ -13,7 +13,8 @@ from dataclasses import asdict
 from pathlib import Path
 
 from launch.diagnosis.machine import Machine
-from launch.diagnosis.registry import FAILED, SKIPPED, Check, Result, Skipped
+from launch.diagnosis.outcome import FAILED, SKIPPED, Result, Skipped
+from launch.diagnosis.registry import Check
 from launch.diagnosis.trainings import last_error
 from launch.processes import MARK, kill_family, new_mark
 from launch.small_run import ROOT

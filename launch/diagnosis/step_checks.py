@@ -17,7 +17,8 @@ from benchmarks.support.harness import synchronize
 from launch import small_run
 from launch.diagnosis.device_path import forward_on_fake_gpu, parameters_without_gradient
 from launch.diagnosis.machine import Machine, has_module
-from launch.diagnosis.registry import Failed, Held, Skipped, register
+from launch.diagnosis.outcome import Failed, Held, Skipped
+from launch.diagnosis.registry import register
 from launch.diagnosis.trainings import Workbench, require_at_most
 from vaetrain.config.command import experiment_path
 from vaetrain.config.experiment import Experiment, load_experiment

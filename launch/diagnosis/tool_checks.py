@@ -10,7 +10,8 @@ from typing import Any
 import torch
 
 from launch.diagnosis.machine import Machine, has_module
-from launch.diagnosis.registry import Failed, Held, Skipped, register
+from launch.diagnosis.outcome import Failed, Held, Skipped
+from launch.diagnosis.registry import register
 from launch.diagnosis.step_checks import small_experiment
 from launch.diagnosis.trainings import Workbench, last_error
 from launch.small_run import ROOT

@@ -10,7 +10,8 @@ import torch
 from safetensors.torch import load_file
 
 from launch.diagnosis.machine import Machine
-from launch.diagnosis.registry import Failed, Held, Skipped, register
+from launch.diagnosis.outcome import Failed, Held, Skipped
+from launch.diagnosis.registry import register
 from launch.diagnosis.support import engine_problem, precision_problem
 from launch.diagnosis.trainings import (
     IMAGES,

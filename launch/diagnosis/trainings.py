@@ -9,7 +9,7 @@ from typing import Any
 
 from launch import small_run
 from launch.diagnosis.machine import Machine
-from launch.diagnosis.registry import Failed
+from launch.diagnosis.outcome import Failed
 from launch.processes import new_mark
 from vaetrain.artifacts.run_dir import METRICS_FILE, read_metrics
 
