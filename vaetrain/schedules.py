@@ -30,7 +30,9 @@ class LrConfig:
         1.0, "epochs of warm-up; onecycle has a warm-up of its own", minimum=0
     )
     cycle_epochs: float | None = setting(
-        None, "epochs of the first cosine cycle; null: one cycle to the end of training", above=0
+        None,
+        "epochs of the first cosine cycle, the last one is fitted to the end; null: one",
+        above=0,
     )
     cycle_factor: float = setting(
         1.0, "length of a cycle divided by that of the previous one", minimum=1
@@ -157,10 +159,10 @@ def lr_at(config: LrConfig, peak: float, epoch: float, epochs: float) -> float:
 
     constant and cosine are multiplied by a linear or exponential warm-up. cosine has warm restarts
     (Loshchilov and Hutter 2017, section 3, eq. 5), and cycles grow by a factor that need not be an
-    integer. The first cycle starts at epoch 0, during the warm-up, and ends at `cycle_epochs`. A
-    single cycle stays at its floor after the training. onecycle (Smith and
-    Topin 2018, with PyTorch's cosines) rises from 1/25 of the peak to the peak in the first 0.3 of
-    the training, then falls to 1/250,000 of the peak and stays there.
+    integer. The first cycle starts at epoch 0, during the warm-up, and ends at `cycle_epochs`. The
+    last cycle ends with the training, see `_cycle_share`, and stays at its floor after it. onecycle
+    (Smith and Topin 2018, with PyTorch's cosines) rises from 1/25 of the peak to the peak in the
+    first 0.3 of the training, then falls to 1/250,000 of the peak and stays there.
     """
     share = min(1.0, epoch / epochs)
     if config.schedule == "onecycle":
@@ -173,7 +175,7 @@ def lr_at(config: LrConfig, peak: float, epoch: float, epochs: float) -> float:
     if config.schedule == "constant":
         return peak * warmup
     if config.cycle_epochs is not None:
-        share = _cycle_position(epoch, config.cycle_epochs, config.cycle_factor)
+        share = _cycle_share(epoch, config.cycle_epochs, config.cycle_factor, epochs)
     return warmup * _cosine(peak, min(config.floor, peak), share)
 
 
@@ -182,13 +184,23 @@ def _cosine(start: float, end: float, share: float) -> float:
     return end + (start - end) * 0.5 * (1.0 + math.cos(math.pi * share))
 
 
-def _cycle_position(epoch: float, length: float, factor: float) -> float:
-    """Return the position of an epoch within its cycle, in [0, 1)."""
+def _cycle_share(epoch: float, length: float, factor: float, epochs: float) -> float:
+    """Return the share of an epoch's cycle that is done, in [0, 1].
+
+    A training that ended within a cycle would end at a high learning rate, so the last cycle is
+    fitted to the end: shortened if at least half of it fits, else joined to the one before.
+    """
     if factor == 1.0:
-        return (epoch / length) % 1.0
-    # A loop instead of a logarithm, whose rounding misses the restart by one ulp.
-    start = 0.0
-    while epoch >= start + length:
-        start += length
-        length *= factor
-    return (epoch - start) / length
+        last = max(1, math.floor(epochs / length + 0.5)) - 1
+        cycle = min(epoch // length, last)
+        start, end = cycle * length, (cycle + 1) * length
+        is_last = cycle == last
+    else:
+        # A loop instead of a logarithm, whose rounding misses the restart by one ulp.
+        start, end = 0.0, length
+        while not (is_last := end + length * factor / 2 > epochs) and epoch >= end:
+            length *= factor
+            start, end = end, end + length
+    if is_last:
+        end = epochs
+    return min(1.0, (epoch - start) / (end - start))

@@ -1,11 +1,18 @@
 """Schedules at their corner points, with values computed by hand."""
 
+from pathlib import Path
+
 import pytest
 import torch
+import yaml
 
 from vaetrain.config.experiment import load_experiment
+from vaetrain.gan.trainer import gan_step_at
 from vaetrain.model.config import SkipConfig
 from vaetrain.schedules import Clock, LrConfig, lr_at, skip_gate_at, weights_at
+from vaetrain.settings import read_yaml
+
+EXPERIMENTS = Path(__file__).resolve().parents[2] / "launch" / "experiments"
 
 
 def clock_for(pages: int, *overrides: str) -> Clock:
@@ -122,21 +129,68 @@ def test_a_cosine_follows_the_warm_up_and_stays_at_its_floor():
 
 
 def test_a_fractional_factor_lengthens_cycles():
-    """Cycles of 20, 30 and 45 epochs restart at 20, 50 and 95."""
+    """Cycles of 20, 30 and 45 epochs restart at 20, 50 and 95; the next ends with the training."""
     lr = LrConfig(warmup_epochs=0, cycle_epochs=20, cycle_factor=1.5, floor=1e-7)
     for restart in (0, 20, 50, 95):
         assert lr_at(lr, 1e-3, restart, 200) == pytest.approx(1e-3)
-    for end in (20, 50, 95):
+    for end in (20, 50, 95, 200):
         assert lr_at(lr, 1e-3, end - 1e-6, 200) == pytest.approx(1e-7, rel=1e-3)
     assert lr_at(lr, 1e-3, 35, 200) == pytest.approx((1e-3 + 1e-7) / 2)
+    assert lr_at(lr, 1e-3, 200, 200) == lr_at(lr, 1e-3, 1000, 200) == pytest.approx(1e-7)
 
 
 def test_cycles_of_equal_length_and_a_constant():
     lr = LrConfig(warmup_epochs=0, cycle_epochs=5, floor=0.0)
     assert lr_at(lr, 1.0, 15, 20) == pytest.approx(1.0)
     assert lr_at(lr, 1.0, 12.5, 20) == pytest.approx(0.5)
+    assert lr_at(lr, 1.0, 20, 20) == lr_at(lr, 1.0, 99, 20) == 0
     constant = LrConfig(schedule="constant", warmup_epochs=4)
     assert [lr_at(constant, 2.0, epoch, 20) for epoch in (0, 1, 4, 99)] == [0, 0.5, 2, 2]
+
+
+@pytest.mark.parametrize(
+    ("epochs", "factor", "last_start"),
+    [
+        (22.4, 1.0, 15),  # 2.4 of 5 epochs left: joined to the cycle before
+        (22.6, 1.0, 20),  # 2.6 of 5 epochs left: a cycle of its own
+        (20.01, 1.0, 15),
+        (4.0, 1.0, 0),  # shorter than a cycle
+        (19.0, 2.0, 5),  # cycles of 5 and 10, then 4 of 20 left
+        (26.0, 2.0, 15),  # then 11 of 20 left
+        (3.0, 2.0, 0),
+    ],
+)
+def test_the_last_cycle_ends_with_the_training(epochs, factor, last_start):
+    lr = LrConfig(warmup_epochs=0, cycle_epochs=5, cycle_factor=factor, floor=0.0)
+    assert lr_at(lr, 1.0, last_start, epochs) == 1.0
+    assert lr_at(lr, 1.0, (last_start + epochs) / 2, epochs) == pytest.approx(0.5)
+    assert lr_at(lr, 1.0, epochs, epochs) == lr_at(lr, 1.0, 2 * epochs, epochs) == 0
+    falling = [
+        lr_at(lr, 1.0, last_start + (epochs - last_start) * i / 50, epochs) for i in range(51)
+    ]
+    assert falling == sorted(falling, reverse=True)
+
+
+@pytest.mark.parametrize("path", sorted(EXPERIMENTS.glob("*.yaml")), ids=lambda path: path.stem)
+def test_shipped_experiments_end_at_a_low_learning_rate(path, tmp_path):
+    tree = read_yaml(path, "experiment file")
+    study = tree.pop("sweep", {})
+    settings = [
+        *study.get("space", {}),
+        *(key for v in study.get("variants", {}).values() for key in v),
+    ]
+    assert not any(key.startswith("lr") for key in settings)  # would need a look at each of them
+    (tmp_path / "plain.yaml").write_text(yaml.safe_dump(tree))
+    experiment = load_experiment(tmp_path / "plain.yaml", [])
+    peaks = study.get("space", {}).get("optimizer.lr", [experiment.optimizer.lr])
+    # Pages of the built-in sample's training split, and of other data.
+    for pages in (437, 1, 100, 3963, 60_000, 1_000_003):
+        clock = experiment.clock(pages)
+        for peak in peaks:
+            assert lr_at(experiment.lr, peak, clock.epochs, clock.epochs) <= 0.05 * peak
+        if experiment.gan.enabled:
+            step = gan_step_at(experiment.gan, clock, clock.horizon)
+            assert step is None or step.lr <= 0.05 * experiment.gan.lr
 
 
 def test_an_exponential_warm_up_multiplies_by_a_constant_factor():
