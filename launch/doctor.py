@@ -26,7 +26,10 @@ MAX_GPUS = 1024
 
 def main() -> int:
     """Run the command; return the exit status, 1 if a check failed."""
-    arguments = _parser().parse_args()
+    parser = _parser()
+    arguments = parser.parse_args()
+    if arguments.gpus is not None and not arguments.dry_run:
+        parser.error("--gpus needs --dry-run")
     # Local imports: torch takes seconds to import, and `--help` must not wait for it.
     from launch.diagnosis import machine as facts
     from launch.diagnosis import runner, support

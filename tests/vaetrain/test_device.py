@@ -10,9 +10,8 @@ from __future__ import annotations
 import pytest
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
 
+from launch.diagnosis.device_path import OnlyOnDevice
 from shards.reading.batch import Batch
 from vaetrain.augmentation.pipeline import Augment
 from vaetrain.augmentation.policy import load_policy
@@ -30,21 +29,6 @@ from vaetrain.training.step import ForwardStep
 CPU, CUDA, META = torch.device("cpu"), torch.device("cuda", 0), torch.device("meta")
 PAGES, BOXES, ROWS, WIDTH, LATENT = 4, 50, 128, 64, 8
 SETTINGS = (f"model.latent_dim={LATENT}", "augment.mixup_alpha=0.4", "skips.dropout=0.3")
-
-
-class OnlyOnDevice(TorchDispatchMode):
-    """Dispatch mode that refuses operations with a tensor on any other device."""
-
-    def __init__(self, device: torch.device = CUDA) -> None:
-        super().__init__()
-        self.device = device
-
-    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
-        result = function(*args, **(kwargs or {}))
-        for value in tree_leaves((args, kwargs, result)):
-            if isinstance(value, torch.Tensor) and value.device.type != self.device.type:
-                raise AssertionError(f"{function} has a tensor on the {value.device.type}")
-        return result
 
 
 def a_batch(pictures: bool, device: torch.device = CUDA) -> Batch:
