@@ -51,7 +51,7 @@ def device_path(bench: Workbench) -> Held:
         missing = parameters_without_gradient(experiment, fake=not on_gpu)
     except (AssertionError, RuntimeError) as error:
         reason = str(error).splitlines()[0]
-        raise Failed(f"the step leaves the device or synchronises: {reason}") from error
+        raise Failed(f"the step left the device, synchronised or failed: {reason}") from error
     if missing:
         raise Failed(f"{len(missing)} weights got no gradient: {', '.join(missing[:3])}")
     if on_gpu:

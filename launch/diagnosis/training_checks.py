@@ -25,7 +25,7 @@ from vaetrain.engines.engine_files import engine_names
 
 OFFLOAD = "zero3_offload"
 ENGINES = tuple(name for name in engine_names() if name not in ("single", OFFLOAD))
-LOW_PRECISION_TOLERANCE = {"bf16": 0.05, "fp16": 0.01}
+LOW_PRECISION_TOLERANCE = {"bf16": 0.01, "fp16": 0.01}
 RESUMED = ("train.max_images=240", "train.checkpoint_every_images=24")
 RESUME_TOLERANCE = 1e-3  # of weights where the device's own kernels do not repeat their sums
 MICRO_BATCHES = (16, 4)
@@ -82,6 +82,8 @@ def _precision(precision: str, bench: Workbench) -> Held:
         largest_difference(lines, expected)
         lines, expected = lines[:1], expected[:1]
     difference = largest_difference(lines, expected, ("loss", "recon"))
+    if difference == 0:
+        raise Failed(f"the losses are those of fp32: {precision} was not used")
     tolerance = LOW_PRECISION_TOLERANCE[precision]
     steps = "the first step" if precision == "fp16" else STEPS
     text = require_at_most(difference, tolerance, f"losses of {precision} and fp32 in {steps}")

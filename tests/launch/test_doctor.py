@@ -174,7 +174,7 @@ def test_device_path_holds_and_notices_a_tensor_on_the_cpu(tmp_path, monkeypatch
     losses = device_path.PageLosses.__call__
     spoilt = lambda self, batch: losses(self, batch).cpu()  # noqa: E731
     monkeypatch.setattr(device_path.PageLosses, "__call__", spoilt)
-    with pytest.raises(Failed, match="leaves the device"):
+    with pytest.raises(Failed, match="left the device"):
         step_checks.device_path(bench)
 
 
