@@ -116,6 +116,30 @@ def full_disk(request, tmp_path) -> Iterator[FullDisk]:
     yield Limit(tmp_path)
 
 
+@pytest.fixture(scope="session")
+def shards(tmp_path_factory) -> Path:
+    """Shards of sixty sample pages, several of them so that windows matter. Not to be changed."""
+    from shards.build import build
+    from shards.building.options import BuildOptions
+    from tests.support.paths import SAMPLE
+
+    folder = tmp_path_factory.mktemp("sample") / "shards"
+    build([SAMPLE], folder, BuildOptions(count=60, shard_mb=0.05, workers=1))
+    return folder
+
+
+@pytest.fixture(scope="session")
+def small_run(tmp_path_factory) -> Path:
+    """A folder with `shards` of 40 pages and `run`, a small random model. Not to be changed."""
+    from tests.support.models import write_run
+    from vaetrain.config.experiment import load_experiment
+
+    folder = tmp_path_factory.mktemp("small")
+    settings = ["data.width=64", "data.max_height=128", "model.latent_dim=8", "data.workers=0"]
+    write_run(folder, load_experiment(None, settings), pages=40, noise=0.02)
+    return folder
+
+
 TABLES: dict[str, list[str]] = {}  # measured values by title
 
 

@@ -31,6 +31,7 @@ from tests.corpus import Bad, settings, write_files
 from tests.corpus.pages import LAYOUT, bad_layouts, bad_lines, bad_pictures, write_odd_files
 from tests.corpus.runs import write_bad_checkpoints, write_bad_models
 from tests.corpus.shards import write_bad_shards
+from tests.support.paths import REPO
 from vaetrain import load_model
 from vaetrain.artifacts import checkpoint
 from vaetrain.artifacts.checkpoint import Checkpoint
@@ -43,7 +44,7 @@ from vaetrain.model.vae import VAE
 from vaetrain.startup import RELAUNCHED, start
 
 SECONDS = 20  # longer than any file may take
-ENGINE = Path(__file__).resolve().parents[1] / "accelerate_configs" / "ddp.yaml"
+ENGINE = REPO / "accelerate_configs" / "ddp.yaml"
 TINY = load_experiment(None, ["data.width=16", "data.max_height=16", "model.latent_dim=1"])
 
 

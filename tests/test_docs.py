@@ -17,12 +17,12 @@ import pytest
 import yaml
 
 from launch.study import describe_sweep, load_study
+from tests.support.paths import REPO
 from vaetrain.augmentation.config import AugmentConfig
 from vaetrain.augmentation.policy import OPS, load_policy
 from vaetrain.config.command import experiment_path, parse_command
 from vaetrain.config.experiment import describe_settings, load_experiment
 
-REPO = Path(__file__).resolve().parents[1]
 PAGES = [REPO / name for name in ("README.md", "ARCHITECTURE.md", "NOTES.md")]
 PAGES += [*sorted((REPO / "docs").glob("*.md")), REPO / "benchmarks" / "README.md"]
 USER_PAGES = [REPO / "README.md", *sorted((REPO / "docs").glob("*.md"))]

@@ -17,7 +17,8 @@ from pathlib import Path
 import pytest
 from safetensors import safe_open
 
-REPO = Path(__file__).resolve().parents[1]
+from tests.support.paths import REPO
+
 PAGE = REPO / "docs" / "extending.md"
 PREPARATION = "Preparation"
 

@@ -13,7 +13,8 @@ from pathlib import Path
 
 import pytest
 
-REPO = Path(__file__).resolve().parents[1]
+from tests.support.paths import REPO
+
 PACKAGES = ("shards", "vaetrain", "launch", "benchmarks", "accelerate_configs")
 LAUNCH = ("-m", "accelerate.commands.accelerate_cli", "launch")
 SETTINGS = (

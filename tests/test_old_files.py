@@ -24,9 +24,9 @@ from shards.reading.collator import Collator
 from shards.reading.height_ladder import height_ladder
 from shards.reading.shard_files import ShardFiles
 from shards.verify import main as verify
+from tests.support.paths import REPO
 from vaetrain import load_model
 
-REPO = Path(__file__).resolve().parents[1]
 FIXTURES = REPO / "tests" / "fixtures" / "version_0_1"
 EXPECTED = json.loads((FIXTURES / "expected.json").read_text())
 

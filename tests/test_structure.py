@@ -11,7 +11,8 @@ from pathlib import Path
 
 import pytest
 
-REPO = Path(__file__).resolve().parents[1]
+from tests.support.paths import REPO
+
 PACKAGES = ("shards", "vaetrain", "launch", "benchmarks")
 COMMANDS = {"train", "evaluate", "embed", "search", "interpolate", "sample", "export"}
 COMMANDS |= {"build", "inspect", "verify", "capture", "cluster", "atlas", "reconstruct"}

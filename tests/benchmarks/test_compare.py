@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import copy
+import functools
 import json
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 
 from benchmarks import compare
 from benchmarks.support import report
+from tests.support.commands import run_module
 
 
 @pytest.fixture
@@ -97,9 +96,7 @@ def test_only_ratios_are_compared_between_different_machines_or_settings(record,
     assert worse(record, scaled(new, 0, 0.3, "comparisons")) == ["speed: ours / peer"]
 
 
-def run(*arguments: Path) -> subprocess.CompletedProcess:
-    command = [sys.executable, "-m", "benchmarks.compare", *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True)
+run = functools.partial(run_module, "benchmarks.compare")
 
 
 def test_exit_status_is_1_for_a_regression_and_2_for_a_wrong_file(record, tmp_path):

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-REPO = Path(__file__).resolve().parents[2]
+from tests.support.paths import REPO
 
 
 def measured(ranks: int, seed: int, folder: Path, *settings: str) -> dict[str, float]:

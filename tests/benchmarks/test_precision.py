@@ -1,36 +1,20 @@
 """Models of lower precision are close to fp32, and their quality metrics are correct."""
 
-from pathlib import Path
-
 import pytest
 import torch
 
 from benchmarks import precision
 from shards.reading.batch import Batch
 from tests.benchmarks.quick_run import quick_run
-from tests.support.models import write_run
-from vaetrain.config.experiment import load_experiment
 from vaetrain.evaluation.retrieval import PageLabels
 from vaetrain.inference.trained_model import TrainedModel
 
-EXPERIMENT = load_experiment(
-    None, ["data.width=64", "data.max_height=128", "model.latent_dim=8", "data.workers=0"]
-)
-
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory) -> Path:
-    """Return a folder with shards, and a run with random weights."""
-    folder = tmp_path_factory.mktemp("precision")
-    write_run(folder, EXPERIMENT, pages=40, noise=0.02)
-    return folder
-
-
-@pytest.fixture(scope="module")
-def pages(folder) -> tuple[TrainedModel, list[Batch]]:
+def pages(small_run) -> tuple[TrainedModel, list[Batch]]:
     """Return the trained model and all pages in batches."""
-    trained = TrainedModel(folder / "run")
-    shards = trained.open_shards(folder / "shards")
+    trained = TrainedModel(small_run / "run")
+    shards = trained.open_shards(small_run / "shards")
     return trained, list(shards.pages(shards.select("all")))
 
 
@@ -75,9 +59,9 @@ def test_quality_of_a_perfect_and_of_a_blank_model(pages):
 
 
 @pytest.mark.slow
-def test_quick_run_has_the_size_of_every_variant(folder, tmp_path):
-    shards = str(folder / "shards")
-    arguments = [str(folder / "run"), "--shards", shards, "--calibrate", shards]
+def test_quick_run_has_the_size_of_every_variant(small_run, tmp_path):
+    shards = str(small_run / "shards")
+    arguments = [str(small_run / "run"), "--shards", shards, "--calibrate", shards]
     record, _ = quick_run("precision", tmp_path, *arguments)
     assert len(record["results"]) == 5
     assert all(entry["notes"]["MB"] > 0 for entry in record["results"])

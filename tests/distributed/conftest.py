@@ -15,8 +15,8 @@ import pytest
 from safetensors.torch import load_file
 
 from launch.processes import MARK
+from tests.support.paths import REPO
 
-REPO = Path(__file__).resolve().parents[2]
 ACCELERATE = str(Path(sys.executable).with_name("accelerate"))
 QUICK = (
     "data.width=64",
@@ -47,16 +47,6 @@ GAN = (
     "gan.schedule.schedule=constant",
     "gan.schedule.warmup_epochs=0",
 )
-
-
-@pytest.fixture(scope="session")
-def shards(tmp_path_factory) -> Path:
-    """Shards of some sixty real pages, several of them so that windows and shards matter."""
-    folder = tmp_path_factory.mktemp("data") / "shards"
-    command = [sys.executable, "-m", "shards.build", "shards/sample", "--out", str(folder)]
-    command += ["--count", "60", "--shard-mb", "0.05", "--workers", "1"]
-    subprocess.run(command, cwd=REPO, check=True, capture_output=True)
-    return folder
 
 
 def launcher(engine: str | Path, processes: int | None = None) -> list[str]:

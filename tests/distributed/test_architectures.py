@@ -7,8 +7,9 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from tests.distributed.conftest import ACCELERATE, REPO
+from tests.distributed.conftest import ACCELERATE
 from tests.support.models import ARCHITECTURES, architecture_name
+from tests.support.paths import REPO
 
 WORKER = "tests/distributed/architecture_worker.py"
 

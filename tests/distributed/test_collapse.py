@@ -4,7 +4,8 @@ import pytest
 
 from shards.build import build
 from shards.building.options import BuildOptions
-from tests.distributed.conftest import REPO, Trainer
+from tests.distributed.conftest import Trainer
+from tests.support.paths import SAMPLE
 
 # Far too high a beta, on a model with random initial weights.
 COLLAPSING = ("beta.schedule=constant", "beta.max=300", "train.validate_every_images=64")
@@ -31,7 +32,7 @@ def test_stop_action_ends_the_run_on_all_ranks(trainer):
 @pytest.fixture
 def whole(tmp_path) -> Trainer:
     """Trainer on all pages of the sample: enough to validate sixteen dimensions."""
-    build([REPO / "shards" / "sample"], tmp_path / "shards", BuildOptions(workers=1))
+    build([SAMPLE], tmp_path / "shards", BuildOptions(workers=1))
     return Trainer(tmp_path / "shards", tmp_path / "runs")
 
 

@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests.distributed.conftest import GAN, REPO
+from tests.distributed.conftest import GAN
+from tests.support.paths import REPO
 
 KINDS = {"vae": (), "vaegan": GAN}
 # Warm-up and a constant rate: the same for any horizon, so that a run may stop half-way. Clipping

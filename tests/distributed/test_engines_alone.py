@@ -5,7 +5,8 @@ import subprocess
 
 import pytest
 
-from tests.distributed.conftest import REPO, launcher
+from tests.distributed.conftest import launcher
+from tests.support.paths import REPO
 
 KINDS = ("weight", "average", "exp_avg", "exp_avg_sq")
 # With three ranks the last one has a smaller slice of some parameters, or none.

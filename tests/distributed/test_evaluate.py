@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.distributed.conftest import REPO, launcher
+from tests.distributed.conftest import launcher
 from tests.support.models import write_run
+from tests.support.paths import REPO
 from vaetrain.config.experiment import load_experiment
 
 

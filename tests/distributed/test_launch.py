@@ -8,7 +8,8 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from tests.distributed.conftest import ACCELERATE, REPO
+from tests.distributed.conftest import ACCELERATE
+from tests.support.paths import REPO
 
 TWO_STEPS = "train.max_images=16"
 DDP = "accelerate_configs/ddp.yaml"

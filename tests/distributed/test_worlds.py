@@ -5,7 +5,7 @@ import sys
 
 import pytest
 
-from tests.distributed.conftest import REPO
+from tests.support.paths import REPO
 
 # One shard of four training pages and one of validation pages; a step takes 12 pages.
 UNEVEN = ("train.global_batch_size=12", "train.max_images=60", "train.log_every_images=12")

@@ -2,11 +2,11 @@
 
 import os
 import subprocess
-from pathlib import Path
 
 import pytest
 
-REPO = Path(__file__).resolve().parents[2]
+from tests.support.paths import REPO
+
 SCRIPTS = sorted(REPO.glob("launch/*.sh")) + sorted(REPO.glob("launch/*.sbatch"))
 
 

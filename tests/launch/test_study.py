@@ -5,11 +5,10 @@ from pathlib import Path
 import pytest
 
 from launch.study import folder_name, label, load_study
+from tests.support.paths import EXPERIMENTS
 from vaetrain.config.experiment import load_experiment
 from vaetrain.settings import ConfigError
 
-REPO = Path(__file__).resolve().parents[2]
-EXPERIMENTS = sorted((REPO / "launch" / "experiments").glob("*.yaml"))
 STUDIES = [path for path in EXPERIMENTS if "\nsweep:" in path.read_text()]
 # In the order of their names: workers that run the suite side by side must collect it alike.
 SINGLE = [path for path in EXPERIMENTS if path not in STUDIES]

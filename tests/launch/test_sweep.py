@@ -10,11 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from shards.build import build
-from shards.building.options import BuildOptions
+from tests.support.paths import EXPERIMENTS, REPO
 
-REPO = Path(__file__).resolve().parents[2]
-EXPERIMENTS = sorted((REPO / "launch" / "experiments").glob("*.yaml"))
 SWEEP = [sys.executable, "-m", "launch.sweep"]
 SMALL = (
     "data.width=64",
@@ -39,14 +36,6 @@ train:
   validate_every_images: 320
   checkpoint_every_images: 64
 """
-
-
-@pytest.fixture(scope="module")
-def shards(tmp_path_factory) -> Path:
-    """A few real pages."""
-    folder = tmp_path_factory.mktemp("data") / "shards"
-    build([REPO / "shards" / "sample"], folder, BuildOptions(count=40, workers=1))
-    return folder
 
 
 class Sweep:

@@ -20,23 +20,11 @@ from shards.format.tar import read_boxes
 from shards.open import open_index
 from shards.storage import sha256_of
 from shards.verify import find_damage
+from tests.support.commands import run_module
+from tests.support.paths import REPO, SAMPLE
 
-REPO = Path(__file__).resolve().parents[2]
-SAMPLE = REPO / "shards" / "sample"
 PAGES = 60
 ONE_WORKER = BuildOptions(workers=1)  # quicker than starting any
-
-
-@pytest.fixture(scope="module")
-def built(tmp_path_factory) -> Path:
-    out = tmp_path_factory.mktemp("built") / "shards"
-    build([SAMPLE], out, BuildOptions(count=PAGES, shard_mb=0.05, workers=1))
-    return out
-
-
-def run(module: str, *arguments: object) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", module, *map(str, arguments)]
-    return subprocess.run(command, cwd=REPO, capture_output=True, text=True, timeout=120)
 
 
 def page(name: str, *, x: int = 0, **extra: object) -> dict:
@@ -53,32 +41,32 @@ def files_of(folder: Path) -> dict[str, str]:
     return {path.name: sha256_of(path) for path in sorted(folder.iterdir())}
 
 
-def test_any_number_of_workers_gives_identical_bytes(built, tmp_path):
+def test_any_number_of_workers_gives_identical_bytes(shards, tmp_path):
     build([SAMPLE], tmp_path / "two", BuildOptions(count=PAGES, shard_mb=0.05, workers=2))
-    assert files_of(tmp_path / "two") == files_of(built)
+    assert files_of(tmp_path / "two") == files_of(shards)
 
 
-def test_the_seed_changes_the_order(built, tmp_path):
+def test_the_seed_changes_the_order(shards, tmp_path):
     build([SAMPLE], tmp_path / "other", BuildOptions(count=PAGES, shard_mb=0.05, seed=1, workers=1))
-    assert files_of(tmp_path / "other") != files_of(built)
+    assert files_of(tmp_path / "other") != files_of(shards)
 
 
-def test_the_index_locates_every_sample(built):
-    index = open_index(built)
+def test_the_index_locates_every_sample(shards):
+    index = open_index(shards)
     assert len(index) == sum(shard.samples for shard in index.shards) <= PAGES
     assert len(index.shards) > 3
     assert len(index.ids("train")) + len(index.ids("val")) == len(index)
     for number, shard in enumerate(index.shards):
         ids = np.arange(shard.first, shard.first + shard.samples)
         assert (index.shards_of(ids) == number).all()
-        with tarfile.open(built / shard.name) as tar:
+        with tarfile.open(shards / shard.name) as tar:
             names = tar.getnames()
         assert len(names) == 2 * shard.samples
 
 
-def test_webdataset_reads_the_shards(built):
-    index = open_index(built)
-    urls = [str(built / shard.name) for shard in index.shards]
+def test_webdataset_reads_the_shards(shards):
+    index = open_index(shards)
+    urls = [str(shards / shard.name) for shard in index.shards]
     samples = list(webdataset.WebDataset(urls, shardshuffle=False))
     assert len(samples) == len(index)
     for sample, record in zip(samples, index.table, strict=True):
@@ -88,8 +76,8 @@ def test_webdataset_reads_the_shards(built):
         assert len(read_boxes(sample["boxes.npy"])) == record["boxes"] == told["n"]
 
 
-def test_each_template_is_in_one_split(built):
-    index = open_index(built)
+def test_each_template_is_in_one_split(shards):
+    index = open_index(shards)
     sides = [
         {index.templates[n] for n in index.table["template"][list(index.ids(split))]}
         for split in ("train", "val")
@@ -98,8 +86,8 @@ def test_each_template_is_in_one_split(built):
     assert not sides[0] & sides[1]
 
 
-def test_templates_are_spread_over_the_shards(built):
-    index = open_index(built)
+def test_templates_are_spread_over_the_shards(shards):
+    index = open_index(shards)
     first = {index.templates[row["template"]] for row in index.table[: index.shards[0].samples]}
     assert len(first) > 2
 
@@ -170,7 +158,7 @@ def test_bad_lines_are_listed_and_good_ones_kept(tmp_path):
     lines = [line for pair in zip(good, list(BAD_LINES.values())[:5], strict=True) for line in pair]
     lines += list(BAD_LINES.values())[5:]
     source.write_bytes("\n".join(lines).encode("utf-8", "surrogateescape"))
-    done = run("shards.build", source, "--out", tmp_path / "out", "--workers", 2)
+    done = run_module("shards.build", source, "--out", tmp_path / "out", "--workers", 2)
     assert done.returncode == 0, done.stderr
     assert "kept 5, rejected 9" in done.stdout
     rejects = [json.loads(line) for line in (tmp_path / "out" / "rejects.jsonl").open()]
@@ -188,7 +176,7 @@ def test_bad_files_are_listed_and_good_ones_kept(tmp_path):
     (source / "cut.jsonl.gz").write_bytes(gzip.compress(json.dumps(page("cut")).encode())[:-9])
     (source / "dangling.json").symlink_to(source / "nowhere.json")
     os.mkfifo(source / "pipe.json")
-    done = run("shards.build", source, "--out", tmp_path / "out")
+    done = run_module("shards.build", source, "--out", tmp_path / "out")
     assert done.returncode == 0, done.stderr
     refused = {
         Path(json.loads(line)["file"]).name for line in (tmp_path / "out" / "rejects.jsonl").open()
@@ -217,7 +205,7 @@ def test_user_errors_print_one_line_and_leave_no_files(tmp_path, arguments, says
     (tmp_path / "FULL").mkdir()
     (tmp_path / "FULL" / "file").write_text("mine")
     named = [tmp_path / a if a in ("OUT", "EMPTY", "FULL") else a for a in arguments]
-    done = run("shards.build", *named)
+    done = run_module("shards.build", *named)
     assert done.returncode == 2
     (line,) = done.stderr.splitlines()
     assert says in line

@@ -13,8 +13,7 @@ import pytest
 from shards.cli import print_line, run
 from shards.errors import DamagedShards, UserError, one_line
 from shards.extras import require
-
-REPO = Path(__file__).resolve().parents[2]
+from tests.support.paths import REPO
 
 
 @pytest.mark.parametrize(

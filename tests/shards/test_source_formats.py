@@ -25,8 +25,8 @@ from shards.source_formats import (
     register_schema,
     suffixes_of,
 )
+from tests.support.paths import REPO
 
-REPO = Path(__file__).resolve().parents[2]
 SQUARE = {"w": 20, "h": 20, "r": {"b": [0, 0, 20, 20]}}
 
 

@@ -2,7 +2,6 @@
 
 import json
 import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -15,32 +14,19 @@ from shards.errors import DamagedShards
 from shards.format.index import RECORD
 from shards.open import open_index
 from shards.verify import find_damage
-
-REPO = Path(__file__).resolve().parents[2]
-SAMPLE = REPO / "shards" / "sample"
-
-
-@pytest.fixture(scope="module")
-def built(tmp_path_factory) -> Path:
-    out = tmp_path_factory.mktemp("built") / "shards"
-    build([SAMPLE], out, BuildOptions(count=60, shard_mb=0.05, workers=1))
-    return out
-
-
-def run(module: str, *arguments: object) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", module, *map(str, arguments)]
-    return subprocess.run(command, cwd=REPO, capture_output=True, text=True, timeout=120)
+from tests.support.commands import run_module
+from tests.support.paths import SAMPLE
 
 
 @pytest.fixture
-def copied(built, tmp_path) -> Path:
+def copied(shards, tmp_path) -> Path:
     folder = tmp_path / "copy"
-    subprocess.run(["cp", "-r", str(built), str(folder)], check=True)
+    subprocess.run(["cp", "-r", str(shards), str(folder)], check=True)
     return folder
 
 
 def test_undamaged_shards_pass(copied):
-    done = run("shards.verify", copied)
+    done = run_module("shards.verify", copied)
     assert (done.returncode, done.stderr) == (0, "")
     assert "whole" in done.stdout
 
@@ -101,7 +87,7 @@ def change_header(folder: Path) -> None:
 )
 def test_each_damage_is_found(copied, damage, message):
     damage(copied)
-    done = run("shards.verify", copied)
+    done = run_module("shards.verify", copied)
     assert done.returncode == 1
     assert message in done.stdout
     assert "Traceback" not in done.stderr

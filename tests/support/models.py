@@ -8,13 +8,13 @@ import torch
 from shards.build import build
 from shards.building.options import BuildOptions
 from shards.randomness import sample_keys
+from tests.support.paths import SAMPLE
 from vaetrain.artifacts.final_model import write_final
 from vaetrain.config.experiment import Experiment
 from vaetrain.model.config import ModelConfig
 from vaetrain.model.parts import ATTENTION, BLOCKS, LATENTS, SKIPS
 from vaetrain.model.vae import VAE, Noise, draw_noise
 
-REPO = Path(__file__).resolve().parents[2]
 ARCHITECTURES = [
     {"blocks": blocks, "attention": attention, "skips": skips, "latent": latent}
     for blocks, attention, skips, latent in itertools.product(BLOCKS, ATTENTION, SKIPS, LATENTS)
@@ -51,7 +51,7 @@ def noise_for(
 
 def write_run(folder: Path, experiment: Experiment, pages: int, noise: float = 0.0) -> None:
     """Write shards of sample pages to `folder/shards` and a perturbed model to `folder/run`."""
-    build([REPO / "shards" / "sample"], folder / "shards", BuildOptions(count=pages, workers=1))
+    build([SAMPLE], folder / "shards", BuildOptions(count=pages, workers=1))
     data = experiment.data
     model = perturbed_model(experiment.model, data.width, data.max_height, noise)
     write_final(folder / "run" / "final", model, experiment, {}, {})

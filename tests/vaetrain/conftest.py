@@ -10,7 +10,7 @@ from shards.build import build
 from shards.building.options import BuildOptions
 from shards.open import open_index
 from tests.support.models import perturbed_model
-from tests.vaetrain.pages_one_by_one import MAX_HEIGHT, SAMPLE, WIDTH
+from tests.vaetrain.pages_one_by_one import MAX_HEIGHT, SAMPLE_FILE, WIDTH
 from vaetrain.artifacts.final_model import write_final
 from vaetrain.config.experiment import load_experiment
 
@@ -28,7 +28,7 @@ EXPERIMENT = load_experiment(
 @pytest.fixture(scope="session")
 def layouts() -> list[dict]:
     """The layouts that the shards of `run_folder` are built from."""
-    with gzip.open(SAMPLE, "rt") as lines:
+    with gzip.open(SAMPLE_FILE, "rt") as lines:
         return [json.loads(line) for line, _ in zip(lines, range(24), strict=False)]
 
 

@@ -9,10 +9,10 @@ from shards.open import open_index
 from shards.reading.collator import Collator
 from shards.reading.height_ladder import height_ladder
 from shards.reading.shard_files import ShardFiles
+from tests.support.paths import SAMPLE
 from vaetrain import load_model
 
-REPO = Path(__file__).resolve().parents[2]
-SAMPLE = REPO / "shards" / "sample" / "npm-sample.jsonl.gz"
+SAMPLE_FILE = SAMPLE / "npm-sample.jsonl.gz"
 WIDTH, MAX_HEIGHT = 64, 128
 
 

@@ -17,7 +17,8 @@ from shards.errors import UserError
 from shards.format.layout import MAX_DEPTH
 from shards.open import open_index
 from shards.reading.shard_files import ShardFiles
-from tests.vaetrain.pages_one_by_one import MAX_HEIGHT, REPO, SAMPLE, WIDTH, encode_one_by_one
+from tests.support.paths import REPO
+from tests.vaetrain.pages_one_by_one import MAX_HEIGHT, SAMPLE_FILE, WIDTH, encode_one_by_one
 from vaetrain.inference.trained_model import TrainedModel
 from vaetrain.page_pictures import BRIGHTNESS, GAP, PAPER
 
@@ -85,7 +86,7 @@ def test_search_prints_the_page_itself_first_and_draws_a_sheet(
 
 def test_search_for_more_pages_than_exist_prints_all(run_folder, layouts, monkeypatch, capsys):
     where = [run_folder / "run", "--shards", run_folder / "shards"]
-    command("search", monkeypatch, *where, "--query", SAMPLE, "--top", 1000)
+    command("search", monkeypatch, *where, "--query", SAMPLE_FILE, "--top", 1000)
     assert len(capsys.readouterr().out.splitlines()) == len(layouts)
 
 
@@ -180,7 +181,11 @@ def test_a_damaged_shard_is_named_in_one_line(run_folder, tmp_path, name):
     data[600] ^= 1
     shard.write_bytes(data)
     out = tmp_path / "out"
-    rest = {"embed": ["--out", out], "search": ["--query", SAMPLE], "evaluate": ["--json", out]}
+    rest = {
+        "embed": ["--out", out],
+        "search": ["--query", SAMPLE_FILE],
+        "evaluate": ["--json", out],
+    }
     done = subprocess.run(
         [
             sys.executable,

@@ -13,10 +13,10 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 from launch.diagnosis.device_path import OnlyOnDevice
 from shards.reading.batch import Batch
+from tests.support.engines import FakeEngine
 from vaetrain.augmentation.pipeline import Augment
 from vaetrain.augmentation.policy import load_policy
 from vaetrain.config.experiment import load_experiment
-from vaetrain.engines.base import Engine
 from vaetrain.gan.discriminators import build_discriminator
 from vaetrain.gan.trainer import GanTrainer
 from vaetrain.losses.objective import Objective
@@ -107,23 +107,12 @@ GANS = {
 }
 
 
-class OneRank:
-    """The part of a one-rank engine that the GAN trainer uses."""
-
-    world_size, loss_scale = 1, 1.0
-    average_gradients = Engine.average_gradients
-    step_replicated = Engine.step_replicated
-
-    def sum(self, values: torch.Tensor) -> torch.Tensor:
-        return values.clone()
-
-
 def a_gan_trainer(settings: tuple[str, ...]) -> GanTrainer:
     experiment = load_experiment(None, settings)
     clock = Clock(epoch_images=10, global_batch_size=2 * PAGES, horizon=100)
     at_logits = experiment.loss.on_logits
     discriminator = build_discriminator(experiment.gan)
-    return GanTrainer(experiment.gan, discriminator, clock, OneRank(), at_logits=at_logits)
+    return GanTrainer(experiment.gan, discriminator, clock, FakeEngine(), at_logits=at_logits)
 
 
 @pytest.mark.parametrize("kind", GANS)

@@ -1,8 +1,7 @@
 """Evaluate command: metrics of a run's averaged model on any shards."""
 
+import functools
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -13,28 +12,11 @@ from shards.open import open_index
 from shards.reading.collator import Collator
 from shards.reading.height_ladder import height_ladder
 from shards.reading.shard_files import ShardFiles
-from tests.support.models import write_run
+from tests.support.commands import run_module
 from vaetrain import load_model
-from vaetrain.config.experiment import load_experiment
 from vaetrain.evaluate import print_table
 
-REPO = Path(__file__).resolve().parents[2]
-EXPERIMENT = load_experiment(
-    None, ["data.width=64", "data.max_height=128", "model.latent_dim=8", "data.workers=0"]
-)
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory) -> Path:
-    """Shards, and a run with an untrained model."""
-    folder = tmp_path_factory.mktemp("evaluate")
-    write_run(folder, EXPERIMENT, pages=30)
-    return folder
-
-
-def evaluate(*arguments: object) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "vaetrain.evaluate", *map(str, arguments)]
-    return subprocess.run(command, cwd=REPO, capture_output=True, text=True, timeout=120)
+evaluate = functools.partial(run_module, "vaetrain.evaluate")
 
 
 @torch.no_grad()
@@ -55,14 +37,16 @@ def l1_one_by_one(folder: Path, ids: range) -> float:
 
 
 @pytest.mark.parametrize("split", ["all", "val"])
-def test_metrics_are_means_over_the_pages_of_the_split(folder, tmp_path, split):
+def test_metrics_are_means_over_the_pages_of_the_split(small_run, tmp_path, split):
     out = tmp_path / "metrics.json"
-    done = evaluate(folder / "run", "--shards", folder / "shards", "--split", split, "--json", out)
+    done = evaluate(
+        small_run / "run", "--shards", small_run / "shards", "--split", split, "--json", out
+    )
     assert done.returncode == 0, done.stderr
     metrics = json.loads(out.read_text())
-    ids = open_index(folder / "shards").ids(split)
+    ids = open_index(small_run / "shards").ids(split)
     assert metrics["pages"] == len(ids)
-    assert metrics["l1"] == pytest.approx(l1_one_by_one(folder, ids), rel=1e-5)
+    assert metrics["l1"] == pytest.approx(l1_one_by_one(small_run, ids), rel=1e-5)
     assert {"ssim", "mse", "kl", "active_units", "latent_std_mean", "kl_per_dim_max"} <= set(
         metrics
     )
@@ -79,8 +63,8 @@ def test_metrics_are_means_over_the_pages_of_the_split(folder, tmp_path, split):
     ("run", "shards", "message"),
     [("nothing", "shards", "no trained model"), ("run", "nothing", "index.json")],
 )
-def test_mistakes_are_refused_with_one_line(folder, run, shards, message):
-    done = evaluate(folder / run, "--shards", folder / shards)
+def test_mistakes_are_refused_with_one_line(small_run, run, shards, message):
+    done = evaluate(small_run / run, "--shards", small_run / shards)
     assert done.returncode == 2
     (line,) = done.stderr.splitlines()
     assert message in line

@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.support.damage import ODD, TREES, damaged, mutated
+from tests.support.paths import EXPERIMENTS, REPO
 from vaetrain.augmentation.config import AugmentConfig
 from vaetrain.augmentation.operations import OPS
 from vaetrain.augmentation.policy import Policy, load_policy
@@ -24,8 +25,6 @@ from vaetrain.engines.engine_files import read_engine_file
 from vaetrain.engines.spec import Launch
 from vaetrain.settings import ConfigError, flatten
 
-REPO = Path(__file__).resolve().parents[2]
-EXPERIMENTS = sorted((REPO / "launch" / "experiments").glob("*.yaml"))
 SETTINGS = st.sampled_from(sorted(flatten(as_dict(Experiment()))))
 POLICY = {name: {"probability": 0.5, "magnitude": 0.1} for name in list(OPS)[:4]}
 ENGINES = sorted((REPO / "accelerate_configs").glob("*.yaml"))

@@ -7,13 +7,13 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.paths import REPO
 from vaetrain.engines.base import Engine
 from vaetrain.engines.engine_files import engine_file, engine_names, read_engine_file
 from vaetrain.engines.factory import start_engine
 from vaetrain.engines.spec import ENGINES, LAUNCH_KINDS, EngineSpec, Launch, running_launch
 from vaetrain.settings import ConfigError
 
-REPO = Path(__file__).resolve().parents[2]
 CONFIGS = REPO / "accelerate_configs"
 
 

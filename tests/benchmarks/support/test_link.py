@@ -5,9 +5,9 @@ from __future__ import annotations
 from types import SimpleNamespace
 
 import pytest
-import torch
 
 from benchmarks.support import link
+from tests.support.engines import FakeEngine
 
 TICK, BANDWIDTH = 1e-3, 1e6  # seconds a reading of the clock; bytes/s of the link
 
@@ -27,7 +27,7 @@ def engine(monkeypatch):
             now[0] += seconds
         return SimpleNamespace(wait=lambda: now.__setitem__(0, now[0] + seconds * engine.exposed))
 
-    engine = SimpleNamespace(device=torch.device("cpu"), broadcast=lambda value: value)
+    engine = FakeEngine()
     monkeypatch.setattr(link.time, "perf_counter", clock)
     monkeypatch.setattr(link.dist, "all_reduce", all_reduce)
     monkeypatch.setattr(link.dist, "barrier", lambda: None)

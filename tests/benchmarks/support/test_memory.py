@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import pytest
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from benchmarks.support import memory
 from benchmarks.support.batch_size.trainer_step import PageLosses, TrainerStep, made_up_batch
+from tests.support.paths import REPO
 from vaetrain.config.experiment import load_experiment
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda", 0)
-DEFAULT = Path(__file__).resolve().parents[3] / "launch" / "experiments" / "default.yaml"
+DEFAULT = REPO / "launch" / "experiments" / "default.yaml"
 # Few weights, so that activations are most of the peak.
 SMALL = ("data.width=64", "data.max_height=256", "model.latent_dim=16")
 

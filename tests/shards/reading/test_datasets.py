@@ -21,8 +21,8 @@ from shards.reading.reader_processes import read_batches
 from shards.reading.sample_order import SampleOrder
 from shards.reading.selection import select
 from shards.reading.shard_files import ShardFiles
+from tests.support.paths import SAMPLE
 
-SAMPLE = Path(__file__).resolve().parents[3] / "shards" / "sample"
 WIDTH, MAX_HEIGHT, STRIDE, GLOBAL = 64, 128, 16, 8
 LADDER = height_ladder(MAX_HEIGHT, STRIDE)
 STEPS = 20
@@ -34,8 +34,8 @@ def built(folder: Path, **options) -> Index:
 
 
 @pytest.fixture(scope="module")
-def index(tmp_path_factory) -> Index:
-    return built(tmp_path_factory.mktemp("reader") / "shards")
+def index(shards) -> Index:
+    return open_index(shards)
 
 
 def a_collator(index: Index) -> Collator:

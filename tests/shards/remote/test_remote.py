@@ -29,18 +29,15 @@ from shards.reading.shard_files import ShardFiles
 from shards.remote.cache import CacheOptions
 from shards.verify import main
 from tests.support.page_server import PageServer, served_by_s3
+from tests.support.paths import REPO, SAMPLE
 
-REPO = Path(__file__).resolve().parents[3]
-SAMPLE = REPO / "shards" / "sample"
 LADDER = np.arange(16, 513, 16)
 EPOCHS = 300  # that are timed
 
 
 @pytest.fixture(scope="module")
-def local(tmp_path_factory) -> Index:
-    folder = tmp_path_factory.mktemp("remote") / "pages"
-    build([SAMPLE], folder, BuildOptions(count=60, workers=1, shard_mb=0.05))
-    return open_index(folder)
+def local(shards) -> Index:
+    return open_index(shards)
 
 
 @pytest.fixture
@@ -232,7 +229,7 @@ def test_processes_share_a_cache(local, server, tmp_path):
             assert cached(folder) <= gigabytes * 1e9
             time.sleep(0.005)
         assert [reader.returncode for reader in readers] == [0, 0, 0]
-        assert set(server.tars) == {f"/pages/{shard.name}" for shard in local.shards}
+        assert set(server.tars) == {f"/{local.folder.name}/{shard.name}" for shard in local.shards}
         assert name == "small" or len(server.tars) == len(local.shards)
 
 

@@ -1,30 +1,15 @@
 """The command that draws the contact sheet of augmentations."""
 
-import subprocess
-import sys
-from pathlib import Path
+import functools
 
 import pytest
 
-from shards.build import build
-from shards.building.options import BuildOptions
 from shards.format.png import decode_png
+from tests.support.commands import run_module
 from vaetrain.augment.__main__ import CAPTION, COLUMNS, GAP, LEVELS, WIDTH
 from vaetrain.augmentation.operations import OPS
 
-REPO = Path(__file__).resolve().parents[3]
-
-
-@pytest.fixture(scope="module")
-def shards(tmp_path_factory) -> Path:
-    folder = tmp_path_factory.mktemp("sheet") / "shards"
-    build([REPO / "shards" / "sample"], folder, BuildOptions(count=4, workers=1))
-    return folder
-
-
-def draw_sheet(*arguments: object) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "vaetrain.augment", *map(str, arguments)]
-    return subprocess.run(command, cwd=REPO, capture_output=True, text=True, timeout=60)
+draw_sheet = functools.partial(run_module, "vaetrain.augment")
 
 
 def test_every_operation_changes_its_pictures(shards, tmp_path):

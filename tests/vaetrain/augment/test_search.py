@@ -1,19 +1,20 @@
 """The command that searches for an augmentation policy, on a real but small search."""
 
+import functools
 import json
 import shutil
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
 from shards.build import build
 from shards.building.options import BuildOptions
+from tests.support.commands import run_module
+from tests.support.paths import SAMPLE
 from vaetrain.augmentation.config import AugmentConfig
 from vaetrain.augmentation.policy import load_policy
 
-REPO = Path(__file__).resolve().parents[3]
 SMALL = (
     "data.width=64",
     "data.max_height=128",
@@ -29,13 +30,11 @@ SMALL = (
 @pytest.fixture(scope="module")
 def shards(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("search") / "shards"
-    build([REPO / "shards" / "sample"], folder, BuildOptions(count=40, workers=1))
+    build([SAMPLE], folder, BuildOptions(count=40, workers=1))
     return folder
 
 
-def search(*arguments: object) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "vaetrain.augment.search", *map(str, arguments)]
-    return subprocess.run(command, cwd=REPO, capture_output=True, text=True, timeout=300)
+search = functools.partial(run_module, "vaetrain.augment.search")
 
 
 @pytest.fixture(scope="module")

@@ -2,39 +2,19 @@
 
 import dataclasses
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 
-from shards.build import build
-from shards.building.options import BuildOptions
 from shards.reading.selection import Selection
+from tests.support.engines import FakeEngine
 from vaetrain.data.batching import split_global_batch
 from vaetrain.data.config import DataConfig
 from vaetrain.data.loading import EVALUATION_BATCH, FIGURE_PAGES, PageReader, TrainingData
 from vaetrain.settings import ConfigError
 
-REPO = Path(__file__).resolve().parents[3]
 COUNT, STRIDE = 60, 16
-
-
-@pytest.fixture(scope="module")
-def shards(tmp_path_factory) -> Path:
-    folder = tmp_path_factory.mktemp("loading") / "shards"
-    build([REPO / "shards" / "sample"], folder, BuildOptions(count=COUNT, workers=1))
-    return folder
-
-
-def an_engine(rank: int = 0, world_size: int = 1) -> SimpleNamespace:
-    """Return the part of an engine that reading pages uses."""
-    return SimpleNamespace(
-        rank=rank,
-        world_size=world_size,
-        device=torch.device("cpu"),
-        mark_progress=lambda place: None,
-    )
 
 
 def a_config(shards: Path, **settings) -> DataConfig:
@@ -43,7 +23,7 @@ def a_config(shards: Path, **settings) -> DataConfig:
 
 
 def training_data(shards: Path, rank: int = 0, world_size: int = 1, **settings) -> TrainingData:
-    config, engine = a_config(shards, **settings), an_engine(rank, world_size)
+    config, engine = a_config(shards, **settings), FakeEngine(rank, world_size)
     return TrainingData(config, engine, STRIDE, seed=0, global_batch_size=8)
 
 
@@ -52,7 +32,7 @@ def ids_of(batches) -> list[int]:
 
 
 def test_splits_are_disjoint_and_complete(shards):
-    reader = PageReader(shards, a_config(shards), an_engine(), STRIDE)
+    reader = PageReader(shards, a_config(shards), FakeEngine(), STRIDE)
     train, val, everything = (
         set(ids_of(reader.pages(reader.select(split)))) for split in ("train", "val", "all")
     )
@@ -79,7 +59,7 @@ def test_validation_templates_are_not_trained_on(shards):
 def test_ranks_evaluate_each_page_once_in_equally_many_batches(shards, world_size):
     shares = []
     for rank in range(world_size):
-        reader = PageReader(shards, a_config(shards), an_engine(rank, world_size), STRIDE)
+        reader = PageReader(shards, a_config(shards), FakeEngine(rank, world_size), STRIDE)
         shares.append(list(reader.pages(reader.select("all"))))
     assert len({len(share) for share in shares}) == 1
     assert sorted(ids_of(batch for share in shares for batch in share)) == list(range(COUNT))
@@ -119,7 +99,7 @@ def test_summary_counts_the_pages(shards):
 
 def test_width_must_be_a_multiple_of_the_stride(shards):
     with pytest.raises(ConfigError, match=r"data\.width: 72 is not a multiple .* 64 and 80"):
-        PageReader(shards, a_config(shards, width=72), an_engine(), STRIDE)
+        PageReader(shards, a_config(shards, width=72), FakeEngine(), STRIDE)
 
 
 def test_shards_without_training_pages_are_refused(shards):

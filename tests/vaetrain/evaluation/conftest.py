@@ -10,12 +10,12 @@ from shards.build import build
 from shards.building.options import BuildOptions
 from shards.reading.batch import Batch
 from tests.support.models import perturbed_model
+from tests.support.paths import SAMPLE
 from vaetrain.artifacts.final_model import write_final
 from vaetrain.config.experiment import load_experiment
 from vaetrain.data.loading import PageReader
 from vaetrain.inference.trained_model import TrainedModel
 
-REPO = Path(__file__).resolve().parents[3]
 SETTINGS = ["data.width=64", "data.max_height=128", "model.latent_dim=8", "data.workers=0"]
 
 
@@ -23,7 +23,7 @@ SETTINGS = ["data.width=64", "data.max_height=128", "model.latent_dim=8", "data.
 def trained(tmp_path_factory) -> tuple[TrainedModel, PageReader]:
     """A model with random weights, whose decoded pages depend on the latent, and 19 pages."""
     folder = tmp_path_factory.mktemp("evaluation")
-    build([REPO / "shards" / "sample"], folder / "shards", BuildOptions(count=19, workers=1))
+    build([SAMPLE], folder / "shards", BuildOptions(count=19, workers=1))
     experiment = load_experiment(None, SETTINGS)
     model = perturbed_model(experiment.model, 64, 128, 0.05)
     for parameter in model.linear.parameters():

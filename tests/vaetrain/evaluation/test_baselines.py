@@ -1,14 +1,10 @@
 """PCA of whole pages, compared with scikit-learn, and the mean page."""
 
-from pathlib import Path
-
 import numpy as np
 import pytest
 import torch
 from sklearn.decomposition import PCA
 
-from shards.build import build
-from shards.building.options import BuildOptions
 from vaetrain.config.experiment import load_experiment
 from vaetrain.data.loading import PageReader
 from vaetrain.engines.factory import start_engine
@@ -19,17 +15,14 @@ from vaetrain.evaluation.baselines import (
     page_table,
 )
 
-REPO = Path(__file__).resolve().parents[3]
 ROWS, WIDTH, COMPONENTS = 128, 64, 6
 
 
 @pytest.fixture(scope="module")
-def data(tmp_path_factory) -> PageReader:
-    folder = tmp_path_factory.mktemp("baselines") / "shards"
-    build([REPO / "shards" / "sample"], folder, BuildOptions(count=40, workers=1))
+def data(shards) -> PageReader:
     settings = [f"data.width={WIDTH}", f"data.max_height={ROWS}", "data.workers=0"]
     engine = start_engine(Launch("single", 1, "no"), "no")
-    return PageReader(folder, load_experiment(None, settings).data, engine, 16)
+    return PageReader(shards, load_experiment(None, settings).data, engine, 16)
 
 
 def reference_table(data: PageReader) -> torch.Tensor:

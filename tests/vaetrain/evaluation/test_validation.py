@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from shards.reading.batch import Batch
+from tests.support.engines import FakeEngine
 from tests.support.models import perturbed_model
 from vaetrain.config.experiment import load_experiment
 from vaetrain.evaluation.baselines import constant_page, score_reconstructions
@@ -68,15 +69,6 @@ def test_alive_dimensions_vary_and_have_kl(pages, is_spatial, alive):
     assert alive_dimensions(pages, model) == alive
 
 
-class OneRank:
-    """The part of a one-rank engine that validation uses."""
-
-    device = torch.device("cpu")
-
-    def gather_ragged(self, rows: torch.Tensor) -> torch.Tensor:
-        return rows
-
-
 def four_pages() -> Batch:
     torch.manual_seed(0)
     ids = torch.arange(4)
@@ -105,7 +97,7 @@ def encode_four_pages(skips: str, *, ignores_z: bool = False) -> EncodedPages:
                 parameter.detach().zero_()
     batch = four_pages()
     objective = Objective(experiment)
-    return encode_pages(model, [batch], OneRank(), objective, weights_at(experiment, 1.0, 2.0))
+    return encode_pages(model, [batch], FakeEngine(), objective, weights_at(experiment, 1.0, 2.0))
 
 
 def largest_change(pages: EncodedPages, probe: str) -> float:
@@ -142,7 +134,7 @@ def test_a_registered_metric_appears_in_validation_and_in_baselines(monkeypatch)
     assert expected > 0
     blank = constant_page(torch.zeros(1, 1, 64, 64))
     batch = four_pages()
-    scores = score_reconstructions(blank, [batch], OneRank())
+    scores = score_reconstructions(blank, [batch], FakeEngine())
     assert scores["brightness_error"] == pytest.approx(float(batch.images().mean()), rel=1e-5)
 
 

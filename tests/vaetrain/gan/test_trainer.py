@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from vaetrain.engines.base import Engine
+from tests.support.engines import FakeEngine
 from vaetrain.gan import losses
 from vaetrain.gan.config import GanConfig
 from vaetrain.gan.discriminators import build_discriminator
@@ -45,23 +45,9 @@ KINDS = {
 }
 
 
-class SameRanks:
-    """Engine of ranks that all hold the same pages, so that sums are multiples of one rank's."""
-
-    loss_scale = 1.0
-    average_gradients = Engine.average_gradients
-    step_replicated = Engine.step_replicated
-
-    def __init__(self, world_size: int) -> None:
-        self.world_size = world_size
-
-    def sum(self, values: Tensor) -> Tensor:
-        return values * self.world_size
-
-
 def a_gan_trainer(config: GanConfig, clock: Clock = CLOCK, seed: int = 0, ranks: int = 1):
     torch.manual_seed(seed)
-    return GanTrainer(config, build_discriminator(config), clock, SameRanks(ranks))
+    return GanTrainer(config, build_discriminator(config), clock, FakeEngine(world_size=ranks))
 
 
 def an_output(page: Tensor, logits: Tensor | None = None) -> VAEOutput:
@@ -184,7 +170,7 @@ def test_vae_gets_the_weighed_gradient_and_the_discriminator_none():
 def test_gradients_are_measured_at_logits_where_the_pixel_loss_uses_them():
     config = dataclasses.replace(QUICK, weight=0.3)
     torch.manual_seed(0)
-    gan = GanTrainer(config, build_discriminator(config), CLOCK, SameRanks(1), at_logits=True)
+    gan = GanTrainer(config, build_discriminator(config), CLOCK, FakeEngine(), at_logits=True)
     gan.begin(BATCH)
     assert gan.current is not None
     real, fake = pages(1)

@@ -1,10 +1,9 @@
 """Values of every page, gathered from all ranks."""
 
-from types import SimpleNamespace
-
 import torch
 
 from shards.reading.batch import Batch
+from tests.support.engines import FakeEngine
 from vaetrain.inference.each_page import for_each_page
 
 
@@ -23,11 +22,10 @@ def blank_batch(ids: list[int]) -> Batch:
     )
 
 
-def test_rows_of_all_ranks_are_sorted_by_id():
+def test_rows_of_all_ranks_are_sorted_by_id(monkeypatch):
     other_rank = torch.tensor([[3.0, 20, 30], [0, 21, 0]], dtype=torch.float64)
-    engine = SimpleNamespace(
-        device=torch.device("cpu"), gather_ragged=lambda rows: torch.cat([rows, other_rank])
-    )
+    engine = FakeEngine(world_size=2)
+    monkeypatch.setattr(engine, "gather_ragged", lambda rows: torch.cat([rows, other_rank]))
     batches = [blank_batch([5, 1]), None]
     ids, heights, values = for_each_page(lambda b: 10.0 * b.ids[:, None], 1, batches, engine)
     assert ids.tolist() == [0, 1, 3, 5]

@@ -4,33 +4,18 @@ import math
 import re
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 
 from shards.build import build
 from shards.building.options import BuildOptions
 from shards.errors import UserError
-from tests.support.models import write_run
+from tests.support.paths import REPO, SAMPLE
 from vaetrain import export
-from vaetrain.config.experiment import load_experiment
 from vaetrain.inference import onnx_export, onnx_graph, onnx_quantisation
 from vaetrain.inference.onnx_graph import open_session, page_inputs
 from vaetrain.inference.onnx_quantisation import split_pages
 from vaetrain.inference.trained_model import TrainedModel
-
-REPO = Path(__file__).resolve().parents[3]
-EXPERIMENT = load_experiment(
-    None, ["data.width=64", "data.max_height=128", "model.latent_dim=8", "data.workers=0"]
-)
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory) -> Path:
-    """Shards with both splits, and a run with a model whose weights are all random."""
-    folder = tmp_path_factory.mktemp("export")
-    write_run(folder, EXPERIMENT, pages=30, noise=0.02)
-    return folder
 
 
 def run(monkeypatch, *argv: object) -> None:
@@ -39,7 +24,7 @@ def run(monkeypatch, *argv: object) -> None:
 
 
 @pytest.mark.parametrize(("loss", "written"), [(0.009, ["a.onnx"]), (0.011, []), (math.nan, [])])
-def test_int8_that_loses_too_much_ssim_is_refused(loss, written, folder, tmp_path, monkeypatch):
+def test_int8_that_loses_too_much_ssim_is_refused(loss, written, small_run, tmp_path, monkeypatch):
     scores = {"a.onnx": 0.9, "int8-a.onnx": 0.9 - loss}
     monkeypatch.setattr(
         onnx_graph, "write_graph", lambda graph, path, *size: path.write_bytes(b"fp32")
@@ -52,26 +37,27 @@ def test_int8_that_loses_too_much_ssim_is_refused(loss, written, folder, tmp_pat
     monkeypatch.setattr(
         onnx_quantisation, "mean_ssim", lambda model, path, pages: scores[path.name]
     )
-    command = (folder / "run", "--onnx", tmp_path / "a.onnx", "--int8", "--calibrate")
+    command = (small_run / "run", "--onnx", tmp_path / "a.onnx", "--int8", "--calibrate")
     if written:
-        run(monkeypatch, *command, folder / "shards")
+        run(monkeypatch, *command, small_run / "shards")
         assert (tmp_path / "a.onnx").read_bytes() == b"int8"
     else:
         with pytest.raises(UserError, match="nothing written"):
-            run(monkeypatch, *command, folder / "shards")
+            run(monkeypatch, *command, small_run / "shards")
     assert [path.name for path in tmp_path.iterdir()] == written
 
 
 @pytest.mark.slow
-def test_int8_is_close_to_fp32_and_smaller(folder, tmp_path, monkeypatch, capsys):
+def test_int8_is_close_to_fp32_and_smaller(small_run, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(onnx_export, "MAX_SSIM_LOSS", 1.0)
     exact, small = tmp_path / "a.onnx", tmp_path / "b.onnx"
-    run(monkeypatch, folder / "run", "--onnx", exact)
-    run(monkeypatch, folder / "run", "--onnx", small, "--int8", "--calibrate", folder / "shards")
+    command = (small_run / "run", "--onnx")
+    run(monkeypatch, *command, exact)
+    run(monkeypatch, *command, small, "--int8", "--calibrate", small_run / "shards")
     assert "not calibrated on" in capsys.readouterr().out
     assert small.stat().st_size < 0.7 * exact.stat().st_size
-    trained = TrainedModel(folder / "run")
-    _, measured = split_pages(trained, folder / "shards")
+    trained = TrainedModel(small_run / "run")
+    _, measured = split_pages(trained, small_run / "shards")
     inputs = page_inputs(trained.model, measured[0])
     before, after = (
         open_session(path).run(["reconstruction"], inputs)[0] for path in (exact, small)
@@ -83,7 +69,7 @@ def test_int8_is_close_to_fp32_and_smaller(folder, tmp_path, monkeypatch, capsys
 def test_int8_of_a_trained_model_is_a_third_of_the_size_and_keeps_its_ssim(tmp_path):
     """At the size of the default experiment; the name int8.onnx must not collide with drafts."""
     shards, run, small = tmp_path / "shards", tmp_path / "run", tmp_path / "int8.onnx"
-    build([REPO / "shards" / "sample"], shards, BuildOptions(workers=1))
+    build([SAMPLE], shards, BuildOptions(workers=1))
     train = ["vaetrain/train.py", "--run-dir", run, f"data.shards={shards}"]
     train += ["data.val_templates=[]", "train.max_images=1024", "tracker=none"]
     export = ["-m", "vaetrain.export", run, "--onnx", small, "--int8", "--calibrate", shards]

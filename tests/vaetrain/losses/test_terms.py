@@ -5,17 +5,16 @@ from __future__ import annotations
 import subprocess
 import sys
 from collections.abc import Callable
-from pathlib import Path
 from pkgutil import resolve_name
 
 import pytest
 import torch
 from torch import Tensor
 
+from tests.support.paths import REPO
 from tests.vaetrain.losses.images import flat_and_noisy, full_heights
 from vaetrain.losses.terms import PIXEL_LOSSES, TERMS
 
-REPO = Path(__file__).resolve().parents[3]
 FUNCTIONS = [
     *(loss.function for loss in PIXEL_LOSSES.values()),
     *(term.function for term in TERMS if term.function is not None),

@@ -2,14 +2,13 @@
 
 import subprocess
 import sys
-from pathlib import Path
 from pkgutil import resolve_name
 
 import pytest
 
+from tests.support.paths import REPO
 from vaetrain.model import parts
 
-REPO = Path(__file__).resolve().parents[3]
 TABLES = (parts.BLOCKS, parts.ATTENTION, parts.SKIPS, parts.LATENTS)
 
 

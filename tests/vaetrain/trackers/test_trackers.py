@@ -20,8 +20,7 @@ import pytest
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from shards.build import build
-from shards.building.options import BuildOptions
+from tests.support.paths import REPO
 from vaetrain import load_model, startup
 from vaetrain.config.experiment import load_experiment
 from vaetrain.reporting.run_log import RunLog, read_metrics
@@ -29,7 +28,6 @@ from vaetrain.settings import ConfigError
 from vaetrain.trackers.base import RunTracker, TrackedRun
 from vaetrain.trackers.table import TRACKERS, TrackerSpec
 
-REPO = Path(__file__).resolve().parents[3]
 SMALL = (
     "data.width=64",
     "data.max_height=128",
@@ -229,14 +227,6 @@ def test_tensorboard_has_settings_and_final_metrics_in_one_run(tmp_path):
     assert [point.value for point in read.Scalars("val/ssim")] == [0.25, 0.5]
     session = read.summary_metadata["_hparams_/session_start_info"].plugin_data.content
     assert b"beta.max" in session
-
-
-@pytest.fixture(scope="module")
-def shards(tmp_path_factory) -> Path:
-    """A few real pages."""
-    folder = tmp_path_factory.mktemp("data") / "shards"
-    build([REPO / "shards" / "sample"], folder, BuildOptions(count=40, workers=1))
-    return folder
 
 
 @pytest.fixture

@@ -5,8 +5,8 @@ import math
 import pytest
 import torch
 
+from tests.support.engines import FakeEngine
 from vaetrain.config.experiment import load_experiment
-from vaetrain.engines.base import Engine
 from vaetrain.losses.config import BetaConfig
 from vaetrain.losses.objective import Objective
 from vaetrain.model.vae import VAEOutput
@@ -17,20 +17,9 @@ CPU = torch.device("cpu")
 APPLIED = torch.tensor(True)
 
 
-class OneRank:
-    """The part of a one-rank engine that controllers use."""
-
-    world_size, loss_scale = 1, 1.0
-    average_gradients = Engine.average_gradients
-    step_replicated = Engine.step_replicated
-
-    def sum(self, values: torch.Tensor) -> torch.Tensor:
-        return values
-
-
 def step_weights(learned: LearnedWeights) -> None:
-    OneRank().average_gradients([learned.log_variances])
-    learned.step(OneRank(), APPLIED)
+    FakeEngine().average_gradients([learned.log_variances])
+    learned.step(FakeEngine(), APPLIED)
 
 
 def test_controller_follows_the_formula_of_controlvae():

@@ -2,23 +2,22 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
-from pathlib import Path
-
 import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
 
 from benchmarks.support.batch_size.trainer_step import PageLosses, TrainerStep, cut, made_up_batch
+from shards.build import build
+from shards.building.options import BuildOptions
 from shards.errors import UserError
+from tests.support.commands import run_python
+from tests.support.engines import CPU, FakeEngine
+from tests.support.paths import SAMPLE
 from vaetrain.config.command import experiment_path
 from vaetrain.config.experiment import load_experiment
 from vaetrain.data.loading import PageReader
 
-REPO = Path(__file__).resolve().parents[4]
-CPU = torch.device("cpu")
 SETTINGS = (
     "data.width=64",
     "data.max_height=128",
@@ -40,26 +39,19 @@ SETTINGS = (
 )
 
 
-class OneRank:
-    """The part of a one-rank engine that `PageReader` uses."""
-
-    rank, world_size, device = 0, 1, CPU
-
-
 @pytest.mark.slow
 def test_step_gives_the_weights_of_the_trainer(tmp_path):
     shards, run = tmp_path / "shards", tmp_path / "run"
-    build = [sys.executable, "-m", "shards.build", "shards/sample", "--out", str(shards)]
-    subprocess.run([*build, "--count", "40", "--workers", "1"], cwd=REPO, check=True)
+    build([SAMPLE], shards, BuildOptions(count=40, workers=1))
     settings = [f"data.shards={shards}", *SETTINGS]
-    train = [sys.executable, "vaetrain/train.py", "--run-dir", str(run), *settings]
-    subprocess.run(train, cwd=REPO, check=True)
+    done = run_python("vaetrain/train.py", "--run-dir", run, *settings)
+    assert done.returncode == 0, done.stderr
     (saved,) = (run / "checkpoints").iterdir()
 
     experiment = load_experiment(experiment_path(None), settings)
     step = TrainerStep(experiment, CPU)
     before = {name: p.detach().clone() for name, p in step.losses.model.named_parameters()}
-    data = PageReader(shards, experiment.data, OneRank(), step.losses.model.stride)
+    data = PageReader(shards, experiment.data, FakeEngine(), step.losses.model.stride)
     step(cut(data, first_ids(data, experiment), 4, CPU))
     trained = load_file(saved / "weights.safetensors")
     assert any(not torch.equal(before[name], trained[name]) for name in before)
