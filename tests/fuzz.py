@@ -1,10 +1,10 @@
-"""Fuzzer of the parsers, for a given time.
+"""Fuzzer that runs the parsers on random damaged input for a given time.
 
     python -m tests.fuzz {layouts,index,shards,experiments} [--seconds 600] [--engine atheris]
 
-The checks are those of the tests of hostile files. hypothesis draws what to damage and how; with
-atheris (`pip install -e '.[fuzz]'`) its draws follow what the code has not done yet. The first
-finding ends it, with a traceback and the example, which then belongs among the tests.
+The checks are those of the tests of untrusted files. hypothesis draws the damage; with atheris
+(`pip install -e '.[fuzz]'`) the draws are guided by code coverage. The first failure ends the
+fuzzer with a traceback and the example; add that example to the tests.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from pathlib import Path
 from hypothesis import HealthCheck, Phase, given, seed, settings
 from hypothesis import strategies as st
 
-PIECE = 500  # examples between two looks at the clock
+EXAMPLES = 500  # between two readings of the clock
 FUZZED = (
     "shards",
     "vaetrain.settings",
@@ -31,20 +31,20 @@ FUZZED = (
 )
 
 Check = Callable[[], None]
-"""A test of hypothesis that needs no fixtures."""
+"""A hypothesis test without fixtures."""
 
 
 def checks_of(parser: str, folder: Path) -> list[Check]:
-    """The tests that try a parser; they may write below `folder`."""
+    """Return the tests of a parser; they may write below `folder`."""
     from tests.shards import test_hostile as data
     from tests.vaetrain import test_hostile as files
 
     if parser == "layouts":
         return [
-            data.test_mutated_layouts,
-            data.test_random_trees_as_layouts,
-            data.test_damaged_json,
-            data.test_damaged_pictures,
+            data.test_mutated_layouts_are_refused_or_valid,
+            data.test_random_trees_are_refused_or_valid_layouts,
+            data.test_damaged_json_is_refused_or_a_valid_layout,
+            data.test_damaged_pictures_are_refused_or_gray,
         ]
     if parser == "experiments":
         path = folder / "file.yaml"
@@ -58,35 +58,35 @@ def checks_of(parser: str, folder: Path) -> list[Check]:
     copy = shutil.copytree(whole, folder / "copy")
     if parser == "index":
         return [
-            bound(data.test_damaged_index_header, whole=whole, folder=copy),
+            bound(data.test_damaged_index_header_is_refused, whole=whole, folder=copy),
             bound(
-                data.test_mutated_index_header_with_valid_checksum,
+                data.test_resigned_index_header_is_refused_or_read,
                 whole=whole,
                 folder=copy,
             ),
-            bound(data.test_damaged_index_table, whole=whole, folder=copy),
+            bound(data.test_damaged_index_table_is_refused, whole=whole, folder=copy),
         ]
     return [
-        bound(data.test_damaged_shard, whole=whole, folder=copy),
-        bound(data.test_damaged_shard_with_valid_checksum, whole=whole, folder=copy),
-        bound(data.test_damaged_sample_bytes, whole=whole),
-        bound(data.test_damaged_boxes, whole=whole),
+        bound(data.test_damaged_shard_is_refused, whole=whole, folder=copy),
+        bound(data.test_resigned_shard_is_refused_or_read, whole=whole, folder=copy),
+        bound(data.test_damaged_sample_bytes_are_refused_or_split_into_members, whole=whole),
+        bound(data.test_damaged_boxes_are_refused_or_an_array, whole=whole),
     ]
 
 
 def bound(test: Check, **fixtures: object) -> Check:
-    """A test with its fixtures, whose only other argument is hypothesis's `data`."""
+    """Return a test with its fixtures bound; its only other argument is hypothesis's `data`."""
     inner = test.hypothesis.inner_test
 
     @given(data=st.data())
-    def alone(data: st.DataObject) -> None:
+    def check(data: st.DataObject) -> None:
         inner(data=data, **fixtures)
 
-    return alone
+    return check
 
 
 def explore(checks: list[Check], seconds: float) -> int:
-    """Run the checks on random examples; how many there were."""
+    """Run the checks on random examples; return the number of executions."""
     executions = 0
 
     def counted(inner: Check) -> Check:
@@ -98,7 +98,7 @@ def explore(checks: list[Check], seconds: float) -> int:
         return run
 
     options = settings(
-        max_examples=PIECE,
+        max_examples=EXAMPLES,
         deadline=None,
         derandomize=False,
         database=None,
@@ -116,8 +116,8 @@ def explore(checks: list[Check], seconds: float) -> int:
     return executions
 
 
-def follow(checks: list[Check], seconds: float) -> None:
-    """Let atheris choose the draws; it ends this process, and says how many there were."""
+def run_atheris(checks: list[Check], seconds: float) -> None:
+    """Run the checks on input that atheris chooses; it prints the count and ends this process."""
     import atheris
 
     targets = [check.hypothesis.fuzz_one_input for check in checks]
@@ -127,7 +127,7 @@ def follow(checks: list[Check], seconds: float) -> None:
             targets[data[0] % len(targets)](data[1:])
 
     limits = [f"-max_total_time={seconds:.0f}", "-print_final_stats=1", "-max_len=4096"]
-    limits.append("-len_control=0")  # too few bytes are no draws at all
+    limits.append("-len_control=0")  # with short inputs hypothesis draws nothing
     atheris.Setup([sys.argv[0], *limits], one)
     atheris.Fuzz()
 
@@ -139,16 +139,16 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=600.0)
     parser.add_argument("--engine", choices=("hypothesis", "atheris"), default="hypothesis")
     arguments = parser.parse_args()
-    watched = contextlib.nullcontext()
+    instrumented = contextlib.nullcontext()
     if arguments.engine == "atheris":
         import atheris
 
-        watched = atheris.instrument_imports(include=list(FUZZED))
+        instrumented = atheris.instrument_imports(include=list(FUZZED))
     with tempfile.TemporaryDirectory(prefix="fuzz-") as folder:
-        with watched:
+        with instrumented:
             checks = checks_of(arguments.parser, Path(folder))
         if arguments.engine == "atheris":
-            follow(checks, arguments.seconds)
+            run_atheris(checks, arguments.seconds)
         executions = explore(checks, arguments.seconds)
         print(f"{arguments.parser}: {executions} executions, nothing found")
 

@@ -7,6 +7,7 @@ import re
 import sys
 from collections import Counter
 from collections.abc import Iterator, Mapping
+from fnmatch import fnmatch
 from pathlib import Path
 
 import pytest
@@ -19,6 +20,51 @@ COMMANDS |= {"build", "inspect", "verify", "capture", "cluster", "atlas", "recon
 COMMANDS |= {"doctor", "plan", "sweep", "soak", "report"}
 OLD_CONTRACTS = {"vaetrain/augment", "shards/inspect.py"}
 MOST_MODULES, MOST_LINES = 20, 400
+# Modules without a test file of their own, by the test that covers them: parts that only work
+# together, modules that need several processes, and commands that are tested alike.
+COVERS = {
+    "tests/shards/test_build.py": ("shards/building/*.py",),
+    "tests/shards/test_hostile.py": ("shards/format/tar.py",),
+    "tests/shards/format/test_index.py": ("shards/open.py",),
+    "tests/shards/format/test_layout.py": ("shards/format/box_tree.py", "shards/format/schemas.py"),
+    "tests/shards/reading/test_datasets.py": (
+        *("shards/reading/batch.py", "shards/reading/collator.py"),
+        *("shards/reading/reader_processes.py", "shards/reading/shard_files.py"),
+    ),
+    "tests/shards/reading/test_draw.py": ("shards/reading/draw_rows.py",),
+    "tests/shards/remote/test_remote.py": ("shards/remote/*.py",),
+    "tests/shards/synthetic/test_archetypes.py": ("shards/synthetic/*.py",),
+    "tests/vaetrain/test_commands.py": (
+        *("vaetrain/embed.py", "vaetrain/interpolate.py"),
+        *("vaetrain/sample.py", "vaetrain/search.py"),
+    ),
+    "tests/vaetrain/test_startup.py": (
+        *("vaetrain/engines/engine_files.py", "vaetrain/engines/factory.py"),
+        "vaetrain/engines/spec.py",
+    ),
+    "tests/vaetrain/config/test_experiment.py": ("vaetrain/settings.py",),
+    "tests/vaetrain/engines/test_model_options.py": ("vaetrain/model/precision.py",),
+    "tests/vaetrain/gan/test_losses.py": ("vaetrain/gan/regularizers.py",),
+    "tests/vaetrain/model/test_blocks.py": ("vaetrain/model/stage.py",),
+    "tests/vaetrain/trackers/test_trackers.py": ("vaetrain/trackers/*.py",),
+    "tests/distributed/test_engines_alone.py": (
+        *("vaetrain/engines/base.py", "vaetrain/engines/collectives.py"),
+        *("vaetrain/engines/replicated.py", "vaetrain/engines/torch_engine.py"),
+        "vaetrain/engines/zero.py",
+    ),
+    "tests/distributed/test_equality.py": ("vaetrain/training/pca_start.py",),
+    "tests/distributed/test_launch.py": (
+        *("vaetrain/cli.py", "vaetrain/train.py", "vaetrain/config/command.py"),
+    ),
+    "tests/distributed/test_resume.py": (
+        *("vaetrain/engines/stop_request.py", "vaetrain/training/build.py"),
+        *("vaetrain/training/events.py", "vaetrain/training/state.py"),
+        "vaetrain/training/trainer.py",
+    ),
+    "tests/launch/test_report.py": ("launch/charts.py",),
+    "tests/launch/test_sweep.py": ("launch/trial.py",),
+    "tests/benchmarks/support/test_traces.py": ("benchmarks/support/steps.py",),
+}
 RIDDLES = re.compile(r"(What|Who|Whose|How|That|None|Nothing|Nobody|Whether it)\b")
 
 
@@ -183,3 +229,27 @@ def test_errors_are_not_caught_blindly():
         and not raises_again(node)
     ]
     assert blind == []
+
+
+def has_functions(path: Path) -> bool:
+    """Return whether a file defines a function or method."""
+    return any(isinstance(node, ast.FunctionDef) for node in ast.walk(ast.parse(path.read_text())))
+
+
+def modules_without_test() -> list[str]:
+    """Return the modules with functions that have no test file at the mirrored path."""
+    missing = []
+    for path in MODULES.values():
+        relative = path.relative_to(REPO)
+        test = REPO / "tests" / relative.parent / f"test_{path.stem.strip('_')}.py"
+        if path.name != "__init__.py" and has_functions(path) and not test.exists():
+            missing.append(relative.as_posix())
+    return missing
+
+
+def test_every_module_has_a_test_file_or_a_test_that_covers_it():
+    patterns = [pattern for modules in COVERS.values() for pattern in modules]
+    missing = modules_without_test()
+    assert [m for m in missing if not any(fnmatch(m, pattern) for pattern in patterns)] == []
+    assert [p for p in patterns if not any(fnmatch(m, p) for m in missing)] == []  # outdated
+    assert [test for test in COVERS if not (REPO / test).exists()] == []

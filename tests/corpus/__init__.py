@@ -1,8 +1,8 @@
-"""Corpus of bad files of every kind that is read; the files are the same every time.
+"""Corpus of bad files of every kind that the programs read; the files are always the same.
 
     python -m tests.corpus DIR
 
-writes them, to try them by hand.
+writes them to a folder, to try them by hand.
 """
 
 from __future__ import annotations
@@ -17,27 +17,27 @@ TOO_DEEP = 100_000
 
 
 @dataclass(frozen=True)
-class Bad:
-    """A file, or a folder of files, that must be refused in a line that holds `says`."""
+class BadFile:
+    """A file or folder that must be refused with one line that contains `message`."""
 
     path: Path
-    says: str
+    message: str
 
 
-def put(tree: Any, place: tuple, value: Any) -> Any:
-    """Return a copy of a tree with another value at a place; `...` removes the entry."""
+def put(tree: Any, keys: tuple, value: Any) -> Any:
+    """Return a copy of a tree with the value at a path of keys replaced; `...` removes it."""
     tree = json.loads(json.dumps(tree))
     inner = tree
-    for key in place[:-1]:
+    for key in keys[:-1]:
         inner = inner[key]
     if value is ...:
-        del inner[place[-1]]
+        del inner[keys[-1]]
     else:
-        inner[place[-1]] = value
+        inner[keys[-1]] = value
     return tree
 
 
-def harmed(data: bytes, count: int) -> Iterator[tuple[str, bytes]]:
+def damaged_copies(data: bytes, count: int) -> Iterator[tuple[str, bytes]]:
     """Yield `count` truncated copies, and `count` copies with one byte that is not UTF-8."""
     for number in range(count):
         at = len(data) * number // count
@@ -45,11 +45,11 @@ def harmed(data: bytes, count: int) -> Iterator[tuple[str, bytes]]:
         yield f"flip-{at}", data[:at] + bytes([data[at] ^ 0x80]) + data[at + 1 :]
 
 
-def write_files(folder: Path, files: Iterable[tuple[str, bytes]]) -> list[Bad]:
+def write_files(folder: Path, files: Iterable[tuple[str, bytes]]) -> list[BadFile]:
     """Write files to a new folder."""
     folder.mkdir(parents=True)
-    found = []
+    bad_files = []
     for name, data in files:
         (folder / name).write_bytes(data)
-        found.append(Bad(folder / name, name))
-    return found
+        bad_files.append(BadFile(folder / name, name))
+    return bad_files

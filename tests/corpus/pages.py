@@ -16,7 +16,7 @@ import numpy as np
 from PIL import Image
 
 from shards.format.png import SIGNATURE, encode_png
-from tests.corpus import TOO_DEEP, Bad, harmed, put
+from tests.corpus import TOO_DEEP, BadFile, damaged_copies, put
 
 LEAVES = [{"b": [10 * n, 20, 30.5, 15]} for n in range(3)]
 LAYOUT = {"id": "a", "label": "b", "w": 200, "h": 300, "r": {"b": [0, 0, 200, 300], "c": LEAVES}}
@@ -53,7 +53,7 @@ def bad_layouts() -> Iterator[tuple[str, bytes]]:
     for number, record in enumerate(records):
         yield f"record-{number}.json", json.dumps(record).encode()
     text = json.dumps(LAYOUT).encode()
-    for name, data in harmed(text, 8):
+    for name, data in damaged_copies(text, 8):
         yield f"{name}.json", data
     yield "deep.json", b'{"r":' * TOO_DEEP + b"1" + b"}" * TOO_DEEP
     yield "lists.json", b"[" * TOO_DEEP
@@ -102,7 +102,7 @@ def chunk(kind: bytes, content: bytes) -> bytes:
 def bad_pictures() -> Iterator[tuple[str, bytes]]:
     """Yield name and content of bad PNG files."""
     whole = encode_png(GRAY)
-    for name, data in harmed(whole, 15):
+    for name, data in damaged_copies(whole, 15):
         yield f"{name}.png", data
     start, end = whole.index(b"IDAT") - 4, chunk(b"IEND", b"")
     rest = whole[start:]
@@ -135,7 +135,7 @@ def bad_pictures() -> Iterator[tuple[str, bytes]]:
     yield "layout.png", json.dumps(LAYOUT).encode()
 
 
-def write_odd_files(folder: Path) -> list[Bad]:
+def write_odd_files(folder: Path) -> list[BadFile]:
     """Write pipes, broken links and files whose names are not text."""
     os.mkfifo(folder / "pipe.json")
     (folder / "nowhere.json").symlink_to(folder / "nothing")
@@ -144,4 +144,4 @@ def write_odd_files(folder: Path) -> list[Bad]:
     os.close(os.open(os.fsencode(folder) + b"/\xff\xfe.json", os.O_CREAT))
     names = ("pipe.json", "nowhere.json", "loop.json", "lines.json", ".json")
     paths = ("pipe.json", "nowhere.json", "loop.json", "two\nlines.json", "\udcff\udcfe.json")
-    return [Bad(folder / path, name) for path, name in zip(paths, names, strict=True)]
+    return [BadFile(folder / path, name) for path, name in zip(paths, names, strict=True)]

@@ -14,7 +14,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from shards.storage import sha256_of
-from tests.corpus import TOO_DEEP, Bad, harmed
+from tests.corpus import TOO_DEEP, BadFile, damaged_copies
 
 # Contents that are not a safetensors file.
 NO_TENSORS = {
@@ -31,63 +31,63 @@ NO_TENSORS = {
 NO_STATE = (b"", b"[]", b"5", b'"text"', b"null", b"{}", b"{", b"\xff", b"[" * TOO_DEEP)
 
 
-def vouch(checkpoint: Path) -> None:
+def write_manifest(checkpoint: Path) -> None:
     """Write a manifest with the right checksums of a checkpoint's files."""
     files = (path for path in checkpoint.iterdir() if path.name != "manifest.json")
     digests = {path.name: sha256_of(path) for path in files}
     (checkpoint / "manifest.json").write_text(json.dumps(digests))
 
 
-def write_bad_checkpoints(folder: Path, whole: Path) -> Iterator[Bad]:
-    """Copies of the checkpoint `whole`, each with something wrong."""
+def write_bad_checkpoints(folder: Path, whole: Path) -> Iterator[BadFile]:
+    """Yield copies of the checkpoint `whole`, each with one fault."""
 
     def copied(name: str) -> Path:
         return shutil.copytree(whole, folder / name)
 
     for path in sorted(whole.iterdir()):
-        for harm, data in harmed(path.read_bytes(), 3):
-            copy = copied(f"{path.stem}-{harm}")
+        for damage, data in damaged_copies(path.read_bytes(), 3):
+            copy = copied(f"{path.stem}-{damage}")
             (copy / path.name).write_bytes(data)
-            yield Bad(copy, copy.name)
+            yield BadFile(copy, copy.name)
         copy = copied(f"{path.stem}-missing")
         (copy / path.name).unlink()
-        yield Bad(copy, copy.name)
+        yield BadFile(copy, copy.name)
         copy = copied(f"{path.stem}-folder")
         (copy / path.name).unlink()
         (copy / path.name).mkdir()
-        yield Bad(copy, copy.name)
+        yield BadFile(copy, copy.name)
     for name, data in NO_TENSORS.items():
         copy = copied(f"vouched-{name}")
         (copy / "average.safetensors").write_bytes(data)
-        vouch(copy)
-        yield Bad(copy, copy.name)
+        write_manifest(copy)
+        yield BadFile(copy, copy.name)
     for number, data in enumerate((*NO_STATE, b'{"images": "x"}', b'{"images": null}')):
         copy = copied(f"vouched-state-{number}")
         (copy / "state.json").write_bytes(data)
-        vouch(copy)
-        yield Bad(copy, copy.name)
+        write_manifest(copy)
+        yield BadFile(copy, copy.name)
 
 
-def write_bad_models(folder: Path, whole: Path) -> Iterator[Bad]:
-    """Copies of the finished model `whole`, each with something wrong."""
+def write_bad_models(folder: Path, whole: Path) -> Iterator[BadFile]:
+    """Yield copies of the final model `whole`, each with one fault."""
 
-    def copied(name: str, file: str, data: bytes) -> Bad:
+    def copied(name: str, file: str, data: bytes) -> BadFile:
         copy = shutil.copytree(whole, folder / name)
         (copy / file).write_bytes(data)
-        return Bad(copy, name)
+        return BadFile(copy, name)
 
     for number, data in enumerate(NO_STATE):
         yield copied(f"config-{number}", "config.json", data)
     config = json.loads((whole / "config.json").read_text())
     trees: dict[str, Any] = {"list": [], "text": "name: x", "null": None, "unknown": {"a": 1}}
     trees |= {"section": {"data": 5}, "width": {"data": {"width": 32}}, "deep": {}}
-    # The layers this asks for would take terabytes.
+    # The layers of these sizes would take terabytes.
     trees["huge"] = {"data": {"width": 8192, "max_height": 32767}, "model": {"latent_dim": 10**9}}
     for _ in range(900):
         trees["deep"] = {"a": trees["deep"]}
     for name, tree in trees.items():
-        told = json.dumps({**config, "experiment": tree}).encode()
-        yield copied(f"settings-{name}", "config.json", told)
+        text = json.dumps({**config, "experiment": tree}).encode()
+        yield copied(f"settings-{name}", "config.json", text)
     for name, data in NO_TENSORS.items():
         yield copied(f"weights-{name}", "model.safetensors", data)
     weights = load_file(whole / "model.safetensors")

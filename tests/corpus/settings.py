@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from tests.corpus import harmed
+from tests.corpus import damaged_copies
 
-# What is no YAML that is read, and what the refusal must hold beside the file's name.
+# Texts that are no YAML mapping of plain values.
 NO_YAML = (
     b"", b"[]", b"5", b"text", b"null", b"a: [1", b"a: b: c", b"\tname: x", b"\0", b"\xff\xfe\xff",
     b"a: &x 1\nb: *x\n", b"a: !!python/object/apply:os.system [true]\n", b"a: !!binary aGVsbG8=\n",
@@ -17,7 +17,7 @@ NO_YAML = (
                                   for n in range(1, 30)),
 )  # fmt: skip
 
-# A setting that cannot be, and what the refusal must hold: the key, as the command line has it.
+# Invalid settings, and a text that the message must contain: mostly the key as on a command line.
 SETTINGS = (
     ("nothing: 1", "nothing"), ("data: 5", "data"), ("data: [1]", "data"), ("train: x", "train"),
     ("data.width: 128", "data.width"), ("data: {width: wide}", "data.width"),
@@ -98,15 +98,15 @@ STUDIES = (
 
 
 def bad_yaml(whole: bytes) -> Iterator[tuple[str, bytes]]:
-    """Files that are not read at all, whatever they should be; some are a whole one, harmed."""
+    """Yield files that no reader accepts, among them damaged copies of the content `whole`."""
     for number, data in enumerate(NO_YAML):
         yield f"text-{number}.yaml", data
-    for name, data in harmed(whole, 3):
-        if name.startswith("flip"):  # a file that ends early may still be one
+    for name, data in damaged_copies(whole, 3):
+        if name.startswith("flip"):  # a truncated file may still be valid
             yield f"{name}.yaml", data
 
 
 def numbered(texts: tuple[str, ...]) -> Iterator[tuple[str, bytes]]:
-    """Texts as files."""
+    """Yield name and content of a file for each text."""
     for number, text in enumerate(texts):
         yield f"{number}.yaml", text.encode()

@@ -16,23 +16,25 @@ import numpy as np
 
 from shards.format.index import RECORD, header_bytes
 from shards.format.png import encode_png
-from tests.corpus import TOO_DEEP, Bad, harmed
+from tests.corpus import TOO_DEEP, BadFile, damaged_copies
 from tests.corpus.pages import GRAY
 
 
 def npy(boxes: np.ndarray) -> bytes:
-    """An array as its file, pickled where it holds objects."""
+    """Return an array in the npy format, pickled if it holds objects."""
     stream = io.BytesIO()
     np.save(stream, boxes, allow_pickle=True)
     return stream.getvalue()
 
 
 BOXES = np.array([[0, 0, 200, 300], [10, 20, 40, 35]], np.int16)
-TOLD = {"id": "a", "label": "other", "w": 200, "h": 300, "n": 2, "depth": 2}
+METADATA = {"id": "a", "label": "other", "w": 200, "h": 300, "n": 2, "depth": 2}
 
 
-def write_vouched(folder: Path, tar: bytes, header: dict[str, Any], row: dict[str, int]) -> None:
-    """Shards of one sample with an index whose every checksum is right, whatever they hold."""
+def write_with_checksums(
+    folder: Path, tar: bytes, header: dict[str, Any], row: dict[str, int]
+) -> None:
+    """Write shards of one sample, valid or not, with an index whose checksums are right."""
     folder.mkdir()
     (folder / "train-000000.tar").write_bytes(tar)
     rows = np.zeros(1, RECORD)
@@ -51,7 +53,7 @@ def write_vouched(folder: Path, tar: bytes, header: dict[str, Any], row: dict[st
 
 
 def tar_of(*members: tuple[str, bytes, bytes]) -> bytes:
-    """A plain tar of names, contents and types."""
+    """Return a plain tar of members, each given by name, content and type."""
     stream = io.BytesIO()
     for name, content, kind in members:
         info = tarfile.TarInfo(name)
@@ -64,22 +66,24 @@ def tar_of(*members: tuple[str, bytes, bytes]) -> bytes:
 
 
 def sample(name: str, content: bytes, kind: bytes = tarfile.REGTYPE, json_name: str = "a.json"):
-    """The tar of a sample with something odd beside, or in place of, its boxes."""
-    return tar_of((json_name, json.dumps(TOLD).encode(), tarfile.REGTYPE), (name, content, kind))
+    """Return the tar of a sample with the given member in place of its boxes."""
+    return tar_of(
+        (json_name, json.dumps(METADATA).encode(), tarfile.REGTYPE), (name, content, kind)
+    )
 
 
-def write_bad_shards(folder: Path, whole: Path) -> Iterator[Bad]:
-    """Folders of shards in which something is wrong; `whole` are shards to take copies of."""
+def write_bad_shards(folder: Path, whole: Path) -> Iterator[BadFile]:
+    """Yield folders of bad shards; some are damaged copies of the valid shards `whole`."""
 
-    def vouched(name: str, tar: bytes, header: dict | None = None, **row: int) -> Bad:
-        write_vouched(folder / name, tar, header or {}, row)
-        return Bad(folder / name, name)
+    def with_checksums(name: str, tar: bytes, header: dict | None = None, **row: int) -> BadFile:
+        write_with_checksums(folder / name, tar, header or {}, row)
+        return BadFile(folder / name, name)
 
     good = sample("a.boxes.npy", npy(BOXES))
     kinds = {"link": b"2", "hard-link": b"1", "device": b"3", "disk": b"4", "folder": b"5"}
     kinds |= {"pipe": b"6", "pax": b"x", "global-pax": b"g", "long-name": b"L", "sparse": b"S"}
     for name, kind in kinds.items():
-        yield vouched(f"type-{name}", sample("a.boxes.npy", npy(BOXES), kind))
+        yield with_checksums(f"type-{name}", sample("a.boxes.npy", npy(BOXES), kind))
     for number, name in enumerate(
         (
             "/etc/a.boxes.npy",
@@ -88,14 +92,16 @@ def write_bad_shards(folder: Path, whole: Path) -> Iterator[Bad]:
             "",
             ".boxes.npy",
             "./a.boxes.npy",
-            f"../{'a' * 99}/a.boxes.npy",  # too long for where names stand: what leads out is apart
+            f"../{'a' * 99}/a.boxes.npy",  # the `..` is in the prefix field
         )
     ):
-        yield vouched(f"name-{number}", sample(name, npy(BOXES)))
-    yield vouched("name-json", sample("a.boxes.npy", npy(BOXES), json_name="/a.json"))
-    yield vouched("name-escape", sample("\x1b[2J.boxes.npy", npy(BOXES)))
-    yield vouched("label-escape", sample("a.boxes.npy", npy(BOXES)), {"labels": ["\x1b[2J\n"]})
-    yield vouched("two-keys", sample("b.boxes.npy", npy(BOXES)))
+        yield with_checksums(f"name-{number}", sample(name, npy(BOXES)))
+    yield with_checksums("name-json", sample("a.boxes.npy", npy(BOXES), json_name="/a.json"))
+    yield with_checksums("name-escape", sample("\x1b[2J.boxes.npy", npy(BOXES)))
+    yield with_checksums(
+        "label-escape", sample("a.boxes.npy", npy(BOXES)), {"labels": ["\x1b[2J\n"]}
+    )
+    yield with_checksums("two-keys", sample("b.boxes.npy", npy(BOXES)))
     arrays = {
         "objects": np.array([[{}] * 4], object),
         "columns": np.zeros((2, 5), np.int16),
@@ -111,23 +117,25 @@ def write_bad_shards(folder: Path, whole: Path) -> Iterator[Bad]:
         "none": BOXES[:0],
     }
     for name, boxes in arrays.items():
-        yield vouched(f"boxes-{name}", sample("a.boxes.npy", npy(boxes)))
-    yield vouched("boxes-cut", sample("a.boxes.npy", npy(BOXES)[:-3]))
-    yield vouched("boxes-pickle", sample("a.boxes.npy", pickle.dumps(BOXES)))
-    yield vouched("boxes-picture", sample("a.png", encode_png(GRAY)))
+        yield with_checksums(f"boxes-{name}", sample("a.boxes.npy", npy(boxes)))
+    yield with_checksums("boxes-cut", sample("a.boxes.npy", npy(BOXES)[:-3]))
+    yield with_checksums("boxes-pickle", sample("a.boxes.npy", pickle.dumps(BOXES)))
+    yield with_checksums("boxes-picture", sample("a.png", encode_png(GRAY)))
     picture = sample("a.png", encode_png(GRAY)[:-20])
-    yield vouched("picture-cut", picture, {"store": "png", "png_width": 30}, boxes=0)
+    yield with_checksums("picture-cut", picture, {"store": "png", "png_width": 30}, boxes=0)
     tall = sample("a.png", encode_png(GRAY))
-    yield vouched("picture-tall", tall, {"store": "png", "png_width": 30}, width=1, height=65_535)
-    for number, told in enumerate((b"", b"[]", b"{}", b"\xff", b"[" * TOO_DEEP)):
+    yield with_checksums(
+        "picture-tall", tall, {"store": "png", "png_width": 30}, width=1, height=65_535
+    )
+    for number, content in enumerate((b"", b"[]", b"{}", b"\xff", b"[" * TOO_DEEP)):
         regular = tarfile.REGTYPE
-        tar = tar_of(("a.json", told, regular), ("a.boxes.npy", npy(BOXES), regular))
-        yield vouched(f"json-{number}", tar)
+        tar = tar_of(("a.json", content, regular), ("a.boxes.npy", npy(BOXES), regular))
+        yield with_checksums(f"json-{number}", tar)
     for key, value in {
         "offset": 1 << 31, "blocks": 0, "width": 0, "height": 0, "label": 9,
         "template": 9, "boxes": 3,
     }.items():  # fmt: skip
-        yield vouched(f"row-{key}", good, **{key: value})
+        yield with_checksums(f"row-{key}", good, **{key: value})
     entry = {"name": "train-000000.tar", "split": "train", "samples": 1, "bytes": 1}
     entry["sha256"] = "0" * 64
     for key, values in {
@@ -141,14 +149,14 @@ def write_bad_shards(folder: Path, whole: Path) -> Iterator[Bad]:
         "table_sha256": (..., "0" * 64, 5, "`<script>"),
     }.items():  # fmt: skip
         for number, value in enumerate(values):
-            yield vouched(f"header-{key}-{number}", good, {key: value})
+            yield with_checksums(f"header-{key}-{number}", good, {key: value})
 
     for name in ("index.json", "index.bin", "train-000000.tar"):
         data = (whole / name).read_bytes()
-        for harm, changed in [*harmed(data, 5), ("longer", data + b"\0")]:
-            copy = shutil.copytree(whole, folder / f"{name}-{harm}")
+        for damage, changed in [*damaged_copies(data, 5), ("longer", data + b"\0")]:
+            copy = shutil.copytree(whole, folder / f"{name}-{damage}")
             (copy / name).write_bytes(changed)
-            yield Bad(copy, name)
+            yield BadFile(copy, name)
         copy = shutil.copytree(whole, folder / f"{name}-missing")
         (copy / name).unlink()
-        yield Bad(copy, name)
+        yield BadFile(copy, name)

@@ -1,4 +1,4 @@
-"""Real trainings in real processes, small enough to be run often."""
+"""Small trainings in processes of their own."""
 
 from __future__ import annotations
 
@@ -34,8 +34,8 @@ QUICK = (
     "lr.warmup_epochs=0.5",
     "tracker=none",
 )
-# A discriminator that has started, warmed up and counts within thirty steps. It learns slowly: at
-# five times the rate its rectifiers turn over on whole flat parts of pages, and rounding grows a
+# The discriminator starts and warms up within thirty steps. Its learning rate is low: at five times
+# the rate its rectifiers switch on whole flat areas of pages, and rounding differences grow a
 # thousandfold in ten steps.
 GAN = (
     "gan.enabled=true",
@@ -57,7 +57,7 @@ def launcher(engine: str | Path, processes: int | None = None) -> list[str]:
 
 
 class Trainer:
-    """Starts trainings on the test shards and reads what they leave behind."""
+    """Trainings on the test shards, and their metrics and checkpoints."""
 
     def __init__(self, shards: Path, folder: Path) -> None:
         self.shards = shards
@@ -71,11 +71,11 @@ class Trainer:
         processes: int | None = None,
         script: str = "vaetrain/train.py",
     ) -> list[str]:
-        """The command line of a run called `name`.
+        """Return the command line of a run called `name`.
 
         Args:
             engine: a name in accelerate_configs/, an engine file, or None for plain python.
-            processes: instead of as many as the engine file says.
+            processes: number of ranks; None for that of the engine file.
         """
         start = [sys.executable] if engine is None else launcher(engine, processes)
         return [*start, script, *self.arguments(name, *settings)]
@@ -86,7 +86,7 @@ class Trainer:
         return ["--run-dir", str(self.folder / name), shards, *QUICK, *settings]
 
     def start(self, command: list[str], **environment: str) -> subprocess.Popen[str]:
-        """Start a command; all that it starts carries its `mark`, see `launch.processes.family`."""
+        """Start a command; its descendants inherit its `mark`, see `launch.processes.family`."""
         mark = uuid.uuid4().hex
         process = subprocess.Popen(
             command,
@@ -101,14 +101,14 @@ class Trainer:
         return process
 
     def run(self, command: list[str], **environment: str) -> subprocess.CompletedProcess[str]:
-        """Run a command to its end."""
+        """Run a command to its end; return its status and output."""
         process = self.start(command, **environment)
         out, err = process.communicate(timeout=300)
         return subprocess.CompletedProcess(command, process.returncode, out, err)
 
-    def train(self, name: str, *settings: str, **how: Any) -> str:
-        """Run a training that must succeed, started as `command` says; its standard output."""
-        done = self.run(self.command(name, *settings, **how))
+    def train(self, name: str, *settings: str, **options: Any) -> str:
+        """Run a training that must succeed, with the options of `command`; return its output."""
+        done = self.run(self.command(name, *settings, **options))
         assert done.returncode == 0, done.stdout + done.stderr
         return done.stdout
 
@@ -122,18 +122,18 @@ class Trainer:
             time.sleep(0.05)
 
     def lines(self, name: str, split: str = "train") -> list[dict]:
-        """The lines of a run's metrics."""
+        """Return the lines of a run's metrics."""
         path = self.folder / name / "metrics.jsonl"
         lines = [json.loads(line) for line in path.read_text().splitlines()]
         return [line for line in lines if line["split"] == split]
 
     def weights(self, name: str, part: str = "weights") -> dict:
-        """The newest checkpoint's weights, `average`, `optimizer` or `adversary`."""
+        """Return the tensors of a part of the newest checkpoint, such as `optimizer`."""
         newest = max((self.folder / name / "checkpoints").iterdir())
         return load_file(newest / f"{part}.safetensors")
 
 
 @pytest.fixture(scope="session")
 def trainer(shards, tmp_path_factory) -> Trainer:
-    """One for the session, so that tests can share runs."""
+    """Return the trainer of the session, so that tests can share runs."""
     return Trainer(shards, tmp_path_factory.mktemp("runs"))

@@ -97,8 +97,8 @@ def stuck_reading() -> None:
 
 def clock_jumps() -> None:
     """Every reading of the wall clock is off by up to 1000 days."""
-    chance, now = random.Random(0), time.time
-    time.time = lambda: now() + 86400 * chance.randint(-1000, 1000)
+    rng, now = random.Random(0), time.time
+    time.time = lambda: now() + 86400 * rng.randint(-1000, 1000)
 
 
 def no_memory() -> None:

@@ -113,23 +113,23 @@ LONG = ("train.max_images=1000000", "train.checkpoint_every_images=24", "data.wo
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("harm", ["removed", "replaced", "rebuilt"])
-def test_shards_changed_during_a_run_end_it(trainer, shards, tmp_path, harm):
-    name, mine = f"shards-{harm}", tmp_path / "shards"
-    shutil.copytree(shards, mine)
-    settings = (*LONG, "train.validate_every_images=40", f"data.shards={mine}")
+@pytest.mark.parametrize("damage", ["removed", "replaced", "rebuilt"])
+def test_shards_changed_during_a_run_end_it(trainer, shards, tmp_path, damage):
+    name, copy = f"shards-{damage}", tmp_path / "shards"
+    shutil.copytree(shards, copy)
+    settings = (*LONG, "train.validate_every_images=40", f"data.shards={copy}")
     process = trainer.start(trainer.command(name, *settings, engine="ddp"))
     trainer.wait_for(name, process)
-    for path in mine.glob("train-*.tar"):
+    for path in copy.glob("train-*.tar"):
         other = path.with_suffix(".new")
         other.write_bytes(path.read_bytes()[::-1])
-        if harm == "removed":
+        if damage == "removed":
             path.unlink()
-        elif harm == "replaced":
+        elif damage == "replaced":
             other.replace(path)
-    if harm == "rebuilt":
-        header = (mine / "index.json").read_text()
-        (mine / "index.json").write_text(header.replace('"samples"', '"samples_once"', 1))
+    if damage == "rebuilt":
+        header = (copy / "index.json").read_text()
+        (copy / "index.json").write_text(header.replace('"samples"', '"samples_once"', 1))
     out, err = process.communicate(timeout=120)
     assert process.returncode == 1, out + err
     (error,) = [line for line in err.splitlines() if line.startswith("error: ")]
@@ -138,10 +138,10 @@ def test_shards_changed_during_a_run_end_it(trainer, shards, tmp_path, harm):
         "replaced": "was changed while it was in use: SHA-256 differs from index.json",
         "rebuilt": "index.json: ",
     }
-    assert expected[harm] in error
-    assert str(mine) in error
-    shutil.rmtree(mine)
-    shutil.copytree(shards, mine)
+    assert expected[damage] in error
+    assert str(copy) in error
+    shutil.rmtree(copy)
+    shutil.copytree(shards, copy)
     saved = max((trainer.folder / name / "checkpoints").glob("[0-9]*"), default=None)
     settings = (*settings, f"train.max_images={24 if saved is None else int(saved.name) + 24}")
     out = trainer.train(name, *settings, engine="ddp")

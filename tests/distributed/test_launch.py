@@ -1,4 +1,4 @@
-"""The launcher and the command line start the engine that was asked for, or refuse."""
+"""Launcher and command line start the engine of the engine file, or refuse in one line."""
 
 import os
 import shutil

@@ -40,7 +40,7 @@ def server(shards, monkeypatch):
 
 
 def remote_settings(address, shards, folder):
-    """Room for two shards, so that shards are fetched all the time."""
+    """Return settings with a cache of two shards, so that shards are fetched throughout the run."""
     room = ROOM * max(shard.bytes for shard in open_index(shards).shards)
     return (
         *SETTINGS,
@@ -51,37 +51,37 @@ def remote_settings(address, shards, folder):
     )
 
 
-def train_watched(trainer, name, settings, folder):
-    """A training that must succeed, its cache watched: the most bytes that shards had in it."""
+def train_and_measure_cache(trainer, name, settings, folder):
+    """Run a training that must succeed; return the largest size of its cache in bytes."""
     process = trainer.start(trainer.command(name, *settings, engine="ddp"))
-    most, until = 0, time.monotonic() + 300
+    largest, until = 0, time.monotonic() + 300
     while time.monotonic() < until:
         try:
             out, err = process.communicate(timeout=0.02)
         except subprocess.TimeoutExpired:
-            most = max(most, cached(folder))
+            largest = max(largest, cached(folder))
         else:
             assert process.returncode == 0, out + err
-            return most
+            return largest
     kill_family(process.mark)
     raise AssertionError(process.communicate())
 
 
-def same_training(trainer, from_disk, server, settings, folder):
-    """Train from a server of which every twentieth request fails: all is as from the disk."""
+def check_training(trainer, from_disk, server, settings, folder):
+    """Train from a failing server; assert that losses and weights are those from the disk."""
     name = f"{urlsplit(server.url).port}-{server.fault}"
     shards = open_index(trainer.shards).shards
     largest = max(shard.bytes for shard in shards)
-    most = train_watched(trainer, name, settings, folder)
+    cache_size = train_and_measure_cache(trainer, name, settings, folder)
     assert server.failed >= 2
     assert server.failed == len(server.requests) // server.every
-    assert len(server.tars) > 2 * len(shards)  # they were removed, and fetched again
-    assert largest <= most <= ROOM * largest
+    assert len(server.tars) > 2 * len(shards)  # removed from the cache and fetched again
+    assert largest <= cache_size <= ROOM * largest
     assert same_bits(trainer.weights(name), trainer.weights(from_disk))
-    told = [
+    logged = [
         [(line["loss"], line["ids_hash"]) for line in trainer.lines(n)] for n in (name, from_disk)
     ]
-    assert told[0] == told[1]
+    assert logged[0] == logged[1]
 
 
 @pytest.mark.slow
@@ -89,7 +89,7 @@ def same_training(trainer, from_disk, server, settings, folder):
 def test_a_failing_web_server_gives_identical_weights(trainer, from_disk, server, tmp_path, fault):
     server.every, server.fault = 20, fault
     settings = remote_settings(server.url, server.folder, tmp_path)
-    same_training(trainer, from_disk, server, settings, tmp_path)
+    check_training(trainer, from_disk, server, settings, tmp_path)
 
 
 @pytest.mark.slow
@@ -98,7 +98,7 @@ def test_a_failing_s3_gives_identical_weights(trainer, from_disk, shards, tmp_pa
     with served_by_s3(shards) as (address, server):
         server.every, server.fault = 20, fault
         settings = remote_settings(address, shards, tmp_path)
-        same_training(trainer, from_disk, server, settings, tmp_path)
+        check_training(trainer, from_disk, server, settings, tmp_path)
 
 
 @pytest.mark.slow
@@ -118,9 +118,9 @@ def test_a_dead_server_ends_the_run_and_the_run_resumes_later(trainer, from_disk
         kill_family(process.mark)
         server.start()
     assert process.returncode == 1
-    told = [line for line in err.splitlines() if "cannot be fetched" in line]
-    assert 1 <= len(told) <= 2, err  # a rank a line
-    assert all(re.match(rf"error: rank \d: {server.url}/\S+: .*tried for", line) for line in told)
+    errors = [line for line in err.splitlines() if "cannot be fetched" in line]
+    assert 1 <= len(errors) <= 2, err  # one per rank
+    assert all(re.match(rf"error: rank \d: {server.url}/\S+: .*tried for", line) for line in errors)
     assert took < RETRY_SECONDS + 30
     out = trainer.train("died", *settings, engine="ddp")
     assert "resuming at" in out

@@ -1,4 +1,4 @@
-"""Intervals and verdicts are those of Student's t, and luck is not taken for a difference."""
+"""Confidence intervals and paired comparisons, compared with scipy."""
 
 import math
 
@@ -13,7 +13,7 @@ def by_seed(values) -> dict[int, float]:
     return dict(enumerate(values))
 
 
-def test_the_interval_is_students():
+def test_confidence_interval_is_students_t():
     values = np.random.default_rng(0).normal(3, 2, 7).tolist()
     interval = mean_interval(values)
     low, high = stats.t.interval(0.95, 6, loc=np.mean(values), scale=stats.sem(values))
@@ -22,7 +22,7 @@ def test_the_interval_is_students():
     assert interval.count == 7
 
 
-def test_one_seed_says_nothing_of_the_spread():
+def test_one_seed_has_an_infinite_interval():
     assert mean_interval([0.5]).half_width == math.inf
     assert compare({0: 1.0}, {0: 0.0}, higher_is_better=True).verdict == CANT_TELL
     with pytest.raises(ValueError, match="values is empty"):
@@ -30,25 +30,25 @@ def test_one_seed_says_nothing_of_the_spread():
 
 
 @pytest.mark.parametrize("comparisons", [1, 4])
-def test_the_difference_is_paired(comparisons):
-    chance = np.random.default_rng(1)
-    ours, baseline = chance.normal(0, 1, 6), chance.normal(0, 1, 6)
+def test_interval_of_the_difference_is_that_of_a_paired_t_test(comparisons):
+    rng = np.random.default_rng(1)
+    values, baseline = rng.normal(0, 1, 6), rng.normal(0, 1, 6)
     compared = compare(
-        by_seed(ours), by_seed(baseline), higher_is_better=True, comparisons=comparisons
+        by_seed(values), by_seed(baseline), higher_is_better=True, comparisons=comparisons
     )
     confidence = 1 - 0.05 / comparisons
-    low, high = stats.ttest_rel(ours, baseline).confidence_interval(confidence)
+    low, high = stats.ttest_rel(values, baseline).confidence_interval(confidence)
     difference = compared.difference
     assert difference.mean - difference.half_width == pytest.approx(low)
     assert difference.mean + difference.half_width == pytest.approx(high)
 
 
-def test_verdicts():
-    seeds = np.random.default_rng(2).normal(0, 1, 4)  # large, and common to both
+def test_verdict_follows_the_sign_of_a_significant_difference():
+    seeds = np.random.default_rng(2).normal(0, 1, 4)  # a large spread, common to both
     small = np.array([0.01, 0.02, 0.015, 0.012])
 
-    def verdict(ours, baseline, higher):
-        return compare(by_seed(ours), by_seed(baseline), higher_is_better=higher).verdict
+    def verdict(values, baseline, higher):
+        return compare(by_seed(values), by_seed(baseline), higher_is_better=higher).verdict
 
     assert verdict(seeds + small, seeds, True) == BETTER
     assert verdict(seeds + small, seeds, False) == WORSE
@@ -57,19 +57,22 @@ def test_verdicts():
     assert verdict(seeds + small * [1, -1, 1, -1], seeds, True) == CANT_TELL
 
 
-def test_only_common_seeds_count():
+def test_only_seeds_of_both_settings_are_compared():
     compared = compare({0: 1.0, 1: 2.0, 9: 50.0}, {1: 1.0, 0: 0.0, 7: -50.0}, higher_is_better=True)
     assert (compared.difference.mean, compared.difference.count) == (1.0, 2)
     assert compare({0: 1.0}, {1: 1.0}, higher_is_better=True) is None
 
 
-def test_among_equals_nobody_wins_by_luck():
-    """All verdicts of a study hold together at 95%: in 400 studies without any difference, about
-    20 may name a winner or a loser. Without the wider intervals it would be about 130."""
-    chance = np.random.default_rng(3)
+def test_settings_without_a_difference_are_rarely_called_better_or_worse():
+    """The verdicts of a study hold together at 95%.
+
+    Of 400 studies without any difference, about 20 may have a verdict other than `CANT_TELL`.
+    Without the correction for several comparisons it would be about 130.
+    """
+    rng = np.random.default_rng(3)
     wrong = 0
     for _ in range(400):
-        baseline, *others = chance.normal(0, 1, (9, 4))
+        baseline, *others = rng.normal(0, 1, (9, 4))
         verdicts = [
             compare(by_seed(o), by_seed(baseline), higher_is_better=True, comparisons=8).verdict
             for o in others

@@ -1,4 +1,4 @@
-"""Scripts that start a training on several machines: what they would run, and what they refuse."""
+"""Scripts that start a training on several machines: their commands, and refused arguments."""
 
 import os
 import subprocess
@@ -18,7 +18,7 @@ def run(*command: str, **environment: str) -> subprocess.CompletedProcess[str]:
 
 
 def launched(rank: int, address: str, port: int, processes: int, arguments: str) -> str:
-    """The command of one of two machines."""
+    """Return the command that one of two machines runs."""
     return (
         "accelerate launch --config_file accelerate_configs/ddp.yaml --num_machines 2 "
         f"--num_processes {processes} --machine_rank {rank} --main_process_ip {address} "
@@ -26,19 +26,19 @@ def launched(rank: int, address: str, port: int, processes: int, arguments: str)
     )
 
 
-def test_shellcheck_finds_nothing():
+def test_scripts_pass_shellcheck():
     done = run("shellcheck", *map(str, SCRIPTS))
     assert done.returncode == 0, done.stdout
 
 
-def test_each_machine_starts_its_share():
+def test_a_machine_launches_its_own_ranks():
     arguments = ("--machines", "2", "--rank", "1", "--main-address", "10.0.0.1", "--processes", "4")
     done = run("launch/multinode.sh", *arguments, "--dry-run", "--experiment", "base", "name=a b")
     expected = launched(1, "10.0.0.1", 29500, 8, "--experiment base name=a\\ b")
     assert done.stdout.strip() == expected
 
 
-def test_the_environment_says_the_same_as_options():
+def test_environment_variables_replace_options():
     settings = {"MACHINES": "2", "MACHINE_RANK": "0", "MAIN_ADDRESS": "a", "MAIN_PORT": "7"}
     done = run("launch/multinode.sh", "--dry-run", **settings, PROCESSES="1", INTERFACE="ib0")
     start = "env GLOO_SOCKET_IFNAME=ib0 NCCL_SOCKET_IFNAME=ib0 "
@@ -46,7 +46,7 @@ def test_the_environment_says_the_same_as_options():
 
 
 @pytest.mark.parametrize(
-    ("arguments", "says"),
+    ("arguments", "message"),
     [
         ((), "--machines: '' is not a whole number"),
         (
@@ -61,14 +61,14 @@ def test_the_environment_says_the_same_as_options():
         ),
     ],
 )
-def test_a_machine_that_cannot_take_part_says_why(arguments, says):
+def test_wrong_options_are_refused_in_one_line(arguments, message):
     done = run("launch/multinode.sh", *arguments)
     assert done.returncode == 2
     (line,) = done.stderr.splitlines()
-    assert line.startswith(f"error: {says}")
+    assert line.startswith(f"error: {message}")
 
 
-def test_a_dry_run_prints_what_each_node_would_run():
+def test_slurm_dry_run_prints_the_command_of_each_node():
     environment = {"DRY_RUN": "1", "SLURM_NNODES": "2", "SLURM_GPUS_ON_NODE": "4"}
     done = run("launch/slurm.sbatch", "--experiment", "base", **environment, SLURM_JOB_ID="123")
     assert done.returncode == 0, done.stderr

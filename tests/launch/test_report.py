@@ -1,4 +1,4 @@
-"""The report says what the runs came to, takes nothing from data for markup, and opens offline."""
+"""The report of a study: its table and charts, escaped data, and no external resources."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def a_study(folder: Path, text: str) -> Study:
 
 
 def finished(study: Study, folder: Path, chosen: dict, ssim: list[float]) -> Outcome:
-    """A setting with a seed for each of these values."""
+    """Return a finished setting that has one seed for each of these values."""
     records = {}
     for seed, value in enumerate(ssim):
         metrics = {"ssim": value, "l1": 1 - value, "kl": 100 * value, "loss_roughness": 0.1}
@@ -55,7 +55,7 @@ def beta_study(tmp_path) -> tuple[Study, list[Outcome]]:
     return study, [*outcomes, failed]
 
 
-def test_the_table_is_the_runs(beta_study):
+def test_table_has_intervals_comparisons_and_states_of_the_settings(beta_study):
     low, baseline, high, failed = table(*beta_study)
     interval = stats.t.interval(0.95, 2, loc=0.81, scale=stats.sem(SSIM[0.1]))
     assert low.scores["ssim"].mean == pytest.approx(0.81)
@@ -69,7 +69,7 @@ def test_the_table_is_the_runs(beta_study):
     assert (failed.state, failed.seeds, failed.scores) == ("failed", 0, {})
 
 
-def test_lower_may_be_better(tmp_path):
+def test_minimised_metric_is_better_if_lower(tmp_path):
     text = "sweep: {metric: l1, direction: minimize, space: {beta.max: [1.0, 0.1]}}"
     study = a_study(tmp_path, text)
     outcomes = [finished(study, tmp_path, {"beta.max": b}, SSIM[b]) for b in (1.0, 0.1)]
@@ -86,12 +86,12 @@ def test_lower_may_be_better(tmp_path):
         (Interval(0.87654, float("inf"), 1), "0.8765"),
     ],
 )
-def test_a_number_has_as_many_digits_as_are_known(interval, text):
+def test_numbers_are_rounded_to_their_interval(interval, text):
     assert interval_text(interval) == text
 
 
 class Page(HTMLParser):
-    """The elements of a page, the addresses they load from, and its text."""
+    """Parser of a page: its tags, the addresses they load from, and its text."""
 
     def __init__(self, source: str) -> None:
         super().__init__()
@@ -108,7 +108,7 @@ class Page(HTMLParser):
         self.text += data
 
 
-def test_the_page_holds_all_it_shows(tmp_path, beta_study):
+def test_page_loads_no_external_resource(tmp_path, beta_study):
     html, markdown = write_report(*beta_study, tmp_path)
     page = Page(html.read_text())
     assert page.tags.count("img") == 4 + 3  # charts and pictures
@@ -124,7 +124,7 @@ def test_the_page_holds_all_it_shows(tmp_path, beta_study):
         ElementTree.parse(chart)
 
 
-def test_nothing_from_data_is_markup(tmp_path):
+def test_markup_in_names_and_errors_is_escaped(tmp_path):
     variants = f"""variants: {{"{HOSTILE}": {{beta.max: 1}}, _plain: {{beta.max: 2}}}}"""
     study = a_study(tmp_path, f"name: '<b>x</b>'\nsweep:\n  {variants}")
     good, bad = study.grid()
@@ -147,12 +147,12 @@ def test_nothing_from_data_is_markup(tmp_path):
     assert len(re.findall(r"(?<!\\)\|", row)) == header.count("|")
 
 
-def test_plain_markdown_is_what_it_was_to_a_reader():
+def test_escaped_markdown_renders_as_the_original_text():
     escaped = plain_markdown(HOSTILE)
     assert unescape(re.sub(r"\\(.)", r"\1", escaped)) == HOSTILE
 
 
-def test_of_many_settings_the_best_come_first_and_few_are_drawn(tmp_path):
+def test_many_settings_are_sorted_and_only_the_best_are_drawn(tmp_path):
     betas = [float(number) for number in range(1, 21)]
     study = a_study(tmp_path, f"sweep: {{space: {{beta.max: {betas}}}}}")
     outcomes = [finished(study, tmp_path, {"beta.max": b}, [b / 20, b / 21]) for b in betas]
@@ -164,7 +164,7 @@ def test_of_many_settings_the_best_come_first_and_few_are_drawn(tmp_path):
     assert "The best 8 settings" in page.text
 
 
-def test_before_anything_has_finished_there_is_a_report(tmp_path):
+def test_a_study_without_finished_settings_has_a_report(tmp_path):
     study = a_study(tmp_path, "sweep: {space: {beta.max: [1.0, 2.0]}}")
     outcomes = [Outcome({"beta.max": 1.0}, "running", {}, tmp_path / "none")]
     html, _ = write_report(study, outcomes, tmp_path)
@@ -172,7 +172,7 @@ def test_before_anything_has_finished_there_is_a_report(tmp_path):
 
 
 @pytest.mark.slow
-def test_it_opens_in_a_browser_without_an_error(tmp_path, beta_study):
+def test_page_opens_in_a_browser_without_errors(tmp_path, beta_study):
     browser = shutil.which("chromium") or shutil.which("google-chrome")
     if browser is None:
         pytest.skip("there is no Chromium on this machine")
@@ -182,5 +182,5 @@ def test_it_opens_in_a_browser_without_an_error(tmp_path, beta_study):
     command += [f"--user-data-dir={tmp_path}/profile", "--window-size=1300,2000"]
     command += [f"--screenshot={shot}", "--host-resolver-rules=MAP * ~NOTFOUND", html.as_uri()]
     done = subprocess.run(command, capture_output=True, text=True, timeout=180, check=True)
-    assert "CONSOLE" not in done.stderr  # what a page complains of
+    assert "CONSOLE" not in done.stderr  # errors in the page
     assert shot.stat().st_size > 50_000

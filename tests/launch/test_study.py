@@ -1,4 +1,4 @@
-"""A study file is checked as an experiment is: every setting tried, every mistake one line."""
+"""Study files: their settings, baseline and folder names, and wrong files refused in one line."""
 
 from pathlib import Path
 
@@ -10,7 +10,7 @@ from vaetrain.config.experiment import load_experiment
 from vaetrain.settings import ConfigError
 
 STUDIES = [path for path in EXPERIMENTS if "\nsweep:" in path.read_text()]
-# In the order of their names: workers that run the suite side by side must collect it alike.
+# Sorted, because parallel test processes must collect the same tests in the same order.
 SINGLE = [path for path in EXPERIMENTS if path not in STUDIES]
 
 
@@ -20,7 +20,7 @@ def study_of(tmp_path: Path, text: str, *overrides: str):
     return load_study(path, list(overrides))
 
 
-def test_a_setting_is_the_base_then_the_file_then_the_variant_then_the_value(tmp_path):
+def test_values_override_variants_which_override_the_file_and_its_base(tmp_path):
     (tmp_path / "base.yaml").write_text("train: {epochs: 3, seed: 4}\nbeta: {max: 7}\n")
     text = f"""
 name: mine
@@ -47,14 +47,14 @@ train: {{epochs: 5}}
     assert last.beta.warmup_epochs == 2
 
 
-def test_the_space_may_be_nested_and_overridden(tmp_path):
+def test_space_may_be_nested_and_overridden(tmp_path):
     text = "sweep: {space: {beta: {max: [1.0, 2.0]}}}"
     assert study_of(tmp_path, text).space == {"beta.max": [1.0, 2.0]}
     assert study_of(tmp_path, text, "sweep.space.beta.max=[3.0]").space == {"beta.max": [3.0]}
 
 
 @pytest.mark.parametrize(
-    ("text", "says"),
+    ("text", "message"),
     [
         ("name: x", "is not a study file: the section `sweep` is missing"),
         ("sweep: {}", "sweep.space: is empty"),
@@ -105,14 +105,14 @@ def test_the_space_may_be_nested_and_overridden(tmp_path):
         ("sweep: {space: {beta.max: [1]}}\ntrain: {epochz: 1}", "train.epochz: there is no such"),
     ],
 )
-def test_a_mistake_is_one_line(tmp_path, text, says):
+def test_a_wrong_study_is_refused_in_one_line(tmp_path, text, message):
     with pytest.raises(ConfigError) as refusal:
         study_of(tmp_path, text)
-    assert says in str(refusal.value)
+    assert message in str(refusal.value)
     assert "\n" not in str(refusal.value)
 
 
-def test_of_a_part_of_the_grid_the_baseline_is_always_one(tmp_path):
+def test_a_limited_grid_contains_the_baseline(tmp_path):
     text = "sweep: {trials: 2, baseline: beta.max=4, space: {beta.max: [1, 2, 3, 4]}}"
     study = study_of(tmp_path, text)
     assert [chosen["beta.max"] for chosen in study.grid()] == [4, 1]
@@ -120,7 +120,7 @@ def test_of_a_part_of_the_grid_the_baseline_is_always_one(tmp_path):
     assert [chosen["beta.max"] for chosen in study.grid()] == [1, 2]
 
 
-def test_folders_are_named_so_that_a_disk_can_hold_them():
+def test_folder_names_are_distinct_and_valid():
     assert folder_name({"beta.max": 0.1}) == "beta.max=0.1"
     awkward = [{"variant": v} for v in ("../../etc", ".hidden", "a/b", "a b", "x" * 300, "ü", "")]
     names = [folder_name(chosen) for chosen in awkward]
@@ -128,7 +128,7 @@ def test_folders_are_named_so_that_a_disk_can_hold_them():
     assert all(len(name) < 100 and "/" not in name and name[0] != "." for name in names)
 
 
-def test_what_may_change_between_two_calls(tmp_path):
+def test_definition_excludes_seeds_and_tracker(tmp_path):
     text = "sweep: {space: {beta.max: [1]}}"
     before = study_of(tmp_path, text).definition()
     assert study_of(tmp_path, text, "sweep.seeds=[0,1,2,3]", "tracker=none").definition() == before
@@ -137,12 +137,12 @@ def test_what_may_change_between_two_calls(tmp_path):
 
 
 @pytest.mark.parametrize("path", STUDIES, ids=lambda path: path.stem)
-def test_every_setting_of_every_study_could_start(path):
+def test_shipped_studies_have_valid_settings(path):
     study = load_study(path, [])
     assert study.name == path.stem
     assert len(study.grid()) >= 2
 
 
 @pytest.mark.parametrize("path", SINGLE, ids=lambda path: path.stem)
-def test_every_experiment_is_named_as_its_file(path):
+def test_shipped_experiments_have_the_names_of_their_files(path):
     assert load_experiment(path, []).name == path.stem

@@ -1,4 +1,4 @@
-"""The command as users type it, with real trainings: killed, shared, failing, and for one step."""
+"""The sweep command with real trainings: killed, run by two processes, failing, and smoke runs."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ train:
 
 
 class Sweep:
-    """Starts the command on a study of three small settings."""
+    """The sweep command on a study of three small settings."""
 
     def __init__(self, folder: Path, shards: Path) -> None:
         self.folder = folder
@@ -66,7 +66,7 @@ class Sweep:
         )
 
     def run(self, *settings: str) -> tuple[int, str]:
-        """The exit status and the output of a call that comes to its end."""
+        """Run the command to its end; return exit status and output."""
         process = self.start(*settings)
         out, _ = process.communicate(timeout=900)
         return process.returncode, out
@@ -77,7 +77,7 @@ class Sweep:
         return path.read_text() if path.exists() else ""
 
     def wait_for_training(self, beta: float, process: subprocess.Popen[str]) -> None:
-        """Until a setting has a checkpoint."""
+        """Wait until a setting has a checkpoint."""
         checkpoints = self.run_dir / f"beta.max={beta}" / "seed-0" / "checkpoints"
         deadline = time.monotonic() + 400
         while not list(checkpoints.glob("0*")):
@@ -85,8 +85,8 @@ class Sweep:
             assert time.monotonic() < deadline
             time.sleep(0.1)
 
-    def wait_until_alone(self) -> None:
-        """Until no process has the folder on its command line."""
+    def wait_for_orphans(self) -> None:
+        """Wait until no process has the run directory on its command line."""
         deadline = time.monotonic() + 90
         while processes_naming(str(self.run_dir)):
             assert time.monotonic() < deadline, processes_naming(str(self.run_dir))
@@ -99,7 +99,7 @@ def sweep(tmp_path, shards) -> Sweep:
 
 
 def processes_naming(text: str) -> list[str]:
-    """Command lines of living processes that hold a text."""
+    """Return the command lines of running processes that contain a text."""
     lines = []
     for path in Path("/proc").glob("[0-9]*/cmdline"):
         try:
@@ -110,14 +110,14 @@ def processes_naming(text: str) -> list[str]:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM], ids=lambda n: n.name)
-def test_stopped_in_the_middle_it_finishes_what_remains(sweep, number):
+@pytest.mark.parametrize("stop_signal", [signal.SIGKILL, signal.SIGTERM], ids=lambda n: n.name)
+def test_stopped_sweep_finishes_the_remaining_trials(sweep, stop_signal):
     process = sweep.start()
     sweep.wait_for_training(1.0, process)
-    process.send_signal(number)
+    process.send_signal(stop_signal)
     process.communicate()
-    assert process.returncode == (130 if number == signal.SIGTERM else -number)
-    sweep.wait_until_alone()
+    assert process.returncode == (130 if stop_signal == signal.SIGTERM else -stop_signal)
+    sweep.wait_for_orphans()
     before = sweep.log(0.5)
     assert not sweep.log(2.0)
 
@@ -137,7 +137,7 @@ def test_stopped_in_the_middle_it_finishes_what_remains(sweep, number):
 
 
 @pytest.mark.slow
-def test_two_processes_share_a_study(sweep):
+def test_two_processes_share_the_trials_of_a_study(sweep):
     processes = [sweep.start(), sweep.start()]
     outs = [process.communicate(timeout=900)[0] for process in processes]
     assert [process.returncode for process in processes] == [0, 0], outs
@@ -148,7 +148,7 @@ def test_two_processes_share_a_study(sweep):
 
 
 @pytest.mark.slow
-def test_a_training_that_fails_is_named_and_the_rest_goes_on(sweep):
+def test_a_failed_training_is_reported_and_the_others_run(sweep):
     text = STUDY.replace("beta.max: [0.5, 1.0, 2.0]", "data.width: [64, 72, 80]")
     sweep.study.write_text(text.replace("baseline: beta.max=1.0", "baseline: data.width=64"))
     status, out = sweep.run("train.max_images=8")
@@ -158,7 +158,7 @@ def test_a_training_that_fails_is_named_and_the_rest_goes_on(sweep):
 
 
 @pytest.mark.parametrize(
-    ("arguments", "says"),
+    ("arguments", "message"),
     [
         (["nothing.yaml"], "nothing.yaml: there is no such study file"),
         (["launch/experiments/default.yaml"], "default.yaml: is not a study file"),
@@ -166,17 +166,19 @@ def test_a_training_that_fails_is_named_and_the_rest_goes_on(sweep):
         (["launch/experiments/beta_sweep.yaml", "sweep.x=3"], "sweep.x: there is no such setting"),
         (
             ["launch/experiments/beta_sweep.yaml", "--trials-per-process", "0"],
-            "whole number in 1..",
+            "whole stop_signal in 1..",
         ),
     ],
 )
-def test_a_mistake_is_one_line_and_nothing_is_begun(tmp_path, arguments, says):
+def test_a_wrong_argument_is_refused_in_one_line_before_anything_is_written(
+    tmp_path, arguments, message
+):
     command = [*SWEEP, *arguments, "--run-dir", str(tmp_path / "run")]
     done = subprocess.run(command, cwd=REPO, capture_output=True, text=True)
     assert done.returncode == 2
     (line,) = done.stderr.splitlines()
     assert line.startswith("launch.sweep: ")
-    assert says in line
+    assert message in line
     assert not (tmp_path / "run").exists()
 
 
@@ -188,7 +190,7 @@ def test_help_lists_the_settings_of_a_study():
 @pytest.mark.slow
 @pytest.mark.parametrize("path", EXPERIMENTS, ids=lambda path: path.stem)
 def test_every_experiment_file_runs(path, tmp_path, shards):
-    """One step of every setting; of the grid's 144, two."""
+    """Train one step of every setting; two settings of the grid's 144."""
     settings = [f"data.shards={shards}", *SMALL]
     if "\nsweep:" in path.read_text():
         command = [*SWEEP, str(path), "--smoke", *settings]

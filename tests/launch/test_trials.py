@@ -1,6 +1,6 @@
-"""The queue of a study: nothing is run twice or forgotten, whoever works on it and however it ends.
+"""The queue of a study: every trial runs exactly once, with several processes and after crashes.
 
-Trainings are faked here, they write the lines that a real one would; test_sweep.py has real ones.
+Trainings are fakes that write the metrics of a real one; test_sweep.py has real trainings.
 """
 
 from __future__ import annotations
@@ -33,19 +33,19 @@ def study_of(folder: Path, text: str = GRID, *overrides: str) -> Study:
 
 
 class FakeTrainer:
-    """Stands for `launch.trial.train`: SSIM is beta.max plus a tenth of the seed.
+    """Fake of `launch.trial.train`: SSIM is beta.max plus a tenth of the seed.
 
     Attributes:
         fails: the values of beta.max whose training fails.
-        asked: (beta.max, seed) of every training in order.
+        trained: (beta.max, seed) of every training in order.
     """
 
     def __init__(self, fails=()) -> None:
         self.fails = set(fails)
-        self.asked: list[tuple[float, int]] = []
+        self.trained: list[tuple[float, int]] = []
 
     def __call__(self, experiment, seed, folder, engine, on_validation) -> Path:
-        self.asked.append((experiment.beta.max, seed))
+        self.trained.append((experiment.beta.max, seed))
         if experiment.beta.max in self.fails:
             raise TrialFailed("out of memory")
         run_dir = folder / f"seed-{seed}"
@@ -81,9 +81,9 @@ def states(trials: Trials) -> dict[str, str]:
     return {outcome.label: outcome.state for outcome in trials.outcomes()}
 
 
-def test_every_setting_and_seed_once(tmp_path, trainer):
+def test_every_setting_is_trained_once_with_every_seed(tmp_path, trainer):
     trials = work(tmp_path, study_of(tmp_path))
-    assert trainer.asked == [(beta, seed) for beta in (1.0, 2.0, 3.0) for seed in (0, 1)]
+    assert trainer.trained == [(beta, seed) for beta in (1.0, 2.0, 3.0) for seed in (0, 1)]
     assert [trial.value for trial in trials.optuna.trials] == pytest.approx([1.05, 2.05, 3.05])
     outcome = trials.outcomes()[1]
     assert (outcome.label, outcome.state) == ("beta.max=2.0", "finished")
@@ -93,16 +93,16 @@ def test_every_setting_and_seed_once(tmp_path, trainer):
     assert (trials.total(), trials.left(), trials.failures()) == (3, 0, {})
 
 
-def test_called_again_it_runs_what_is_left(tmp_path, trainer):
+def test_a_second_call_runs_the_remaining_trials(tmp_path, trainer):
     assert work(tmp_path, study_of(tmp_path), limit=1).left() == 2
-    assert len(trainer.asked) == 2
+    assert len(trainer.trained) == 2
     assert work(tmp_path, study_of(tmp_path)).left() == 0
-    assert len(trainer.asked) == 6
+    assert len(trainer.trained) == 6
     work(tmp_path, study_of(tmp_path))
-    assert len(trainer.asked) == 6
+    assert len(trainer.trained) == 6
 
 
-def test_a_failure_is_recorded_and_the_study_goes_on(tmp_path, trainer):
+def test_a_failure_is_recorded_and_the_study_continues(tmp_path, trainer):
     trainer.fails = {2.0}
     trials = work(tmp_path, study_of(tmp_path))
     assert states(trials) == {
@@ -115,18 +115,18 @@ def test_a_failure_is_recorded_and_the_study_goes_on(tmp_path, trainer):
     assert work(tmp_path, study_of(tmp_path)).failures() == {"beta.max=2.0": "out of memory"}
     trials = work(tmp_path, study_of(tmp_path), retry_failed=True)
     assert set(states(trials).values()) == {"finished"}
-    assert trainer.asked.count((2.0, 1)) == 1
-    assert trainer.asked.count((1.0, 0)) == 1
+    assert trainer.trained.count((2.0, 1)) == 1
+    assert trainer.trained.count((1.0, 0)) == 1
 
 
-def test_a_metric_that_is_not_measured_fails_the_setting_by_name(tmp_path, trainer):
+def test_an_unknown_metric_fails_the_setting_with_the_known_names(tmp_path, trainer):
     trials = work(tmp_path, study_of(tmp_path, GRID, "sweep.metric=fid"))
     assert set(states(trials).values()) == {"failed"}
     failure = trials.failures()["beta.max=1.0"]
     assert "does not measure 'fid'; it measures l1, loss_roughness, ssim" in failure
 
 
-def test_seeds_can_be_added(tmp_path, trainer):
+def test_added_seeds_are_trained_for_every_setting(tmp_path, trainer):
     work(tmp_path, study_of(tmp_path))
     trials = work(tmp_path, study_of(tmp_path, GRID, "sweep.seeds=[0,1,2]"))
     assert [sorted(outcome.records) for outcome in trials.outcomes()] == [[0, 1, 2]] * 3
@@ -135,12 +135,14 @@ def test_seeds_can_be_added(tmp_path, trainer):
 
 def test_another_study_under_the_same_name_is_refused(tmp_path, trainer):
     work(tmp_path, study_of(tmp_path))
-    with pytest.raises(ConfigError, match=r"other settings: train\.epochs \(was 30.*, now 2") as no:
+    with pytest.raises(
+        ConfigError, match=r"other settings: train\.epochs \(was 30.*, now 2"
+    ) as refusal:
         Trials(study_of(tmp_path, GRID, "train.epochs=2"), tmp_path)
-    assert "\n" not in str(no.value)
+    assert "\n" not in str(refusal.value)
 
 
-def test_a_study_from_before_a_setting_was_there_goes_on(tmp_path, trainer):
+def test_a_study_of_an_older_version_without_a_setting_continues(tmp_path, trainer):
     trials = work(tmp_path, study_of(tmp_path), limit=1)
     known = dict(trials.optuna.user_attrs["definition"])
     del known["loss.ssim"]
@@ -150,7 +152,7 @@ def test_a_study_from_before_a_setting_was_there_goes_on(tmp_path, trainer):
         Trials(study_of(tmp_path, GRID, "loss.ssim=0.7"), tmp_path)
 
 
-def test_a_database_that_is_not_there_is_one_line(tmp_path):
+def test_an_unavailable_database_is_refused_in_one_line(tmp_path):
     study = study_of(tmp_path, GRID, "sweep.storage=sqlite:////nowhere/at/all.db")
     with pytest.raises(ConfigError, match=r"^sweep\.storage: .*unable to open") as refusal:
         Trials(study, tmp_path)
@@ -158,17 +160,17 @@ def test_a_database_that_is_not_there_is_one_line(tmp_path):
 
 
 @pytest.mark.parametrize("sampler", ["random", "tpe"])
-def test_other_samplers_try_as_many_as_asked(tmp_path, trainer, sampler):
+def test_random_and_tpe_run_the_given_number_of_trials(tmp_path, trainer, sampler):
     text = f"""sweep:
   {{seeds: [0], sampler: {sampler}, trials: 7, metric: l1, direction: minimize,
    space: {{beta.max: {{low: 0.1, high: 10.0, log: true}}, model.latent_dim: {{low: 2, high: 9}},
             beta.schedule: [constant, linear]}}}}"""
     work(tmp_path, study_of(tmp_path, text), limit=3)
     trials = work(tmp_path, study_of(tmp_path, text))
-    assert len(trainer.asked) == len(trials.outcomes()) == trials.total() == 7
-    trainer.asked.clear()
+    assert len(trainer.trained) == len(trials.outcomes()) == trials.total() == 7
+    trainer.trained.clear()
     more = work(tmp_path, study_of(tmp_path, text, "sweep.seeds=[0,1]", "sweep.trials=8"))
-    assert len(trainer.asked) == 2 * 8
+    assert len(trainer.trained) == 2 * 8
     assert more.total() == 8
     for outcome in trials.outcomes():
         assert 0.1 <= outcome.setting["beta.max"] <= 10
@@ -176,7 +178,7 @@ def test_other_samplers_try_as_many_as_asked(tmp_path, trainer, sampler):
         assert outcome.setting["beta.schedule"] in ("constant", "linear")
 
 
-def test_of_a_drawn_setting_that_failed_the_same_is_tried_again(tmp_path, trainer, monkeypatch):
+def test_retry_of_a_drawn_setting_uses_the_same_values(tmp_path, trainer, monkeypatch):
     def fails(*_):
         raise TrialFailed("out of memory")
 
@@ -189,15 +191,15 @@ def test_of_a_drawn_setting_that_failed_the_same_is_tried_again(tmp_path, traine
     assert states(trials) == dict.fromkeys(failed, "finished")
 
 
-def test_a_setting_worse_than_the_median_is_given_up(tmp_path, trainer):
+def test_a_setting_worse_than_the_median_is_pruned(tmp_path, trainer):
     betas = [10.0, 11.0, 12.0, 13.0, 14.0, 1.0, 15.0]
     text = f"sweep: {{seeds: [0, 1], pruner: median, space: {{beta.max: {betas}}}}}"
     trials = work(tmp_path, study_of(tmp_path, text))
     assert [name for name, state in states(trials).items() if state == "pruned"] == ["beta.max=1.0"]
-    assert (1.0, 1) not in trainer.asked  # its other seeds are not tried
+    assert (1.0, 1) not in trainer.trained  # the other seeds of a pruned setting are skipped
 
 
-def test_interrupted_it_is_queued_again(tmp_path, trainer, monkeypatch):
+def test_an_interrupted_trial_is_queued_again(tmp_path, trainer, monkeypatch):
     def interrupted(*_):
         raise KeyboardInterrupt
 
@@ -207,16 +209,16 @@ def test_interrupted_it_is_queued_again(tmp_path, trainer, monkeypatch):
     monkeypatch.setattr(trials_module, "train", trainer)
     trials = work(tmp_path, study_of(tmp_path))
     assert set(states(trials).values()) == {"finished"}
-    assert sorted(trainer.asked) == [(beta, seed) for beta in (1.0, 2.0, 3.0) for seed in (0, 1)]
+    assert sorted(trainer.trained) == [(beta, seed) for beta in (1.0, 2.0, 3.0) for seed in (0, 1)]
 
 
 def hang(folder: Path) -> None:
-    """A process whose training does not end."""
+    """Work on a study with a training that never ends; runs in a process of its own."""
     trials_module.train = lambda *_: time.sleep(600)
     work(folder, study_of(folder))
 
 
-def test_what_a_killed_process_was_running_is_taken_over(tmp_path, trainer):
+def test_the_trial_of_a_killed_process_is_run_again(tmp_path, trainer):
     process = multiprocessing.get_context("spawn").Process(target=hang, args=(tmp_path,))
     process.start()
     deadline = time.monotonic() + 100
@@ -225,15 +227,15 @@ def test_what_a_killed_process_was_running_is_taken_over(tmp_path, trainer):
         time.sleep(0.1)
     os.kill(process.pid, signal.SIGKILL)
     process.join()
-    (taken,) = running(tmp_path)
+    (killed,) = running(tmp_path)
     trials = work(tmp_path, study_of(tmp_path))
     assert set(states(trials).values()) == {"finished"}
-    assert sorted(trainer.asked) == [(beta, seed) for beta in (1.0, 2.0, 3.0) for seed in (0, 1)]
-    assert trials.optuna.trials[taken].state == optuna.trial.TrialState.FAIL
+    assert sorted(trainer.trained) == [(beta, seed) for beta in (1.0, 2.0, 3.0) for seed in (0, 1)]
+    assert trials.optuna.trials[killed].state == optuna.trial.TrialState.FAIL
 
 
 def running(folder: Path) -> list[int]:
-    """The trials of a study that are running and have given a sign of life."""
+    """Return the numbers of running trials that have a heartbeat."""
     try:
         with sqlite3.connect(folder / "study.db") as database:
             query = "select number from trials join trial_heartbeats using (trial_id) "
@@ -243,10 +245,10 @@ def running(folder: Path) -> list[int]:
 
 
 def share(folder: Path) -> None:
-    """A process that takes its part, and writes down which it was."""
+    """Work on a study and record its trainings in a file; runs in a process of its own."""
 
     def train(experiment, seed, run_folder, engine, on_validation) -> Path:
-        with (folder / f"asked-{os.getpid()}").open("a") as file:
+        with (folder / f"trained-{os.getpid()}").open("a") as file:
             file.write(f"{experiment.beta.max} {seed}\n")
         time.sleep(0.3)
         return FakeTrainer()(experiment, seed, run_folder, engine, on_validation)
@@ -259,7 +261,7 @@ def share(folder: Path) -> None:
     trials.work(lambda line: None)
 
 
-def test_two_processes_share_the_work(tmp_path):
+def test_two_processes_share_the_trials(tmp_path):
     context = multiprocessing.get_context("spawn")
     processes = [context.Process(target=share, args=(tmp_path,)) for _ in range(2)]
     for process in processes:
@@ -267,17 +269,17 @@ def test_two_processes_share_the_work(tmp_path):
     for process in processes:
         process.join(120)
         assert process.exitcode == 0
-    shares = [path.read_text() for path in tmp_path.glob("asked-*")]
+    shares = [path.read_text() for path in tmp_path.glob("trained-*")]
     assert len(shares) == 2
     assert sorted("".join(shares).splitlines()) == [
         f"{beta}.0 {seed}" for beta in range(1, 7) for seed in (0, 1)
     ]
 
 
-def test_who_comes_too_late_for_the_queue_runs_nothing(tmp_path, trainer):
-    """Another process took the last trial between a look at the queue and the taking."""
+def test_an_empty_queue_runs_nothing(tmp_path, trainer):
+    """Another process may take the last trial after this one has seen it in the queue."""
     trials = work(tmp_path, study_of(tmp_path))
     trials._run_next(lambda line: None)
-    assert len(trainer.asked) == 6
+    assert len(trainer.trained) == 6
     assert trials.total() == 3
     assert [label(o.setting) for o in trials.outcomes()] == [f"beta.max={n}.0" for n in (1, 2, 3)]

@@ -70,10 +70,10 @@ def test_webdataset_reads_the_shards(shards):
     samples = list(webdataset.WebDataset(urls, shardshuffle=False))
     assert len(samples) == len(index)
     for sample, record in zip(samples, index.table, strict=True):
-        told = json.loads(sample["json"])
-        assert (told["w"], told["h"]) == (record["width"], record["height"])
-        assert told["label"] == index.labels[record["label"]]
-        assert len(read_boxes(sample["boxes.npy"])) == record["boxes"] == told["n"]
+        metadata = json.loads(sample["json"])
+        assert (metadata["w"], metadata["h"]) == (record["width"], record["height"])
+        assert metadata["label"] == index.labels[record["label"]]
+        assert len(read_boxes(sample["boxes.npy"])) == record["boxes"] == metadata["n"]
 
 
 def test_each_template_is_in_one_split(shards):
@@ -125,9 +125,9 @@ def test_pictures_are_drawn_from_layouts_or_read_from_files(tmp_path):
     for sample in webdataset.WebDataset(
         [str(path) for path in (tmp_path / "both").glob("*.tar")], shardshuffle=False
     ):
-        told = json.loads(sample["json"])
+        metadata = json.loads(sample["json"])
         gray = decode_png(sample["png"])
-        assert gray.shape == (max(1, int(told["h"] * 64 / told["w"] + 0.5)), 64)
+        assert gray.shape == (max(1, int(metadata["h"] * 64 / metadata["w"] + 0.5)), 64)
         assert 0 < gray.max() <= 255
     folder = tmp_path / "pictures" / "login"
     folder.mkdir(parents=True)
@@ -185,7 +185,7 @@ def test_bad_files_are_listed_and_good_ones_kept(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("arguments", "says"),
+    ("arguments", "message"),
     [
         (["nowhere", "--out", "OUT"], "nowhere: no such file or folder"),
         (["EMPTY", "--out", "OUT"], "EMPTY: no layouts found"),
@@ -200,7 +200,7 @@ def test_bad_files_are_listed_and_good_ones_kept(tmp_path):
         ([SAMPLE, "--out", "OUT", "--workers", "x"], "--workers"),
     ],
 )
-def test_user_errors_print_one_line_and_leave_no_files(tmp_path, arguments, says):
+def test_user_errors_print_one_line_and_leave_no_files(tmp_path, arguments, message):
     (tmp_path / "EMPTY").mkdir()
     (tmp_path / "FULL").mkdir()
     (tmp_path / "FULL" / "file").write_text("mine")
@@ -208,7 +208,7 @@ def test_user_errors_print_one_line_and_leave_no_files(tmp_path, arguments, says
     done = run_module("shards.build", *named)
     assert done.returncode == 2
     (line,) = done.stderr.splitlines()
-    assert says in line
+    assert message in line
     assert sorted(path.name for path in tmp_path.iterdir()) == ["EMPTY", "FULL"]
 
 

@@ -44,13 +44,14 @@ def only(refusal: type[ValueError]) -> Iterator[None]:
     try:
         yield
     except refusal as error:
-        told = str(error).splitlines()
+        lines = str(error).splitlines()
     else:
-        told = ["well"]
-    assert len(told) == 1
+        lines = ["no error"]
+    assert len(lines) == 1
 
 
 def check_layout(record: object) -> None:
+    """Assert that a record is refused, or parsed into a valid layout."""
     with only(BadLayout):
         layout = parse_layout(record)
         assert 1 <= layout.width <= MAX_SIDE
@@ -65,23 +66,23 @@ def check_layout(record: object) -> None:
 
 
 @given(st.one_of([mutated(layout) for layout in LAYOUTS]))
-def test_mutated_layouts(record):
+def test_mutated_layouts_are_refused_or_valid(record):
     check_layout(record)
 
 
 @given(TREES | st.fixed_dictionaries({"w": TREES, "h": TREES, "r": TREES}))
-def test_random_trees_as_layouts(record):
+def test_random_trees_are_refused_or_valid_layouts(record):
     check_layout(record)
 
 
 @given(st.one_of([damaged(json.dumps(layout).encode()) for layout in LAYOUTS]) | st.binary())
-def test_damaged_json(data):
+def test_damaged_json_is_refused_or_a_valid_layout(data):
     with only(BadLayout):
         check_layout(decode_json(data))
 
 
 @given(damaged(encode_png(GRAY)) | st.binary())
-def test_damaged_pictures(data):
+def test_damaged_pictures_are_refused_or_gray(data):
     with only(BadLayout):
         gray = decode_png(data)
         assert gray.dtype == np.uint8
@@ -89,7 +90,7 @@ def test_damaged_pictures(data):
 
 
 def build_whole(source: Path) -> Path:
-    """Shards of both kinds of members, below an empty folder."""
+    """Build shards that store boxes and pictures in an empty folder; return their folder."""
     records = [json.dumps({**COMPACT, "id": f"p{n}", "w": 200 + n}) for n in range(6)]
     (source / "pages.jsonl").write_text("\n".join(records))
     options = BuildOptions(store="both", png_width=16, workers=1, keep_duplicates=True)
@@ -99,13 +100,13 @@ def build_whole(source: Path) -> Path:
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory) -> Path:
-    """Whole shards."""
+    """Return undamaged shards."""
     return build_whole(tmp_path_factory.mktemp("hostile"))
 
 
 @pytest.fixture(scope="module")
 def folder(whole, tmp_path_factory) -> Path:
-    """A copy that tests may damage."""
+    """Return a copy of the shards that tests may damage."""
     return shutil.copytree(whole, tmp_path_factory.mktemp("hostile") / "shards")
 
 
@@ -135,25 +136,25 @@ def check_damage(whole: Path, folder: Path, name: str, data: bytes) -> None:
 
 
 @given(data=st.data())
-def test_damaged_index_header(whole, folder, data):
-    harmed = data.draw(damaged((whole / HEADER_NAME).read_bytes()))
-    check_damage(whole, folder, HEADER_NAME, harmed)
+def test_damaged_index_header_is_refused(whole, folder, data):
+    changed = data.draw(damaged((whole / HEADER_NAME).read_bytes()))
+    check_damage(whole, folder, HEADER_NAME, changed)
 
 
 @given(data=st.data())
-def test_mutated_index_header_with_valid_checksum(whole, folder, data):
+def test_resigned_index_header_is_refused_or_read(whole, folder, data):
     header = json.loads((whole / HEADER_NAME).read_bytes())
-    odd = data.draw(mutated(header))
-    if isinstance(odd, dict):
-        (folder / HEADER_NAME).write_bytes(header_bytes(odd))
+    mutant = data.draw(mutated(header))
+    if isinstance(mutant, dict):
+        (folder / HEADER_NAME).write_bytes(header_bytes(mutant))
         with only(DamagedShards):
             read_all(folder)
-        list(find_damage(folder))
+        assert all(len(problem.splitlines()) == 1 for problem in find_damage(folder))
     shutil.copy(whole / HEADER_NAME, folder / HEADER_NAME)
 
 
 @given(data=st.data())
-def test_damaged_index_table(whole, folder, data):
+def test_damaged_index_table_is_refused(whole, folder, data):
     table = np.fromfile(whole / TABLE_NAME, np.uint8)
     place, value = data.draw(st.integers(0, len(table) - 1)), data.draw(st.integers(0, 255))
     table[place] = value
@@ -161,18 +162,18 @@ def test_damaged_index_table(whole, folder, data):
 
 
 @given(data=st.data())
-def test_damaged_shard(whole, folder, data):
+def test_damaged_shard_is_refused(whole, folder, data):
     name = next(path.name for path in sorted(whole.glob("train-*.tar")))
     check_damage(whole, folder, name, data.draw(damaged((whole / name).read_bytes())))
 
 
 @given(data=st.data())
-def test_damaged_shard_with_valid_checksum(whole, folder, data):
+def test_resigned_shard_is_refused_or_read(whole, folder, data):
     header = json.loads((whole / HEADER_NAME).read_bytes())
     entry = next(entry for entry in header["shards"] if entry["split"] == "train")
-    harmed = data.draw(damaged((whole / entry["name"]).read_bytes()))
-    entry |= {"bytes": len(harmed), "sha256": hashlib.sha256(harmed).hexdigest()}
-    (folder / entry["name"]).write_bytes(harmed)
+    changed = data.draw(damaged((whole / entry["name"]).read_bytes()))
+    entry |= {"bytes": len(changed), "sha256": hashlib.sha256(changed).hexdigest()}
+    (folder / entry["name"]).write_bytes(changed)
     (folder / HEADER_NAME).write_bytes(header_bytes(header))
     with only(DamagedShards):
         read_all(folder)
@@ -182,17 +183,17 @@ def test_damaged_shard_with_valid_checksum(whole, folder, data):
 
 
 @given(data=st.data())
-def test_damaged_sample_bytes(whole, data):
+def test_damaged_sample_bytes_are_refused_or_split_into_members(whole, data):
     path = next(iter(sorted(whole.glob("train-*.tar"))))
-    harmed = data.draw(damaged(path.read_bytes()[:4096]))
+    changed = data.draw(damaged(path.read_bytes()[:4096]))
     with only(DamagedShards):
-        for key, extension, content in read_members(harmed, path):
+        for key, extension, content in read_members(changed, path):
             assert isinstance(key + extension, str)
-            assert len(content) <= len(harmed)
+            assert len(content) <= len(changed)
 
 
 @given(data=st.data())
-def test_damaged_boxes(whole, data):
+def test_damaged_boxes_are_refused_or_an_array(whole, data):
     index = open_index(whole)
     member = ShardFiles(index).members(0)["boxes.npy"]
     with only(ValueError):

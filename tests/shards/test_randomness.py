@@ -12,7 +12,7 @@ MASK = 2**64 - 1
 
 
 def splitmix64(key: int, position: int) -> int:
-    """Unsigned reference, as in the paper and in Java's SplittableRandom."""
+    """Return a SplitMix64 output of unsigned big integers, as the paper and Java define it."""
     z = (key + (position + 1) * 0x9E3779B97F4A7C15) & MASK
     z = ((z ^ (z >> 30)) * 0xBF58476D1CE4E5B9) & MASK
     z = ((z ^ (z >> 27)) * 0x94D049BB133111EB) & MASK
@@ -25,7 +25,7 @@ def keys_of(count: int, purpose: str = "test", seed: int = 1, epoch: int = 0) ->
 
 
 def ks_distance(values: torch.Tensor, cdf) -> float:
-    """Kolmogorov-Smirnov distance; for n values 1.95 / sqrt(n) is passed with p = 0.001."""
+    """Return the Kolmogorov-Smirnov distance; above 1.95 / sqrt(n) for n values with p = 0.001."""
     ordered = values.double().flatten().sort().values
     steps = torch.arange(len(ordered) + 1, dtype=torch.double) / len(ordered)
     expected = cdf(ordered)

@@ -1,4 +1,4 @@
-"""Duplicates: found as comparing every pair would find them, and only where they are."""
+"""Duplicates, compared with a comparison of every pair of pages."""
 
 import numpy as np
 import pytest
@@ -71,7 +71,7 @@ def test_near_duplicates_differ_by_small_changes_only(other, found):
 
 
 def test_the_limit_is_tighter_for_pages_with_little_structure():
-    """Two forms of one template that differ by a field are two forms."""
+    """Two forms of one template that differ by a field are no duplicates."""
     field = [100, 100, 200, 40]
     assert duplicates([page([field]), page([field, [100, 180, 200, 40]])]) == []
 

@@ -1,4 +1,4 @@
-"""PNG decoding against hand-made files of every colour type; refusal of broken and hostile ones."""
+"""PNG decoding of hand-made files of every colour type, and refusal of invalid files."""
 
 import struct
 import zlib
@@ -19,7 +19,7 @@ def chunk(kind: bytes, content: bytes) -> bytes:
 
 
 def make_png(colour_type: int, bits: int, samples: list, *extra: bytes, size=None) -> bytes:
-    """A PNG of `samples` (rows x columns x channels); `size` lies about (width, height)."""
+    """Return a PNG of `samples` (rows x columns x channels); `size`: a wrong (width, height)."""
     rows = np.array(samples).reshape(len(samples), -1, CHANNELS[colour_type])
     width, height = size or (rows.shape[1], rows.shape[0])
     scanlines = b""

@@ -51,9 +51,9 @@ def training_batches(index, *, rank=0, ranks=1, micro=GLOBAL, workers=0, steps=r
     reader = TrainingDataset(
         an_order(index), a_collator(index), rank=rank, world_size=ranks, micro_batch_size=micro
     )
-    turns = reader.accumulation
-    numbers = range(steps.start * turns, steps.stop * turns)
-    return turns, list(read_batches(reader, numbers, workers=workers, prefetch=2))
+    accumulation = reader.accumulation
+    numbers = range(steps.start * accumulation, steps.stop * accumulation)
+    return accumulation, list(read_batches(reader, numbers, workers=workers, prefetch=2))
 
 
 @pytest.mark.parametrize("ranks", [1, 2, 4])
@@ -64,13 +64,13 @@ def test_every_step_has_the_same_pages_for_any_ranks_and_workers(index, ranks, w
     expected = [sorted(order.step(step)[0].tolist()) for step in range(STEPS)]
     found: list[list[int]] = [[] for _ in range(STEPS)]
     for rank in range(ranks):
-        turns, batches = training_batches(
+        accumulation, batches = training_batches(
             index, rank=rank, ranks=ranks, micro=micro, workers=workers
         )
-        assert len(batches) == STEPS * turns
+        assert len(batches) == STEPS * accumulation
         for number, batch in enumerate(batches):
             assert len(batch) == micro
-            found[number // turns] += batch.ids.tolist()
+            found[number // accumulation] += batch.ids.tolist()
     assert [sorted(ids) for ids in found] == expected
 
 
@@ -84,23 +84,23 @@ def test_an_epoch_has_every_page_once(index):
 def test_starting_at_a_later_step_gives_the_same_batches(index):
     _, whole = training_batches(index)
     _, rest = training_batches(index, steps=range(7, STEPS))
-    for ours, theirs in zip(rest, whole[7:], strict=True):
-        assert torch.equal(ours.ids, theirs.ids)
-        assert torch.equal(ours.images(), theirs.images())
+    for batch, expected in zip(rest, whole[7:], strict=True):
+        assert torch.equal(batch.ids, expected.ids)
+        assert torch.equal(batch.images(), expected.images())
 
 
 def test_a_page_is_drawn_identically_in_any_batch(index):
     _, alone = training_batches(index, micro=1, steps=range(3))
     _, together = training_batches(index, steps=range(3))
-    looks = {}
+    alone_images = {}
     for batch in alone:
         height = int(batch.heights[0])
-        looks[int(batch.ids[0]), int(batch.epochs[0])] = batch.images()[0, :, :height]
+        alone_images[int(batch.ids[0]), int(batch.epochs[0])] = batch.images()[0, :, :height]
     for batch in together:
         images = batch.images()
         for number, key in enumerate(zip(batch.ids.tolist(), batch.epochs.tolist(), strict=True)):
             height = int(batch.heights[number])
-            assert torch.equal(images[number, :, :height], looks[key])
+            assert torch.equal(images[number, :, :height], alone_images[key])
             assert (images[number, :, height:] == 0).all()
 
 
@@ -152,8 +152,8 @@ def test_stored_pictures_equal_the_drawn_boxes(index, tmp_path):
     pictures = built(tmp_path / "png", store="png", png_width=WIDTH)
     ids = np.arange(20)
     for number in ids:
-        ours, theirs = (i.table[number] for i in (index, pictures))
-        assert (ours["width"], ours["height"]) == (theirs["width"], theirs["height"])
+        boxes, picture = (i.table[number] for i in (index, pictures))
+        assert (boxes["width"], boxes["height"]) == (picture["width"], picture["height"])
     drawn, stored = (
         a_collator(i).batch(ids, np.zeros_like(ids), training=False) for i in (index, pictures)
     )
@@ -164,9 +164,9 @@ def test_stored_pictures_equal_the_drawn_boxes(index, tmp_path):
 def test_a_batch_is_unchanged_by_pickling(tmp_path, store):
     index = built(tmp_path / store, store=store, png_width=WIDTH)
     batch = a_collator(index).batch(np.arange(8), np.full(8, 3), training=True)
-    parcel = ForkingPickler.dumps(batch)
-    assert (b"rebuild_tensor" in bytes(parcel)) == (store == "png")  # of files: for pixels alone
-    sent = ForkingPickler.loads(parcel)
+    pickled = ForkingPickler.dumps(batch)
+    assert (b"rebuild_tensor" in bytes(pickled)) == (store == "png")  # only pixels are shared
+    sent = ForkingPickler.loads(pickled)
     assert vars(sent).keys() == vars(batch).keys()
     for name, value in vars(batch).items():
         if isinstance(value, torch.Tensor):
@@ -198,22 +198,22 @@ def everything(files: ShardFiles) -> list[dict[str, bytes]]:
     return [files.members(number) for number in files.index.ids("all")]
 
 
-def spoilt(path: Path) -> bytes:
+def damaged_bytes(path: Path) -> bytes:
     data = bytearray(path.read_bytes())
     data[len(data) // 2] ^= 1
     return bytes(data)
 
 
-@pytest.mark.parametrize("how", ["in-place", "renamed-over"])
-def test_a_shard_that_changes_while_in_use_is_refused(index, tmp_path, how):
+@pytest.mark.parametrize("change", ["in-place", "renamed-over"])
+def test_a_shard_that_changes_while_in_use_is_refused(index, tmp_path, change):
     copy = a_copy(index, tmp_path / "copy")
     files = ShardFiles(copy)
     before = everything(files)
     path = copy.folder / copy.shards[0].name
-    if how == "in-place":
-        path.write_bytes(spoilt(path))
+    if change == "in-place":
+        path.write_bytes(damaged_bytes(path))
     else:
-        (tmp_path / "new").write_bytes(spoilt(path))
+        (tmp_path / "new").write_bytes(damaged_bytes(path))
         (tmp_path / "new").replace(path)
     with pytest.raises(DamagedShards, match=r"tar: was changed while it was in use: SHA-256"):
         files.members(0)

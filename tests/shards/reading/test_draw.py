@@ -17,21 +17,21 @@ from shards.reading.draw import draw, place
 
 
 @pytest.fixture(params=["row by row", "running sums"], autouse=True)
-def road(request, monkeypatch):
-    """Every test goes both roads: a CPU takes the second where the first would need too much."""
+def algorithm(request, monkeypatch):
+    """Run every test with both algorithms; a CPU uses the second for large batches."""
     if request.param == "running sums":
         monkeypatch.setattr("shards.reading.draw._MAX_ROWS", -1)
 
 
 def coverage(first: np.ndarray, last: np.ndarray, length: int) -> np.ndarray:
-    """The share of every unit cell of a line that each [first, last] covers, float64."""
+    """Return the fraction of each unit cell of a line that each [first, last] covers, float64."""
     cells = np.arange(length)
     covered = np.minimum(last[:, None], cells + 1) - np.maximum(first[:, None], cells)
     return covered.clip(0)
 
 
 def naive(boxes: np.ndarray, height: int, size: tuple[int, int]) -> np.ndarray:
-    """One image: the sum over boxes of coverage of rows times coverage of columns."""
+    """Draw one image: the sum over boxes of row coverage times column coverage."""
     x0, y0, x1, y1 = boxes.T.astype(np.float64)
     rows = coverage(y0.clip(0), y1.clip(max=height), size[0])
     return (rows.T @ coverage(x0, x1, size[1]) / 40).clip(0, 1)
@@ -64,7 +64,7 @@ SCALES = (0.1, 0.2, 0.37, 1.0)
 
 @functools.cache
 def real_layouts() -> list[Layout]:
-    """Fifty real pages of either width, 1280 and 390 px."""
+    """Return fifty real pages of each of both widths, 1280 and 390 px."""
     sample = Path(shards.__file__).parent / "sample" / "npm-sample.jsonl.gz"
     with gzip.open(sample) as lines:
         return [parse_layout(json.loads(line)) for line, _ in zip(lines, range(50), strict=False)]
@@ -167,7 +167,7 @@ def test_windows_are_rows_of_the_whole_page():
 
 
 def drawn_at(boxes: np.ndarray, width: int, height: int, parts: int) -> torch.Tensor:
-    """A page of so many pixels drawn at a whole part of its size, float64 (height, width)."""
+    """Draw a page at 1 / `parts` of its size; return float64 (height / parts, width / parts)."""
     page, owner = batch_of([boxes])
     canvas, size = torch.tensor([[width, height]]), (height // parts, width // parts)
     placed = place(page, owner, canvas, torch.zeros(1), size[1])
@@ -175,7 +175,7 @@ def drawn_at(boxes: np.ndarray, width: int, height: int, parts: int) -> torch.Te
 
 
 def pages_with_sides_of_tens() -> Iterator[tuple[np.ndarray, int, int]]:
-    """Boxes, width and height of random and of real pages, the real ones cut at 700 rows."""
+    """Yield boxes, width and height of random pages, and of real pages cropped to 700 rows."""
     rng = np.random.default_rng(5)
     for _ in range(10):
         yield random_boxes(rng, 40, 200, 300).round(), 200, 300

@@ -1,4 +1,4 @@
-"""Synthetic pages: the same for ever, of every kind, and like real ones where it matters."""
+"""Synthetic pages: fixed for each seed, of every archetype, and similar to real pages."""
 
 from collections import Counter
 
@@ -21,10 +21,10 @@ def test_a_page_is_a_function_of_seed_and_number():
 
 
 def test_a_page_never_changes_between_versions():
-    """Shards of the same seed must be the same with any later version."""
+    """A later version must generate the same shards for the same seed."""
     record = generate(0, 0)
-    told = (record["label"], record["template"], record["w"], record["h"])
-    assert told == ("home", "synthetic-12", 390, 3889)
+    found = (record["label"], record["template"], record["w"], record["h"])
+    assert found == ("home", "synthetic-12", 390, 3889)
 
 
 def test_every_archetype_appears_at_both_widths(layouts):
@@ -54,7 +54,7 @@ def test_boxes_lie_on_the_canvas(layouts):
 
 
 def test_pages_of_a_template_share_their_chrome(layouts):
-    """On desktops, the boxes of the top 60 px: more alike inside a template than across."""
+    """Boxes of the top 60 px of desktop pages are more alike within a template than across."""
 
     def tops(layout):
         return {tuple(box) for box in layout.boxes.tolist() if box[3] < 60}

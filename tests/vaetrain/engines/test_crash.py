@@ -4,7 +4,6 @@ import pytest
 import torch
 
 from vaetrain.engines.crash import plain_reason
-from vaetrain.engines.heartbeat import rank_list
 
 
 def allocation_error() -> RuntimeError:
@@ -40,9 +39,3 @@ def test_lack_of_memory_is_reported_in_one_line(error, message):
 @pytest.mark.parametrize("error", [ValueError("can't allocate memory"), RuntimeError("shapes")])
 def test_other_exceptions_have_no_plain_reason(error):
     assert plain_reason(error) is None
-
-
-def test_ranks_are_listed_in_words():
-    assert rank_list([1], "is", "are") == "rank 1 is"
-    assert rank_list([0, 2], "is", "are") == "ranks 0 and 2 are"
-    assert rank_list([0, 2, 5], "has", "have") == "ranks 0, 2 and 5 have"
