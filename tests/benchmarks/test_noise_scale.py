@@ -4,31 +4,25 @@ from __future__ import annotations
 
 import json
 import math
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
-from tests.support.paths import REPO
+from tests.support.commands import run_launched, run_module
 
 
 def measured(ranks: int, seed: int, folder: Path, *settings: str) -> dict[str, float]:
     """Run the command at the start of the default experiment, and return its JSON file."""
     out = folder / f"{ranks}-{seed}.json"
     engine = "single" if ranks == 1 else "ddp"
-    launcher = [sys.executable, "-m", "accelerate.commands.accelerate_cli", "launch"]
-    launcher += ["--config_file", f"accelerate_configs/{engine}.yaml", "--main_process_port", "0"]
-    script = ["benchmarks/noise_scale.py", "--experiment", "default", "--pages", "384"]
-    command = [*launcher, *script, "--seed", str(seed), "--json", str(out), *settings]
-    subprocess.run(command, cwd=REPO, check=True, timeout=600)
+    script = ["benchmarks/noise_scale.py", "--experiment", "default", "--pages", 384]
+    run_launched(engine, *script, "--seed", seed, "--json", out, *settings)
     scale = json.loads(out.read_text())
     return {name: math.inf if value is None else value for name, value in scale.items()}
 
 
 def test_a_run_without_checkpoint_is_refused_in_one_line(tmp_path):
-    command = [sys.executable, "-m", "benchmarks.noise_scale", "--run", str(tmp_path)]
-    done = subprocess.run(command, capture_output=True, text=True)
+    done = run_module("benchmarks.noise_scale", "--run", tmp_path)
     assert done.returncode == 2
     assert done.stderr.endswith(f"{tmp_path}: has no checkpoint; train it first\n")
 

@@ -15,9 +15,9 @@ import pytest
 from safetensors.torch import load_file
 
 from launch.processes import MARK
+from tests.support.commands import launcher
 from tests.support.paths import REPO
 
-ACCELERATE = str(Path(sys.executable).with_name("accelerate"))
 QUICK = (
     "data.width=64",
     "data.max_height=128",
@@ -47,13 +47,6 @@ GAN = (
     "gan.schedule.schedule=constant",
     "gan.schedule.warmup_epochs=0",
 )
-
-
-def launcher(engine: str | Path, processes: int | None = None) -> list[str]:
-    """Return the command that launches a script under an engine, given by name or engine file."""
-    config = engine if isinstance(engine, Path) else f"accelerate_configs/{engine}.yaml"
-    many = [] if processes is None else ["--num_processes", str(processes)]
-    return [ACCELERATE, "launch", "--config_file", str(config), *many]
 
 
 class Trainer:

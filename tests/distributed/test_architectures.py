@@ -1,31 +1,18 @@
 """Gradients of every architecture do not depend on ranks and micro batches."""
 
-import os
-import subprocess
-
 import pytest
 import torch
 from safetensors.torch import load_file
 
-from tests.distributed.conftest import ACCELERATE
+from tests.support.commands import run_launched
 from tests.support.models import ARCHITECTURES, architecture_name
-from tests.support.paths import REPO
 
 WORKER = "tests/distributed/architecture_worker.py"
 
 
 def measure(folder, engine: str, micro_batch: int) -> dict[str, torch.Tensor]:
     out = folder / f"{engine}-{micro_batch}.safetensors"
-    launcher = [ACCELERATE, "launch", "--config_file", f"accelerate_configs/{engine}.yaml"]
-    done = subprocess.run(
-        [*launcher, WORKER, str(out), str(micro_batch)],
-        cwd=REPO,
-        env=os.environ | {"PYTHONPATH": str(REPO)},
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
+    run_launched(engine, WORKER, out, micro_batch)
     return load_file(out)
 
 

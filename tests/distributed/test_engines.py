@@ -13,6 +13,7 @@ import torch
 
 from tests.distributed.conftest import GAN
 from tests.support.paths import REPO
+from tests.support.tensors import relative_difference
 
 KINDS = {"vae": (), "vaegan": GAN}
 # With warm-up and a constant rate the schedule does not depend on the planned length, so that a run
@@ -101,16 +102,6 @@ def assert_equal_losses(largest: dict[str, float]) -> None:
     """Assert that the output of `differences` is as small as another order of sums makes it."""
     assert max(value for key, value in largest.items() if key in LOSSES) < 1e-4, largest
     assert max(value for key, value in largest.items() if key in NORMS) < 1e-3, largest
-
-
-def relative_difference(tensors: dict, expected: dict) -> float:
-    """Return the norm of the difference of two sets of tensors, relative to that of the second."""
-    assert tensors.keys() == expected.keys()
-    actual, reference = (
-        torch.cat([values[name].double().flatten() for name in sorted(values)])
-        for values in (tensors, expected)
-    )
-    return float((actual - reference).norm() / reference.norm())
 
 
 def test_reference_run_clips_some_steps(trainer, reference):

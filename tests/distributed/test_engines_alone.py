@@ -1,12 +1,10 @@
 """Engines without the trainer: the same weights, moments and EMA on any number of ranks."""
 
 import json
-import subprocess
 
 import pytest
 
-from tests.distributed.conftest import launcher
-from tests.support.paths import REPO
+from tests.support.commands import run_launched
 
 KINDS = ("weight", "average", "exp_avg", "exp_avg_sq")
 # With three ranks the last one has a smaller slice of some parameters, or none.
@@ -23,9 +21,7 @@ SLOW = [
 
 def probe(engine: str, processes: int, losses: str = "exact") -> dict:
     """Run `probe.py` and return its results."""
-    command = [*launcher(engine, processes), "tests/distributed/probe.py", losses]
-    done = subprocess.run(command, cwd=REPO, capture_output=True, text=True, timeout=300)
-    assert done.returncode == 0, done.stdout + done.stderr
+    done = run_launched(engine, "tests/distributed/probe.py", losses, processes=processes)
     (line,) = [line for line in done.stdout.splitlines() if line.startswith("found ")]
     return json.loads(line.removeprefix("found "))
 

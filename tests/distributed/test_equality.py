@@ -3,6 +3,8 @@
 import pytest
 import torch
 
+from tests.support.tensors import relative_difference
+
 KINDS = {"plain": (), "augmented": ("augment.policy=strong", "augment.mixup_alpha=0.4")}
 SPLITS = {
     "two-ranks": ("ddp", "train.micro_batch_size=4"),
@@ -29,11 +31,6 @@ def split(trainer, kind, request):
     name = f"{kind}-{request.param}"
     trainer.train(name, setting, "data.workers=3", *KINDS[kind], engine=engine)
     return name
-
-
-def relative_difference(values: dict, reference: dict) -> float:
-    difference = sum((values[name] - reference[name]).square().sum() for name in reference)
-    return float((difference / sum(value.square().sum() for value in reference.values())).sqrt())
 
 
 def test_thirty_steps_agree(trainer, reference, split):

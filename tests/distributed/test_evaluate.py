@@ -1,15 +1,12 @@
 """Metrics of an evaluation, which must not depend on the number of ranks."""
 
 import json
-import os
-import subprocess
 from pathlib import Path
 
 import pytest
 
-from tests.distributed.conftest import launcher
+from tests.support.commands import run_launched
 from tests.support.models import write_run
-from tests.support.paths import REPO
 from vaetrain.config.experiment import load_experiment
 
 
@@ -36,17 +33,10 @@ def measured(tmp_path_factory) -> dict[int, dict[str, float]]:
     by_ranks = {}
     for ranks in (1, 2, 4):
         out = folder / f"{ranks}.json"
-        launch = launcher("single" if ranks == 1 else "ddp", ranks)
+        engine = "single" if ranks == 1 else "ddp"
         shards = ["--shards", folder / "shards", "--baselines", folder / "shards", "--json", out]
-        done = subprocess.run(
-            [*launch, "-m", "vaetrain.evaluate", str(folder / "run"), *map(str, shards)],
-            cwd=REPO,
-            env=os.environ | {"PYTHONPATH": str(REPO)},
-            capture_output=True,
-            text=True,
-            timeout=300,
-        )
-        assert done.returncode == 0, done.stdout + done.stderr
+        evaluate = ("-m", "vaetrain.evaluate", folder / "run", *shards)
+        run_launched(engine, *evaluate, processes=ranks)
         by_ranks[ranks] = flatten_metrics(json.loads(out.read_text()))
     return by_ranks
 

@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 from launch.processes import kill_family, ranks
 from tests.conftest import small_disk
 from tests.distributed.conftest import GAN
-from tests.distributed.test_resume import same_bits
+from tests.support.tensors import same_bits
 from vaetrain.artifacts.run_dir import LOCK_SECONDS
 
 SETTINGS = (

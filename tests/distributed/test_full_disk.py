@@ -6,7 +6,8 @@ import pytest
 
 from tests.conftest import small_disk
 from tests.distributed.conftest import Trainer
-from tests.distributed.test_resume import checkpoints, same_bits
+from tests.distributed.test_resume import checkpoints
+from tests.support.tensors import same_bits
 from vaetrain.artifacts import checkpoint
 from vaetrain.artifacts.run_dir import METRICS_FILE, read_metrics
 

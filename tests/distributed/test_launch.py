@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from tests.distributed.conftest import ACCELERATE
+from tests.support.commands import ACCELERATE
 from tests.support.paths import REPO
 
 TWO_STEPS = "train.max_images=16"

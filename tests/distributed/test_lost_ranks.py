@@ -8,7 +8,8 @@ import time
 import pytest
 
 from launch.processes import family, kill_family, ranks
-from tests.distributed.test_resume import checkpoints, same_bits
+from tests.distributed.test_resume import checkpoints
+from tests.support.tensors import same_bits
 
 TIMEOUT = 15
 SLACK = 20  # seconds that torch's launcher and a busy machine need on top

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from launch.processes import kill_family
-from tests.distributed.conftest import ACCELERATE
+from tests.support.commands import ACCELERATE
 from tests.support.paths import REPO
 
 ADDRESSES = ("10.213.7.1", "10.213.7.2")

@@ -9,9 +9,9 @@ import pytest
 
 from launch.processes import family, kill_family
 from shards.open import open_index
-from tests.distributed.test_resume import same_bits
 from tests.shards.remote.test_remote import cached
 from tests.support.page_server import PageServer, served_by_s3
+from tests.support.tensors import same_bits
 
 SETTINGS = (
     "train.max_images=480",

@@ -6,10 +6,10 @@ import signal
 import time
 
 import pytest
-import torch
 
 from launch.processes import family, kill_family
 from shards.storage import sha256_of
+from tests.support.tensors import relative_difference, same_bits
 
 SETTINGS = (
     "train.max_images=1200",
@@ -39,10 +39,6 @@ def kill_soon(trainer, name, engine, rng):
     process.communicate()
 
 
-def same_bits(first, second):
-    return first.keys() == second.keys() and all(torch.equal(first[k], second[k]) for k in first)
-
-
 @pytest.fixture(scope="module")
 def undisturbed(trainer):
     trainer.train("undisturbed", *SETTINGS, engine="ddp")
@@ -70,9 +66,7 @@ def test_run_killed_five_times_gives_identical_weights(trainer, undisturbed):
 def test_run_resumes_with_another_number_of_ranks(trainer, undisturbed):
     kill_soon(trainer, "moved", "ddp", random.Random(1))
     trainer.train("moved", *SETTINGS, engine="single")
-    weights, expected = trainer.weights("moved"), trainer.weights(undisturbed)
-    difference = sum((weights[k] - expected[k]).square().sum() for k in expected)
-    assert (difference / sum(v.square().sum() for v in expected.values())).sqrt() < 1e-4
+    assert relative_difference(trainer.weights("moved"), trainer.weights(undisturbed)) < 1e-4
     hashes = [[line["ids_hash"] for line in trainer.lines(name)] for name in ("moved", undisturbed)]
     assert hashes[0] == hashes[1]
 

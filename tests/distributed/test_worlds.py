@@ -1,11 +1,8 @@
 """Numbers of ranks that do not divide the pages or shards: no hang, and the same results."""
 
-import subprocess
-import sys
-
 import pytest
 
-from tests.support.paths import REPO
+from tests.support.commands import run_module
 
 # One shard of four training pages and one of validation pages; a step takes 12 pages.
 UNEVEN = ("train.global_batch_size=12", "train.max_images=60", "train.log_every_images=12")
@@ -15,9 +12,9 @@ UNEVEN = ("train.global_batch_size=12", "train.max_images=60", "train.log_every_
 def few(tmp_path_factory):
     """Build shards of five pages."""
     folder = tmp_path_factory.mktemp("few") / "shards"
-    command = [sys.executable, "-m", "shards.build", "--format", "synthetic", "--count", "5"]
-    command += ["--val-fraction", "0.2", "--out", str(folder), "--workers", "1"]
-    subprocess.run(command, cwd=REPO, check=True, capture_output=True)
+    options = ("--format", "synthetic", "--count", 5, "--val-fraction", 0.2, "--workers", 1)
+    done = run_module("shards.build", *options, "--out", folder)
+    assert done.returncode == 0, done.stderr
     assert len(list(folder.glob("train-*.tar"))) == 1
     return folder
 

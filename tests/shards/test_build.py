@@ -20,21 +20,12 @@ from shards.format.tar import read_boxes
 from shards.open import open_index
 from shards.storage import sha256_of
 from shards.verify import find_damage
+from tests.shards.pages import page, write_lines
 from tests.support.commands import run_module
 from tests.support.paths import REPO, SAMPLE
 
 PAGES = 60
 ONE_WORKER = BuildOptions(workers=1)  # quicker than starting any
-
-
-def page(name: str, *, x: int = 0, **extra: object) -> dict:
-    boxes = [{"b": [x + 10 * i, 20 * i, 30, 15]} for i in range(6)]
-    return {"id": name, "w": 200, "h": 300, "r": {"b": [0, 0, 200, 300], "c": boxes}, **extra}
-
-
-def write_lines(path: Path, records: list) -> Path:
-    path.write_text("".join(json.dumps(record) + "\n" for record in records))
-    return path
 
 
 def files_of(folder: Path) -> dict[str, str]:

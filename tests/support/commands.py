@@ -2,16 +2,38 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
+from pathlib import Path
 
 from tests.support.paths import REPO
+
+ACCELERATE = str(Path(sys.executable).with_name("accelerate"))
+
+
+def launcher(engine: str | Path, processes: int | None = None) -> list[str]:
+    """Return the command that launches a script under an engine, given by name or engine file."""
+    config = engine if isinstance(engine, Path) else f"accelerate_configs/{engine}.yaml"
+    many = [] if processes is None else ["--num_processes", str(processes)]
+    return [ACCELERATE, "launch", "--config_file", str(config), *many]
+
+
+def run_command(*command: object, timeout: float = 300) -> subprocess.CompletedProcess[str]:
+    """Run a command in the repository, whose packages it can import; capture its output."""
+    return subprocess.run(
+        list(map(str, command)),
+        cwd=REPO,
+        env=os.environ | {"PYTHONPATH": str(REPO)},
+        capture_output=True,
+        text=True,
+        timeout=timeout,
+    )
 
 
 def run_python(*arguments: object, timeout: float = 300) -> subprocess.CompletedProcess[str]:
     """Run the test's Python in the repository with these arguments; capture its output."""
-    command = [sys.executable, *map(str, arguments)]
-    return subprocess.run(command, cwd=REPO, capture_output=True, text=True, timeout=timeout)
+    return run_command(sys.executable, *arguments, timeout=timeout)
 
 
 def run_module(
@@ -19,3 +41,12 @@ def run_module(
 ) -> subprocess.CompletedProcess[str]:
     """Run a module as a command, see `run_python`."""
     return run_python("-m", module, *arguments, timeout=timeout)
+
+
+def run_launched(
+    engine: str, *arguments: object, processes: int | None = None
+) -> subprocess.CompletedProcess[str]:
+    """Run a script or module under an engine; assert that it succeeds."""
+    done = run_command(*launcher(engine, processes), *arguments, timeout=600)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done

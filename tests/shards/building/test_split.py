@@ -1,8 +1,5 @@
 """The train/val split: whole groups, by template, source or sample."""
 
-import json
-from pathlib import Path
-
 import pytest
 
 from shards.build import build
@@ -10,16 +7,7 @@ from shards.building.options import BuildOptions
 from shards.building.split import val_groups
 from shards.errors import UserError
 from shards.open import open_index
-
-
-def page(name: str, *, x: int = 0, **extra: object) -> dict:
-    boxes = [{"b": [x + 10 * i, 20 * i, 30, 15]} for i in range(6)]
-    return {"id": name, "w": 200, "h": 300, "r": {"b": [0, 0, 200, 300], "c": boxes}, **extra}
-
-
-def write_lines(path: Path, records: list) -> Path:
-    path.write_text("".join(json.dumps(record) + "\n" for record in records))
-    return path
+from tests.shards.pages import page, write_lines
 
 
 def test_split_by_another_key(tmp_path):

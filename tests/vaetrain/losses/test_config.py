@@ -8,6 +8,7 @@ from vaetrain.losses.terms import PIXEL_LOSSES, TERMS
 
 def test_sections_list_the_terms_in_the_order_of_the_table():
     terms = [term.name for term in TERMS]
+    # Checkpoints of learned loss weights depend on this order.
     assert terms[:5] == ["recon", "ssim", "ms_ssim", "gradient", "perceptual"]
     loss = [field.name for field in dataclasses.fields(LossConfig)]
     assert loss == ["pixel", *terms, "perceptual_net", "perceptual_weights", "combine"]
