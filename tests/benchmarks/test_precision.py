@@ -37,7 +37,7 @@ def test_lower_precision_is_smaller_and_close_to_fp32(pages):
 
 def test_quality_of_a_perfect_and_of_a_blank_model(pages):
     _, batches = pages
-    names = PageLabels(torch.arange(40) // 4, torch.arange(40))
+    names = PageLabels(torch.arange(32) // 4, torch.arange(32))
 
     def perfect(batch: Batch):
         return batch.ids[:, None].float(), torch.zeros(len(batch), 1), batch.images()
