@@ -166,7 +166,7 @@ def test_a_failed_training_is_reported_and_the_others_run(sweep):
         (["launch/experiments/beta_sweep.yaml", "sweep.x=3"], "sweep.x: there is no such setting"),
         (
             ["launch/experiments/beta_sweep.yaml", "--trials-per-process", "0"],
-            "whole stop_signal in 1..",
+            "whole number in 1..",
         ),
     ],
 )
