@@ -61,7 +61,6 @@ COVERS = {
         *("vaetrain/training/events.py", "vaetrain/training/state.py"),
         "vaetrain/training/trainer.py",
     ),
-    "tests/distributed/test_lost_ranks.py": ("launch/processes.py",),
     "tests/launch/test_doctor.py": ("launch/diagnosis/*.py",),
     "tests/launch/test_soak.py": ("launch/small_run.py",),
     "tests/launch/test_report.py": ("launch/charts.py",),
