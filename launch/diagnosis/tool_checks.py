@@ -61,8 +61,8 @@ def _rates(bench: Workbench, size: str) -> dict[str, float]:
     record = benchmark.measure(
         argparse.Namespace(
             quick=not on_gpu,
-            steps=4,
-            rounds=5,
+            steps=4 if on_gpu else 2,
+            rounds=5 if on_gpu else 3,
             engines=["single"],
             experiment=None,
             settings=[

@@ -26,7 +26,7 @@ from vaetrain.engines.engine_files import engine_names
 OFFLOAD = "zero3_offload"
 ENGINES = tuple(name for name in engine_names() if name not in ("single", OFFLOAD))
 LOW_PRECISION_TOLERANCE = {"bf16": 0.01, "fp16": 0.01}
-RESUMED = ("train.max_images=240", "train.checkpoint_every_images=24")
+RESUMED = ("train.max_images=200", "train.checkpoint_every_images=24")
 RESUME_TOLERANCE = 1e-3  # of weights where the device's own kernels do not repeat their sums
 MICRO_BATCHES = (16, 4)
 GAN_R1 = (
