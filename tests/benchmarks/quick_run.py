@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 from benchmarks.support import report
+from tests.support.commands import run_module
 
 PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 
 
 def quick_run(name: str, folder: Path, *arguments: str) -> tuple[dict[str, Any], str]:
     """Run a benchmark in a process; check its files, and return its record and stdout."""
-    command = [sys.executable, "-m", f"benchmarks.{name}", "--quick", "--out", str(folder)]
-    done = subprocess.run([*command, *arguments], capture_output=True, text=True, timeout=600)
+    quick = ("--quick", "--out", folder)
+    done = run_module(f"benchmarks.{name}", *quick, *arguments, timeout=600)
     assert done.returncode == 0, done.stderr
     record = json.loads((folder / f"{name}.json").read_text())
     report.check(record)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -12,6 +10,7 @@ from benchmarks.batch_size_study import training_entry
 from benchmarks.support.batch_size import advice
 from benchmarks.support.batch_size.time_to_target import Run
 from tests.benchmarks.quick_run import quick_run
+from tests.support.commands import run_module
 
 
 def test_seconds_of_a_training_are_its_images_at_the_measured_speed():
@@ -32,8 +31,7 @@ def test_seconds_of_a_training_are_its_images_at_the_measured_speed():
     ],
 )
 def test_a_wrong_argument_is_refused_in_one_line(arguments, message):
-    command = [sys.executable, "-m", "benchmarks.batch_size_study", *arguments]
-    done = subprocess.run(command, capture_output=True, text=True)
+    done = run_module("benchmarks.batch_size_study", *arguments)
     assert done.returncode == 2
     assert message in done.stderr
     assert done.stderr.count("\n") == 1

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-import subprocess
-import sys
 
 import pytest
 
 from benchmarks import throughput
 from benchmarks.support.device_peak import Peak
 from tests.benchmarks.quick_run import names_of, quick_run
+from tests.support.commands import run_module
 from vaetrain.model.config import ModelConfig
 
 
@@ -51,8 +50,8 @@ def test_quick_run_of_two_engines(tmp_path):
 
 
 def test_a_wrong_setting_is_refused_in_one_line(tmp_path):
-    command = [sys.executable, "-m", "benchmarks.throughput", "--quick", "--out", str(tmp_path)]
-    done = subprocess.run([*command, "model.size=huge"], capture_output=True, text=True)
+    quick = ("--quick", "--out", tmp_path)
+    done = run_module("benchmarks.throughput", *quick, "model.size=huge")
     assert done.returncode == 2
     assert "model.size" in done.stderr
     assert done.stderr.count("\n") == 1

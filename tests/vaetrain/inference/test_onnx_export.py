@@ -2,7 +2,6 @@
 
 import math
 import re
-import subprocess
 import sys
 
 import pytest
@@ -10,7 +9,8 @@ import pytest
 from shards.build import build
 from shards.building.options import BuildOptions
 from shards.errors import UserError
-from tests.support.paths import REPO, SAMPLE
+from tests.support.commands import run_python
+from tests.support.paths import SAMPLE
 from vaetrain import export
 from vaetrain.inference import onnx_export, onnx_graph, onnx_quantisation
 from vaetrain.inference.onnx_graph import open_session, page_inputs
@@ -74,9 +74,7 @@ def test_int8_of_a_trained_model_is_a_third_of_the_size_and_keeps_its_ssim(tmp_p
     train += ["data.val_templates=[]", "train.max_images=1024", "tracker=none"]
     export = ["-m", "vaetrain.export", run, "--onnx", small, "--int8", "--calibrate", shards]
     for command in (train, export):
-        done = subprocess.run(
-            [sys.executable, *map(str, command)], cwd=REPO, capture_output=True, text=True
-        )
+        done = run_python(*command)
         assert done.returncode == 0, done.stderr
     (smaller,) = re.findall(r"int8, ([\d.]+) times smaller", done.stdout)
     assert float(smaller) >= 3

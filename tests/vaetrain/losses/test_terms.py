@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from collections.abc import Callable
 from pkgutil import resolve_name
 
@@ -11,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from tests.support.paths import REPO
+from tests.support.commands import run_python
 from tests.vaetrain.losses.images import flat_and_noisy, full_heights
 from vaetrain.losses.terms import PIXEL_LOSSES, TERMS
 
@@ -68,9 +66,7 @@ torch.testing.assert_close(after - before, torch.full((2,), 3 * 64.0))
 
 
 def test_an_entry_in_the_table_adds_a_loss():
-    done = subprocess.run(
-        [sys.executable, "-c", NEW_TERM], cwd=REPO, capture_output=True, text=True, timeout=120
-    )
+    done = run_python("-c", NEW_TERM)
     assert done.returncode == 0, done.stderr
 
 

@@ -1,12 +1,10 @@
 """The tables of exchangeable parts."""
 
-import subprocess
-import sys
 from pkgutil import resolve_name
 
 import pytest
 
-from tests.support.paths import REPO
+from tests.support.commands import run_python
 from vaetrain.model import parts
 
 TABLES = (parts.BLOCKS, parts.ATTENTION, parts.SKIPS, parts.LATENTS)
@@ -53,7 +51,5 @@ assert output.reconstruction.shape == (1, 1, 64, 32)
 
 
 def test_an_entry_in_the_table_adds_a_block():
-    done = subprocess.run(
-        [sys.executable, "-c", NEW_BLOCK], cwd=REPO, capture_output=True, text=True, timeout=120
-    )
+    done = run_python("-c", NEW_BLOCK)
     assert done.returncode == 0, done.stderr
