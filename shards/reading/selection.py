@@ -90,6 +90,17 @@ class Selection:
         starts = np.searchsorted(places, self.starts)
         return replace(self, ids=self.ids_at(places), starts=np.unique(starts))
 
+    def spaced(self, limit: int) -> Selection:
+        """Return at most `limit` of the samples, evenly spaced over the whole selection.
+
+        For pages that are read anyway, so their number of shards does not matter.
+        """
+        if len(self) <= limit:
+            return self
+        places = np.linspace(0, len(self) - 1, limit).round().astype(np.int64)
+        starts = np.searchsorted(places, self.starts)
+        return replace(self, ids=self.ids_at(places), starts=np.unique(starts))
+
     def heights_at(self, places: np.ndarray) -> np.ndarray:
         """Return the image rows, int64 (M,), of the samples at these positions of the selection."""
         records = self.table[self.ids_at(places)]

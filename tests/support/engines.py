@@ -33,3 +33,7 @@ class FakeEngine(Collectives):
     def gather_ragged(self, rows: Tensor) -> Tensor:
         """Return the rows of all ranks, which are this rank's repeated."""
         return rows.repeat(self.world_size, 1)
+
+    def gather_to_main(self, rows: Tensor) -> Tensor | None:
+        """Return the rows of all ranks on the main process."""
+        return self.gather_ragged(rows) if self.is_main else None

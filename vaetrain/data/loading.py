@@ -27,6 +27,9 @@ from vaetrain.settings import ConfigError
 SAMPLE_LAYOUTS = Path(__file__).resolve().parents[2] / "shards" / "sample"
 EVALUATION_BATCH = 16  # pages
 FIGURE_PAGES = 8
+# Validation pages that are compared with one another (mutual information, label metrics, figures),
+# evenly spaced by sample id. All other metrics are of all pages.
+MAX_COMPARED_PAGES = 2048
 
 
 def build_sample() -> None:
@@ -187,11 +190,17 @@ class TrainingData(PageReader):
         per_step = batching.accumulation
         return self._read(dataset, range(steps.start * per_step, steps.stop * per_step))
 
+    @property
+    def compared(self) -> Selection:
+        """Validation pages that are compared with one another: all, or `MAX_COMPARED_PAGES`."""
+        return self.val.spaced(MAX_COMPARED_PAGES)
+
     def fixed_pages(self) -> Batch:
-        """Return the validation pages that all figures show, from low to tall."""
-        places = np.arange(len(self.val))
-        by_height = places[np.argsort(self.val.heights_at(places), kind="stable")]
+        """Return those of the compared validation pages that all figures show, low to tall."""
+        pages = self.compared
+        places = np.arange(len(pages))
+        by_height = places[np.argsort(pages.heights_at(places), kind="stable")]
         count = min(FIGURE_PAGES, len(places))
         shown = np.linspace(0, len(places) - 1, count).round().astype(int)
-        ids = self.val.ids_at(by_height[shown])
+        ids = pages.ids_at(by_height[shown])
         return self.collator.batch(ids, np.zeros_like(ids), training=False)

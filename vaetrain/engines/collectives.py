@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import torch
 import torch.distributed as dist
@@ -50,17 +50,23 @@ class Collectives:
 
         If it raises UserError, all ranks raise `error_type` with the same message.
         """
-        message: list[str | None] = [None]
+        message: str | None = None
         if self.is_main:
             try:
                 action()
             except UserError as error:
-                message[0] = str(error)
+                message = str(error)
+        message = self.broadcast_object(message)
+        if message is not None:
+            raise error_type(message)
+
+    def broadcast_object(self, value: Any) -> Any:
+        """Return the main process's value, a small object that can be pickled. Collective."""
         self.mark_progress("waiting for the main process")
+        values = [value]
         if dist.is_initialized():
-            dist.broadcast_object_list(message)
-        if message[0] is not None:
-            raise error_type(message[0])
+            dist.broadcast_object_list(values)
+        return values[0]
 
     def sum(self, values: Tensor) -> Tensor:
         """Return the sum over all ranks, on all of them. Collective."""
@@ -85,16 +91,31 @@ class Collectives:
         """Return the rows (N, K) of all ranks, in order of rank; N may differ. Collective."""
         if not dist.is_initialized():
             return rows
+        padded = self._padded(rows)
+        parts = [torch.empty_like(padded) for _ in range(self.world_size)]
+        dist.all_gather(parts, padded)
+        return _unpadded(parts)
+
+    def gather_to_main(self, rows: Tensor) -> Tensor | None:
+        """Return the rows (N, K) of all ranks, in order of rank, on the main process. Collective.
+
+        N may differ. The other ranks get None and no memory is allocated there.
+        """
+        if not dist.is_initialized():
+            return rows
+        padded = self._padded(rows)
+        parts = [torch.empty_like(padded) for _ in range(self.world_size)] if self.is_main else None
+        dist.gather(padded, parts, dst=0)
+        return None if parts is None else _unpadded(parts)
+
+    def _padded(self, rows: Tensor) -> Tensor:
+        """Pad rows to the longest rank's number; the first column is 1 for rows. Collective."""
         longest = torch.tensor(len(rows), device=self.device)
         dist.all_reduce(longest, dist.ReduceOp.MAX)
-        # The first column is 1 for rows and 0 for padding.
         padded = rows.new_zeros(int(longest), 1 + rows.shape[1])
         padded[: len(rows), 0] = 1
         padded[: len(rows), 1:] = rows
-        parts = [torch.empty_like(padded) for _ in range(self.world_size)]
-        dist.all_gather(parts, padded)
-        table = torch.cat(parts)
-        return table[table[:, 0] == 1, 1:]
+        return padded
 
     def shut_down(self, status: int) -> NoReturn:
         """Destroy the process group, flush the output and end this process. Collective.
@@ -107,3 +128,8 @@ class Collectives:
             dist.destroy_process_group()
         flush_output()
         os._exit(status)
+
+
+def _unpadded(parts: list[Tensor]) -> Tensor:
+    table = torch.cat(parts)
+    return table[table[:, 0] == 1, 1:]

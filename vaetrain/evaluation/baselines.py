@@ -75,8 +75,17 @@ def page_pixels(batch: Batch, rows: int) -> Tensor:
     return F.pad(batch.images(), (0, 0, 0, rows - batch.size[0])).flatten(1)
 
 
-def page_table(batches: Iterable[Batch | None], engine: Engine, size: tuple[int, int]) -> Tensor:
+def page_table(
+    batches: Iterable[Batch | None],
+    engine: Engine,
+    size: tuple[int, int],
+    *,
+    to_main: bool = False,
+) -> Tensor | None:
     """Gather all ranks' pages as vectors, zero-padded to `size`, (rows, width). Collective.
+
+    Args:
+        to_main: gather on the main process alone; the other ranks return None.
 
     Returns: float32 (N, rows * width) on the device, in ascending order of ids.
     """
@@ -86,8 +95,9 @@ def page_table(batches: Iterable[Batch | None], engine: Engine, size: tuple[int,
             batch = batch.to(engine.device)
             # float32 is exact for ids up to 2**24; beyond, adjacent ids may change places.
             parts.append(torch.cat([batch.ids.float()[:, None], page_pixels(batch, size[0])], 1))
-    table = engine.gather_ragged(torch.cat(parts))
-    return table[table[:, 0].argsort(), 1:]
+    gather = engine.gather_to_main if to_main else engine.gather_ragged
+    table = gather(torch.cat(parts))
+    return None if table is None else table[table[:, 0].argsort(), 1:]
 
 
 def constant_page(page: Tensor) -> Callable[[Batch], Tensor]:
@@ -109,8 +119,12 @@ def score_reconstructions(
         values = pixel_metrics(reconstruct(batch), batch.images(), batch.heights)
         return torch.stack([values[name] for name in names], 1)
 
-    _, heights, table = for_each_page(measure, len(names), batches, engine)
-    return page_means(dict(zip(names, table.unbind(dim=1), strict=True)), heights)
+    means = None
+    gathered = for_each_page(measure, len(names), batches, engine, to_main=True)
+    if gathered is not None:
+        _, heights, table = gathered
+        means = page_means(dict(zip(names, table.unbind(dim=1), strict=True)), heights)
+    return engine.broadcast_object(means)
 
 
 def score_constant_pages(data: TrainingData) -> dict[str, dict[str, float]]:

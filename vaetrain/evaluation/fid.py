@@ -7,12 +7,14 @@ Long (B,). It returns (B, columns). Its `metric` is the name of the distance in 
 from __future__ import annotations
 
 import importlib.util
+from dataclasses import dataclass
 from pathlib import Path
 from pickle import UnpicklingError
 
 import torch
 from torch import Tensor, nn
 
+from vaetrain.evaluation.accumulators import Moments
 from vaetrain.losses.backbones import torch_cache
 from vaetrain.model.masked import keep, rows_at
 from vaetrain.model.sizes import STRIDES
@@ -96,24 +98,41 @@ class RandomFeatures(nn.Module):
         return torch.cat(means, dim=1)
 
 
-def frechet_distance(first: Tensor, second: Tensor) -> float:
+@dataclass(frozen=True)
+class Gaussian:
+    """Mean (D,) of features and a matrix A (K, D) with A'A = their covariance; float64."""
+
+    mean: Tensor
+    root: Tensor
+
+    @classmethod
+    def from_features(cls, features: Tensor) -> Gaussian:
+        """Return the Gaussian with the moments of features (N, D), N at least 2."""
+        features = features.double()
+        mean = features.mean(dim=0)
+        root = torch.linalg.qr(features - mean, mode="r").R / (len(features) - 1) ** 0.5
+        return cls(mean, root)
+
+    @classmethod
+    def from_moments(cls, moments: Moments) -> Gaussian:
+        """Return the Gaussian with these moments of at least 2 pages."""
+        covariance = moments.covariance * (moments.count / (moments.count - 1))
+        variance, axes = torch.linalg.eigh(covariance)
+        # Variances that are rounding errors are cleared: their roots would be far larger.
+        rounding = len(variance) * torch.finfo(variance.dtype).eps * variance.max()
+        root = variance.where(variance > rounding, 0.0).sqrt()
+        return cls(moments.mean, root[:, None] * axes.T)
+
+
+def frechet_distance(first: Gaussian, second: Gaussian) -> float:
     """Compute the squared Fréchet distance of two sets' Gaussians (Heusel et al. 2017, eq. 6).
 
     |m1 - m2|^2 + tr(C1 + C2 - 2 (C1 C2)^(1/2)) in float64, covariances with N - 1.
-
-    Args:
-        first, second: (N, D) and (M, D) features, N and M at least 2.
     """
-    shift = first.double().mean(dim=0) - second.double().mean(dim=0)
-    a, b = _covariance_root(first.double()), _covariance_root(second.double())
+    shift = first.mean - second.mean
+    a, b = first.root, second.root
     # With C1 = A'A and C2 = B'B, the roots of the eigenvalues of C1 C2 are the singular values of
     # A B'. No root of a negative rounding error is taken, even with fewer pages than dimensions.
     common = torch.linalg.svdvals(a @ b.T).sum()
     total = shift.square().sum() + a.square().sum() + b.square().sum() - 2 * common
     return total.clamp(min=0).item()
-
-
-def _covariance_root(features: Tensor) -> Tensor:
-    """Return a triangular A (K, D) with A'A = the covariance of features (N, D)."""
-    centred = features - features.mean(dim=0)
-    return torch.linalg.qr(centred, mode="r").R / (len(features) - 1) ** 0.5

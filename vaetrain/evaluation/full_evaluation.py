@@ -24,12 +24,15 @@ from vaetrain.evaluation.network_metrics import NetworkMetrics
 from vaetrain.evaluation.path_smoothness import path_smoothness
 from vaetrain.evaluation.pca import principal_coordinates
 from vaetrain.evaluation.retrieval import RetrievalMetrics
-from vaetrain.evaluation.validation import encode_pages, summarise
+from vaetrain.evaluation.validation import compared_ids, encode_pages, summarise
 from vaetrain.inference.each_page import for_each_page
 from vaetrain.inference.trained_model import TrainedModel
 from vaetrain.losses.objective import Objective
 from vaetrain.schedules import weights_at
 
+# Pages that are compared with one another (mutual information, retrieval, clusters, pixels), evenly
+# spaced by sample id.
+MAX_EVALUATED_PAGES = 4096
 SEARCH_METRICS = ("precision_at_10", "box_iou_at_10")  # measured by the search distance as well
 
 
@@ -42,26 +45,33 @@ def evaluate_model(
         split: `train`, `val` or `all`.
         training: shards whose training pages the baselines are fitted to; None: no baselines.
 
-    Returns: metrics by the names of metrics.jsonl; `latent_std` is the list of every dimension's
-        standard deviation; `baselines` are the metrics of each baseline.
+    Returns: on the main process, metrics by the names of metrics.jsonl; `latent_std` is the list of
+        every dimension's standard deviation; `baselines` are the metrics of each baseline. On the
+        other ranks an incomplete dictionary.
     """
     experiment, engine = trained.experiment, trained.engine
     selection = data.select(split)
-    pages = encode_pages(
+    compared = selection.spaced(MAX_EVALUATED_PAGES)
+    encoded = encode_pages(
         trained.model,
         trained.batches(data, split, "evaluating"),
         engine,
         Objective(experiment, load_encoder).to(engine.device),
         weights_at(experiment, math.inf, math.inf),
+        compared_ids(selection, compared),
     )
     networks = NetworkMetrics(trained, data, selection)
-    retrieval = RetrievalMetrics(data, selection, engine)
-    metrics: dict[str, Any] = {"pages": len(pages.ids), **summarise(pages)}
+    retrieval = RetrievalMetrics(data, compared, engine)
+    metrics: dict[str, Any] = {"pages": len(selection)}
+    mu = search_vectors = None
+    if encoded is not None:
+        metrics |= summarise(encoded)
+        mu, search_vectors = encoded.pages.mu, encoded.pages.search_vectors()
     metrics |= networks.metrics(trained.reconstruct)
-    if len(pages.ids) > 1:
-        metrics["latent_std"] = pages.mu.double().std(dim=0).tolist()
-    metrics |= retrieval.metrics(pages.mu)
-    by_search = retrieval.metrics(pages.search_vectors())
+    if encoded is not None and len(selection) > 1:
+        metrics["latent_std"] = encoded.latents.deviation.tolist()
+    metrics |= retrieval.metrics(mu)
+    by_search = retrieval.metrics(search_vectors)
     metrics |= {f"{name}_search": by_search[name] for name in SEARCH_METRICS if name in by_search}
     metrics |= path_smoothness(trained, data, selection)
     if training is not None:
@@ -89,10 +99,16 @@ def baseline_metrics(
     fitted = training.select("train").thinned(MAX_FITTED_PAGES)
     mean = baselines.mean_page(training.pages(fitted), engine, *size)
     pca = baselines.PagePCA(training.pages(fitted), engine, size, model.latent_dim)
-    _, _, projections = for_each_page(pca.embed, len(pca.components), data.pages(pages), engine)
-    pixels = baselines.page_table(data.pages(pages), engine, size)
-    if len(pixels) < pixels.shape[1]:
-        pixels = principal_coordinates(pixels)  # the same distances in fewer dimensions
+    compared = pages.spaced(MAX_EVALUATED_PAGES)
+    projected = for_each_page(
+        pca.embed, len(pca.components), data.pages(compared), engine, to_main=True
+    )
+    projections = None if projected is None else projected[2]
+    pixels = baselines.page_table(data.pages(compared), engine, size, to_main=True)
+    if pixels is not None:
+        if len(pixels) < pixels.shape[1]:
+            pixels = principal_coordinates(pixels)  # the same distances in fewer dimensions
+        pixels = pixels.cpu()
 
     def score(reconstruct: Callable[[Batch], Tensor]) -> dict[str, float]:
         pixel_scores = baselines.score_reconstructions(reconstruct, data.pages(pages), engine)
@@ -102,5 +118,5 @@ def baseline_metrics(
         "blank page": score(baselines.constant_page(torch.zeros_like(mean))),
         "mean page": score(baselines.constant_page(mean)),
         "pca": score(pca.reconstruct) | retrieval.metrics(projections),
-        "pixels": retrieval.metrics(pixels.cpu()),
+        "pixels": retrieval.metrics(pixels),
     }

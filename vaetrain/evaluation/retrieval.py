@@ -68,16 +68,21 @@ class RetrievalMetrics:
                 box for part in self.ids.split(EVALUATION_BATCH) for box in _boxes(data, part)
             ]
 
-    def metrics(self, vectors: Tensor) -> dict[str, float]:
-        """Return the metrics of one vector a page, (N, D) in ascending order of ids. Collective.
+    def metrics(self, vectors: Tensor | None) -> dict[str, float]:
+        """Return the metrics of one vector a page. Collective.
+
+        Args:
+            vectors: (N, D) in ascending order of ids; needed on the main process only.
 
         Returns: the metrics of `label_metrics`, and `box_iou_at_10`: the mean `layout_iou` with the
             10 nearest pages of other templates, over at most `MAX_BOX_QUERIES` evenly spaced pages.
         """
-        metrics = label_metrics(vectors, self.labels)
+        of_main = None
+        if self.engine.is_main:
+            of_main = label_metrics(vectors, self.labels), self._neighbours(vectors)
+        metrics, neighbours = self.engine.broadcast_object(of_main)
         if self.boxes is None:
             return metrics
-        neighbours = nearest_of_other_templates(vectors, self.labels.templates, RETRIEVED)
         count = min(MAX_BOX_QUERIES, len(self.ids))
         queries = torch.linspace(0, len(self.ids) - 1, count, dtype=torch.float64).round().long()
         queries = queries[self.engine.rank :: self.engine.world_size]
@@ -88,6 +93,12 @@ class RetrievalMetrics:
         sums = torch.stack([values[defined].sum(), defined.double().sum()]).to(self.engine.device)
         total, pages = self.engine.sum(sums).tolist()
         return metrics | ({"box_iou_at_10": total / pages} if pages else {})
+
+    def _neighbours(self, vectors: Tensor) -> Tensor | None:
+        """Return the pages whose boxes are compared with each page's; None without boxes."""
+        if self.boxes is None:
+            return None
+        return nearest_of_other_templates(vectors, self.labels.templates, RETRIEVED)
 
 
 def _boxes(data: PageReader, ids: Tensor) -> list[np.ndarray]:

@@ -1,30 +1,41 @@
-"""Validation: encode and reconstruct every page once, on any number of ranks, and summarise."""
+"""Validation: encode and reconstruct every page once, on any number of ranks, and summarise.
+
+Memory and time are bounded for any number of pages. Metrics that are means or moments are
+accumulated over all pages; those that compare pages with one another are of a fixed subset, whose
+outputs alone are gathered, and only on the main process.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from shards.format.index import Index
 from shards.randomness import sample_keys
 from shards.reading.batch import Batch
+from shards.reading.selection import Selection
 from vaetrain.engines.base import Engine
-from vaetrain.evaluation.latents import is_active, latent_metrics
+from vaetrain.evaluation.accumulators import MeanAccumulator, MomentAccumulator
+from vaetrain.evaluation.latents import (
+    LatentStatistics,
+    latent_metrics,
+    mutual_information,
+    posterior_samples,
+)
 from vaetrain.evaluation.pixel_metrics import GRADIENT_ENERGIES, PIXEL_METRICS, pixel_metrics
 from vaetrain.evaluation.retrieval import PageLabels, label_metrics
-from vaetrain.inference.each_page import for_each_page
+from vaetrain.inference.each_page import gather_pages
 from vaetrain.losses.kl import kl_per_page_and_dimension
 from vaetrain.losses.objective import Objective
 from vaetrain.losses.weights import Weights
+from vaetrain.model.encoder import Level
 from vaetrain.model.similarity import Similarity
 from vaetrain.model.vae import draw_noise
 
-MAX_COMPARED_PAGES = (
-    2048  # of label metrics, which compare all pairs of pages, while training waits
-)
 ALIVE_KL = (
     0.1  # nats a page of an alive latent dimension or channel; a collapsed one has thousandths
 )
@@ -36,7 +47,7 @@ PROBE_VALUES = {f"{metric}_{probe}": metric for probe in PROBES for metric in PR
 
 @dataclass(frozen=True)
 class EncodedPages:
-    """The model's outputs for a set of pages in ascending order of ids, on the host of every rank.
+    """The model's outputs for the compared pages in ascending order of ids, on the host.
 
     Attributes:
         ids: Long (N,), sample ids.
@@ -62,6 +73,27 @@ class EncodedPages:
         return space.vectors(self.mu, self.structure)
 
 
+@dataclass(frozen=True)
+class EncodedSet:
+    """The model's outputs for a set of pages, on the main process.
+
+    Attributes:
+        means: mean of each per-page value over all pages, by name; see `page_means`.
+        latents: statistics of the posteriors of all pages.
+        pages: the compared pages: all, or a subset.
+    """
+
+    means: dict[str, float]
+    latents: LatentStatistics
+    pages: EncodedPages
+
+    @classmethod
+    def from_pages(cls, pages: EncodedPages) -> EncodedSet:
+        """Return the set of these pages, all of which are compared."""
+        latents = LatentStatistics.from_pages(pages.mu, pages.logvar, pages.kl)
+        return cls(page_means(pages.values, pages.heights), latents, pages)
+
+
 @torch.no_grad()
 def encode_pages(
     model: nn.Module,
@@ -69,19 +101,28 @@ def encode_pages(
     engine: Engine,
     objective: Objective,
     weights: Weights,
-) -> EncodedPages:
-    """Run the model over this rank's batches and gather the results of all ranks. Collective.
+    compared: Tensor | None = None,
+) -> EncodedSet | None:
+    """Run the model over this rank's batches and combine the results of all ranks. Collective.
 
     Reconstructions are decoded from `mu` with the model's skip connections. The probes are further
     reconstructions: `sampled` from a latent drawn from the posterior and, if the model has skip
     connections, `without_skips` from `mu` alone and `shuffled` from the `mu` of another page with
     the skip connections of this page.
+
+    Args:
+        compared: Long, ids of the compared pages, see `compared_ids`. None: all pages are compared,
+            and their statistics are computed from their outputs in ascending order of ids, so that
+            they are identical to the bit for any number of ranks that pad the pages alike.
+
+    Returns: the outputs on the main process, None on the other ranks.
     """
     probes = probe_settings(model)
     names = list(dict.fromkeys([*objective.parts, *PIXEL_METRICS, *GRADIENT_ENERGIES]))
     names += [f"{metric}_{probe}" for probe in probes for metric in PROBE_METRICS]
 
-    def measure(batch: Batch) -> Tensor:
+    def measure(batch: Batch) -> tuple[Tensor, Level]:
+        """Return all columns but the structure, (B, columns), and the encoder's first map."""
         images, heights = batch.images(), batch.heights
         posterior = model.posterior(images, heights)
         output = model.reconstruct(posterior, heights, batch.size)
@@ -97,16 +138,112 @@ def encode_pages(
                 values[f"{metric}_{probe}"] = value
         columns = torch.stack([values[name] for name in names], 1)
         latents = [model.embed(x, heights) for x in (output.mu, output.logvar)]
-        structure = model.structure(posterior.levels)
-        return torch.cat([columns, *latents, kl_per_page_and_dimension(output), structure], 1)
+        table = torch.cat([columns, *latents, kl_per_page_and_dimension(output)], 1)
+        return table.float(), posterior.levels[0]
 
     dimensions = model.latent_dim
     sizes = [len(names), dimensions, dimensions, dimensions + model.ladder_levels]
-    sizes.append(model.structure_dim)
-    ids, heights, table = for_each_page(measure, sum(sizes), batches, engine)
-    values, mu, logvar, kl, structure = table.split(sizes, dim=1)
-    by_name = dict(zip(names, values.unbind(1), strict=True))
-    return EncodedPages(ids, heights, by_name, mu.float(), logvar.float(), kl, structure.float())
+    collector = SetCollector(names, sizes, model.structure_dim, engine, compared)
+    for batch in batches:
+        if batch is not None:
+            is_compared = collector.is_compared(batch.ids)
+            batch = batch.to(engine.device)
+            table, (first_map, rows) = measure(batch)
+            structure = table.new_empty(0, model.structure_dim)
+            if len(is_compared):
+                structure = model.structure([(first_map[is_compared], rows)])
+            collector.update(batch.ids, batch.heights, table, is_compared, structure)
+    return collector.result()
+
+
+def compared_ids(pages: Selection, subset: Selection) -> Tensor | None:
+    """Return the ids of a subset of pages, Long; None if it has all of them."""
+    if len(subset) == len(pages):
+        return None
+    return torch.from_numpy(subset.ids_at(np.arange(len(subset))))
+
+
+class SetCollector:
+    """The model's outputs for the pages of this rank: rows of compared pages, moments of all."""
+
+    def __init__(
+        self,
+        names: list[str],
+        sizes: list[int],
+        structure_dim: int,
+        engine: Engine,
+        compared: Tensor | None,
+    ) -> None:
+        """Start with no pages.
+
+        Args:
+            names: of the per-page values.
+            sizes: number of columns of these values, `mu`, `logvar` and the KL.
+            structure_dim: number of columns of the structure.
+            compared: Long, ids of the compared pages; None: all, and no moments are accumulated.
+        """
+        self.names, self.sizes, self.structure_dim = names, sizes, structure_dim
+        self.engine, self.compared = engine, compared
+        self.keys: list[Tensor] = []
+        self.rows: list[Tensor] = []
+        _, dimensions, _, kl = sizes
+        self.values = MeanAccumulator(len(names), engine.device)
+        self.posteriors = MeanAccumulator(2 * dimensions + kl, engine.device)
+        self.mu = MomentAccumulator(dimensions, engine.device)
+        self.min_rows = torch.tensor([min_rows(name) for name in names], device=engine.device)
+
+    def is_compared(self, ids: Tensor) -> Tensor:
+        """Return which pages of a batch are compared: Long (C,), on the device.
+
+        Args:
+            ids: Long (B,), on the host, so that the device is not synchronised.
+        """
+        if self.compared is None:
+            return torch.arange(len(ids), device=self.engine.device)
+        return torch.isin(ids, self.compared).nonzero()[:, 0].to(self.engine.device)
+
+    def update(
+        self, ids: Tensor, heights: Tensor, table: Tensor, is_compared: Tensor, structure: Tensor
+    ) -> None:
+        """Add the pages of a batch.
+
+        Args:
+            ids, heights: Long (B,).
+            table: float32 (B, columns), see `sizes`.
+            is_compared: see the method.
+            structure: float32 (C, S), of the compared pages.
+        """
+        if self.compared is not None:
+            values, mu, logvar, kl = table.double().split(self.sizes, dim=1)
+            self.values.update(values, heights[:, None] >= self.min_rows)
+            self.posteriors.update(torch.cat([(logvar / 2).exp(), logvar.exp(), kl], 1))
+            self.mu.update(mu)
+        if len(is_compared):
+            self.keys.append(torch.stack([ids, heights], 1)[is_compared])
+            self.rows.append(torch.cat([table[is_compared], structure], 1))
+
+    def result(self) -> EncodedSet | None:
+        """Combine the pages of all ranks on the main process; None on the others. Collective."""
+        columns = sum(self.sizes)
+        gathered = gather_pages(self.keys, self.rows, columns + self.structure_dim, self.engine)
+        summary = None if self.compared is None else self._summary()
+        if gathered is None:
+            return None
+        ids, heights, table = gathered
+        table, structure = table.split([columns, self.structure_dim], dim=1)
+        values, mu, logvar, kl = table.double().split(self.sizes, dim=1)
+        by_name = dict(zip(self.names, values.unbind(1), strict=True))
+        pages = EncodedPages(ids, heights, by_name, mu.float(), logvar.float(), kl, structure)
+        return EncodedSet.from_pages(pages) if summary is None else EncodedSet(*summary, pages)
+
+    def _summary(self) -> tuple[dict[str, float], LatentStatistics]:
+        """Return `means` and `latents` of an `EncodedSet`. Collective."""
+        means = dict(zip(self.names, self.values.means(self.engine).tolist(), strict=True))
+        columns = self.posteriors.means(self.engine)
+        deviation, variance, kl = columns.split(self.sizes[1:])
+        moments = self.mu.moments(self.engine)
+        latents = LatentStatistics.from_moments(moments, deviation.mean().item(), variance, kl)
+        return with_energy_ratio(means), latents
 
 
 def probe_settings(model: nn.Module) -> dict[str, dict[str, bool]]:
@@ -136,6 +273,12 @@ def page_means(values: dict[str, Tensor], heights: Tensor) -> dict[str, float]:
         needed = min_rows(name)
         measurable = column if needed == 1 else column[heights >= needed]
         means[name] = measurable.mean().item()
+    return with_energy_ratio(means)
+
+
+def with_energy_ratio(means: dict[str, float]) -> dict[str, float]:
+    """Replace both `GRADIENT_ENERGIES` by their ratio, and omit undefined means."""
+    means = dict(means)
     reconstructed, original = (means.pop(name) for name in GRADIENT_ENERGIES)
     if original > 0:
         means["gradient_energy_ratio"] = reconstructed / original
@@ -148,21 +291,24 @@ def min_rows(name: str) -> int:
     return 1 if metric is None else metric.min_rows
 
 
-def summarise(pages: EncodedPages, index: Index | None = None) -> dict[str, float]:
+def summarise(encoded: EncodedSet, index: Index | None = None) -> dict[str, float]:
     """Return the metrics of a set of pages, by the names they are logged under.
 
     Args:
         index: index of the pages' shards; None: metrics that need labels are omitted.
     """
-    metrics = page_means(pages.values, pages.heights)
-    metrics |= latent_metrics(pages.ids, pages.mu, pages.logvar)
-    metrics["kl_per_dim_max"] = pages.kl.mean(dim=0).max().item()
+    metrics = encoded.means | latent_metrics(encoded.latents)
+    pages = encoded.pages
+    if len(pages.ids) > 1:
+        mu, logvar = pages.mu.double(), pages.logvar.double()
+        samples = posterior_samples(pages.ids, mu, logvar)
+        metrics["mutual_information"] = mutual_information(mu, logvar, samples)
     if index is not None:
         metrics |= label_metrics(pages.mu, PageLabels.from_index(index, pages.ids))
     return drop_nan(metrics)
 
 
-def alive_dimensions(pages: EncodedPages, model: nn.Module) -> int:
+def alive_dimensions(latents: LatentStatistics, model: nn.Module) -> int:
     """Count the latent dimensions (of a spatial latent: channels) that inform the decoder.
 
     They are active units with a mean KL over `ALIVE_KL`. The KL is needed because under a far too
@@ -170,8 +316,8 @@ def alive_dimensions(pages: EncodedPages, model: nn.Module) -> int:
     a spatial latent the KL alone decides: `mu` is a mean over positions here, in which the
     differences between pages average out.
     """
-    alive = pages.kl[:, : model.latent_dim].mean(dim=0) > ALIVE_KL
-    return int((alive if model.is_spatial else alive & is_active(pages.mu)).sum())
+    alive = latents.kl[: model.latent_dim] > ALIVE_KL
+    return int((alive if model.is_spatial else alive & latents.active).sum())
 
 
 def drop_nan(metrics: dict[str, float]) -> dict[str, float]:

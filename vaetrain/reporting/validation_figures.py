@@ -37,7 +37,7 @@ def validation_figures(
 
     Args:
         model: the unwrapped model in evaluation mode.
-        pages: its outputs for all validation pages.
+        pages: its outputs for the compared validation pages.
     """
     batch = data.fixed_pages()
     figures = model_figures(model, batch) | latent_charts(pages)
@@ -83,7 +83,7 @@ def traversals(model: nn.Module, batch: Batch, pages: EncodedPages) -> np.ndarra
     """Decode one page with one dimension of its `mu` varied, for the dimensions of largest KL.
 
     A row is a dimension. Its columns go from -2 to 2 standard deviations around the dimension's
-    mean over the validation pages; the last column is the error map between both ends. A spatial
+    mean over the compared pages; the last column is the error map between both ends. A spatial
     latent is shifted equally at all positions, so that its mean over the page takes these values.
 
     Args:

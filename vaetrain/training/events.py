@@ -13,8 +13,8 @@ from vaetrain.artifacts.final_model import write_final
 from vaetrain.config.experiment import as_dict
 from vaetrain.evaluation.baselines import score_constant_pages
 from vaetrain.evaluation.validation import (
-    MAX_COMPARED_PAGES,
     alive_dimensions,
+    compared_ids,
     encode_pages,
     summarise,
 )
@@ -70,14 +70,19 @@ def validate(run: Run, log: RunLog) -> PosteriorReport | None:
         return None
     epoch = run.clock.epoch(run.images)
     weights, model = run.state.weights_at(epoch), run.state.ema.model()
-    pages = encode_pages(model, run.data.pages(run.data.val), run.engine, run.objective, weights)
-    compares_labels = run.engine.is_main and len(pages.ids) <= MAX_COMPARED_PAGES
-    metrics = summarise(pages, run.data.index if compares_labels else None)
+    data, engine = run.data, run.engine
+    count, compared = len(data.val), compared_ids(data.val, data.compared)
+    encoded = encode_pages(model, data.pages(data.val), engine, run.objective, weights, compared)
+    results = None
+    if encoded is not None:
+        results = summarise(encoded, data.index), alive_dimensions(encoded.latents, model)
+    # Every rank needs them: the posterior report may change beta or end the run.
+    metrics, alive = engine.broadcast_object(results)
     report = None
-    if len(pages.ids) > 1:
+    if count > 1:
         report = run.state.collapse.update(
-            alive_dimensions(pages, model),
-            min(model.latent_dim, len(pages.ids) - 1),
+            alive,
+            min(model.latent_dim, count - 1),
             float(weights.beta),
             l1=metrics["l1"],
             l1_shuffled=metrics.get("l1_shuffled"),
@@ -87,8 +92,8 @@ def validate(run: Run, log: RunLog) -> PosteriorReport | None:
     log.write_metrics("val", run.images, values | {"verdict": report and report.state})
     if not run.best or metrics["l1"] < run.best["l1"]:
         run.best = {"images": run.images, **metrics}
-    if log.wants_pictures:
-        log.write_pictures(run.images, validation_figures(model, run.data, pages))
+    if encoded is not None and log.wants_pictures:
+        log.write_pictures(run.images, validation_figures(model, data, encoded.pages))
     return report
 
 

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from tests.vaetrain.evaluation.conftest import single_page
+from vaetrain.evaluation import full_evaluation, network_metrics
 from vaetrain.evaluation.full_evaluation import evaluate_model
 from vaetrain.evaluation.pixel_metrics import PIXEL_METRICS
 
@@ -43,3 +44,20 @@ def test_baselines_reconstruct_the_better_the_more_they_are_fitted(metrics, trai
 def test_without_training_shards_there_are_no_baselines(trained):
     model, data = trained
     assert "baselines" not in evaluate_model(model, data, "val")
+
+
+def test_more_pages_than_are_compared_change_only_what_compares_pages(
+    metrics, trained, monkeypatch
+):
+    model, data = trained
+    monkeypatch.setattr(full_evaluation, "MAX_EVALUATED_PAGES", 9)
+    monkeypatch.setattr(network_metrics, "MAX_GATHERED_PAGES", 9)
+    subset = evaluate_model(model, data, "all", training=data)
+    of_all = {"pages", *PIXEL_METRICS, "active_units", "aggregate_kl", "effective_rank"}
+    of_all |= {"latent_correlation", "latent_std_mean", "kl_per_dim_max", "fid_random"}
+    assert {name: subset[name] for name in of_all} == pytest.approx(
+        {name: metrics[name] for name in of_all}, rel=1e-4
+    )
+    assert subset["latent_std"] == pytest.approx(metrics["latent_std"], rel=1e-6)
+    assert subset["mutual_information"] <= np.log(9) + 1e-9
+    assert subset["baselines"]["pca"]["l1"] == pytest.approx(metrics["baselines"]["pca"]["l1"])

@@ -8,6 +8,7 @@ import scipy.stats
 import torch
 
 from vaetrain.evaluation import latents
+from vaetrain.model.gaussian import gaussian_kl
 
 N, D = 60, 7
 
@@ -23,9 +24,13 @@ def posteriors() -> tuple[torch.Tensor, torch.Tensor]:
     return mu, logvar
 
 
+def statistics(mu: torch.Tensor, logvar: torch.Tensor) -> latents.LatentStatistics:
+    return latents.LatentStatistics.from_pages(mu, logvar, gaussian_kl(mu, logvar))
+
+
 def test_means_and_deviations(posteriors):
     mu, logvar = posteriors
-    metrics = latents.latent_metrics(torch.arange(N), mu, logvar)
+    metrics = latents.latent_metrics(statistics(mu, logvar))
     m, v = mu.numpy(), logvar.exp().numpy()
     deviation = m.std(axis=0, ddof=1)
     assert metrics["active_units"] == (deviation**2 > 0.01).sum() == 5
@@ -41,7 +46,7 @@ def test_mean_kl_per_dimension(posteriors):
     mu, logvar = posteriors
     normal = torch.distributions.Normal
     kl = torch.distributions.kl_divergence(normal(mu, (logvar / 2).exp()), normal(0.0, 1.0))
-    torch.testing.assert_close(latents.mean_kl_per_dimension(mu, logvar), kl.mean(dim=0))
+    torch.testing.assert_close(statistics(mu, logvar).kl, kl.mean(dim=0))
 
 
 def test_aggregate_kl_is_that_of_the_gaussian_with_the_same_moments(posteriors):
@@ -51,23 +56,23 @@ def test_aggregate_kl_is_that_of_the_gaussian_with_the_same_moments(posteriors):
     matched = normal(mu.mean(dim=0), torch.from_numpy(covariance))
     prior = normal(torch.zeros(D).double(), torch.eye(D).double())
     expected = torch.distributions.kl_divergence(matched, prior).item()
-    assert latents.aggregate_kl(mu, logvar) == pytest.approx(expected)
+    assert latents.aggregate_kl(statistics(mu, logvar)) == pytest.approx(expected)
     zeros = torch.zeros(N, D).double()
-    assert latents.aggregate_kl(zeros, zeros) == pytest.approx(0, abs=1e-12)
+    assert latents.aggregate_kl(statistics(zeros, zeros)) == pytest.approx(0, abs=1e-12)
     # A lower bound of the mixture's KL, which is estimated from samples.
     z = latents.posterior_samples(torch.arange(N), mu, logvar)
     density = scipy.stats.norm(mu.numpy(), np.exp(logvar.numpy() / 2)).logpdf(z.numpy()[:, None, :])
     mixture = scipy.special.logsumexp(density.sum(axis=2), axis=1) - math.log(N)
     sampled = (mixture - scipy.stats.norm.logpdf(z.numpy()).sum(axis=1)).mean()
-    assert latents.aggregate_kl(mu, logvar) < sampled
+    assert latents.aggregate_kl(statistics(mu, logvar)) < sampled
 
 
 def test_correlation_is_the_mean_over_pairs_of_active_dimensions(posteriors):
     mu, _ = posteriors
     table = np.corrcoef(mu.numpy()[:, :5].T)
     expected = np.abs(table[~np.eye(5, dtype=bool)]).mean()
-    assert latents.off_diagonal_correlation(mu) == pytest.approx(expected)
     matrix = latents.correlation(mu)
+    assert latents.off_diagonal_mean(matrix) == pytest.approx(expected)
     assert matrix.shape == (5, 5)
     assert matrix.diagonal().numpy() == pytest.approx(np.ones(5))
     assert matrix[0, 1].abs().item() == pytest.approx(abs(table[0, 1]))
@@ -78,17 +83,21 @@ def test_too_few_dimensions_have_no_correlation(active):
     mu = torch.zeros(20, 4)
     mu[:, :active] = torch.arange(20.0)[:, None]
     assert latents.correlation(mu).shape == (active, active)
-    assert math.isnan(latents.off_diagonal_correlation(mu))
+    assert math.isnan(latents.off_diagonal_mean(latents.correlation(mu)))
+
+
+def effective_rank(mu: torch.Tensor) -> float:
+    return latents.effective_rank(statistics(mu, torch.zeros_like(mu)).covariance)
 
 
 def test_effective_rank(posteriors):
     mu, _ = posteriors
     singular = np.linalg.svd(mu.numpy() - mu.numpy().mean(axis=0), compute_uv=False) ** 2
     expected = math.exp(scipy.stats.entropy(singular / singular.sum()))
-    assert latents.effective_rank(mu) == pytest.approx(expected)
-    assert math.isnan(latents.effective_rank(torch.zeros(5, 3)))
+    assert effective_rank(mu) == pytest.approx(expected)
+    assert math.isnan(effective_rank(torch.zeros(5, 3)))
     cross = torch.cat([torch.eye(4), -torch.eye(4)])
-    assert latents.effective_rank(cross) == pytest.approx(4)
+    assert effective_rank(cross) == pytest.approx(4)
 
 
 def test_mutual_information(posteriors, monkeypatch):
@@ -127,6 +136,6 @@ def test_noise_depends_on_the_sample_id(posteriors):
 
 def test_one_page_has_no_variance():
     one = torch.zeros(1, 3)
-    metrics = latents.latent_metrics(torch.arange(1), one, one)
+    metrics = latents.latent_metrics(statistics(one, one))
     assert "active_units" not in metrics
     assert metrics["kl_per_dim_max"] == 0

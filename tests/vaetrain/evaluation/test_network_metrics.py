@@ -8,7 +8,8 @@ import pytest
 import torch
 
 from tests.vaetrain.evaluation.conftest import single_page
-from vaetrain.evaluation.fid import frechet_distance
+from vaetrain.evaluation import network_metrics
+from vaetrain.evaluation.fid import Gaussian, frechet_distance
 from vaetrain.evaluation.network_metrics import NetworkMetrics
 from vaetrain.losses.backbones import BACKBONES
 from vaetrain.losses.config import LossConfig
@@ -25,7 +26,7 @@ def write_backbone(folder: Path) -> lpips.LPIPS:
 
 
 @torch.no_grad()
-def test_metrics_equal_those_of_pages_measured_one_by_one(trained, torch_cache):
+def test_metrics_equal_those_of_pages_measured_one_by_one(trained, torch_cache, monkeypatch):
     model, data = trained
     reference = write_backbone(torch_cache)
     networks = NetworkMetrics(model, data, data.select("all"))
@@ -43,8 +44,13 @@ def test_metrics_equal_those_of_pages_measured_one_by_one(trained, torch_cache):
         features.append([networks.features(x, page.heights)[0] for x in padded])
     assert metrics.keys() == {"lpips_alex", "fid_random"}
     assert metrics["lpips_alex"] == pytest.approx(np.mean(distances), rel=1e-4)
-    expected = frechet_distance(*(torch.stack(x) for x in zip(*features, strict=True)))
+    tables = [torch.stack(x) for x in zip(*features, strict=True)]
+    expected = frechet_distance(*map(Gaussian.from_features, tables))
     assert metrics["fid_random"] == pytest.approx(expected, rel=1e-4)
+    # More pages are accumulated. Few pages are the hard case: their covariance is singular.
+    monkeypatch.setattr(network_metrics, "MAX_GATHERED_PAGES", 18)
+    accumulated = networks.metrics(lambda batch: batch.images().flip(3) + 0.1)
+    assert accumulated == pytest.approx(metrics, rel=1e-4)
     perfect = networks.metrics(lambda batch: batch.images())
     assert perfect == pytest.approx({"lpips_alex": 0, "fid_random": 0}, abs=1e-9)
 

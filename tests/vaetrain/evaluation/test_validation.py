@@ -13,6 +13,7 @@ from vaetrain.evaluation.baselines import constant_page, score_reconstructions
 from vaetrain.evaluation.pixel_metrics import GRADIENT_ENERGIES, PIXEL_METRICS, PixelMetric
 from vaetrain.evaluation.validation import (
     EncodedPages,
+    EncodedSet,
     alive_dimensions,
     encode_pages,
     page_means,
@@ -39,7 +40,7 @@ def pages() -> EncodedPages:
 
 
 def test_summary_equals_the_formulas(pages):
-    metrics = summarise(pages)
+    metrics = summarise(EncodedSet.from_pages(pages))
     mu = pages.mu.double().numpy()
     assert metrics["active_units"] == int((mu.var(0, ddof=1) > 0.01).sum()) == 4
     assert metrics["latent_std_mean"] == pytest.approx(mu.std(0, ddof=1).mean())
@@ -55,7 +56,7 @@ def test_summary_equals_the_formulas(pages):
 def test_undefined_metrics_are_omitted(pages):
     fields = vars(pages) | {"values": {n: v[:1] for n, v in pages.values.items()}}
     one = EncodedPages(**{n: f if n == "values" else f[:1] for n, f in fields.items()})
-    metrics = summarise(one)
+    metrics = summarise(EncodedSet.from_pages(one))
     assert not {"ssim", "ms_ssim"} & set(metrics)
     assert "active_units" not in metrics
 
@@ -66,7 +67,7 @@ def test_alive_dimensions_vary_and_have_kl(pages, is_spatial, alive):
         [2.0, 0.09, 0.2, 0.2, 3.0, 3.0]
     )  # the first four vary, the second without KL
     model = SimpleNamespace(is_spatial=is_spatial, latent_dim=D)
-    assert alive_dimensions(pages, model) == alive
+    assert alive_dimensions(EncodedSet.from_pages(pages).latents, model) == alive
 
 
 def four_pages() -> Batch:
@@ -87,7 +88,7 @@ def four_pages() -> Batch:
     )
 
 
-def encode_four_pages(skips: str, *, ignores_z: bool = False) -> EncodedPages:
+def encode_four_pages(skips: str, *, ignores_z: bool = False) -> EncodedSet:
     """Encode four pages with a random model; `ignores_z`: the decoder ignores the latent."""
     experiment = load_experiment(None, [f"model.skips={skips}", "model.latent_dim=8"])
     model = perturbed_model(experiment.model, 64, 64, 0.05).eval()
@@ -100,9 +101,10 @@ def encode_four_pages(skips: str, *, ignores_z: bool = False) -> EncodedPages:
     return encode_pages(model, [batch], FakeEngine(), objective, weights_at(experiment, 1.0, 2.0))
 
 
-def largest_change(pages: EncodedPages, probe: str) -> float:
+def largest_change(encoded: EncodedSet, probe: str) -> float:
     """Return the largest change of a page's L1 by a probe."""
-    return float((pages.values[f"l1_{probe}"] - pages.values["l1"]).abs().max())
+    values = encoded.pages.values
+    return float((values[f"l1_{probe}"] - values["l1"]).abs().max())
 
 
 @pytest.mark.parametrize("skips", ["gated", "hierarchical"])
@@ -128,9 +130,9 @@ def test_a_registered_metric_appears_in_validation_and_in_baselines(monkeypatch)
         return (reconstruction.mean(dim=(1, 2, 3)) - page.mean(dim=(1, 2, 3))).abs()
 
     monkeypatch.setitem(PIXEL_METRICS, "brightness_error", PixelMetric(brightness_error, 1))
-    pages = encode_four_pages("none")
-    expected = float(pages.values["brightness_error"].mean())
-    assert summarise(pages)["brightness_error"] == pytest.approx(expected)
+    encoded = encode_four_pages("none")
+    expected = float(encoded.pages.values["brightness_error"].mean())
+    assert summarise(encoded)["brightness_error"] == pytest.approx(expected)
     assert expected > 0
     blank = constant_page(torch.zeros(1, 1, 64, 64))
     batch = four_pages()

@@ -8,7 +8,7 @@ from tests.support.engines import FakeEngine
 from tests.support.models import perturbed_model
 from vaetrain.config.experiment import load_experiment
 from vaetrain.data.loading import TrainingData
-from vaetrain.evaluation.validation import EncodedPages, encode_pages
+from vaetrain.evaluation.validation import EncodedPages, compared_ids, encode_pages
 from vaetrain.losses.objective import Objective
 from vaetrain.model.vae import VAE
 from vaetrain.schedules import weights_at
@@ -19,7 +19,7 @@ SETTINGS = ("data.width=64", "data.max_height=128", "model.size=tiny", "model.st
 def validation(
     shards: Path, *settings: str, count: int = 12
 ) -> tuple[VAE, TrainingData, EncodedPages]:
-    """Return a random model, its data and its outputs for `count` validation pages."""
+    """Return a random model, its data and its outputs for the compared ones of `count` pages."""
     experiment = load_experiment(None, [*SETTINGS, f"data.shards={shards}", *settings])
     model = perturbed_model(experiment.model, 64, 128, 0.02).eval()
     data = TrainingData(
@@ -33,4 +33,6 @@ def validation(
     ids = data.val.ids_at(np.arange(len(data.val)))
     batch = data.collator.batch(ids, np.zeros_like(ids), training=False)
     weights = weights_at(experiment, 1.0, 2.0)
-    return model, data, encode_pages(model, [batch], FakeEngine(), Objective(experiment), weights)
+    compared = compared_ids(data.val, data.compared)
+    encoded = encode_pages(model, [batch], FakeEngine(), Objective(experiment), weights, compared)
+    return model, data, encoded.pages

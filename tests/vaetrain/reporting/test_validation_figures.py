@@ -1,15 +1,25 @@
 """Figures of a validation: for every kind of latent, with the right values in the right order."""
 
+from threading import Barrier
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
 
+from tests.support.ranks import ThreadRanks
 from tests.vaetrain.reporting.conftest import validation
+from vaetrain.config.experiment import load_experiment
+from vaetrain.data import loading
 from vaetrain.evaluation.retrieval import PageLabels
 from vaetrain.evaluation.validation import EncodedPages
+from vaetrain.losses.objective import Objective
 from vaetrain.page_pictures import GAP, as_grey
 from vaetrain.reporting import validation_figures
 from vaetrain.reporting.validation_figures import latent_charts, neighbour_figure, traversals
+from vaetrain.schedules import weights_at
+from vaetrain.training import events
+from vaetrain.training.collapse import CollapseMonitor
 
 
 @pytest.mark.parametrize("count", [1, 2, 12])
@@ -32,6 +42,65 @@ def test_figures_of_any_latent_and_any_number_of_pages(shards, settings, count):
     assert ("latent/kl_of_ladder_levels" in figures) == ("model.skips=hierarchical" in settings)
     if count == 12:
         assert "nearest_neighbours" in figures
+
+
+def test_figures_show_compared_pages_only(shards, monkeypatch):
+    monkeypatch.setattr(loading, "MAX_COMPARED_PAGES", 11)
+    model, data, pages = validation(shards, "model.latent_dim=8", count=40)
+    assert len(pages.ids) == 11
+    shown = data.fixed_pages().ids
+    assert len(shown) == loading.FIGURE_PAGES
+    assert set(shown.tolist()) <= set(pages.ids.tolist())
+    assert "nearest_neighbours" in validation_figures.validation_figures(model, data, pages)
+
+
+class Log:
+    """Stands in for the log of a run."""
+
+    wants_pictures = True
+
+    def print(self, message: str) -> None:
+        pass
+
+    def write_metrics(self, kind: str, images: int, values: dict) -> None:
+        self.values = values
+
+    def write_pictures(self, images: int, pictures: dict) -> None:
+        self.pictures = pictures
+
+
+def test_validation_of_a_run_gathers_compared_pages_only(shards, monkeypatch):
+    """Metrics that are means of all pages do not change with the number of compared pages."""
+    model, data, _ = validation(shards, "model.latent_dim=8", "data.workers=0", count=40)
+    experiment = load_experiment(None, ["model.latent_dim=8"])
+    collapse = CollapseMonitor(experiment.collapse, starts_active=False)
+    state = SimpleNamespace(
+        ema=SimpleNamespace(model=lambda: model),
+        weights_at=lambda epoch: weights_at(experiment, 1.0, 2.0),
+        collapse=collapse,
+    )
+    clock = SimpleNamespace(epoch=lambda images: 1.0)
+    values, received = [], []
+    for limit in (40, 11):
+        monkeypatch.setattr(loading, "MAX_COMPARED_PAGES", limit)
+        engine = ThreadRanks(0, [None], Barrier(1))
+        run = SimpleNamespace(
+            data=data, engine=engine, state=state, objective=Objective(experiment)
+        )
+        run.best, run.images, run.clock = {}, 0, clock
+        log = Log()
+        assert events.validate(run, log) is not None
+        values.append(log.values)
+        received.append(engine.received)
+        assert "nearest_neighbours" in log.pictures
+    assert received[1] * 40 == received[0] * 11
+    everything, subset = values
+    of_subset = {"mutual_information", "knn_label_accuracy", "precision_at_10", "nmi", "ari", "ami"}
+    assert subset.keys() - of_subset == everything.keys() - of_subset
+    of_all = everything.keys() - of_subset - {"verdict"}
+    assert {name: subset[name] for name in of_all} == pytest.approx(
+        {name: everything[name] for name in of_all}, rel=1e-5
+    )
 
 
 def encoded_pages(mu: torch.Tensor, kl: torch.Tensor) -> EncodedPages:
