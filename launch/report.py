@@ -28,8 +28,8 @@ from vaetrain.settings import ConfigError
 if TYPE_CHECKING:
     from launch.trials import Outcome
 
-SHOWN = 8  # settings in charts with a legend and in the pictures; more would look alike
-IN_ORDER = 12  # tables with at most so many settings keep the order of the study
+SHOWN = 8  # maximum of settings in a chart with a legend; more colours are hard to distinguish
+IN_ORDER = 12  # longer tables are sorted by the metric instead of the order of the study
 TEMPLATES = Path(__file__).parent / "templates"
 PICTURE = Path("final") / "reconstructions.png"
 
@@ -43,7 +43,7 @@ def main() -> int:
     )
     parser.add_argument("study", type=Path, metavar="STUDY", help="YAML file of the study")
     parser.add_argument(
-        "--run-dir", type=Path, help="folder of the study, if the sweep was given one"
+        "--run-dir", type=Path, help="folder of the study; needed if the sweep had --run-dir"
     )
     parser.add_argument(
         "settings", nargs="*", metavar="key=value", help="the settings given to the sweep"
@@ -63,10 +63,10 @@ def main() -> int:
 
 @dataclass(frozen=True)
 class Row:
-    """A setting in the table.
+    """Row of the table: the results of one setting.
 
     Attributes:
-        scores: intervals of the metric of the study and of the further metrics, by name.
+        scores: interval of each metric by name: the study's metric and those in `sweep.show`.
         images, minutes: mean cost of one seed; None before a seed has finished.
         picture: PNG of reconstructions of the first seed that has one.
     """
@@ -178,7 +178,7 @@ def find_baseline(study: Study, outcomes: Sequence[Outcome]) -> Outcome | None:
 
 
 def scores_by_seed(study: Study, outcome: Outcome) -> dict[int, float]:
-    """Return the metric of the study of a setting, by seed."""
+    """Return the values of the study's metric for a setting, by seed."""
     metric = study.sweep.metric
     return {seed: r.metrics[metric] for seed, r in outcome.records.items() if metric in r.metrics}
 
@@ -228,8 +228,8 @@ def draw_charts(study: Study, outcomes: Sequence[Outcome], rows: Sequence[Row]) 
         "loss": Chart(
             charts.curves(_series(shown, "loss"), "training loss"),
             "Learning curves: training loss",
-            "The loss that each setting optimises. Settings with different loss weights cannot be "
-            "compared by it." + note,
+            "The loss that each setting optimises. Do not compare settings with different loss "
+            "weights by this loss." + note,
         ),
     }
     varies_beta = any(name.startswith("beta.") for name in study.space)
@@ -255,7 +255,7 @@ def _series(outcomes: Sequence[Outcome], attribute: str):
 
 
 def interval_text(interval: Interval, *, signed: bool = False) -> str:
-    """Format a mean and its interval to two digits of the half width; one seed has no interval."""
+    """Format a mean ± half width, rounded to two digits of the half width; no ± for one seed."""
     sign, half_width = "+" if signed else "", interval.half_width
     if interval.count == 1:
         return f"{interval.mean:{sign}.4g}"

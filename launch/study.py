@@ -15,7 +15,7 @@ A study file is an experiment file with a `sweep` section:
     train:
       epochs: 10
 
-A *setting* of the study has a value for every entry of the space, and one variant.
+A *setting* of the study is one value for every entry of the space, and one variant.
 """
 
 from __future__ import annotations
@@ -102,7 +102,7 @@ class SweepConfig:
         "URL of an SQL database that several machines can share; null: study.db in the folder of "
         "the study",
     )
-    space: dict[str, Any] = setting({}, "lists of values, or ranges, by the names of settings")
+    space: dict[str, Any] = setting({}, "lists of values, or ranges, by name of the setting")
     variants: dict[str, Any] = setting({}, "groups of settings that change together, by name")
 
 
@@ -118,7 +118,7 @@ class Study:
     Attributes:
         experiment: the base experiment.
         sweep: the section `sweep`; keys of `space` and `variants` are flat (dotted).
-        config: `experiment` as an OmegaConf object, which settings are merged into.
+        config: `experiment` as an OmegaConf object, into which the values of a setting are merged.
         engine: path of the engine file.
     """
 
@@ -138,13 +138,15 @@ class Study:
         return variants | self.sweep.space
 
     def grid(self) -> list[Setting]:
-        """Return all settings, or the first `trials`; the last entry of the space varies fastest.
+        """Return all settings of the grid, or the first `sweep.trials` of them.
 
-        The baseline is always included, since all others are compared with it.
+        The last entry of the space varies fastest. The baseline is always included, because all
+        other settings are compared with it.
         """
         chosen = self._whole_grid()
         kept = chosen[: self.sweep.trials]
-        missing = [one for one in chosen[len(kept) :] if label(one) == self.sweep.baseline]
+        omitted = chosen[len(kept) :]
+        missing = [candidate for candidate in omitted if label(candidate) == self.sweep.baseline]
         return [*missing, *kept][: len(kept)]
 
     def _whole_grid(self) -> list[Setting]:
@@ -180,7 +182,7 @@ class Study:
 
 
 def label(chosen: Setting) -> str:
-    """Return a setting as one word: `plain,beta.max=0.1`."""
+    """Return a setting as text without spaces: `plain,beta.max=0.1`."""
     plain = dict(chosen)
     words = [str(plain.pop(VARIANT))] if VARIANT in plain else []
     words += [f"{key}={value}" for key, value in plain.items()]
@@ -254,7 +256,7 @@ def _flat_space(tree: dict[str, Any], prefix: str) -> dict[str, Any]:
 
 
 def _check(study: Study) -> None:
-    """Raise ConfigError unless every setting that may be chosen could be trained."""
+    """Raise ConfigError if the study is invalid or one of its settings cannot be trained."""
     sweep = study.sweep
     if not study.space:
         raise ConfigError(

@@ -5,8 +5,8 @@
 
 SOURCE is a file of JSON lines (.jsonl, .jsonl.gz), a layout (.json), a picture (.png), or a folder
 of such files. The same pages and seed give the same bytes for any number of workers and any order
-of the files. The output folder appears only when it is complete. Its `rejects.jsonl` lists every
-input that was refused or repeats another one, with the reason.
+of the files. The output folder is created only when it is complete. Its `rejects.jsonl` lists every
+input that was refused or is a duplicate, with the reason.
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ class BuildReport(Assembled):
 def build(sources: Sequence[str | Path], out: str | Path, options: BuildOptions) -> BuildReport:
     """Build shards of `sources` in the new folder `out`.
 
-    Raises `UserError` if the options are impossible or no input is usable, and `OSError` if the
+    Raises `UserError` if the options are invalid or no input is usable, and `OSError` if the
     disk fails. In these cases, and on Ctrl-C, no file is left behind.
     """
     options.check()
@@ -140,18 +140,24 @@ def _parser() -> Parser:
         default=default.png_width,
         help="width of stored pictures (default 256)",
     )
-    add("--count", metavar="N", type=int, help="largest number of inputs; pages to generate")
+    add(
+        "--count",
+        metavar="N",
+        type=int,
+        help="maximum number of inputs to read, or number of pages to generate",
+    )
     add(
         "--val-fraction",
         metavar="F",
         type=float,
         default=default.val_fraction,
-        help="share of the pages to validate on (default 0.1)",
+        help="share of validation pages (default 0.1)",
     )
     add(
         "--split-by",
         choices=SPLIT_KEYS,
-        help="key whose pages are all train or all val (default template, else source)",
+        help="pages with the same value of this key stay together in train or val (default: "
+        "template if the pages have one, else source)",
     )
     add("--keep-duplicates", action="store_true", help="keep pages that repeat another page")
     add(
@@ -161,7 +167,7 @@ def _parser() -> Parser:
         default=default.shard_mb,
         help="size of a shard in MiB (default 32)",
     )
-    add("--workers", metavar="N", type=int, help="number of processes (default: one a core)")
+    add("--workers", metavar="N", type=int, help="number of processes (default: one per core)")
     add(
         "--seed",
         metavar="S",

@@ -2,7 +2,7 @@
 
     step(N) = E[compute time of the slowest of N ranks] + communication that is not overlapped
 
-Times are in seconds, sizes in bytes, bandwidths in bytes a second and direction of one rank.
+Times are in seconds and sizes in bytes. A bandwidth is bytes per second of one rank, per direction.
 """
 
 from __future__ import annotations
@@ -15,11 +15,12 @@ import numpy as np
 
 from vaetrain.engines.spec import ENGINES
 
-BACKWARD = 2 / 3  # of the compute time: the backward pass has twice the FLOPs of the forward pass
-BUCKET, FIRST_BUCKET = 25 * 2**20, 2**20  # of DDP; the last is sent after the backward pass
+BACKWARD = 2 / 3  # share of compute time; backward has twice the FLOPs of forward
+BUCKET, FIRST_BUCKET = 25 * 2**20, 2**20  # DDP's bucket sizes in bytes
 
-# Bytes sent in a step, in all-reduces of the gradients (Rajbhandari et al. 2020, section 7): a
-# reduce-scatter and an all-gather are half of one each; stage 3 gathers the weights twice.
+# Bytes sent in a step, as a multiple of one all-reduce of the gradients (Rajbhandari et al. 2020,
+# section 7). A reduce-scatter or an all-gather sends half as much as an all-reduce. Stage 3 has one
+# reduce-scatter of the gradients and two all-gathers of the weights.
 TRAFFIC = {
     spec.name: 1.5 if spec.stage == 3 else 1.0
     for spec in ENGINES.values()
@@ -29,7 +30,7 @@ TRAFFIC = {
 
 @dataclass(frozen=True)
 class Link:
-    """A link between ranks: seconds a message, bytes a second of each rank."""
+    """Link between ranks: seconds per message, and bytes per second of each rank."""
 
     latency: float
     bandwidth: float
@@ -50,12 +51,12 @@ INTERCONNECTS = (
     Interconnect("PCIe 4, 100 Gb/s a machine", Link(10e-6, 20e9), Link(30e-6, 1.4e9)),
     Interconnect("PCIe 4, 25 Gb/s a machine", Link(10e-6, 20e9), Link(30e-6, 0.35e9)),
 )
-"""Assumptions, not measurements: nominal rates less a tenth; NVLink and PCIe by the rates that
-all-reduces reach."""
+"""Assumptions, not measurements. Network links have 0.9 of their nominal rate; NVLink and PCIe have
+the rates that all-reduces typically reach."""
 
 
 def fit_link(sizes: Sequence[int], seconds: Sequence[float]) -> Link:
-    """Fit a link to the times of all-reduces between two ranks, by least squares of ratios.
+    """Fit a link to times of all-reduces between two ranks, by least squares of relative errors.
 
     Between two ranks an all-reduce sends each byte once in each direction, in two messages.
     """
@@ -68,8 +69,9 @@ def fit_link(sizes: Sequence[int], seconds: Sequence[float]) -> Link:
 def all_reduce_seconds(size: float, ranks: int, link: Link, messages: int = 1) -> float:
     """Return the time of an all-reduce that uses the whole bandwidth.
 
-    2 (N - 1) / N of the bytes are sent by each rank (Patarasuk and Yuan 2009), along two trees at
-    once (Sanders et al. 2009), as NCCL does between machines. So latency grows with log2(N).
+    Each rank sends 2 (N - 1) / N of the bytes (Patarasuk and Yuan 2009). They are sent along two
+    trees at once (Sanders et al. 2009), as in NCCL between machines, so the latency grows with
+    log2(N).
 
     Args:
         messages: number of buckets that the bytes are cut into.
@@ -81,7 +83,7 @@ def all_reduce_seconds(size: float, ranks: int, link: Link, messages: int = 1) -
 
 
 def over_machines(size: float, ranks: int, interconnect: Interconnect) -> float:
-    """Return the time of an all-reduce inside machines, then of each rank's share between them."""
+    """Return the time of an all-reduce inside machines, followed by one between machines."""
     local_ranks = min(ranks, interconnect.per_machine)
     machines = -(-ranks // interconnect.per_machine)
     messages = buckets(size)
@@ -104,7 +106,8 @@ def expected_max(draws: Sequence[float], ranks: int) -> float:
 def hidden_share(size: float) -> float:
     """Return the share of communication that can overlap with the backward pass.
 
-    All buckets but the last (Li et al. 2020, section 3.2.3).
+    All buckets except the last can overlap, because the last bucket is complete only at the end of
+    the backward pass (Li et al. 2020, section 3.2.3).
     """
     return max(0.0, 1 - BUCKET / size)
 
@@ -115,7 +118,8 @@ def step_seconds(computing: Sequence[float], ranks: int, sending: float, hidden:
     Args:
         computing: compute times of one rank in many steps.
         sending: time of a step's communication by itself.
-        hidden: share of it that overlaps with the backward pass, for as long as that lasts.
+        hidden: share of the communication that can overlap. The overlap is at most as long as the
+            backward pass.
     """
     slowest = expected_max(computing, ranks)
     return slowest + sending - hidden * min(sending, BACKWARD * float(np.mean(computing)))

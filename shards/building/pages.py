@@ -1,7 +1,7 @@
-"""Pages made of inputs: read, checked, drawn if asked for, and written to a spool file.
+"""Conversion of inputs to pages, in the worker processes of a build.
 
-Runs in the worker processes of a build. The bytes of the pages go to a spool file of each process;
-the facts that the builder needs are returned.
+An input is read and checked, and drawn if PNGs are stored. The bytes of its page are appended to
+the spool file of the worker process. The main process receives only the facts about the page.
 """
 
 from __future__ import annotations
@@ -43,12 +43,13 @@ _MAX_BLOCKS = np.iinfo(RECORD["blocks"]).max
 class Page:
     """Facts about one page; its bytes lie in a spool file.
 
-    file, line: place that it was read from.
-    split_key: value of the key that the user asked to split by, if any.
-    picture: digest of the drawn content, equal for exact duplicates; content: digest of all bytes.
-    members: for each file, in the order of the tar, its name after the key and its size in bytes.
-    spooled: place of their bytes, one file after the other.
-    raster: place of its raster for `shards.building.dedupe`.
+    file, line: source of the page.
+    split_key: value of the key that `--split-by` names; empty if the page has none.
+    picture: digest of the drawn content, equal for exact duplicates.
+    content: digest of the bytes of all members.
+    members: files of the page in the order of the tar: name after the key, and size in bytes.
+    spooled: offset of the members' bytes, which follow one another.
+    raster: offset of the page's raster for `shards.building.dedupe`.
     """
 
     file: str
@@ -70,7 +71,7 @@ class Page:
 
     @property
     def blocks(self) -> int:
-        """Size in the tar in blocks: for each file a header of one, and its padded content."""
+        """Number of tar blocks: for each member one header block and its padded content."""
         return _blocks(self.members)
 
 
@@ -80,13 +81,13 @@ def _blocks(members: Sequence[tuple[str, int]]) -> int:
 
 @dataclass(frozen=True)
 class PageReader:
-    """Function of a worker process that makes pages of inputs.
+    """Function that converts inputs to pages in a worker process.
 
     store: of `shards.format.index.STORES`; with "boxes" or "both", pictures are refused.
     png_width: width of the stored pictures in px.
     format: value of `--format`.
-    split_by: key whose value each page reports, or None.
-    seed: of the generator.
+    split_by: key whose value becomes `Page.split_key`, or None.
+    seed: of the page generator.
     spool: folder of the spool files.
     """
 
@@ -120,8 +121,8 @@ class PageReader:
         return decode_json(_bytes_of(item) if item.line_bytes is None else item.line_bytes)
 
     def _parsed(self, record: object) -> Layout:
-        only = schema_of_choice(self.format)
-        if only is not None and (schema := schema_of(record)) is not only:
+        required = schema_of_choice(self.format)
+        if required is not None and (schema := schema_of(record)) is not required:
             raise BadLayout(f"a layout of the {schema.name} schema, but --format is {self.format}")
         return parse_layout(record)
 
@@ -159,7 +160,7 @@ class PageReader:
         return self._spooled(spool, item, meta, members, picture, signature_of_picture(gray), 0)
 
     def _rows(self, width: int, height: int) -> int:
-        # A page of 1 x 32,767 px scaled to `png_width` would take gigabytes.
+        # Scaled to `png_width`, a page of 1 x 32,767 px would need gigabytes of memory.
         rows = scaled_height(width, height, self.png_width)
         if rows * self.png_width > MAX_AREA:
             raise BadLayout(

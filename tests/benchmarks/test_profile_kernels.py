@@ -20,7 +20,7 @@ def test_results_have_the_time_share_and_bound_of_each_purpose():
         event("forward", 0, 90, "user_annotation"),
         event("aten::mm", 10, 40, **matmul),
     )
-    # 2 MFLOP in 40 us, at a peak of 100 GFLOP/s: half of the time is explained by arithmetic.
+    # 2 MFLOP take 20 us at the peak of 100 GFLOP/s, half of the measured 40 us: compute-bound.
     peak = Peak(flops=100e9, bandwidth=100e9, results=[])
     model, overhead = profile_kernels.results_by_purpose(trace, peak)
     assert (model["name"], model["median"]) == ("rest of the model", pytest.approx(0.04))

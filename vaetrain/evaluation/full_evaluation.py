@@ -1,8 +1,8 @@
-"""Full evaluation of a trained model: validation metrics and those too expensive during training.
+"""Full evaluation of a trained model: metrics of a validation, and more expensive metrics.
 
-The expensive ones are FID and LPIPS (`network_metrics`), retrieval with boxes and by the search
-distance (`retrieval`), smoothness of interpolations (`path_smoothness`) and baselines fitted to
-training pages (`baselines`).
+The following metrics are too expensive during training: FID and LPIPS (`network_metrics`), overlap
+of boxes and neighbours by the search distance (`retrieval`), smoothness of interpolations
+(`path_smoothness`), and baselines that are fitted to training pages (`baselines`).
 """
 
 from __future__ import annotations
@@ -39,15 +39,15 @@ SEARCH_METRICS = ("precision_at_10", "box_iou_at_10")  # measured by the search 
 def evaluate_model(
     trained: TrainedModel, data: PageReader, split: str, training: PageReader | None = None
 ) -> dict[str, Any]:
-    """Return all metrics of a model on a split of some shards. Collective.
+    """Return all metrics of a model on one split of the shards. Collective.
 
     Args:
         split: `train`, `val` or `all`.
         training: shards whose training pages the baselines are fitted to; None: no baselines.
 
-    Returns: on the main process, metrics by the names of metrics.jsonl; `latent_std` is the list of
-        every dimension's standard deviation; `baselines` are the metrics of each baseline. On the
-        other ranks an incomplete dictionary.
+    Returns: on the main process, metrics by the names of metrics.jsonl; `latent_std`, a list of the
+        standard deviations of the latent dimensions; `baselines`, the metrics of each baseline by
+        its name. On the other ranks, an incomplete dictionary.
     """
     experiment, engine = trained.experiment, trained.engine
     selection = data.select(split)
@@ -91,8 +91,8 @@ def baseline_metrics(
 ) -> dict[str, dict[str, float]]:
     """Return the metrics of a blank page, the mean page, PCA and raw pixels. Collective.
 
-    Mean page and PCA, with as many components as the latent has dimensions, are fitted to at most
-    `MAX_FITTED_PAGES` evenly spaced training pages.
+    The mean page and the PCA are fitted to at most `MAX_FITTED_PAGES` evenly spaced training pages.
+    The PCA has as many components as the latent has dimensions.
     """
     engine, model = trained.engine, trained.model
     size = (int(data.ladder[-1]), data.config.width)

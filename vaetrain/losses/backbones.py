@@ -1,4 +1,4 @@
-"""Files of pretrained weights of LPIPS' backbones. Downloads are left to the user."""
+"""Paths of the pretrained weights of LPIPS' backbones. The weights are never downloaded."""
 
 from __future__ import annotations
 
@@ -36,6 +36,6 @@ def backbone_file(net: str, weights: str | None) -> Path:
 
 def torch_cache(name: str) -> Path:
     """Return the path at which torch keeps a downloaded file of weights."""
-    import torch  # settings are checked before torch is imported, and import this module
+    import torch  # imported late: the settings import this module before torch is imported
 
     return Path(torch.hub.get_dir()) / "checkpoints" / name

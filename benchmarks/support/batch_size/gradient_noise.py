@@ -35,7 +35,7 @@ class NoiseScale:
     """The critical batch size B = tr(Sigma) / |G|^2, in pages, and its 95% interval.
 
     Attributes:
-        pages, low, high: B; infinite where the gradient is not distinguishable from its noise.
+        pages, low, high: B and its interval; infinite if the gradient is within its noise.
         gradient: |G|^2, the squared norm of the mean gradient.
         noise: tr(Sigma), the summed variances of a single page's gradient.
     """
@@ -50,13 +50,13 @@ class NoiseScale:
         if math.isinf(self.pages):
             return (
                 f"more than {self.low:.0f} pages, "
-                "the gradient is not distinguishable from its noise; use more --pages"
+                "because the gradient is not distinguishable from its noise; use more --pages"
             )
         high = "no upper bound" if math.isinf(self.high) else f"{self.high:.0f}"
         return f"{self.pages:.0f} pages (95%: {self.low:.0f} - {high})"
 
     def as_json(self) -> dict[str, float | None]:
-        """Return the attributes with null for infinity, which JSON does not have."""
+        """Return the attributes; infinity becomes None, because JSON has no infinity."""
         return {
             name: value if math.isfinite(value) else None for name, value in asdict(self).items()
         }
@@ -78,7 +78,7 @@ def unbiased(small: float, big: float, pages_small: int, pages_big: int) -> tupl
 class GradientNorms:
     """Gradient statistics by group of micro batches, for a jackknife over groups.
 
-    The groups' mean gradients stay in host memory until the end.
+    The mean gradient of every group stays in host memory: `estimate` needs their dot products.
     """
 
     def __init__(self, micro_batch: int, per_group: int) -> None:
@@ -89,18 +89,23 @@ class GradientNorms:
         self._products: list[list[float]] = []
 
     def add(self, small: float, mean: Tensor) -> None:
-        """Add a group: the mean squared norm of its gradients, and their mean (P,)."""
+        """Add a group.
+
+        Args:
+            small: mean squared norm of the gradients of its micro batches.
+            mean: mean of these gradients, (P,).
+        """
         mean = mean.detach().cpu()
         self._small.append(small)
         self._means.append(mean)
         self._products.append([_dot(mean, other) for other in self._means])
 
     def estimate(self) -> NoiseScale:
-        """Compute the noise scale of all groups, at least two.
+        """Compute the noise scale of all groups; there must be at least two.
 
         The interval is that of the jackknife over groups (Efron and Tibshirani 1993, chapter 11)
-        with Student's quantiles. It is computed for |G|^2 / tr(Sigma), whose inverse may have no
-        upper bound.
+        with Student's quantiles. It is computed for |G|^2 / tr(Sigma) and then inverted. If it
+        contains 0, the noise scale has no upper bound.
         """
         count = len(self._small)
         products = np.zeros((count, count))
@@ -135,7 +140,8 @@ def collect(gradients: Iterable[Tensor], norms: GradientNorms, engine: Engine) -
     """Combine the micro batch gradients of all ranks into groups. Collective.
 
     Args:
-        gradients: of this rank, (P,) each on the engine's device; together they fill whole groups.
+        gradients: this rank's gradients, each (P,) on the engine's device. The number over all
+            ranks is a multiple of the group size.
     """
     per_rank = norms.per_group // engine.world_size
     squares = total = torch.zeros((), device=engine.device)
@@ -160,9 +166,9 @@ def measure(
     """Measure the noise scale of a model at fixed weights. Collective.
 
     Args:
-        seed: of the order of pages; the randomness of a page is the experiment's.
-        pages: number of pages over all ranks. Each page is used once, so a smaller training set
-            gives fewer pages, except where it has too few for two groups.
+        seed: seed of the page order. Augmentation and noise use the seed of the experiment.
+        pages: number of pages over all ranks, limited by the size of the training set, because
+            each page is used once. Only a training set too small for two groups repeats pages.
     """
     world = engine.world_size
     available = min(pages, len(data.train)) // (micro_batch * world)
@@ -172,7 +178,7 @@ def measure(
     order = SampleOrder(
         data.train,
         seed=seed,
-        # A step of the order is a micro batch: the pages of a larger one would be sorted by height.
+        # One micro batch per step: in a larger step, micro batches would be sorted by height.
         global_batch_size=micro_batch,
         window_shards=len(data.index.shards),
         ladder=data.ladder[-1:],  # one height for all

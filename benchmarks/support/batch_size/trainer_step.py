@@ -1,7 +1,7 @@
 """Optimizer steps of the trainer in one process, on batches that are on the device already.
 
 The forward path is the trainer's own `ForwardStep`. Readers, logs and distributed engines are not
-needed, so steps also run on fake tensors, for the prediction of memory.
+used, so that steps also run on fake tensors, which predict memory.
 """
 
 from __future__ import annotations
@@ -31,10 +31,10 @@ BOXES_OF_A_PAGE = 116  # the median of real pages
 
 
 class PageLosses:
-    """New model and the trainer's forward path, from a batch to the losses of its pages.
+    """Model and the trainer's forward path: a function from a batch to the losses of its pages.
 
     Attributes:
-        model: with weights from the experiment's seed, on the device.
+        model: on the device; its initial weights are drawn with the experiment's seed.
     """
 
     def __init__(
@@ -43,7 +43,7 @@ class PageLosses:
         """Build the parts.
 
         Args:
-            epoch: at which the weights of the losses are taken; None: the end of training.
+            epoch: point of the schedules of loss weights and skip gate; None: the end of training.
 
         Raises UserError for a VAE-GAN, because the discriminator is not built here.
         """
@@ -92,7 +92,7 @@ class TrainerStep:
         self.ema = [parameter.detach().clone() for parameter in self.parameters]
 
     def __call__(self, micro_batches: Sequence[Batch]) -> int:
-        """Take one step over all of these micro batches; return the number of pages."""
+        """Do one optimizer step on the micro batches; return the number of pages."""
         pages = sum(map(len, micro_batches))
         for batch in micro_batches:
             (self.losses(batch).sum() / pages).backward()
@@ -109,7 +109,7 @@ class TrainerStep:
 
 
 def made_up_batch(pages: int, size: tuple[int, int], device: torch.device) -> Batch:
-    """Return pages of random boxes that fill (H, W), made on the device, fake or not."""
+    """Return a batch of pages of random boxes with canvas (H, W), on the (possibly fake) device."""
     rows, width = size
     with device:
         ids = torch.arange(pages)
@@ -145,8 +145,8 @@ def work_of_a_step(experiment: Experiment, pages: int, size: tuple[int, int]) ->
 def pages_of_one_height(data: PageReader, count: int) -> tuple[np.ndarray, int]:
     """Return ids, int64 (count,), of training pages with the same padded height, and the height.
 
-    It is the most frequent padded height, so that the split of a batch does not change its padding.
-    Where there are too few pages, they are repeated.
+    With one height, padding does not depend on the division into micro batches. The most frequent
+    padded height is used. If there are fewer than `count` such pages, they are repeated.
     """
     selection = data.select("train")
     places = np.arange(len(selection))
