@@ -43,7 +43,7 @@ def setting(
     default: Any,
     meaning: str,
     *,
-    choices: tuple[str, ...] | None = None,
+    choices: tuple[str | bool, ...] | None = None,
     several: bool = False,
     minimum: float | None = None,
     above: float | None = None,
@@ -254,7 +254,8 @@ def _check_value(name: str, value: Any, rule: Any) -> None:
 
 def _is_choice(value: Any, rule: Any) -> bool:
     if not rule["several"]:
-        return value in rule["choices"]
+        # `True == 1`, so the types are compared as well.
+        return any(type(value) is type(each) and value == each for each in rule["choices"])
     words = value.split(",")
     alone = len(words) == 1 or "none" not in words
     return alone and len(set(words)) == len(words) and set(words) <= set(rule["choices"])
@@ -263,7 +264,8 @@ def _is_choice(value: Any, rule: Any) -> bool:
 def _allowed(rule: Any) -> str:
     if rule["choices"]:
         suffix = ", or several separated by commas" if rule["several"] else ""
-        return " | ".join(rule["choices"]) + suffix
+        shown = (str(each).lower() if isinstance(each, bool) else each for each in rule["choices"])
+        return " | ".join(shown) + suffix
     bounds = (("minimum", "at least"), ("above", "more than"), ("maximum", "at most"))
     return ", ".join(f"{words} {rule[key]:g}" for key, words in bounds if rule[key] is not None)
 

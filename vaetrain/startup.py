@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import MutableMapping
 from pathlib import Path
 from typing import NoReturn
 
@@ -51,8 +52,19 @@ def start(argv: list[str]) -> Command:
             _relaunch(arguments.config_file, asked, running, argv)
     except UserError as error:
         refuse(str(error))
+    set_environment(os.environ, deterministic=experiment.train.deterministic)
     run_dir = arguments.run_dir or Path("runs") / experiment.name
     return Command(experiment, run_dir, running)
+
+
+def set_environment(environment: MutableMapping[str, str], *, deterministic: bool) -> None:
+    """Set the variables that CUDA's libraries read only once, when torch first uses them.
+
+    cuBLAS repeats its results only with a workspace of fixed size; torch refuses its deterministic
+    mode without one. A value that the user has set stays.
+    """
+    if deterministic:
+        environment.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
 
 
 def _relaunch(engine_file: Path, asked: Launch, running: Launch, argv: list[str]) -> NoReturn:

@@ -17,7 +17,7 @@ from __future__ import annotations
 import contextlib
 import json
 import shutil
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -57,6 +57,8 @@ FREE_TO_CHANGE = {
     "train.max_images",
     "train.micro_batch_size",
     "train.precision",
+    "train.deterministic",
+    "train.tf32",
     "train.log_every_images",
     "train.validate_every_images",
     "train.checkpoint_every_images",
@@ -145,15 +147,20 @@ def load(path: Path) -> Checkpoint:
 
 
 def check_same_run(
-    saved: Checkpoint, experiment: Experiment, policy: Policy, fingerprint: str
+    saved: Checkpoint,
+    experiment: Experiment,
+    policy: Policy,
+    fingerprint: str,
+    automatic: Collection[str] = (),
 ) -> None:
     """Raise ConfigError if the experiment would not continue the run of a checkpoint.
 
     Args:
         fingerprint: of the current data.
+        automatic: settings that `auto` has chosen.
     """
     check_complete(saved.state)
-    check_same_experiment(saved.state["experiment"], experiment)
+    check_same_experiment(saved.state["experiment"], experiment, automatic)
     check_same_policy(saved.state["policy"], policy)
     if saved.state["data"] != fingerprint:
         raise ConfigError(
@@ -178,12 +185,18 @@ def refuse_other_versions() -> Iterator[None]:
         raise ConfigError(_WRITTEN_BY_ANOTHER_VERSION.format(error)) from error
 
 
-def check_same_experiment(saved_experiment: dict[str, Any], experiment: Experiment) -> None:
+def check_same_experiment(
+    saved_experiment: dict[str, Any], experiment: Experiment, automatic: Collection[str] = ()
+) -> None:
     """Raise ConfigError if a setting that changes the computation differs.
 
     The message names every such key with both values.
+
+    Args:
+        automatic: settings that `auto` has chosen. They may not change silently with the device;
+            those in `FREE_TO_CHANGE` may still be changed by an explicit value.
     """
-    free = set(FREE_TO_CHANGE)
+    free = FREE_TO_CHANGE - set(automatic)
     if saved_experiment.get("collapse", {}).get("action") == "hold_beta":
         free -= {"collapse.inactive_share", "train.validate_every_images"}  # they decide beta
     changed = [
@@ -192,10 +205,11 @@ def check_same_experiment(saved_experiment: dict[str, Any], experiment: Experime
         if key not in free
     ]
     if changed:
+        of_auto = f" (auto chose {', '.join(automatic)} for this device)" if automatic else ""
         raise ConfigError(
             "the run was started with other settings and cannot be resumed with these: "
             + ", ".join(changed)
-            + "; give the old settings, or another --run-dir"
+            + f"{of_auto}; give the old settings, or another --run-dir"
         )
 
 

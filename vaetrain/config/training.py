@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from vaetrain.engines.spec import PRECISIONS
 from vaetrain.settings import setting
 
+AUTO = "auto"  # resolved from the device when a run starts
+
 
 @dataclass
 class TrainConfig:
@@ -29,17 +31,32 @@ class TrainConfig:
     precision: str | None = setting(
         None,
         "precision of the forward pass; weights and gradients are fp32; null: that of the engine "
-        "file",
-        choices=PRECISIONS,
+        "file; auto: bf16 on GPUs that compute in it, else no",
+        choices=(*PRECISIONS, AUTO),
     )
-    channels_last: bool = setting(
-        False, "store feature maps channels last, which is faster on GPUs"
+    channels_last: bool | str = setting(
+        False,
+        "store feature maps channels last, which is faster on GPUs; auto: on GPUs",
+        choices=(True, False, AUTO),
     )
     checkpoint_activations: bool = setting(
         False, "recompute activations in the backward pass: less memory, more time"
     )
-    compile: bool = setting(
-        False, "compile the model with torch.compile; the first steps take minutes"
+    compile: bool | str = setting(
+        False,
+        "compile the model's blocks with torch.compile; the first steps take minutes; auto: on "
+        "GPUs with a working compiler",
+        choices=(True, False, AUTO),
+    )
+    deterministic: bool = setting(
+        True,
+        "use deterministic algorithms on GPUs, so that a run can be repeated to the same bits; "
+        "CPUs always do",
+    )
+    tf32: bool = setting(
+        False,
+        "round factors of fp32 matrix products and convolutions to 10 bits of mantissa on GPUs; "
+        "faster, but engines then differ by more than rounding of fp32",
     )
     ema_half_life_images: float = setting(
         2000.0,

@@ -30,6 +30,7 @@ from vaetrain import cli
 from vaetrain.engines.allocator import keep_freed_memory
 from vaetrain.engines.collectives import Collectives
 from vaetrain.engines.crash import exit_after_exception
+from vaetrain.engines.device_options import automatic_precision
 from vaetrain.engines.heartbeat import Heartbeat
 from vaetrain.engines.optimizers import MOMENTS, STEP, clip_gradients, start_state, step_where
 from vaetrain.engines.spec import ENGINES, Launch, hide_engine
@@ -98,6 +99,8 @@ class Engine(Collectives, abc.ABC):
         sys.excepthook = functools.partial(exit_after_exception, self.heartbeat)
         self.is_main = self.accelerator.is_main_process
         self.device = self.accelerator.device
+        if self.precision == "auto":
+            self.precision = automatic_precision(self.device)
         self.backend = dist.get_backend() if dist.is_initialized() else "none"
         self._check(launch)
         if on_cpu:
@@ -110,6 +113,11 @@ class Engine(Collectives, abc.ABC):
     def name(self) -> str:
         """The engine's name, a key of `spec.ENGINES`."""
         return self.spec.name
+
+    @property
+    def compiles(self) -> bool:
+        """Whether the engine can run a model with compiled blocks."""
+        return True
 
     def _check(self, launch: Launch) -> None:
         """Raise EngineError unless the process group is the launch's."""

@@ -75,7 +75,8 @@ class FsdpEngine(TorchEngine):
 def fsdp_units(model: nn.Module, min_parameters: int) -> list[nn.Module]:
     """Return the modules whose weights are gathered together, inner modules first.
 
-    Weights outside all units are gathered with the model.
+    Weights outside all units are gathered with the model. A compiled module is not divided: a hook
+    inside it would break its graph.
 
     Args:
         min_parameters: smallest number of parameters of a unit, without those of units inside it.
@@ -84,7 +85,8 @@ def fsdp_units(model: nn.Module, min_parameters: int) -> list[nn.Module]:
     in_units: set[nn.Parameter] = set()
 
     def visit(module: nn.Module) -> None:
-        for child in module.children():
+        is_compiled = module._compiled_call_impl is not None
+        for child in () if is_compiled else module.children():
             visit(child)
         own = set(module.parameters()) - in_units
         # FSDP gathers a unit's weights in a hook of its forward pass. A ModuleList has none.

@@ -32,6 +32,11 @@ class ZeroEngine(Engine):
     bf16, and with fp16 clip gradients before it unscales them.
     """
 
+    @property
+    def compiles(self) -> bool:
+        """See `Engine.compiles`; stage 3 gathers weights in hooks inside the blocks."""
+        return self.spec.stage < 3
+
     def _distribute(
         self, model: nn.Module, optimizer: torch.optim.Optimizer, micro_batch: int
     ) -> None:

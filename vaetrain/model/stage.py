@@ -19,6 +19,7 @@ class Stage(nn.Module):
 
     Attributes:
         checkpoint_activations: recompute each block in the backward pass (Chen et al. 2016).
+        compiled_blocks: modules that `train.compile` compiles one by one.
     """
 
     def __init__(self, config: ModelConfig, inputs: int, outputs: int, *, stride: int) -> None:
@@ -29,6 +30,11 @@ class Stage(nn.Module):
             block.build_stage(inputs, outputs, stride=stride, blocks=count, attention=attention)
         )
         self.checkpoint_activations = False
+
+    @property
+    def compiled_blocks(self) -> nn.ModuleList:
+        """See the class."""
+        return self.blocks
 
     def forward(self, x: Tensor, rows: Rows, page: Tensor | None = None) -> Tensor:
         """Map (B, inputs, H, W) to (B, outputs, H / stride, W / stride); `page`: see `Conv2d`."""

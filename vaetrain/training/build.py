@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass, field
 
 import torch
@@ -18,6 +19,7 @@ from vaetrain.data.batching import Batching
 from vaetrain.data.config import SAMPLE_SHARDS
 from vaetrain.data.loading import TrainingData, build_sample
 from vaetrain.engines.base import Engine
+from vaetrain.engines.device_options import set_arithmetic
 from vaetrain.engines.model_options import apply_options
 from vaetrain.engines.optimizers import build_optimizer
 from vaetrain.losses.objective import Objective
@@ -25,6 +27,8 @@ from vaetrain.meters import Meter
 from vaetrain.model.vae import VAE
 from vaetrain.reporting.run_log import Stopwatch
 from vaetrain.schedules import Clock
+from vaetrain.settings import ConfigError
+from vaetrain.training.auto import resolve_auto
 from vaetrain.training.pca_start import start_from_pca
 from vaetrain.training.state import TrainingState
 from vaetrain.training.step import ForwardStep
@@ -74,8 +78,9 @@ def build_run(command: Command, engine: Engine) -> Run:
 
     Raises UserError in one line where a setting, the data or the checkpoint does not fit.
     """
-    experiment, device = command.experiment, engine.device
-    train = experiment.train
+    experiment, chosen = resolve_device_options(command.experiment, engine)
+    train, device = experiment.train, engine.device
+    set_arithmetic(device, deterministic=train.deterministic, tf32=train.tf32)
     batching = experiment.batching(engine.world_size)
     log_engine(engine, batching)
     directory = RunDir(command.run_dir)
@@ -105,7 +110,7 @@ def build_run(command: Command, engine: Engine) -> Run:
     saved = find_checkpoint(directory, engine)
     if saved is not None:
         with checkpoint.refuse_other_versions():
-            checkpoint.check_same_run(saved, experiment, augment.policy, data.fingerprint)
+            checkpoint.check_same_run(saved, experiment, augment.policy, data.fingerprint, chosen)
         load_weights(model, saved.weights, directory.checkpoints)
     elif model.starts_from_pca:
         start_from_pca(model, data, engine)
@@ -144,6 +149,31 @@ def build_run(command: Command, engine: Engine) -> Run:
         with checkpoint.refuse_other_versions():
             resume(run, saved)
     return run
+
+
+def resolve_device_options(
+    experiment: Experiment, engine: Engine
+) -> tuple[Experiment, dict[str, str | bool]]:
+    """Resolve settings with the value `auto`, log the values, and return them. Collective.
+
+    Raises ConfigError for `train.compile` under an engine that cannot run it, or if ranks with
+    different devices resolve differently.
+    """
+    train, chosen = resolve_auto(experiment.train, engine.device, compiles=engine.compiles)
+    if train.compile and not engine.compiles:
+        raise ConfigError(
+            f"train.compile: {engine.name} gathers weights inside the compiled blocks; "
+            "use train.compile=false, or the engine fsdp2"
+        )
+    values = (engine.precision == "bf16", train.channels_last, train.compile)
+    engine.require_equal(
+        sum(bool(value) << bit for bit, value in enumerate(values)),
+        "train.precision, train.channels_last, train.compile: auto has different values on "
+        "ranks with different devices; set the values",
+    )
+    for name, value in chosen.items():
+        engine.log(f"{name}=auto is {str(value).lower()} on {engine.device.type}")
+    return dataclasses.replace(experiment, train=train), chosen
 
 
 def log_engine(engine: Engine, batching: Batching) -> None:

@@ -25,6 +25,7 @@ from vaetrain.engines.optimizers import build_optimizer, clip_gradients, start_s
 from vaetrain.losses.objective import Objective
 from vaetrain.model.vae import VAE
 from vaetrain.schedules import skip_gate_at, weights_at
+from vaetrain.training.auto import resolve_auto
 from vaetrain.training.step import ForwardStep
 
 BOXES_OF_A_PAGE = 116  # the median of real pages
@@ -49,7 +50,7 @@ class PageLosses:
         """
         if experiment.gan.enabled:
             raise UserError("gan.enabled: not supported here; set gan.enabled=false")
-        train = experiment.train
+        train, _ = resolve_auto(experiment.train, device)
         epoch = train.epochs if epoch is None else epoch
         self.weights = weights_at(experiment, epoch, train.epochs)
         self.skip_gate = skip_gate_at(experiment.skips, epoch)

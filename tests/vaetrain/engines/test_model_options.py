@@ -3,9 +3,12 @@
 import pytest
 import torch
 from torch import nn
+from torch._dynamo.backends.debugging import aot_eager
+from torch._dynamo.utils import counters
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from vaetrain.engines.model_options import apply_options
+from vaetrain.model.masked import MaskedGroupNorm, rows_at
 
 CPU = torch.device("cpu")
 
@@ -41,3 +44,61 @@ def test_bf16_computes_in_bf16_and_returns_fp32():
     assert not torch.equal(output, expected)
     torch.testing.assert_close(output, expected, rtol=0.02, atol=0.02)
     assert {parameter.dtype for parameter in model.parameters()} == {torch.float32}
+
+
+class Residual(nn.Module):
+    """Block of a given width, with a manual gradient as in the model."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(channels, channels, 3, padding=1)
+        self.norm = MaskedGroupNorm(channels)
+
+    def forward(self, x, rows):
+        """Map (B, C, H, W) to the same shape."""
+        return x + self.norm(self.conv(x), rows)
+
+
+class Widths(nn.Module):
+    """Model of more blocks of different widths than torch recompiles by default."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.compiled_blocks = nn.ModuleList(Residual(channels) for channels in range(2, 12))
+
+    def forward(self, x, heights):
+        """Map (B, 1, H, W) to the sum of all blocks' maps, (B, H, W)."""
+        rows = rows_at(heights, x.shape[2])
+        results = [b(x.expand(-1, n, -1, -1), rows) for n, b in enumerate(self.compiled_blocks, 2)]
+        return sum(each.sum(dim=1) for each in results)
+
+
+def test_all_blocks_are_compiled_once_for_all_heights():
+    torch._dynamo.reset()
+    counters.clear()
+    limit = torch._dynamo.config.recompile_limit
+    graphs = []
+
+    def backend(graph, inputs):
+        graphs.append(graph)
+        return aot_eager(graph, inputs)
+
+    try:
+        torch._dynamo.config.recompile_limit = 8
+        compiled, eager = Widths(), Widths()
+        apply_options(compiled, CPU, compile=True, compile_backend=backend)
+        for rows in (24, 40, 17, 33):
+            heights = torch.tensor([rows, rows - 5, 3])
+            images = torch.rand(3, 1, rows, 12)
+            results = [model(images, heights) for model in (compiled, eager)]
+            torch.testing.assert_close(*results, rtol=1e-5, atol=1e-5)
+            for result in results:
+                result.square().sum().backward()
+        gradients = [[p.grad for p in model.parameters()] for model in (compiled, eager)]
+        torch.testing.assert_close(*gradients, rtol=1e-5, atol=1e-3)
+    finally:
+        torch._dynamo.config.recompile_limit = limit
+        torch._dynamo.reset()
+    assert len(graphs) == len(compiled.compiled_blocks)
+    assert not counters["graph_break"]
