@@ -44,10 +44,7 @@ class WeightEma:
         """
         half_life = min(self.half_life_images, 0.05 * images)
         decay = 0.5 ** (step_images / half_life) if half_life > 0 else 0.0
-        averages, share = self.engine.slices(AVERAGE), (1 - decay) * applied
-        with torch.no_grad():
-            shares = [share] * len(averages)
-            torch._foreach_lerp_(averages, self.engine.slices(WEIGHT), shares)
+        move_towards(self.engine.slices(AVERAGE), self.engine.slices(WEIGHT), (1 - decay) * applied)
 
     def tensors(self) -> Iterator[tuple[str, Tensor]]:
         """Yield every averaged parameter and every buffer, whole, by name. Collective."""
@@ -63,3 +60,29 @@ class WeightEma:
         model = copy.deepcopy(self.skeleton)
         model.load_state_dict(dict(self.tensors()), assign=True)
         return model.eval().requires_grad_(False)
+
+
+@torch.no_grad()
+def move_towards(averages: list[Tensor], weights: list[Tensor], share: Tensor) -> None:
+    """Replace each average by `(1 - share) * average + share * weight`.
+
+    Args:
+        share: float scalar on the device of the training step, 0 to 1.
+    """
+    # Slices of an offloaded optimizer are in host memory.
+    share = share.to(averages[0].device)
+    if averages[0].device.type == "cpu":
+        torch._foreach_lerp_(averages, weights, [share] * len(averages))
+    else:
+        mix(averages, weights, share)
+
+
+def mix(averages: list[Tensor], weights: list[Tensor], share: Tensor) -> None:
+    """Do the same in three multi-tensor operations, exact where `share` is 0 or 1.
+
+    With a list of scalars, `_foreach_lerp_` has no fused kernel: it launches one for each tensor.
+    The scaled copy of the weights takes the memory that the gradients have just left.
+    """
+    scaled = torch._foreach_mul(weights, share)
+    torch._foreach_mul_(averages, 1 - share)
+    torch._foreach_add_(averages, scaled)

@@ -5,13 +5,15 @@ import copy
 import pytest
 import torch
 from torch import nn
+from torch._subclasses.fake_tensor import FakeTensorMode
 
+from benchmarks.support.launches import LaunchCounter
 from vaetrain.engines.base import AVERAGE
 from vaetrain.engines.config import OptimizerConfig
 from vaetrain.engines.factory import start_engine
 from vaetrain.engines.optimizers import build_optimizer
 from vaetrain.engines.spec import Launch
-from vaetrain.training.ema import WeightEma
+from vaetrain.training.ema import WeightEma, mix, move_towards
 
 
 def ema_of(model: nn.Module, half_life: float) -> WeightEma:
@@ -64,3 +66,36 @@ def test_scattered_tensors_are_the_ema():
     ema.engine.scatter(AVERAGE, tensors)
     for name, value in ema.tensors():
         torch.testing.assert_close(value, tensors[name])
+
+
+@pytest.mark.parametrize("share", [0.0, 0.3, 0.7, 1.0])
+def test_the_multi_tensor_form_of_gpus_equals_lerp(share):
+    torch.manual_seed(0)
+    averages, weights = ([torch.randn(7), torch.randn(3, 5)] for _ in range(2))
+    expected = [a.lerp(w, share) for a, w in zip(averages, weights, strict=True)]
+    before = [average.clone() for average in averages]
+    mix(averages, weights, torch.tensor(share))
+    torch.testing.assert_close(averages, expected, rtol=1e-6, atol=1e-6)
+    exact = {0.0: before, 1.0: weights}.get(share)
+    assert exact is None or all(map(torch.equal, averages, exact))
+
+
+def test_offloaded_slices_are_averaged_in_host_memory():
+    """The share is on a fake GPU."""
+    with FakeTensorMode():
+        averages, weights = ([torch.ones(3), torch.ones(2, 2)] for _ in range(2))
+        move_towards(averages, weights, torch.ones((), device="cuda"))
+    assert {average.device.type for average in averages} == {"cpu"}
+
+
+def test_the_number_of_operations_on_a_gpu_does_not_grow_with_the_model():
+    counts = []
+    for tensors in (2, 200):
+        with FakeTensorMode():
+            averages, weights = (
+                [torch.ones(3, device="cuda") for _ in range(tensors)] for _ in range(2)
+            )
+            with LaunchCounter() as counter:
+                move_towards(averages, weights, torch.ones((), device="cuda"))
+        counts.append(counter.total)
+    assert counts[0] == counts[1] <= 4
