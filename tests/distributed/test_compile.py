@@ -18,7 +18,6 @@ RUNS = [
     ("ddp", ()),
     ("ddp", ("train.precision=bf16",)),
     ("fsdp2", ("train.checkpoint_activations=true",)),
-    ("zero2", ()),
 ]
 
 

@@ -34,8 +34,8 @@ class ZeroEngine(Engine):
 
     @property
     def compiles(self) -> bool:
-        """See `Engine.compiles`; stage 3 gathers weights in hooks inside the blocks."""
-        return self.spec.stage < 3
+        """See `Engine.compiles`; DeepSpeed's hooks inside compiled blocks are not tested."""
+        return False
 
     def _distribute(
         self, model: nn.Module, optimizer: torch.optim.Optimizer, micro_batch: int

@@ -162,8 +162,8 @@ def resolve_device_options(
     train, chosen = resolve_auto(experiment.train, engine.device, compiles=engine.compiles)
     if train.compile and not engine.compiles:
         raise ConfigError(
-            f"train.compile: {engine.name} gathers weights inside the compiled blocks; "
-            "use train.compile=false, or the engine fsdp2"
+            f"train.compile: not supported by {engine.name}, which has hooks inside the compiled "
+            "blocks; use train.compile=false, or the engine ddp or fsdp2"
         )
     values = (engine.precision == "bf16", train.channels_last, train.compile)
     engine.require_equal(

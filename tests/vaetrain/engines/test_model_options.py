@@ -51,7 +51,7 @@ class Residual(nn.Module):
 
     def __init__(self, channels: int) -> None:
         super().__init__()
-        self.conv = nn.Conv2d(channels, channels, 3, padding=1)
+        self.conv = nn.Conv2d(channels, channels, 3, padding=1, bias=False)
         self.norm = MaskedGroupNorm(channels)
 
     def forward(self, x, rows):
@@ -65,7 +65,7 @@ class Widths(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         torch.manual_seed(0)
-        self.compiled_blocks = nn.ModuleList(Residual(channels) for channels in range(2, 12))
+        self.compiled_blocks = nn.ModuleList(Residual(channels) for channels in range(2, 11))
 
     def forward(self, x, heights):
         """Map (B, 1, H, W) to the sum of all blocks' maps, (B, H, W)."""

@@ -98,4 +98,4 @@ def test_the_number_of_operations_on_a_gpu_does_not_grow_with_the_model():
             with LaunchCounter() as counter:
                 move_towards(averages, weights, torch.ones((), device="cuda"))
         counts.append(counter.total)
-    assert counts[0] == counts[1] <= 4
+    assert counts[0] == counts[1] <= 5
