@@ -7,7 +7,7 @@ import torch
 from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from benchmarks.support.launches import LaunchCounter
+from benchmarks.support.batch_size.launches import LaunchCounter
 from vaetrain.engines.base import AVERAGE
 from vaetrain.engines.config import OptimizerConfig
 from vaetrain.engines.factory import start_engine

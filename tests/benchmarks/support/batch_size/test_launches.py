@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from benchmarks.support.launches import LaunchCounter, count_launches
+from benchmarks.support.batch_size.launches import LaunchCounter, count_launches
 from vaetrain.config.experiment import load_experiment
 
 # Measured on 2026-11-27: tiny 1,811, base 3,925. The norms have a third of them.
