@@ -119,6 +119,11 @@ class Engine(Collectives, abc.ABC):
         """Whether the engine can run a model with compiled blocks."""
         return True
 
+    @property
+    def compiles_automatically(self) -> bool:
+        """Whether `train.compile=auto` may compile."""
+        return self.compiles
+
     def _check(self, launch: Launch) -> None:
         """Raise EngineError unless the process group is the launch's."""
         has_group = dist.is_initialized()

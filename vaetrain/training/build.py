@@ -159,7 +159,9 @@ def resolve_device_options(
     Raises ConfigError for `train.compile` under an engine that cannot run it, or if ranks with
     different devices resolve differently.
     """
-    train, chosen = resolve_auto(experiment.train, engine.device, compiles=engine.compiles)
+    train, chosen = resolve_auto(
+        experiment.train, engine.device, compiles=engine.compiles_automatically
+    )
     if train.compile and not engine.compiles:
         raise ConfigError(
             f"train.compile: not supported by {engine.name}, which has hooks inside the compiled "

@@ -93,6 +93,8 @@ def test_an_explicit_precision_may_change_on_resume():
 class FakeEngine(SimpleNamespace):
     """The attributes of an engine that resolve options."""
 
+    compiles_automatically = False
+
     def require_equal(self, number: int, message: str) -> None:
         """Accept any number: there is one rank."""
 
