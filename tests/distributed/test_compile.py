@@ -10,7 +10,8 @@ import subprocess
 
 import pytest
 
-from tests.distributed.conftest import REPO, launcher
+from tests.support.commands import launcher
+from tests.support.paths import REPO
 
 BLOCKS, HEIGHTS = 7, 5  # of `tiny`, and of the worker
 RUNS = [

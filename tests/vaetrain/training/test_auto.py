@@ -5,7 +5,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from tests.support.models import REPO
+from tests.support.paths import REPO
 from vaetrain.artifacts.checkpoint import check_same_experiment
 from vaetrain.config.experiment import as_dict, load_experiment
 from vaetrain.settings import ConfigError
