@@ -183,7 +183,7 @@ def _micro_batch_plan(machine: Machine) -> str:
     return f"{IMAGES // large} steps of {large} pages, as micro batches of {large} and of {small}"
 
 
-@register("micro_batch", seconds=120, plan=_micro_batch_plan)
+@register("micro_batch", seconds=180, plan=_micro_batch_plan)
 def micro_batch(bench: Workbench) -> Held:
     """The size of the micro batch does not change the losses."""
     large, small = (
@@ -205,7 +205,7 @@ def _vaegan_plan(machine: Machine) -> str:
     return text if machine.ranks == 1 else f"{text} and by ddp on {machine.where}, equal losses"
 
 
-@register("vaegan_r1", seconds=180, plan=_vaegan_plan)
+@register("vaegan_r1", seconds=240, plan=_vaegan_plan)
 def vaegan_r1(bench: Workbench) -> Held:
     """A VAE-GAN with the R1 regulariser, which needs second derivatives, trains on any ranks."""
     lines = bench.train("gan", "single", *GAN_R1)
