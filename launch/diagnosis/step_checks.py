@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import dataclasses
-import functools
 import time
 from statistics import median
-from unittest import mock
 
 import torch
 from torch._dynamo.utils import counters
@@ -22,6 +19,7 @@ from launch.diagnosis.registry import register
 from launch.diagnosis.trainings import Workbench, require_at_most
 from vaetrain.config.command import experiment_path
 from vaetrain.config.experiment import Experiment, load_experiment
+from vaetrain.engines.model_options import apply_options
 
 COMPILE_TOLERANCE = 1e-5  # of fp32 losses, relative
 COMPILE_ROWS = (32, 64, 128)
@@ -82,10 +80,8 @@ def compiled(bench: Workbench) -> Held:
     experiment = small_experiment("augment.mixup_alpha=0", "augment.policy=none")
     width = experiment.data.width
     eager = PageLosses(experiment, device)
-    # The trainer has no setting for the backend.
-    with mock.patch.object(torch, "compile", functools.partial(torch.compile, backend=backend)):
-        train = dataclasses.replace(experiment.train, compile=True)
-        quick = PageLosses(dataclasses.replace(experiment, train=train), device)
+    quick = PageLosses(experiment, device)
+    apply_options(quick.model, device, compile=True, compile_backend=backend)
     batches = [made_up_batch(4, (rows, width), device) for rows in COMPILE_ROWS]
     counters.clear()
     difference, graphs, seconds = 0.0, [], {"eager": [], "compiled": []}
