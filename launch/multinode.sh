@@ -12,7 +12,7 @@
 #   --processes P        ranks per machine; default: its number of GPUs, or 1     ($PROCESSES)
 #   --interface NAME     network interface, e.g. ib0; default: any                ($INTERFACE)
 #   --engine NAME        engine file, or a name in accelerate_configs/; default ddp  ($ENGINE)
-#   --dry-run            print the command instead of running it
+#   --dry-run            print the command instead of running it                  ($DRY_RUN=1)
 #
 # Environment variables in parentheses have the same meaning. All other arguments are passed to
 # vaetrain/train.py, e.g. --experiment base train.epochs=50.
@@ -32,6 +32,7 @@ require_number() { # NAME VALUE MINIMUM
 
 machines=${MACHINES:-} rank=${MACHINE_RANK:-} address=${MAIN_ADDRESS:-} port=${MAIN_PORT:-29500}
 processes=${PROCESSES:-} interface=${INTERFACE:-} engine=${ENGINE:-ddp} dry_run=false
+[ -z "${DRY_RUN:-}" ] || dry_run=true
 
 while [ $# -gt 0 ]; do
     case $1 in

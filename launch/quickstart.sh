@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# Install the project, build the shards of the built-in sample, and train on two processes.
+# Install the project, build the shards of the built-in sample, and train on all GPUs, or on two CPU
+# processes.
 # Arguments are settings of the trainer, e.g. train.epochs=5. A second call resumes the training.
 set -euo pipefail
 cd "$(dirname "$0")/.."

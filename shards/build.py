@@ -32,6 +32,7 @@ from shards.building.sources import (
 )
 from shards.building.workers import start_workers
 from shards.cli import Parser, run
+from shards.cores import count_cores
 from shards.errors import UserError
 from shards.format.index import REJECTS_NAME, STORES
 from shards.source_formats import format_choices, generator_of
@@ -76,7 +77,7 @@ def build(sources: Sequence[str | Path], out: str | Path, options: BuildOptions)
     folder = out.parent / f".{out.name}.building-{os.getpid()}"
     folder.mkdir()
     try:
-        with start_workers(options.workers or os.cpu_count() or 1) as workers:
+        with start_workers(options.workers or count_cores()) as workers:
             done = assemble(folder, found, inputs, options, workers)
         shutil.rmtree(folder / "spool")
         sync_path(folder)

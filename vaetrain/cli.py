@@ -38,8 +38,8 @@ def whole(minimum: int, maximum: int) -> Callable[[str], int]:
 
 
 def refuse(message: str) -> NoReturn:
-    """Exit with status 2; the main process prints the error in one line."""
-    if os.environ.get("RANK", "0") == "0":
+    """Exit with status 2; the first rank of each machine prints the error in one line."""
+    if os.environ.get("LOCAL_RANK", "0") == "0":
         print(f"error: {message}", file=sys.stderr, flush=True)
     sys.exit(2)
 

@@ -60,7 +60,7 @@ SETTINGS = (
 
 ENGINES = (
     "distributed_type: 5", "distributed_type: [DEEPSPEED]", "num_processes: 2",
-    "distributed_type: MULTI_GPU", "distributed_type: MULTI_GPU\nnum_processes: 1",
+    "distributed_type: MULTI_GPU", "distributed_type: MULTI_GPU\nnum_processes: 0",
     "distributed_type: 'NO'\nnum_processes: 2", "distributed_type: 'NO'\nnum_processes: x",
     "distributed_type: 'NO'\nnum_processes: true", "distributed_type: TPU\nnum_processes: 2",
     "distributed_type: MULTI_GPU\nnum_processes: -2", "distributed_type: FSDP\nnum_processes: 2",

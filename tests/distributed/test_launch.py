@@ -40,6 +40,27 @@ def test_the_engine_file_may_be_given_before_or_after_the_script(trainer):
         assert logged_losses(trainer, name) == expected
 
 
+@pytest.mark.parametrize("place", ["before", "after"])
+def test_one_gpu_is_one_rank_of_ddp(trainer, tmp_path, place):
+    """A fake nvidia-smi shows one GPU; torch sees none and trains on the CPU."""
+    program = tmp_path / "nvidia-smi"
+    program.write_text("#!/bin/sh\necho 'GPU 0: NVIDIA H100 (UUID: GPU-aaaa)'\n")
+    program.chmod(0o755)
+    path = f"{tmp_path}:{os.environ['PATH']}"
+    file, script = ["--config_file", DDP], ["vaetrain/train.py"]
+    start = [*file, *script] if place == "before" else [*script, *file]
+    arguments = trainer.arguments(f"one-gpu-{place}", TWO_STEPS)
+    done = trainer.run([ACCELERATE, "launch", *start, *arguments], PATH=path)
+    assert done.returncode == 0, done.stderr
+    assert first_line(done.stdout).startswith("engine=ddp backend=gloo world_size=1 ")
+    if place == "before":
+        many = ["--num_processes", "2", *start]
+        done = trainer.run([ACCELERATE, "launch", *many, *arguments], PATH=path)
+        assert done.returncode != 0
+        message = "error: 2 ranks on this machine, which shows 1 GPU; write --num_processes 1, or"
+        assert done.stderr.count(message) == 1
+
+
 @pytest.mark.parametrize("engine", ["single", None])
 def test_single_and_plain_python_run_one_process(trainer, engine):
     out = trainer.train(f"one-process-{engine}", TWO_STEPS, engine=engine)

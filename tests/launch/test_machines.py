@@ -68,6 +68,36 @@ def test_wrong_options_are_refused_in_one_line(arguments, message):
     assert line.startswith(f"error: {message}")
 
 
+@pytest.mark.parametrize("switch", [{"DRY_RUN": "1"}, {}])
+def test_a_dry_run_is_an_option_or_a_variable(tmp_path, switch):
+    """The variable was ignored, and the training was launched."""
+    launcher = tmp_path / "accelerate"
+    launcher.write_text("#!/bin/sh\necho launched\n")
+    launcher.chmod(0o755)
+    path = f"{tmp_path}:{os.environ['PATH']}"
+    arguments = ("--machines", "2", "--rank", "0", "--main-address", "a", "--processes", "1")
+    option = () if switch else ("--dry-run",)
+    done = run("launch/multinode.sh", *arguments, *option, **switch, PATH=path)
+    assert done.stdout.strip() == launched(0, "a", 29500, 2, "").strip()
+    done = run("launch/multinode.sh", *arguments, DRY_RUN="", PATH=path)
+    assert done.stdout.strip() == "launched"
+
+
+def test_each_nodes_step_has_the_cores_of_its_task(tmp_path):
+    """srun since Slurm 22.05 reads SRUN_CPUS_PER_TASK, not the --cpus-per-task of the job."""
+    programs = {
+        "srun": 'echo "srun with $SRUN_CPUS_PER_TASK"',
+        "scontrol": "echo node0; echo node1",
+    }
+    for name, text in programs.items():
+        (tmp_path / name).write_text(f"#!/bin/bash\n{text}\n")
+        (tmp_path / name).chmod(0o755)
+    slurm = {"SLURM_JOB_NODELIST": "node[0-1]", "SLURM_NNODES": "2", "SLURM_CPUS_PER_TASK": "32"}
+    path = f"{tmp_path}:{os.environ['PATH']}"
+    done = run("launch/slurm.sbatch", **slurm, SLURM_JOB_ID="5", PATH=path)
+    assert (done.returncode, done.stdout.strip()) == (0, "srun with 32"), done.stderr
+
+
 def test_slurm_dry_run_prints_the_command_of_each_node():
     environment = {"DRY_RUN": "1", "SLURM_NNODES": "2", "SLURM_GPUS_ON_NODE": "4"}
     done = run("launch/slurm.sbatch", "--experiment", "base", **environment, SLURM_JOB_ID="123")

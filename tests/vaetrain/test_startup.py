@@ -1,6 +1,7 @@
 """The engine asked for and the engine that runs, read before torch is imported."""
 
 import importlib
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -8,12 +9,16 @@ from pathlib import Path
 import pytest
 
 from tests.support.paths import REPO
+from vaetrain import startup
+from vaetrain.engines import devices
 from vaetrain.engines.base import Engine
 from vaetrain.engines.engine_files import engine_file, engine_names, read_engine_file
 from vaetrain.engines.factory import start_engine
+from vaetrain.engines.launcher import LauncherCommand
 from vaetrain.engines.spec import ENGINES, LAUNCH_KINDS, EngineSpec, Launch, running_launch
 from vaetrain.settings import ConfigError
 
+DDP = "accelerate_configs/ddp.yaml"
 CONFIGS = REPO / "accelerate_configs"
 
 
@@ -83,8 +88,8 @@ def test_an_unquoted_no_is_a_precision(tmp_path):
         ("distributed_type: MULTI_CPU\nnum_processes: 2", "distributed_type is 'MULTI_CPU'"),
         ("distributed_type: MULTI_GPU", "num_processes is None"),
         (
-            "distributed_type: MULTI_GPU\nnum_processes: 1",
-            "num_processes is 1; ddp needs at least 2",
+            "distributed_type: MULTI_GPU\nnum_processes: 0",
+            "num_processes is 0; ddp needs at least 1",
         ),
         ("distributed_type: 'NO'\nnum_processes: 2", "num_processes is 2; single needs 1"),
         (
@@ -126,6 +131,7 @@ FSDP = {"WORLD_SIZE": "2", "ACCELERATE_USE_FSDP": "true"}
     [
         ({}, Launch("single", 1, "no")),
         ({"WORLD_SIZE": "2", "ACCELERATE_MIXED_PRECISION": "bf16"}, Launch("ddp", 2, "bf16")),
+        ({"WORLD_SIZE": "1", "TORCHELASTIC_RUN_ID": "none"}, Launch("ddp", 1, "no")),
         (FSDP | {"FSDP_VERSION": "2", "FSDP_OFFLOAD_PARAMS": "false"}, Launch("fsdp2", 2, "no")),
         (ZERO | {STAGE: "2", OFFLOAD: "none"}, Launch("zero2", 1, "no")),
         (ZERO | {STAGE: "2", OFFLOAD: "cpu"}, Launch("zero2_offload", 1, "no")),
@@ -168,3 +174,114 @@ def test_importing_the_package_is_quick_and_does_not_import_torch():
     code = "import sys, vaetrain, vaetrain.startup; sys.exit('torch' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], cwd=REPO, timeout=3, check=False)
     assert done.returncode == 0
+
+
+def gpus(monkeypatch, count: int) -> None:
+    """Let this machine have `count` GPUs."""
+    monkeypatch.setattr(devices, "installed_gpus", lambda: (count, False))
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+
+
+@pytest.mark.parametrize(("count", "processes"), [(0, 2), (1, 1), (8, 8)])
+@pytest.mark.parametrize("name", ["ddp", "zero1", "zero3_offload", "fsdp2"])
+def test_shipped_engine_files_follow_the_devices(monkeypatch, tmp_path, name, count, processes):
+    gpus(monkeypatch, count)
+    assert read_engine_file(engine_file(name)) == Launch(name, processes, "no")
+    assert read_engine_file(engine_file("single")).world_size == 1
+    own = tmp_path / f"{name}.yaml"
+    own.write_text(engine_file(name).read_text())
+    assert read_engine_file(own).world_size == 2
+
+
+def launcher(*options: str) -> LauncherCommand:
+    return LauncherCommand(["python", "/bin/accelerate", "launch", *options], ["train.py"], {})
+
+
+TWO_RANKS, ONE = Launch("ddp", 2, "no"), Launch("single", 1, "no")
+
+
+@pytest.mark.parametrize(
+    ("count", "after", "running", "command", "expected"),
+    [
+        # The file after the script: the launcher has started one process, or one for each GPU.
+        (0, "ddp", ONE, launcher(), TWO_RANKS),
+        (1, "ddp", ONE, launcher(), Launch("ddp", 1, "no")),
+        (8, "ddp", Launch("ddp", 8, "no"), launcher(), Launch("ddp", 8, "no")),
+        (8, "ddp", ONE, launcher("--num_processes", "4"), Launch("ddp", 4, "no")),
+        (0, "ddp", ONE, launcher("--num-processes=3"), Launch("ddp", 3, "no")),
+        # The file before the script: the launcher has started the two ranks that stand in it.
+        (0, None, TWO_RANKS, launcher("--config_file", DDP), TWO_RANKS),
+        (1, None, TWO_RANKS, launcher("--config_file", DDP), Launch("ddp", 1, "no")),
+        (8, None, TWO_RANKS, launcher(f"--config_file={DDP}"), Launch("ddp", 8, "no")),
+        (8, None, TWO_RANKS, launcher("--config_file", DDP, "--num_processes", "2"), TWO_RANKS),
+        (8, None, TWO_RANKS, launcher("--config_file", "mine.yaml"), TWO_RANKS),
+        # Plain python, and torchrun.
+        (8, None, ONE, None, ONE),
+        (8, None, TWO_RANKS, launcher(), TWO_RANKS),
+    ],
+)
+def test_the_number_of_processes_follows_devices_and_wishes(
+    monkeypatch, count, after, running, command, expected
+):
+    gpus(monkeypatch, count)
+    monkeypatch.chdir(REPO)
+    file = None if after is None else engine_file(after)
+    assert startup.requested_launch(file, running, command) == expected
+
+
+def test_several_machines_keep_their_number_of_ranks(monkeypatch):
+    gpus(monkeypatch, 8)
+    monkeypatch.setenv("GROUP_WORLD_SIZE", "2")
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "4")
+    running = Launch("ddp", 8, "no")
+    assert startup.requested_launch(engine_file("ddp"), running, launcher()) == running
+    startup.require_gpus(running)
+    gpus(monkeypatch, 2)
+    with pytest.raises(ConfigError, match=r"4 ranks on this machine.*2 GPUs; write --processes 2"):
+        startup.require_gpus(running)
+
+
+def test_a_number_that_the_engine_does_not_work_with_is_refused():
+    with pytest.raises(ConfigError, match="--num_processes: is 2, which single does not work"):
+        startup.requested_launch(None, ONE, launcher("--num_processes", "2"))
+
+
+def test_more_ranks_than_gpus_are_refused(monkeypatch):
+    monkeypatch.delenv("GROUP_WORLD_SIZE", raising=False)
+    for count in (0, 2, 8):
+        gpus(monkeypatch, count)
+        startup.require_gpus(TWO_RANKS)
+    gpus(monkeypatch, 1)
+    startup.require_gpus(ONE)
+    with pytest.raises(ConfigError, match=r"2 ranks .* shows 1 GPU; write --num_processes 1, or"):
+        startup.require_gpus(TWO_RANKS)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    startup.require_gpus(TWO_RANKS)
+
+
+def relaunch_command(monkeypatch, *arguments) -> tuple[list[str], dict[str, str]]:
+    """Return the command and the environment that `_relaunch` would start."""
+    started = []
+    monkeypatch.setattr(startup.os, "execve", lambda program, *rest: started.append(rest))
+    monkeypatch.setattr(startup, "_program", lambda: ["train.py"])
+    for name in (startup.RELAUNCHED, "RANK", "GROUP_WORLD_SIZE"):
+        monkeypatch.delenv(name, raising=False)
+    startup._relaunch(*arguments)
+    return started[0]
+
+
+def test_the_command_of_a_relaunch(monkeypatch):
+    asked = Launch("ddp", 8, "no")
+    number = ["--num_processes", "8", "--main_process_port", "0"]
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    command, environment = relaunch_command(
+        monkeypatch, Path(DDP), asked, ONE, launcher(), ["name=x"]
+    )
+    assert command[3:] == ["launch", "--config_file", DDP, *number, "train.py", "name=x"]
+    assert "OMP_NUM_THREADS" not in environment  # was the launcher's
+
+    before = launcher("--config_file", DDP, "--mixed_precision", "bf16")
+    command, environment = relaunch_command(monkeypatch, None, asked, TWO_RANKS, before, [])
+    assert command == [sys.executable, *before.before[1:], *number, "train.py"]
+    assert environment[startup.RELAUNCHED]
+    assert os.environ["OMP_NUM_THREADS"] == "1"

@@ -31,6 +31,7 @@ from vaetrain.engines.allocator import keep_freed_memory
 from vaetrain.engines.collectives import Collectives
 from vaetrain.engines.crash import exit_after_exception
 from vaetrain.engines.device_options import automatic_precision
+from vaetrain.engines.devices import cpu_threads
 from vaetrain.engines.heartbeat import Heartbeat
 from vaetrain.engines.optimizers import MOMENTS, STEP, clip_gradients, start_state, step_where
 from vaetrain.engines.spec import ENGINES, Launch, hide_engine
@@ -104,9 +105,7 @@ class Engine(Collectives, abc.ABC):
         self.backend = dist.get_backend() if dist.is_initialized() else "none"
         self._check(launch)
         if on_cpu:
-            # The launcher sets one thread, even if a process has the whole machine.
-            cores = len(os.sched_getaffinity(0)) // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
-            torch.set_num_threads(max(1, cores))
+            torch.set_num_threads(cpu_threads(os.environ))
             keep_freed_memory()
 
     @property

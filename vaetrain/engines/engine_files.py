@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
+from vaetrain.engines.devices import count_gpus
 from vaetrain.engines.spec import (
     ENGINES,
     LAUNCH_KINDS,
@@ -16,6 +18,7 @@ from vaetrain.engines.spec import (
 )
 from vaetrain.settings import ConfigError, read_yaml
 
+CPU_PROCESSES = 2  # of a shipped engine file without a GPU
 ENGINE_FILES = Path(__file__).resolve().parents[2] / "accelerate_configs"
 
 
@@ -35,8 +38,21 @@ def engine_file(name: str | Path) -> Path:
     return shipped if path.name == str(path) and not path.suffix and shipped.is_file() else path
 
 
+def is_shipped(path: Path) -> bool:
+    """Return whether a path is that of an engine file in `accelerate_configs/`."""
+    return path.resolve().parent == ENGINE_FILES
+
+
+def default_processes(spec: EngineSpec) -> int:
+    """Return the number of processes of a shipped engine file: all GPUs, or two on a CPU."""
+    return spec.max_processes or count_gpus(os.environ) or CPU_PROCESSES
+
+
 def read_engine_file(path: Path) -> Launch:
     """Return the launch that an engine file describes.
+
+    The number of processes in a shipped file is a default that follows the devices, see
+    `default_processes`. In any other file it is kept.
 
     Raises ConfigError if the file cannot be read or no engine fits it.
     """
@@ -51,6 +67,8 @@ def read_engine_file(path: Path) -> Launch:
         if spec.max_processes is None:
             wanted = f"at least {wanted}"
         raise ConfigError(f"{path}: num_processes is {processes!r}; {spec.name} needs {wanted}")
+    if is_shipped(path):
+        processes = default_processes(spec)
     precision = tree.get("mixed_precision") or "no"  # an unquoted `no` is YAML's false
     if precision not in PRECISIONS:
         raise ConfigError(

@@ -10,6 +10,7 @@ from collections.abc import Mapping, MutableMapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from vaetrain.engines.launcher import is_torchrun
 from vaetrain.settings import ConfigError
 
 PRECISIONS = ("no", "bf16", "fp16")
@@ -144,7 +145,7 @@ ENGINES: dict[str, EngineSpec] = {
     spec.name: spec
     for spec in (
         EngineSpec("single", _REPLICATED, "NO", max_processes=1),
-        EngineSpec("ddp", _REPLICATED, "MULTI_GPU", min_processes=2),
+        EngineSpec("ddp", _REPLICATED, "MULTI_GPU"),
         _zero(1),
         _zero(2),
         _zero(3),
@@ -187,7 +188,9 @@ def running_launch(environment: Mapping[str, str]) -> Launch:
     """
     world_size = int(environment.get("WORLD_SIZE", "1"))
     used = (name for name, kind in LAUNCH_KINDS.items() if _is_set(environment, kind.switch))
-    distributed_type = next(used, "NO" if world_size == 1 else "MULTI_GPU")
+    # torchrun makes a process group even of one rank, which is ddp on one GPU.
+    grouped = world_size > 1 or is_torchrun(environment)
+    distributed_type = next(used, "MULTI_GPU" if grouped else "NO")
     kind = LAUNCH_KINDS[distributed_type]
     options = {option: environment.get(name) for option, name in kind.variables.items()}
     spec = find_engine(distributed_type, options, "the launcher")

@@ -11,7 +11,7 @@ from torch import Tensor
 from shards.reading.batch import Batch
 from vaetrain.data.loading import TrainingData
 from vaetrain.engines.base import Engine
-from vaetrain.evaluation.pca import principal_components
+from vaetrain.evaluation.pca import shared_principal_components
 from vaetrain.evaluation.pixel_metrics import GRADIENT_ENERGIES, PIXEL_METRICS, pixel_metrics
 from vaetrain.evaluation.validation import page_means
 from vaetrain.inference.each_page import for_each_page
@@ -53,8 +53,7 @@ class PagePCA:
         """Fit to these pages, padded with zeros to `size`, (rows, width). Collective."""
         self.size = size
         table = page_table(batches, engine, size)
-        fitted = principal_components(table, dimensions)
-        self.mean, self.components, _ = (engine.broadcast(part.contiguous()) for part in fitted)
+        self.mean, self.components, _ = shared_principal_components(table, dimensions, engine)
 
     def pixels(self, batch: Batch) -> Tensor:
         """Return a batch's images as vectors of the fitted size: (B, rows * width)."""

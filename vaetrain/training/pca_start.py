@@ -7,7 +7,7 @@ from torch import Tensor
 from shards.reading.batch import Batch
 from vaetrain.data.loading import TrainingData
 from vaetrain.engines.base import Engine
-from vaetrain.evaluation.pca import principal_components
+from vaetrain.evaluation.pca import shared_principal_components
 from vaetrain.inference.each_page import for_each_page
 from vaetrain.model.vae import VAE
 
@@ -22,6 +22,5 @@ def start_from_pca(model: VAE, data: TrainingData, engine: Engine) -> None:
 
     pages = data.pages(data.train.thinned(PAGES))
     _, _, table = for_each_page(measure, model.linear.to_mu.in_features, pages, engine)
-    pca = principal_components(table, model.latent_dim)
-    # Rank 0's result on all ranks: on another kind of machine the last digits may differ.
-    model.start_from_pca(*(engine.broadcast(x.float().to(engine.device)) for x in pca))
+    pca = shared_principal_components(table, model.latent_dim, engine)
+    model.start_from_pca(*(part.float() for part in pca))
