@@ -1,9 +1,14 @@
 #!/usr/bin/env bash
 # Install the project and run the tests; --all includes the slow ones, --gpu runs only those that need
-# a GPU, one after the other. Other arguments are passed to pytest.
+# a GPU, one after the other. --oldest installs the oldest allowed dependencies (launch/oldest.txt)
+# into .venv-oldest, and runs the tests with them. Other arguments are passed to pytest.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 source launch/environment.sh
+if [ "${1:-}" = --oldest ]; then
+    shift
+    export VENV=${VENV:-.venv}-oldest PIP_CONSTRAINT=$PWD/launch/oldest.txt
+fi
 use_environment test sweep track export
 arguments=()
 for argument in "$@"; do
