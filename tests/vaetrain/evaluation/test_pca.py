@@ -4,7 +4,12 @@ import numpy as np
 import pytest
 import torch
 
-from vaetrain.evaluation.pca import principal_components, principal_coordinates
+from vaetrain.evaluation import pca
+from vaetrain.evaluation.pca import (
+    principal_components,
+    principal_coordinates,
+    shared_principal_components,
+)
 from vaetrain.model.config import ModelConfig
 from vaetrain.model.vae import VAE
 
@@ -64,3 +69,48 @@ def test_a_model_that_starts_from_pca_projects_on_the_components():
     torch.testing.assert_close(
         model.linear.coarse(decoded).double(), projected, rtol=1e-3, atol=1e-3
     )
+
+
+class OneRank:
+    """One of two ranks; the main rank's broadcasts are kept, and the other one receives them."""
+
+    device, world_size = torch.device("cpu"), 2
+
+    def __init__(self, sent: list[torch.Tensor], *, is_main: bool) -> None:
+        self.sent, self.is_main = sent, is_main
+
+    def mark_progress(self, place: str) -> None:
+        pass
+
+    def broadcast(self, values: torch.Tensor) -> torch.Tensor:
+        if self.is_main:
+            self.sent.append(values)
+            return values
+        received = self.sent.pop(0)
+        assert (received.shape, received.dtype) == (values.shape, values.dtype)
+        return received
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_only_the_main_process_computes_the_components(monkeypatch, dtype):
+    """Each rank repeated the decomposition of up to 4096 x 4096, with one thread."""
+    table = random_table(5, 50).to(dtype)
+    expected = principal_components(table, 10)
+    sent: list[torch.Tensor] = []
+    threads = []
+    monkeypatch.setattr(pca, "machine_threads", lambda: 2)
+
+    def compute(*arguments):
+        threads.append(torch.get_num_threads())
+        return principal_components(*arguments)
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    monkeypatch.setattr(pca, "principal_components", compute)
+    shared_principal_components(table, 10, OneRank(sent, is_main=True))
+    assert (threads, torch.get_num_threads()) == ([2], 1)
+    torch.set_num_threads(before)
+    received = shared_principal_components(table, 10, OneRank(sent, is_main=False))
+    assert len(threads) == 1
+    for part, wanted in zip(received, expected, strict=True):
+        torch.testing.assert_close(part, wanted)
