@@ -152,7 +152,7 @@ def _relaunch(
         for name, value in os.environ.items()
         if name not in _LAUNCHER_NAMES and not name.startswith(_LAUNCHER_PREFIXES)
     }
-    environment[RELAUNCHED] = str(engine_file)
+    environment[RELAUNCHED] = str(engine_file or launcher.option("config_file"))
     threads = user_threads(os.environ, launcher)
     if threads is not None:
         environment["OMP_NUM_THREADS"] = str(threads)
