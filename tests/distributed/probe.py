@@ -31,7 +31,9 @@ GLOBAL, STEPS, CLIP = 12, 6, 0.5
 
 def small_model() -> nn.Module:
     torch.manual_seed(0)
-    return nn.Sequential(nn.Linear(7, 13), nn.LayerNorm(13), nn.SiLU(), nn.Linear(13, 1))
+    model = nn.Sequential(nn.Linear(7, 13), nn.LayerNorm(13), nn.SiLU(), nn.Linear(13, 1))
+    model.register_buffer("gate", torch.ones(()))
+    return model
 
 
 def scale_losses(engine: Engine) -> None:
@@ -48,7 +50,7 @@ def main() -> None:
     share = GLOBAL // engine.world_size
     accumulation = 3 if share % 3 == 0 else 1
     micro = share // accumulation
-    model, skeleton = small_model(), small_model().to("meta")
+    model, skeleton = small_model().to(engine.device), small_model().to("meta")
     config = OptimizerConfig(lr=0.05)
     engine.prepare(
         model,
@@ -61,13 +63,16 @@ def main() -> None:
         scale_losses(engine)
         assert float(engine.loss_scale) == FIRST_SCALE
     average = WeightEma(engine, skeleton, 10.0)
-    outside = nn.Parameter(torch.ones(2))  # such as learned loss weights: outside the model
+    outside = nn.Parameter(
+        torch.ones(2, device=engine.device)
+    )  # such as learned loss weights: outside the model
     outside_optimizer = torch.optim.SGD([outside], lr=1.0, fused=True)
     found = {"norms": [], "outside_norms": []}
     for step in range(STEPS):
         generator = torch.Generator().manual_seed(step)
-        pages = torch.randn(GLOBAL, 7, generator=generator)
-        targets = torch.randn(GLOBAL, 1, generator=generator)
+        pages = torch.randn(GLOBAL, 7, generator=generator).to(engine.device)
+        targets = torch.randn(GLOBAL, 1, generator=generator).to(engine.device)
+        engine.module.gate.fill_(step)  # as the trainer sets `skip_gate` of the VAE
         for number in range(accumulation):
             first = (engine.rank * accumulation + number) * micro
             part = slice(first, first + micro)
@@ -97,7 +102,9 @@ def main() -> None:
             engine.scatter(kind, whole)
     found[STEP] = float(engine.slices(STEP)[0])
     found["held"] = sum(piece.numel() for piece in engine.slices(AVERAGE))
-    evaluated = average.model()(torch.ones(1, 7))
+    assert not getattr(engine.model, "broadcast_buffers", False)  # of DDP, in each forward pass
+    engine.require_equal(int(engine.module.gate), "ranks have different buffers")
+    evaluated = average.model()(torch.ones(1, 7, device=engine.device))
     found["evaluated"] = evaluated.tolist()
     engine.require_equal(7, "all ranks have seven")
     try:

@@ -11,7 +11,7 @@ import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from tests.vaetrain.test_device import CPU, CUDA, PAGES, Step, a_batch, a_gan_trainer
+from tests.support.fake_devices import CPU, CUDA, PAGES, Step, a_batch, a_gan_trainer
 from vaetrain.engines.device_options import set_arithmetic
 
 # They raise an error on CUDA, some of them for some arguments only.

@@ -78,7 +78,11 @@ class Engine(Collectives, abc.ABC):
             backend = "gloo" if on_cpu else "nccl"
             collective_timeout = datetime.timedelta(seconds=timeout + GRACE_SECONDS)
             handlers.append(InitProcessGroupKwargs(backend=backend, timeout=collective_timeout))
-            handlers.append(DistributedDataParallelKwargs(gradient_as_bucket_view=True))
+            # The model's only buffer is set from the image count, to the same value on every rank;
+            # by default DDP would broadcast it in every forward pass.
+            handlers.append(
+                DistributedDataParallelKwargs(gradient_as_bucket_view=True, broadcast_buffers=False)
+            )
         hide_engine(os.environ)
         try:
             # Not Accelerate's mixed precision: `apply_options` sets autocast and each engine scales

@@ -20,6 +20,7 @@ def apply_options(
     device: torch.device,
     *,
     precision: str = "no",
+    shards_weights: bool = False,
     channels_last: bool = False,
     checkpoint_activations: bool = False,
     compile: bool = False,
@@ -34,6 +35,10 @@ def apply_options(
         precision: `no`, `bf16` or `fp16`; other than `no`, the forward pass runs under autocast
             and returns fp32. Parameters, gradients and all communication stay fp32, on every
             engine, so that every engine computes the same.
+        shards_weights: the engine splits the weights over the ranks. Autocast then casts a weight
+            at each use. Else it keeps the half-precision copies of all weights until the forward
+            pass ends, also of those whose fp32 values the engine has freed by then. The values are
+            the same.
         channels_last: store kernels, and so feature maps, channels last: faster on GPUs.
         checkpoint_activations: recompute activations in the backward pass (Chen et al. 2016), in
             the modules that have an attribute of that name.
@@ -48,7 +53,9 @@ def apply_options(
     if compile:
         _compile_blocks(model, compile_backend)
     if precision in AUTOCAST_DTYPES:
-        autocast = torch.autocast(device.type, AUTOCAST_DTYPES[precision])
+        autocast = torch.autocast(
+            device.type, AUTOCAST_DTYPES[precision], cache_enabled=not shards_weights
+        )
         model.forward = convert_outputs_to_fp32(autocast(model.forward))
 
 

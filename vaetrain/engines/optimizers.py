@@ -96,7 +96,10 @@ def step_where(finite: Tensor, optimizer: torch.optim.Optimizer) -> None:
         finite: bool scalar on the device, whether all gradients are finite.
     """
     if getattr(optimizer, "_step_supports_amp_scaling", False):
-        optimizer.found_inf = (~finite).float()
+        # torch would copy it to parameters in host memory without waiting for the device, so that
+        # the kernel could read it too early.
+        first = next(p for group in optimizer.param_groups for p in group["params"])
+        optimizer.found_inf = (~finite).float().to(first.device)
         optimizer.step()
         del optimizer.found_inf
     elif finite:

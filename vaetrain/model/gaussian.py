@@ -7,11 +7,12 @@ import math
 import torch
 from torch import Tensor
 
-from vaetrain.model.precision import full_precision
+from vaetrain.model.precision import full_precision, in_float32
 
 LOGVAR_BOUND = 12.0
 
 
+@in_float32
 def bounded(logvar: Tensor) -> Tensor:
     """Bound a log variance smoothly, so that exp(logvar) stays finite after a bad step."""
     return LOGVAR_BOUND * torch.tanh(logvar / LOGVAR_BOUND)
@@ -22,6 +23,7 @@ def unbounded(logvar: float) -> float:
     return LOGVAR_BOUND * math.atanh(logvar / LOGVAR_BOUND)
 
 
+@in_float32
 def reparameterized(mu: Tensor, logvar: Tensor, eps: Tensor) -> Tensor:
     """Sample N(mu, exp(logvar)) with standard normal noise (Kingma and Welling 2014, 2.4)."""
     return mu + torch.exp(0.5 * logvar) * eps

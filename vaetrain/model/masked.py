@@ -19,6 +19,8 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
+from vaetrain.model.precision import widened
+
 GROUPS = 8  # of a norm, if the channels are divisible by it
 
 
@@ -99,15 +101,22 @@ class _GroupNorm(torch.autograd.Function):
         # `vector_norm` sums squares without storing a map of them.
         squares = torch.linalg.vector_norm(centred, dim=(2, 3, 4), keepdim=True).square()
         rstd = (squares / size + eps).rsqrt()
-        ctx.save_for_backward(centred.to(x.dtype), weight, rstd, mask, size)
+        remaining = rstd  # factor from the map that is kept to the normalised map
+        if x.itemsize < 4:
+            # Kept normalised: differences from the mean can exceed the range of fp16.
+            centred.mul_(rstd)
+            remaining = torch.ones_like(rstd)
+        ctx.save_for_backward(centred.to(x.dtype), weight, rstd, remaining, mask, size)
         scale, shift = (each.view(groups, -1, 1, 1) for each in (weight, bias))
-        return (centred * (rstd * scale)).add_(shift * mask).flatten(1, 2).to(x.dtype)
+        return (centred * (remaining * scale)).add_(shift * mask).flatten(1, 2).to(x.dtype)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        centred, weight, rstd, mask, size = ctx.saved_tensors
-        grad, scale = grad.unflatten(1, centred.shape[1:3]), weight.view(*centred.shape[1:3], 1, 1)
+        centred, weight, rstd, remaining, mask, size = ctx.saved_tensors
+        # Products of gradients and maps in half precision overflow, or lose small values.
+        grad = widened(grad).unflatten(1, centred.shape[1:3])
+        scale = weight.view(*centred.shape[1:3], 1, 1)
         row_sums = grad.sum(dim=4, keepdim=True, dtype=torch.float32) * mask
         grad_sum = row_sums.sum(dim=3, keepdim=True)
         grad_dot = (grad * centred).sum(dim=(3, 4), keepdim=True, dtype=torch.float32)
@@ -116,8 +125,9 @@ class _GroupNorm(torch.autograd.Function):
         )
         grad_x = grad * (rstd * scale * mask)
         # In place: on a CPU a pass that writes to new memory takes as long as three.
-        grad_x.addcmul_(centred, rstd**3 * mean_dot, value=-1).sub_(rstd * mean_grad * mask)
-        grad_weight, grad_bias = (grad_dot * rstd).sum(0).flatten(), grad_sum.sum(0).flatten()
+        grad_x.addcmul_(centred, remaining.square() * rstd * mean_dot, value=-1)
+        grad_x.sub_(rstd * mean_grad * mask)
+        grad_weight, grad_bias = (grad_dot * remaining).sum(0).flatten(), grad_sum.sum(0).flatten()
         grad_x = grad_x.flatten(1, 2).to(centred.dtype)
         return grad_x, grad_weight, grad_bias, None, None, None, None
 
@@ -192,6 +202,32 @@ class MaskedCBAM(nn.Module):
         mean = (_page_sum(x, rows.mask) / pixels).to(x.dtype)
         highest = x.amax(dim=3).masked_fill(is_padding, torch.finfo(x.dtype).min).amax(dim=2)
         hidden = torch.relu(self.squeeze(torch.stack([mean, highest])))
-        x = x * torch.sigmoid(self.excite(hidden).sum(dim=0))[:, :, None, None]
-        profile = torch.cat([x.mean(dim=1, keepdim=True), x.amax(dim=1, keepdim=True)], dim=1)
-        return x * torch.sigmoid(self.locate(profile))
+        x = _Gate.apply(x, torch.sigmoid(self.excite(hidden).sum(dim=0))[:, :, None, None])
+        channel_mean = x.mean(dim=1, keepdim=True, dtype=_sum_dtype(x)).to(x.dtype)
+        profile = torch.cat([channel_mean, x.amax(dim=1, keepdim=True)], dim=1)
+        return _Gate.apply(x, torch.sigmoid(self.locate(profile)))
+
+
+class _Gate(torch.autograd.Function):
+    """Product of maps and gates that broadcast; the gates' gradient is summed in float32.
+
+    Autograd would multiply gradient and map in half precision, which overflows or loses small
+    values, before it sums them.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, gate: Tensor) -> Tensor:
+        ctx.save_for_backward(x, gate)
+        return x * gate
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor]:
+        x, gate = ctx.saved_tensors
+        grad_gate = (widened(grad) * x).sum_to_size(gate.shape)
+        return (grad * gate).to(x.dtype), grad_gate.to(gate.dtype)
+
+
+def _sum_dtype(x: Tensor) -> torch.dtype:
+    """Return the dtype of sums over `x`: float32 for half precision, else that of `x`."""
+    return torch.float32 if x.itemsize < 4 else x.dtype

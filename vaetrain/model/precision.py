@@ -10,17 +10,29 @@ from torch import Tensor
 from torch.profiler import record_function
 
 
-def full_precision(loss: Callable[..., Tensor]) -> Callable[..., Tensor]:
-    """Decorate a loss to run without autocast, with half-precision inputs converted to float32.
+def widened(x: Tensor) -> Tensor:
+    """Return a half-precision tensor in float32, and any other tensor as it is."""
+    return x.float() if x.is_floating_point() and x.itemsize < 4 else x
 
-    Profiler traces show it as `loss: <name>`.
-    """
+
+def in_float32(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    """Decorate a function to run without autocast, on inputs of float32 at least."""
+
+    @functools.wraps(function)
+    def wrapped(*tensors: Tensor) -> Tensor:
+        with torch.autocast(tensors[0].device.type, enabled=False):
+            return function(*map(widened, tensors))
+
+    return wrapped
+
+
+def full_precision(loss: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    """Decorate a loss as `in_float32` does; profiler traces show it as `loss: <name>`."""
+    computed = in_float32(loss)
 
     @functools.wraps(loss)
-    def in_float32(*tensors: Tensor) -> Tensor:
-        autocast = torch.autocast(tensors[0].device.type, enabled=False)
-        with record_function(f"loss: {loss.__name__}"), autocast:
-            wide = [t.float() if t.is_floating_point() and t.itemsize < 4 else t for t in tensors]
-            return loss(*wide)
+    def profiled(*tensors: Tensor) -> Tensor:
+        with record_function(f"loss: {loss.__name__}"):
+            return computed(*tensors)
 
-    return in_float32
+    return profiled

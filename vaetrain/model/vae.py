@@ -24,6 +24,7 @@ from vaetrain.model.gaussian import bounded, reparameterized
 from vaetrain.model.masked import keep, rows_at
 from vaetrain.model.mixup import mix_pairs
 from vaetrain.model.parts import LATENTS
+from vaetrain.model.precision import widened
 from vaetrain.model.similarity import structure, structure_size
 from vaetrain.model.sizes import SIZES, STRIDES
 from vaetrain.model.skips import LADDER_CHANNELS
@@ -224,10 +225,12 @@ class VAE(nn.Module):
         eps: tuple[Tensor, ...] = (),
     ) -> tuple[Tensor, Tensor, Tensor]:
         z = self.keep_latent(z, heights)
-        coarse = self.linear.page(z, size[0])
+        # In bf16 a page in [0, 1] would be rounded by up to 0.002, a twelfth of a nesting level.
+        with torch.autocast(z.device.type, enabled=False):
+            coarse = self.linear.page(widened(z), size[0])
         base, added, ladder = self.decoder(z, coarse, heights, size, levels, gate, eps)
         if self.config.output == "linear":
-            page = base + added
+            page = widened(base) + widened(added)
             return page, page, ladder
         logits = torch.logit(base.float().clamp(LOGIT_EPS, 1 - LOGIT_EPS)) + added
         return keep(torch.sigmoid(logits), rows_at(heights, size[0])), logits, ladder

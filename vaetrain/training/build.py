@@ -94,6 +94,7 @@ def build_run(command: Command, engine: Engine) -> Run:
         model,
         device,
         precision=engine.precision,
+        shards_weights=engine.spec.stage == 3,
         channels_last=train.channels_last,
         checkpoint_activations=train.checkpoint_activations,
         compile=train.compile,

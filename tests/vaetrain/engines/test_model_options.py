@@ -102,3 +102,19 @@ def test_all_blocks_are_compiled_once_for_all_heights():
         torch._dynamo.reset()
     assert len(graphs) == len(compiled.compiled_blocks)
     assert not counters["graph_break"]
+
+
+def test_autocast_keeps_no_copies_of_weights_that_the_engine_shards():
+    """With and without the copies the results are equal to the last bit."""
+    images, results = torch.rand(2, 2, 4, 4), []
+    for shards_weights in (False, True):
+        model, caches = small_model(), []
+        model[0].register_forward_hook(
+            lambda *_, seen=caches: seen.append(torch.is_autocast_cache_enabled())
+        )
+        apply_options(model, CPU, precision="bf16", shards_weights=shards_weights)
+        output = model(images)
+        output.sum().backward()
+        results.append([output, *(parameter.grad for parameter in model.parameters())])
+        assert caches == [not shards_weights]
+    assert all(torch.equal(a, b) for a, b in zip(*results, strict=True))

@@ -12,71 +12,18 @@ import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from launch.diagnosis.device_path import OnlyOnDevice
-from shards.reading.batch import Batch
-from tests.support.engines import FakeEngine
-from vaetrain.augmentation.pipeline import Augment
-from vaetrain.augmentation.policy import load_policy
-from vaetrain.config.experiment import load_experiment
-from vaetrain.gan.discriminators import build_discriminator
-from vaetrain.gan.trainer import GanTrainer
-from vaetrain.losses.objective import Objective
-from vaetrain.losses.weights import Weights
-from vaetrain.model.vae import VAE, VAEOutput
-from vaetrain.schedules import Clock
-from vaetrain.training.controllers import KLController
-from vaetrain.training.step import ForwardStep
-
-CPU, CUDA, META = torch.device("cpu"), torch.device("cuda", 0), torch.device("meta")
-PAGES, BOXES, ROWS, WIDTH, LATENT = 4, 50, 128, 64, 8
-SETTINGS = (f"model.latent_dim={LATENT}", "augment.mixup_alpha=0.4", "skips.dropout=0.3")
-
-
-def a_batch(pictures: bool, device: torch.device = CUDA) -> Batch:
-    def on_device(*shape: int, dtype: torch.dtype) -> torch.Tensor:
-        return torch.empty(shape, dtype=dtype, device=device)
-
-    long = torch.long
-    return Batch(
-        ids=on_device(PAGES, dtype=long),
-        epochs=on_device(PAGES, dtype=long),
-        heights=on_device(PAGES, dtype=long),
-        size=(ROWS, WIDTH),
-        tops=on_device(PAGES, dtype=long),
-        canvas=on_device(PAGES, 2, dtype=torch.float32),
-        boxes=None if pictures else on_device(BOXES, 4, dtype=torch.float32),
-        owner=None if pictures else on_device(BOXES, dtype=long),
-        pixels=on_device(PAGES, 1, ROWS, WIDTH, dtype=torch.uint8) if pictures else None,
-    )
-
-
-class Step:
-    """The trainer's forward path and the KL controller, with parts on the default device."""
-
-    def __init__(self, policy: str, *settings: str, device: torch.device = CUDA) -> None:
-        experiment = load_experiment(None, [f"augment.policy={policy}", *SETTINGS, *settings])
-        self.model = VAE(experiment.model, WIDTH, ROWS)
-        objective = Objective(experiment)
-        # The trainer's `.to(device)` does not work on fake parameters, and LPIPS makes its buffers
-        # on the CPU.
-        for module in objective.modules():
-            for name, buffer in module.named_buffers(recurse=False):
-                setattr(module, name, buffer.to(device))
-        self.forward = ForwardStep(
-            experiment,
-            model=self.model,
-            vae=self.model,
-            augment=Augment(load_policy(experiment.augment)),
-            objective=objective,
-            device=device,
-        )
-        self.controller = KLController(experiment.beta, device)
-        self.terms = {term.name: 0.5 for term in objective.terms}
-
-    def losses(self, batch: Batch, gan: GanTrainer | None = None):
-        weights = Weights(self.terms, beta=self.controller.beta, capacity=3.0)
-        losses, parts = self.forward(batch, weights, 0.5, gan)
-        self.controller.update(parts["kl"].mean(), losses.isfinite().all())
-        return losses, parts
+from tests.support.fake_devices import (
+    CPU,
+    CUDA,
+    META,
+    PAGES,
+    ROWS,
+    WIDTH,
+    Step,
+    a_batch,
+    a_gan_trainer,
+)
+from vaetrain.model.vae import VAEOutput
 
 
 def run(policy: str, *settings: str, pictures: bool = False, spoil=None):
@@ -105,14 +52,6 @@ GANS = {
     "two-updates": ("gan.loss=nonsaturating", "gan.updates=2"),
     "logits": ("loss.pixel=bce", "model.output=sigmoid"),
 }
-
-
-def a_gan_trainer(settings: tuple[str, ...]) -> GanTrainer:
-    experiment = load_experiment(None, settings)
-    clock = Clock(epoch_images=10, global_batch_size=2 * PAGES, horizon=100)
-    at_logits = experiment.loss.on_logits
-    discriminator = build_discriminator(experiment.gan)
-    return GanTrainer(experiment.gan, discriminator, clock, FakeEngine(), at_logits=at_logits)
 
 
 @pytest.mark.parametrize("kind", GANS)

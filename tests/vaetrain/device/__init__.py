@@ -1,0 +1,1 @@
+"""Proofs of device code without a GPU; see docs/engines.md for their limits."""
