@@ -28,9 +28,9 @@ from shards.randomness import sample_keys
 from vaetrain.engines.base import AVERAGE, WEIGHT, Engine
 from vaetrain.engines.config import OptimizerConfig
 from vaetrain.engines.engine_files import engine_file, engine_names
-from vaetrain.engines.factory import start_engine
 from vaetrain.engines.optimizers import MOMENTS, build_optimizer
 from vaetrain.engines.spec import ENGINES, running_launch
+from vaetrain.engines.start import start_engine
 from vaetrain.model.config import ModelConfig
 from vaetrain.model.vae import VAE, draw_noise
 

@@ -26,15 +26,15 @@ if __name__ == "__main__" and __package__ is None:  # the launcher runs the file
 
 from benchmarks.support.batch_size.gradient_noise import MICRO_BATCH, PAGES, losses_at, measure
 from shards import cli, errors
-from shards.storage import write_atomic
+from shards.atomic_files import write_atomic
 from vaetrain.artifacts.final_model import newest_checkpoint
 from vaetrain.cli import output_file, whole
 from vaetrain.config.command import experiment_path
 from vaetrain.config.experiment import experiment_from, load_experiment
 from vaetrain.data.config import SAMPLE_SHARDS
 from vaetrain.data.loading import TrainingData, build_sample
-from vaetrain.engines.factory import start_engine
 from vaetrain.engines.spec import running_launch
+from vaetrain.engines.start import start_engine
 from vaetrain.model.vae import VAE
 
 

@@ -28,20 +28,15 @@ from benchmarks.support.other_trainers import augmentation
 from benchmarks.support.other_trainers.input_pipelines import PageFiles
 from benchmarks.support.other_trainers.peer import Peer, PeerProcess, Task, peer_process
 from benchmarks.support.other_trainers.training import PEERS
-from benchmarks.support.sample_pages import (
-    ShardBatches,
-    build_shards,
-    sample_lines,
-    write_pictures,
-)
-from benchmarks.support.steps import Steps
+from benchmarks.support.sample_pages import ShardBatches, build_shards, sample_lines, write_pictures
+from benchmarks.support.trainer_tasks import Steps
 from shards import cli
 from shards.reading.datasets import EvaluationDataset
 from vaetrain.augmentation.policy import write_policy
 from vaetrain.config.command import Command, experiment_path
 from vaetrain.config.experiment import load_experiment
-from vaetrain.engines.factory import start_engine
 from vaetrain.engines.spec import running_launch
+from vaetrain.engines.start import start_engine
 from vaetrain.model.vae import draw_noise
 from vaetrain.training.build import Run
 

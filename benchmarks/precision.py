@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 
 from benchmarks.support import harness, report
-from shards import cli, extras
+from shards import cli, optional_dependencies
 from shards.reading.batch import Batch
 from vaetrain.evaluation.latents import in_posterior_stds
 from vaetrain.evaluation.retrieval import (
@@ -206,8 +206,8 @@ def main() -> int:
     )
     arguments = parser.parse_args()
     for module in ("onnx", "onnxscript", "onnxruntime"):
-        extras.require(module, "export", "this benchmark")
-    extras.require("torchao", "bench", "this benchmark")
+        optional_dependencies.require(module, "export", "this benchmark")
+    optional_dependencies.require("torchao", "bench", "this benchmark")
     harness.pin_to_one_core()
     with tempfile.TemporaryDirectory(prefix="precision-") as drafts:
         record = measure(arguments, QUICK if arguments.quick else FULL, Path(drafts))

@@ -21,8 +21,8 @@ from urllib.parse import quote
 
 from launch.compare import Comparison, Interval, compare, mean_interval
 from launch.study import Study, load_study
-from shards import cli, extras
-from shards.storage import write_atomic
+from shards import cli, optional_dependencies
+from shards.atomic_files import write_atomic
 from vaetrain.settings import ConfigError
 
 if TYPE_CHECKING:
@@ -49,7 +49,7 @@ def main() -> int:
         "settings", nargs="*", metavar="key=value", help="the settings given to the sweep"
     )
     arguments = parser.parse_intermixed_args()
-    extras.require("optuna", "sweep", "a report")
+    optional_dependencies.require("optuna", "sweep", "a report")
     study = load_study(arguments.study, arguments.settings)
     folder = arguments.run_dir or Path("runs") / study.name
     if study.sweep.storage is None and not (folder / "study.db").exists():
@@ -85,8 +85,8 @@ class Row:
 
 def write_report(study: Study, outcomes: Sequence[Outcome], folder: Path) -> list[Path]:
     """Write both reports; return their paths."""
-    extras.require("matplotlib", "sweep", "a report")
-    extras.require("jinja2", "sweep", "a report")
+    optional_dependencies.require("matplotlib", "sweep", "a report")
+    optional_dependencies.require("jinja2", "sweep", "a report")
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
     rows = table(study, outcomes)

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from launch.processes import MARK
-from launch.trial import TRAINER
+from launch.training_process import TRAINER
 from shards.build import build
 from shards.building.options import BuildOptions
 from vaetrain.data.loading import SAMPLE_LAYOUTS

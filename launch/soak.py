@@ -32,7 +32,7 @@ from launch import small_run
 from launch.processes import family, kill_family, new_mark, ranks
 from launch.small_run import TIMEOUT
 from shards import cli, errors
-from shards.storage import sha256_of
+from shards.atomic_files import sha256_of
 from vaetrain.artifacts.run_dir import METRICS_FILE, read_metrics
 from vaetrain.settings import ConfigError
 

@@ -18,7 +18,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from launch.study import describe_sweep, load_study
-from shards import cli, extras
+from shards import cli, optional_dependencies
 from vaetrain.cli import whole
 from vaetrain.data.config import SAMPLE_SHARDS
 
@@ -28,7 +28,7 @@ SMOKE = ("train.max_images=1", "sweep.seeds=[0]", "sweep.pruner=none")
 def main() -> int:
     """Run the command; return the exit status, 1 if a setting failed."""
     arguments = _parser().parse_intermixed_args()
-    extras.require("optuna", "sweep", "a sweep")
+    optional_dependencies.require("optuna", "sweep", "a sweep")
     study = load_study(arguments.study, arguments.settings)
     if arguments.smoke:
         smoke = (*SMOKE, f"name={study.name}-smoke")

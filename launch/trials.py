@@ -23,7 +23,7 @@ from optuna.trial import FrozenTrial, TrialState
 from sqlalchemy.exc import SQLAlchemyError
 
 from launch.study import FREE_TO_CHANGE, Setting, Study, folder_name, label
-from launch.trial import Record, TrialFailed, read_record, train
+from launch.training_process import Record, TrialFailed, read_record, train
 from vaetrain.config.experiment import Experiment, as_dict
 from vaetrain.settings import ConfigError, flatten
 

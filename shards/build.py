@@ -20,23 +20,16 @@ from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 
+from shards.atomic_files import sync_path
 from shards.building.assemble import Assembled, assemble
 from shards.building.options import SPLIT_KEYS, BuildOptions
-from shards.building.sources import (
-    Found,
-    Input,
-    Reject,
-    find_files,
-    generated_inputs,
-    read_inputs,
-)
+from shards.building.sources import Found, Input, Reject, find_files, generated_inputs, read_inputs
 from shards.building.workers import start_workers
 from shards.cli import Parser, run
 from shards.cores import count_cores
 from shards.errors import UserError
 from shards.format.index import REJECTS_NAME, STORES
 from shards.source_formats import format_choices, generator_of
-from shards.storage import sync_path
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 
 from shards.errors import UserError
-from shards.extras import require
+from shards.optional_dependencies import require
 
 DRIVERS = {"s3": "s3fs", "gs": "gcsfs", "http": "aiohttp", "https": "aiohttp"}
 """Supported protocols, and the module that each needs beside fsspec."""

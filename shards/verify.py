@@ -19,6 +19,7 @@ from typing import BinaryIO
 import numpy as np
 
 from shards import cli, errors
+from shards.atomic_files import sha256_of
 from shards.errors import DamagedShards, UserError
 from shards.format.index import (
     BLOCK,
@@ -34,7 +35,6 @@ from shards.format.png import decode_png
 from shards.format.tar import BOXES, JSON, PNG, read_boxes, read_members
 from shards.open import open_index
 from shards.remote.cache import CacheOptions
-from shards.storage import sha256_of
 
 PATIENCE = 60.0  # seconds for which a failing fetch is retried
 END_OF_TAR = 2 * BLOCK  # bytes of zeros; padding to whole records may follow

@@ -39,7 +39,7 @@ COVERS = {
         *("vaetrain/sample.py", "vaetrain/search.py"),
     ),
     "tests/vaetrain/test_startup.py": (
-        *("vaetrain/engines/engine_files.py", "vaetrain/engines/factory.py"),
+        *("vaetrain/engines/engine_files.py", "vaetrain/engines/start.py"),
         "vaetrain/engines/spec.py",
     ),
     "tests/vaetrain/config/test_experiment.py": ("vaetrain/settings.py",),
@@ -58,14 +58,14 @@ COVERS = {
     ),
     "tests/distributed/test_resume.py": (
         *("vaetrain/engines/stop_request.py", "vaetrain/training/build.py"),
-        *("vaetrain/training/events.py", "vaetrain/training/state.py"),
+        *("vaetrain/training/between_steps.py", "vaetrain/training/state.py"),
         "vaetrain/training/trainer.py",
     ),
     "tests/launch/test_doctor.py": ("launch/diagnosis/*.py",),
     "tests/launch/test_soak.py": ("launch/small_run.py",),
     "tests/launch/test_report.py": ("launch/charts.py",),
-    "tests/launch/test_sweep.py": ("launch/trial.py",),
-    "tests/benchmarks/support/test_traces.py": ("benchmarks/support/steps.py",),
+    "tests/launch/test_sweep.py": ("launch/training_process.py",),
+    "tests/benchmarks/support/test_traces.py": ("benchmarks/support/trainer_tasks.py",),
 }
 RIDDLES = re.compile(r"(What|Who|Whose|How|That|None|Nothing|Nobody|Whether it)\b")
 

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from shards import cli
-from shards.storage import write_atomic
+from shards.atomic_files import write_atomic
 from vaetrain.cli import output_file
 
 

@@ -16,7 +16,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from shards import cli, extras
+from shards import cli, optional_dependencies
 from vaetrain.cli import output_file
 
 
@@ -47,7 +47,7 @@ def main() -> int:
     if arguments.int8 and arguments.separate:
         parser.error("--int8 and --separate cannot be combined")
     for module in ("onnx", "onnxscript", "onnxruntime"):
-        extras.require(module, "export", "the export")
+        optional_dependencies.require(module, "export", "the export")
     export(arguments)
     return 0
 

@@ -18,9 +18,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from shards.atomic_files import write_atomic
 from shards.errors import UserError
 from shards.format.index import Index
-from shards.storage import write_atomic
 from vaetrain.artifacts.run_dir import METRICS_FILE, read_metrics
 from vaetrain.augmentation.config import AugmentConfig
 from vaetrain.augmentation.operations import CHOICES, OPS

@@ -89,7 +89,10 @@ def ramp(epoch: float, length: float) -> float:
 
 
 def weights_at(experiment: ObjectiveSettings, epoch: float, epochs: float) -> Weights:
-    """Return the weights at an epoch of a training of `epochs`: curriculum, beta and capacity."""
+    """Return the weights at an epoch of a training of `epochs`: curriculum, beta and capacity.
+
+    `TrainingState.weights_at` replaces beta if a controller or a cap sets it.
+    """
     beta = experiment.beta
     start = {term.name: getattr(experiment.loss, term.name) for term in TERMS}
     terms = phase_at(experiment.curriculum, start | {"beta": beta.max}, epoch)

@@ -26,7 +26,7 @@ from vaetrain.engines.engine_files import is_shipped, read_engine_file
 from vaetrain.engines.launcher import LauncherCommand, launcher_command
 from vaetrain.engines.spec import Launch, running_launch
 from vaetrain.settings import ConfigError
-from vaetrain.trackers.table import require_trackers
+from vaetrain.trackers.registry import require_trackers
 
 RELAUNCHED = "VAETRAIN_RELAUNCHED"  # environment variable: set after one relaunch; never twice
 

@@ -35,9 +35,9 @@ def main() -> None:
     start_reader_server("shards.reading.datasets", "vaetrain.startup")
 
     from vaetrain.engines.crash import exit_this_rank
-    from vaetrain.engines.factory import start_engine
+    from vaetrain.engines.start import start_engine
+    from vaetrain.training.between_steps import TrainingFailed
     from vaetrain.training.build import build_run
-    from vaetrain.training.events import TrainingFailed
     from vaetrain.training.trainer import Trainer
 
     try:

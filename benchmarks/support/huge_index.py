@@ -14,6 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
+from shards.atomic_files import sha256_of
 from shards.errors import DamagedShards
 from shards.format.index import BLOCK, HEADER_NAME, TABLE_NAME, header_bytes
 from shards.open import open_index
@@ -23,7 +24,6 @@ from shards.reading.height_ladder import height_ladder
 from shards.reading.sample_order import SampleOrder
 from shards.reading.selection import select
 from shards.reading.shard_files import ShardFiles
-from shards.storage import sha256_of
 
 SHARD_BYTES = 32 << 20  # as in shards.build
 PAGES_PER_TEMPLATE = 100

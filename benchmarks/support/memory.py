@@ -2,7 +2,8 @@
 
 Fake tensors have shapes and a device but no bytes, so the prediction needs neither the memory nor
 the device. The bytes of live tensors are counted, as by the allocator. Not included are workspaces
-inside operations, the CUDA context (some hundred MB) and fragmentation.
+inside operations, the CUDA context (some hundred MB) and fragmentation. The batch-size study
+(`batch_size/study.py`) builds the step whose memory is predicted.
 """
 
 from __future__ import annotations

@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from benchmarks.support import purposes
-from benchmarks.support.steps import STEP
+from benchmarks.support import operation_costs
+from benchmarks.support.trainer_tasks import STEP
 from shards.errors import UserError
 
 Event = Mapping[str, Any]
@@ -171,7 +171,7 @@ class _CallTree:
                 stack.pop()
             if _is_operation(event) and not any(map(_is_operation, stack)):
                 self._add(event, stack, list(_inside(events, place)))
-            elif purposes.is_communication(event["name"]):
+            elif operation_costs.is_communication(event["name"]):
                 self._append(event, COMMUNICATION, 0, 0)
             stack.append(event)
 
@@ -182,9 +182,9 @@ class _CallTree:
             # autograd function has its number on the span around its operations.
             for each in (*stack, *inside):
                 _set_by_number(self._forward, each, "Sequence number", purpose)
-        flops = sum(purposes.flops(each["name"], each.get("args", {})) for each in inside)
-        moved = purposes.bytes_moved(event["name"], event.get("args", {}))
-        is_copy = event["name"] in purposes.COPIES
+        flops = sum(operation_costs.flops(each["name"], each.get("args", {})) for each in inside)
+        moved = operation_costs.bytes_moved(event["name"], event.get("args", {}))
+        is_copy = event["name"] in operation_costs.COPIES
         operation = self._append(event, COPIES if is_copy else purpose, flops, moved)
         for each in inside:
             _set_by_number(self.outermost, each, "External id", operation)
@@ -199,8 +199,8 @@ class _CallTree:
         for outer in reversed(stack):
             if outer["name"].startswith(NODE):
                 number = outer.get("args", {}).get("Sequence number")
-                return self._forward.get(number, purposes.GRADIENTS)
-            purpose = purposes.purpose_of_range(outer["name"])
+                return self._forward.get(number, operation_costs.GRADIENTS)
+            purpose = operation_costs.purpose_of_range(outer["name"])
             if purpose is not None:
                 return purpose
         return "other"
@@ -211,9 +211,9 @@ class _CallTree:
         for event in kernels:
             cause = self.outermost.get(event.get("args", {}).get("External id"))
             purpose = "other" if cause is None else cause.purpose
-            if purposes.is_communication(event["name"]):
+            if operation_costs.is_communication(event["name"]):
                 purpose = COMMUNICATION
-            elif event["name"].startswith(purposes.COPY_KERNELS):
+            elif event["name"].startswith(operation_costs.COPY_KERNELS):
                 purpose = COPIES
             name = event["name"] if cause is None else cause.name
             first = cause is not None and id(cause) not in counted
@@ -242,7 +242,7 @@ def _set_by_number(table: dict[Any, Any], event: Event, key: str, value: object)
 def _is_operation(event: Event) -> bool:
     """Return whether a span is an operation, not a range that groups operations."""
     name = event["name"]
-    if event.get("cat") != "cpu_op" or "::" not in name or purposes.is_communication(name):
+    if event.get("cat") != "cpu_op" or "::" not in name or operation_costs.is_communication(name):
         return False
     return not name.startswith(("autograd::", "profiler::", "torch::"))
 

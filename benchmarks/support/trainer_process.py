@@ -113,9 +113,9 @@ def serve() -> None:
 
     import torch.distributed as dist
 
-    from benchmarks.support.steps import Steps
+    from benchmarks.support.trainer_tasks import Steps
     from shards.errors import DamagedShards
-    from vaetrain.engines.factory import start_engine
+    from vaetrain.engines.start import start_engine
 
     connection = None
     try:

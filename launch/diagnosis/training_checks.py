@@ -13,14 +13,9 @@ from launch.diagnosis.machine import Machine
 from launch.diagnosis.outcome import Failed, Held, Skipped
 from launch.diagnosis.registry import register
 from launch.diagnosis.support import engine_problem, precision_problem
-from launch.diagnosis.trainings import (
-    IMAGES,
-    Workbench,
-    largest_difference,
-    require_at_most,
-)
+from launch.diagnosis.trainings import IMAGES, Workbench, largest_difference, require_at_most
 from launch.processes import kill_family
-from shards.storage import sha256_of
+from shards.atomic_files import sha256_of
 from vaetrain.engines.engine_files import engine_names
 
 OFFLOAD = "zero3_offload"

@@ -12,10 +12,10 @@ from typing import Any
 
 import numpy as np
 
+from shards.atomic_files import sha256_of
 from shards.building.sources import Reject
 from shards.building.spool import SpoolOffset, Spools
 from shards.format.index import BLOCK, HEADER_NAME, REJECTS_NAME, TABLE_NAME, header_bytes
-from shards.storage import sha256_of
 
 
 @dataclass(frozen=True)

@@ -9,10 +9,10 @@ from collections.abc import Callable, Iterable
 
 import numpy as np
 
+from shards.atomic_files import sha256_of
 from shards.errors import DamagedShards
 from shards.format.index import BLOCK, HEADER_NAME, Index
 from shards.format.tar import read_members
-from shards.storage import sha256_of
 
 
 class ShardFiles:

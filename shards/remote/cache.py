@@ -22,11 +22,11 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from shards.atomic_files import sha256_of
 from shards.errors import DamagedShards
 from shards.format.index import HEADER_NAME, TABLE_NAME, Shard, header_bytes
 from shards.location import parse_location, require_driver
 from shards.remote.client import DamagedFile, Remote
-from shards.storage import sha256_of
 
 SHARD, LOCK = ".tar", ".lock"
 _NAMES = "[0-9a-f]" * 64  # `glob` pattern of the cache's files; the folder may hold other tars

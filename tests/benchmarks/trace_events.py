@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from benchmarks.support import traces
-from benchmarks.support.steps import STEP
+from benchmarks.support.trainer_tasks import STEP
 
 
 def event(name: str, start: float, length: float, kind: str = "cpu_op", tid: int = 1, **args):

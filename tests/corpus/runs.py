@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from safetensors.torch import load_file, save_file
 
-from shards.storage import sha256_of
+from shards.atomic_files import sha256_of
 from tests.corpus import TOO_DEEP, BadFile, damaged_copies
 
 # Contents that are not a safetensors file.

@@ -23,10 +23,10 @@ from vaetrain.augmentation.pipeline import Augment
 from vaetrain.augmentation.policy import load_policy
 from vaetrain.config.experiment import load_experiment
 from vaetrain.engines.base import Engine
-from vaetrain.engines.factory import start_engine
 from vaetrain.engines.model_options import apply_options
 from vaetrain.engines.optimizers import build_optimizer
 from vaetrain.engines.spec import running_launch
+from vaetrain.engines.start import start_engine
 from vaetrain.losses.objective import Objective
 from vaetrain.losses.weights import Weights
 from vaetrain.training.step import ForwardStep

@@ -18,9 +18,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from vaetrain.engines.base import AVERAGE, WEIGHT, Engine
 from vaetrain.engines.config import OptimizerConfig
-from vaetrain.engines.factory import start_engine
 from vaetrain.engines.optimizers import MOMENTS, STEP, build_optimizer
 from vaetrain.engines.spec import running_launch
+from vaetrain.engines.start import start_engine
 from vaetrain.engines.torch_engine import TorchEngine
 from vaetrain.engines.zero import FIRST_SCALE
 from vaetrain.settings import ConfigError

@@ -8,7 +8,7 @@ import time
 import pytest
 
 from launch.processes import family, kill_family
-from shards.storage import sha256_of
+from shards.atomic_files import sha256_of
 from tests.support.tensors import relative_difference, same_bits
 
 SETTINGS = (

@@ -18,7 +18,7 @@ from scipy import stats
 from launch.compare import Interval
 from launch.report import SHOWN, interval_text, plain_markdown, table, write_report
 from launch.study import Study, folder_name, load_study
-from launch.trial import Record
+from launch.training_process import Record
 from launch.trials import Outcome
 from shards.format.png import encode_png
 

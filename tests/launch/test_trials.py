@@ -19,7 +19,7 @@ import pytest
 from launch import trials as trials_module
 from launch.study import Study, label, load_study
 from launch.sweep import exclusive_lock
-from launch.trial import TrialFailed
+from launch.training_process import TrialFailed
 from launch.trials import Trials
 from vaetrain.settings import ConfigError
 
@@ -33,7 +33,7 @@ def study_of(folder: Path, text: str = GRID, *overrides: str) -> Study:
 
 
 class FakeTrainer:
-    """Fake of `launch.trial.train`: SSIM is beta.max plus a tenth of the seed.
+    """Fake of `launch.training_process.train`: SSIM is beta.max plus a tenth of the seed.
 
     Attributes:
         fails: the values of beta.max whose training fails.

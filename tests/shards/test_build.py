@@ -12,13 +12,13 @@ import numpy as np
 import pytest
 import webdataset
 
+from shards.atomic_files import sha256_of
 from shards.build import build
 from shards.building.options import BuildOptions
 from shards.errors import UserError
 from shards.format.png import decode_png, encode_png
 from shards.format.tar import read_boxes
 from shards.open import open_index
-from shards.storage import sha256_of
 from shards.verify import find_damage
 from tests.shards.pages import page, write_lines
 from tests.support.commands import run_module

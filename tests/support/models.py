@@ -12,7 +12,7 @@ from tests.support.paths import SAMPLE
 from vaetrain.artifacts.final_model import write_final
 from vaetrain.config.experiment import Experiment
 from vaetrain.model.config import ModelConfig
-from vaetrain.model.parts import ATTENTION, BLOCKS, LATENTS, SKIPS
+from vaetrain.model.registry import ATTENTION, BLOCKS, LATENTS, SKIPS
 from vaetrain.model.vae import VAE, Noise, draw_noise
 
 ARCHITECTURES = [

@@ -7,13 +7,7 @@ import pytest
 
 from shards.errors import UserError
 from vaetrain.augmentation.operations import CHOICES, OPS
-from vaetrain.policy_search import (
-    TrialRunner,
-    candidates,
-    random_policy,
-    rungs,
-    successive_halving,
-)
+from vaetrain.policy_search import TrialRunner, candidates, random_policy, rungs, successive_halving
 
 
 @pytest.mark.parametrize(

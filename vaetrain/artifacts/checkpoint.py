@@ -26,8 +26,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from shards.atomic_files import atomic_folder, remove_folder, sha256_of, writing
 from shards.errors import one_line
-from shards.storage import atomic_folder, remove_folder, sha256_of, writing
 from vaetrain.augmentation.policy import Policy
 from vaetrain.config.experiment import Experiment, as_dict
 from vaetrain.settings import ConfigError, flatten

@@ -12,9 +12,9 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
+from shards.atomic_files import atomic_folder
 from shards.errors import one_line
 from shards.format.png import encode_png
-from shards.storage import atomic_folder
 from vaetrain.artifacts import checkpoint
 from vaetrain.artifacts.model_card import CARD, model_card
 from vaetrain.config.experiment import Experiment, as_dict, experiment_from

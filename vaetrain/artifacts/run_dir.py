@@ -12,7 +12,7 @@ from typing import Any
 
 from omegaconf import OmegaConf
 
-from shards.storage import write_atomic, writing
+from shards.atomic_files import write_atomic, writing
 from vaetrain.config.experiment import Experiment, as_dict
 from vaetrain.settings import ConfigError
 

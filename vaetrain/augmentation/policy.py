@@ -16,7 +16,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from shards.storage import write_atomic
+from shards.atomic_files import write_atomic
 from vaetrain.augmentation.config import AugmentConfig
 from vaetrain.augmentation.operations import CHOICES, OPS
 from vaetrain.data.config import SAMPLE_SHARDS

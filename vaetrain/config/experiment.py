@@ -33,7 +33,7 @@ from vaetrain.settings import (
     read_yaml,
     setting,
 )
-from vaetrain.trackers.table import TRACKERS
+from vaetrain.trackers.registry import TRACKERS
 
 
 @dataclass

@@ -5,13 +5,7 @@ from __future__ import annotations
 import dataclasses
 from dataclasses import dataclass
 
-from vaetrain.gan.registry import (
-    DISCRIMINATORS,
-    LOSSES,
-    NO_REGULARIZER,
-    REGULARIZERS,
-    summaries,
-)
+from vaetrain.gan.registry import DISCRIMINATORS, LOSSES, NO_REGULARIZER, REGULARIZERS, summaries
 from vaetrain.schedules import LrConfig
 from vaetrain.settings import setting
 

@@ -16,8 +16,8 @@ from shards.randomness import sample_keys
 from shards.reading.batch import Batch
 from vaetrain.artifacts.final_model import load_run
 from vaetrain.data.loading import EVALUATION_BATCH, PageReader
-from vaetrain.engines.factory import start_engine
 from vaetrain.engines.spec import running_launch
+from vaetrain.engines.start import start_engine
 from vaetrain.inference.each_page import for_each_page
 from vaetrain.model.layers import fit_rows
 from vaetrain.model.vae import draw_noise

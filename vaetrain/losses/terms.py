@@ -69,7 +69,7 @@ TERMS = (
     LossTerm(
         "gradient",
         "weight of the L1 between the images' finite differences, mean along x plus mean along y",
-        function="vaetrain.losses.gradient:gradient_difference",
+        function="vaetrain.losses.gradient_difference:gradient_difference",
     ),
     LossTerm(
         "perceptual",

@@ -1,4 +1,8 @@
-"""Weights of the loss terms at one time."""
+"""Record of the loss weights at one time.
+
+`vaetrain.schedules.weights_at` computes them for an epoch; `TrainingState.weights_at` then applies
+the beta controller and the cap on beta.
+"""
 
 from __future__ import annotations
 

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from vaetrain.model.layers import Conv2d
 from vaetrain.model.masked import MaskedGroupNorm, Rows
-from vaetrain.model.parts import ATTENTION
+from vaetrain.model.registry import ATTENTION
 
 GROWTH = 32  # channels that a layer of a dense block adds (Huang et al. 2017, section 4)
 DENSE_LAYERS = 2  # of a dense block, for each residual block of the size

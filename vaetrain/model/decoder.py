@@ -14,7 +14,7 @@ from vaetrain.model.config import ModelConfig
 from vaetrain.model.encoder import Level
 from vaetrain.model.layers import enlarge, fit_rows, zero_
 from vaetrain.model.masked import Rows, keep, rows_at
-from vaetrain.model.parts import SKIPS
+from vaetrain.model.registry import SKIPS
 from vaetrain.model.sizes import SIZES, STRIDES
 from vaetrain.model.stage import Stage
 

@@ -10,7 +10,7 @@ from torch.utils.checkpoint import checkpoint
 
 from vaetrain.model.config import ModelConfig
 from vaetrain.model.masked import Rows
-from vaetrain.model.parts import BLOCKS
+from vaetrain.model.registry import BLOCKS
 from vaetrain.model.sizes import SIZES
 
 

@@ -23,8 +23,8 @@ from vaetrain.model.encoder import Encoder, Level
 from vaetrain.model.gaussian import bounded, reparameterized
 from vaetrain.model.masked import keep, rows_at
 from vaetrain.model.mixup import mix_pairs
-from vaetrain.model.parts import LATENTS
 from vaetrain.model.precision import widened
+from vaetrain.model.registry import LATENTS
 from vaetrain.model.similarity import structure, structure_size
 from vaetrain.model.sizes import SIZES, STRIDES
 from vaetrain.model.skips import LADDER_CHANNELS

@@ -1,1 +1,1 @@
-"""Logs, trackers and figures of a run."""
+"""Log and figures of a run; `run_log.py` writes metrics.jsonl and feeds the trackers."""

@@ -16,8 +16,8 @@ import numpy as np
 from torch.profiler import record_function
 from tqdm import tqdm
 
+from shards.atomic_files import write_atomic, writing
 from shards.cli import print_line
-from shards.storage import write_atomic, writing
 from vaetrain.artifacts.run_dir import METRICS_FILE, MetricsFile, read_metrics
 from vaetrain.config.experiment import Experiment, as_dict
 from vaetrain.settings import flatten

@@ -9,10 +9,10 @@ import json
 from importlib import import_module
 from pathlib import Path
 
-from shards.storage import write_atomic, writing
+from shards.atomic_files import write_atomic, writing
 from vaetrain.settings import ConfigError
 from vaetrain.trackers.base import RunTracker, TrackedRun
-from vaetrain.trackers.table import TRACKERS
+from vaetrain.trackers.registry import TRACKERS
 
 RUN_IDS = "trackers.json"
 

@@ -1,6 +1,7 @@
 """Forward path of a training step: from a micro batch of pages to one loss per page.
 
-The trainer, the batch-size study, the memory prediction and the device tests all call it.
+`Trainer.step` in `trainer.py` is the whole step: micro batches, backward pass, optimizer. The
+trainer, the batch-size study, the memory prediction and the device tests all call it.
 """
 
 from __future__ import annotations

@@ -13,14 +13,14 @@ from vaetrain.engines.stop_request import StopRequest
 from vaetrain.losses.weights import Weights
 from vaetrain.reporting.run_log import RunLog
 from vaetrain.schedules import skip_gate_at
-from vaetrain.training.build import Run
-from vaetrain.training.events import (
+from vaetrain.training.between_steps import (
     TrainingFailed,
     log_means,
     save_checkpoint,
     validate,
     write_final_model,
 )
+from vaetrain.training.build import Run
 
 
 class Trainer:

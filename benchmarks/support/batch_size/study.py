@@ -28,8 +28,8 @@ from vaetrain.config.experiment import Experiment
 from vaetrain.data.batching import split_global_batch
 from vaetrain.data.config import SAMPLE_SHARDS
 from vaetrain.data.loading import TrainingData, build_sample
-from vaetrain.engines.factory import start_engine
 from vaetrain.engines.spec import running_launch
+from vaetrain.engines.start import start_engine
 from vaetrain.model.vae import VAE
 
 GIB = 2**30

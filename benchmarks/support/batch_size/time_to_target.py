@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from launch import trial
+from launch import training_process
 from shards.errors import UserError
 from vaetrain.artifacts.run_dir import METRICS_FILE, read_metrics
 from vaetrain.config.experiment import Experiment
@@ -116,10 +116,10 @@ def train(experiment: Experiment, batch: int, rule: str, folder: Path, target: f
     ended = run.curve and run.curve[-1][0] >= scaled.train.max_images
     if not ended and not reached(run):
         try:
-            trial.train(scaled, scaled.train.seed, trial_dir, ENGINE, on_validation)
+            training_process.train(scaled, scaled.train.seed, trial_dir, ENGINE, on_validation)
         except _Reached:
             pass
-        except trial.TrialFailed as error:
+        except training_process.TrialFailed as error:
             raise UserError(f"global batch {batch}: {error}") from error
         run = current_run()
     if not run.curve:

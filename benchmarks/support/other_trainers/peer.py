@@ -22,7 +22,7 @@ from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.support.other_trainers.input_pipelines import PageFiles
-from benchmarks.support.resident import textbook
+from benchmarks.support.plain_loop import textbook
 from shards.lifetime import die_with_parent
 from vaetrain.config.experiment import Experiment
 from vaetrain.model.vae import VAE

@@ -22,7 +22,7 @@ from torch.utils.data import DataLoader, Dataset, default_collate
 
 from benchmarks.support.other_trainers.augmentation import torchvision_page
 from benchmarks.support.other_trainers.peer import Peer, Task
-from benchmarks.support.resident import MaskingDisabled
+from benchmarks.support.plain_loop import MaskingDisabled
 from vaetrain.model.vae import VAE, Noise, VAEOutput
 
 EMA_DECAY = 0.5 ** (16 / 2000)  # half-life of 2,000 images, as in this project's trainer

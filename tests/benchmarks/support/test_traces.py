@@ -11,8 +11,8 @@ from torch import nn
 from torch.profiler import ProfilerActivity, profile, record_function
 from torch.utils.flop_counter import FlopCounterMode
 
-from benchmarks.support import purposes, traces
-from benchmarks.support.steps import STEP
+from benchmarks.support import operation_costs, traces
+from benchmarks.support.trainer_tasks import STEP
 from shards.errors import UserError
 from tests.benchmarks.trace_events import event, trace_of_step
 from vaetrain.model.masked import MaskedGroupNorm, rows_at
@@ -45,7 +45,7 @@ def recorded(tmp_path_factory):
         with record_function("backward"):
             y.square().sum().backward()
 
-    handles = purposes.label_modules(model)
+    handles = operation_costs.label_modules(model)
     step()
     with profile(activities=[ProfilerActivity.CPU], record_shapes=True) as profiler:
         for _ in range(2):

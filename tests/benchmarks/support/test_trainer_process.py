@@ -7,11 +7,7 @@ from multiprocessing import Pipe
 
 import pytest
 
-from benchmarks.support.trainer_process import (
-    QUICK_SETTINGS,
-    TrainerProcess,
-    trainer_settings,
-)
+from benchmarks.support.trainer_process import QUICK_SETTINGS, TrainerProcess, trainer_settings
 from shards.errors import UserError
 
 

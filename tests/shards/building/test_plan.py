@@ -6,11 +6,11 @@ from pathlib import Path
 
 import pytest
 
+from shards.atomic_files import sha256_of
 from shards.build import build
 from shards.building.options import BuildOptions
 from shards.building.plan import seeded_hash, shuffled
 from shards.open import open_index
-from shards.storage import sha256_of
 
 TEMPLATES = 6
 

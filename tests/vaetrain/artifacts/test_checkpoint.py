@@ -6,8 +6,8 @@ import json
 import pytest
 import torch
 
-from shards import storage
-from shards.storage import CannotWrite
+from shards import atomic_files
+from shards.atomic_files import CannotWrite
 from vaetrain.artifacts import checkpoint
 from vaetrain.artifacts.checkpoint import Checkpoint, DamagedCheckpoint
 from vaetrain.augmentation.config import AugmentConfig
@@ -49,7 +49,7 @@ def test_saving_again_at_an_image_count_replaces_the_checkpoint(tmp_path):
 def test_crash_while_saving_keeps_the_previous_checkpoint(tmp_path, monkeypatch):
     checkpoint.save(tmp_path, a_checkpoint(16), keep=1)
     with monkeypatch.context() as patch:
-        patch.setattr(storage, "sync_path", lambda _: (_ for _ in ()).throw(KeyboardInterrupt))
+        patch.setattr(atomic_files, "sync_path", lambda _: (_ for _ in ()).throw(KeyboardInterrupt))
         with pytest.raises(KeyboardInterrupt):
             checkpoint.save(tmp_path, a_checkpoint(32), keep=1)
     assert len(list(tmp_path.iterdir())) == 2  # with the unfinished one

@@ -19,12 +19,7 @@ from tests.vaetrain.augmentation.sample_batches import (
 from vaetrain.augmentation.boxes import transform
 from vaetrain.augmentation.operations import Kind
 from vaetrain.augmentation.parameters import OpParameters
-from vaetrain.augmentation.warp import (
-    corners_moved_inward,
-    homographies,
-    resample,
-    rotation,
-)
+from vaetrain.augmentation.warp import corners_moved_inward, homographies, resample, rotation
 
 BILINEAR = torchvision.InterpolationMode.BILINEAR
 ROUNDING = 2.0**-12

@@ -7,13 +7,9 @@ from sklearn.decomposition import PCA
 
 from vaetrain.config.experiment import load_experiment
 from vaetrain.data.loading import PageReader
-from vaetrain.engines.factory import start_engine
 from vaetrain.engines.spec import Launch
-from vaetrain.evaluation.baselines import (
-    PagePCA,
-    mean_page,
-    page_table,
-)
+from vaetrain.engines.start import start_engine
+from vaetrain.evaluation.baselines import PagePCA, mean_page, page_table
 
 ROWS, WIDTH, COMPONENTS = 128, 64, 6
 

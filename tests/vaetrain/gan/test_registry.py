@@ -12,13 +12,7 @@ import torch
 from vaetrain.gan.config import GanConfig
 from vaetrain.gan.discriminators import Discriminator, build_discriminator
 from vaetrain.gan.losses import GanLoss
-from vaetrain.gan.registry import (
-    DISCRIMINATORS,
-    LOSSES,
-    NO_REGULARIZER,
-    REGULARIZERS,
-    Entry,
-)
+from vaetrain.gan.registry import DISCRIMINATORS, LOSSES, NO_REGULARIZER, REGULARIZERS, Entry
 from vaetrain.gan.regularizers import Regularizer
 
 CHOICES = {

@@ -6,7 +6,7 @@ import torch
 from vaetrain.model.blocks import ResBlock
 from vaetrain.model.config import ModelConfig
 from vaetrain.model.masked import keep, rows_at
-from vaetrain.model.parts import ATTENTION, BLOCKS
+from vaetrain.model.registry import ATTENTION, BLOCKS
 from vaetrain.model.sizes import SIZES
 from vaetrain.model.stage import Stage
 

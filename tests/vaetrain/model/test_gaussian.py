@@ -4,13 +4,7 @@ import pytest
 import torch
 from torch.distributions import Normal, kl_divergence
 
-from vaetrain.model.gaussian import (
-    LOGVAR_BOUND,
-    bounded,
-    gaussian_kl,
-    reparameterized,
-    unbounded,
-)
+from vaetrain.model.gaussian import LOGVAR_BOUND, bounded, gaussian_kl, reparameterized, unbounded
 
 
 def test_a_sample_has_the_quantile_of_its_noise():

@@ -17,7 +17,7 @@ from vaetrain.engines.model_options import apply_options
 from vaetrain.gan.config import GanConfig
 from vaetrain.gan.discriminators import build_discriminator
 from vaetrain.gan.regularizers import RegularizerInput, lecam, r1
-from vaetrain.losses.gradient import gradient_difference
+from vaetrain.losses.gradient_difference import gradient_difference
 from vaetrain.losses.pixel import bce_with_logits, charbonnier, l1, mse
 from vaetrain.losses.ssim import ms_ssim, ssim
 from vaetrain.model import masked

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from vaetrain.model.config import ModelConfig
-from vaetrain.model.parts import BLOCKS
+from vaetrain.model.registry import BLOCKS
 from vaetrain.model.sizes import SIZES
 from vaetrain.model.vae import VAE
 

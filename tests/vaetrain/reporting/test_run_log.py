@@ -5,7 +5,7 @@ import time
 
 import pytest
 
-from shards.storage import CannotWrite
+from shards.atomic_files import CannotWrite
 from vaetrain.artifacts.run_dir import METRICS_FILE, read_metrics
 from vaetrain.config.experiment import load_experiment
 from vaetrain.reporting.run_log import RunLog, Stopwatch, summary_lines

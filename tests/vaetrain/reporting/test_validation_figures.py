@@ -18,7 +18,7 @@ from vaetrain.page_pictures import GAP, as_grey
 from vaetrain.reporting import validation_figures
 from vaetrain.reporting.validation_figures import latent_charts, neighbour_figure, traversals
 from vaetrain.schedules import weights_at
-from vaetrain.training import events
+from vaetrain.training import between_steps
 from vaetrain.training.collapse import CollapseMonitor
 
 
@@ -89,7 +89,7 @@ def test_validation_of_a_run_gathers_compared_pages_only(shards, monkeypatch):
         )
         run.best, run.images, run.clock = {}, 0, clock
         log = Log()
-        assert events.validate(run, log) is not None
+        assert between_steps.validate(run, log) is not None
         values.append(log.values)
         received.append(engine.received)
         assert "nearest_neighbours" in log.pictures

@@ -26,7 +26,7 @@ from vaetrain.config.experiment import load_experiment
 from vaetrain.reporting.run_log import RunLog, read_metrics
 from vaetrain.settings import ConfigError
 from vaetrain.trackers.base import RunTracker, TrackedRun
-from vaetrain.trackers.table import TRACKERS, TrackerSpec
+from vaetrain.trackers.registry import TRACKERS, TrackerSpec
 
 SMALL = (
     "data.width=64",
@@ -117,7 +117,7 @@ def test_every_tracker_of_the_table_is_a_choice_of_the_setting():
 
 def test_the_table_imports_neither_torch_nor_a_tracker():
     """The check of settings must not wait for these imports."""
-    code = "import sys, vaetrain.trackers.table; print(*sys.modules)"
+    code = "import sys, vaetrain.trackers.registry; print(*sys.modules)"
     command = [sys.executable, "-c", code]
     done = subprocess.run(command, cwd=REPO, capture_output=True, text=True, check=True)
     assert not {"torch", "tensorboard", "mlflow", "wandb"} & set(done.stdout.split())

@@ -10,9 +10,9 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from benchmarks.support.batch_size.launches import LaunchCounter
 from vaetrain.engines.base import AVERAGE
 from vaetrain.engines.config import OptimizerConfig
-from vaetrain.engines.factory import start_engine
 from vaetrain.engines.optimizers import build_optimizer
 from vaetrain.engines.spec import Launch
+from vaetrain.engines.start import start_engine
 from vaetrain.training.ema import WeightEma, mix, move_towards
 
 

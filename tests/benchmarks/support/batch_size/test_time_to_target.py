@@ -9,7 +9,7 @@ import pytest
 
 from benchmarks.support.batch_size import time_to_target
 from benchmarks.support.batch_size.time_to_target import Run, at_batch, brief
-from launch import trial
+from launch import training_process
 from shards.errors import UserError
 from vaetrain.config.experiment import load_experiment
 
@@ -45,7 +45,7 @@ def test_other_batches_stop_at_the_target_and_failures_name_their_reason(tmp_pat
     def train(scaled, seed, folder, engine, on_validation):
         batch = scaled.train.global_batch_size
         if losses[batch] is None:
-            raise trial.TrialFailed("seed 0: out of memory")
+            raise training_process.TrialFailed("seed 0: out of memory")
         assert scaled.train.max_images == (160 if batch == 8 else 320)
         run_dir = folder / f"seed-{seed}"
         run_dir.mkdir(parents=True)
@@ -56,7 +56,7 @@ def test_other_batches_stop_at_the_target_and_failures_name_their_reason(tmp_pat
             validated.append(batch)
             on_validation({"images": 40 * number, "loss": loss})
 
-    monkeypatch.setattr(trial, "train", train)
+    monkeypatch.setattr(training_process, "train", train)
     target, runs = time_to_target.compare(experiment, [8, 16, 32], ["sqrt"], tmp_path, None)
     assert target == 1.5
     assert validated == [8] * 4 + [16] * 2 + [32] * 8

@@ -1,7 +1,8 @@
 """Table of the experiment trackers; imports neither torch nor a tracker.
 
-A new tracker is a subclass of `vaetrain.trackers.base.RunTracker` in a module of its own and one
-entry here. The setting `tracker` and the check of installed packages follow from the table.
+`vaetrain/reporting/run_log.py` feeds the trackers. A new tracker is a subclass of
+`vaetrain.trackers.base.RunTracker` in a module of its own and one entry here. The setting `tracker`
+and the check of installed packages follow from the table.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from shards.extras import require
+from shards.optional_dependencies import require
 
 
 @dataclass(frozen=True)

@@ -12,11 +12,11 @@ from typing import Any
 import torch
 from torch.profiler import ProfilerActivity, profile, record_function
 
-from benchmarks.support import link, memory
+from benchmarks.support import all_reduce_speed, memory
 from benchmarks.support.harness import synchronize
 from benchmarks.support.memory import live_storages
-from benchmarks.support.purposes import label_modules
-from benchmarks.support.resident import BareLoop, ResidentBatch, unmasked
+from benchmarks.support.operation_costs import label_modules
+from benchmarks.support.plain_loop import BareLoop, ResidentBatch, unmasked
 from shards.randomness import sample_keys
 from shards.reading.batch import Batch
 from shards.reading.datasets import TrainingDataset
@@ -24,8 +24,8 @@ from vaetrain.config.command import Command
 from vaetrain.engines.base import Engine
 from vaetrain.model.vae import draw_noise
 from vaetrain.reporting.run_log import RunLog
+from vaetrain.training.between_steps import log_means, save_checkpoint, validate
 from vaetrain.training.build import Run, build_run
-from vaetrain.training.events import log_means, save_checkpoint, validate
 from vaetrain.training.trainer import Trainer
 
 NEVER = 10**15  # images
@@ -102,8 +102,8 @@ class Steps:
         }
 
     def measure_link(self, sizes: Sequence[int], repeats: int) -> dict[str, Any]:
-        """Measure the link between ranks; see `link.measure`."""
-        return link.measure(self.engine, sizes, repeats)
+        """Measure the link between ranks; see `all_reduce_speed.measure`."""
+        return all_reduce_speed.measure(self.engine, sizes, repeats)
 
     def lay_out(self, blocks: int, count: int) -> None:
         """Load blocks of `count` steps' batches onto the device, and build the plain loops.

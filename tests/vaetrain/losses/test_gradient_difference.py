@@ -4,7 +4,7 @@ import numpy as np
 import torch
 
 from tests.vaetrain.losses.images import flat_and_noisy, full_heights
-from vaetrain.losses.gradient import gradient_difference
+from vaetrain.losses.gradient_difference import gradient_difference
 
 
 def test_it_equals_its_formula_in_float64():

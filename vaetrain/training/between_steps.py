@@ -5,19 +5,14 @@ Every rank calls them at the same image count, and all of them are collective.
 
 from __future__ import annotations
 
+from shards.atomic_files import CannotWrite
 from shards.errors import UserError
-from shards.storage import CannotWrite
 from vaetrain.artifacts import checkpoint
 from vaetrain.artifacts.checkpoint import Checkpoint
 from vaetrain.artifacts.final_model import write_final
 from vaetrain.config.experiment import as_dict
 from vaetrain.evaluation.baselines import score_constant_pages
-from vaetrain.evaluation.validation import (
-    alive_dimensions,
-    compared_ids,
-    encode_pages,
-    summarise,
-)
+from vaetrain.evaluation.validation import alive_dimensions, compared_ids, encode_pages, summarise
 from vaetrain.meters import ids_hash, skipped_steps_warning
 from vaetrain.reporting.model_figures import model_figures
 from vaetrain.reporting.projector import project_latents

@@ -1,4 +1,4 @@
-"""Start of the engine that this process was launched for."""
+"""Start of the engine that this process was launched for; the table of engines is `spec.py`."""
 
 from __future__ import annotations
 

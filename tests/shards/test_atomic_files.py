@@ -4,7 +4,7 @@ import hashlib
 
 import pytest
 
-from shards.storage import CannotWrite, atomic_folder, remove_folder, sha256_of, write_atomic
+from shards.atomic_files import CannotWrite, atomic_folder, remove_folder, sha256_of, write_atomic
 
 
 def test_a_file_is_replaced(tmp_path):

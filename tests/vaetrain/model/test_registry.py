@@ -5,9 +5,9 @@ from pkgutil import resolve_name
 import pytest
 
 from tests.support.commands import run_python
-from vaetrain.model import parts
+from vaetrain.model import registry
 
-TABLES = (parts.BLOCKS, parts.ATTENTION, parts.SKIPS, parts.LATENTS)
+TABLES = (registry.BLOCKS, registry.ATTENTION, registry.SKIPS, registry.LATENTS)
 
 
 @pytest.mark.parametrize("path", [path for table in TABLES for path in table.values() if path])
@@ -18,7 +18,7 @@ def test_every_entry_names_a_class(path):
 NEW_BLOCK = """
 from vaetrain.model import parts
 
-parts.BLOCKS["plain"] = "__main__:PlainBlock"
+registry.BLOCKS["plain"] = "__main__:PlainBlock"
 
 from vaetrain.config.experiment import load_experiment
 

@@ -3,7 +3,7 @@
 import pytest
 
 from shards.errors import UserError
-from shards.extras import require
+from shards.optional_dependencies import require
 
 
 def test_a_missing_extra_is_named_with_the_command_that_installs_it():

@@ -6,7 +6,7 @@ import torch
 from torch import nn
 from torch.profiler import ProfilerActivity, profile
 
-from benchmarks.support import purposes
+from benchmarks.support import operation_costs
 
 
 def test_flops_of_a_convolution_by_hand():
@@ -15,19 +15,23 @@ def test_flops_of_a_convolution_by_hand():
         "Concrete Inputs": ["", "", "", "[2, 1]", "[1, 1]", "[1, 1]", "False", "[0, 0]", "1"],
     }
     # 2 pages x 4 x 6 positions x 5 channels, each of 3 x 3 x 3 products and sums.
-    assert purposes.flops("aten::convolution", arguments) == 2 * (2 * 4 * 6 * 5) * (3 * 3 * 3)
-    assert purposes.flops("aten::conv2d", arguments) == 0  # the aten::convolution it calls counts
+    assert operation_costs.flops("aten::convolution", arguments) == 2 * (2 * 4 * 6 * 5) * (
+        3 * 3 * 3
+    )
+    assert (
+        operation_costs.flops("aten::conv2d", arguments) == 0
+    )  # the aten::convolution it calls counts
 
 
 def test_inputs_are_read_once_and_the_output_written_once():
     two = {"Input Dims": [[4, 8], [4, 8]], "Input type": ["float", "float"]}
-    assert purposes.bytes_moved("aten::add", two) == 3 * 4 * 32
-    assert purposes.bytes_moved("aten::add_", two) == 3 * 4 * 32
-    assert purposes.bytes_moved("aten::view", two) == 0
+    assert operation_costs.bytes_moved("aten::add", two) == 3 * 4 * 32
+    assert operation_costs.bytes_moved("aten::add_", two) == 3 * 4 * 32
+    assert operation_costs.bytes_moved("aten::view", two) == 0
     one = {"Input Dims": [[4, 8], []], "Input type": ["c10::BFloat16", "Scalar"]}
-    assert purposes.bytes_moved("aten::sum", one) == 2 * 32
+    assert operation_costs.bytes_moved("aten::sum", one) == 2 * 32
     several = {"Input Dims": [[[2], [3]], [[2], [3]]], "Input type": ["TensorList", "TensorList"]}
-    assert purposes.bytes_moved("aten::_foreach_add_", several) == 3 * 4 * 5
+    assert operation_costs.bytes_moved("aten::_foreach_add_", several) == 3 * 4 * 5
 
 
 def test_layers_are_labelled_until_the_hooks_are_removed():
@@ -38,7 +42,7 @@ def test_layers_are_labelled_until_the_hooks_are_removed():
             model(torch.zeros(1, 4))
         return [each.name for each in profiler.events() if each.name.startswith("layer: ")]
 
-    hooks = purposes.label_modules(model)
+    hooks = operation_costs.label_modules(model)
     assert labels() == ["layer: linear layers"]
     for hook in hooks:
         hook.remove()
@@ -46,6 +50,6 @@ def test_layers_are_labelled_until_the_hooks_are_removed():
 
 
 def test_purpose_of_a_loss_range_is_its_name():
-    assert purposes.purpose_of_range("loss: ssim") == "loss: ssim"
-    assert purposes.purpose_of_range("layer: convolution") == "convolution"
-    assert purposes.purpose_of_range("unknown") is None
+    assert operation_costs.purpose_of_range("loss: ssim") == "loss: ssim"
+    assert operation_costs.purpose_of_range("layer: convolution") == "convolution"
+    assert operation_costs.purpose_of_range("unknown") is None

@@ -15,7 +15,7 @@ from typing import Any
 
 from omegaconf import OmegaConf
 
-from shards.storage import write_atomic
+from shards.atomic_files import write_atomic
 from vaetrain.artifacts.run_dir import METRICS_FILE, read_metrics
 from vaetrain.config.experiment import Experiment, as_dict
 

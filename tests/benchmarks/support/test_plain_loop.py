@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from benchmarks.support.resident import textbook, unmasked
+from benchmarks.support.plain_loop import textbook, unmasked
 from shards.randomness import sample_keys
 from vaetrain.model import layers
 from vaetrain.model.config import ModelConfig
