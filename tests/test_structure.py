@@ -43,7 +43,7 @@ COVERS = {
         "vaetrain/engines/spec.py",
     ),
     "tests/vaetrain/config/test_experiment.py": ("vaetrain/settings.py",),
-    "tests/vaetrain/engines/test_model_options.py": ("vaetrain/model/precision.py",),
+    "tests/vaetrain/engines/test_model_options.py": ("vaetrain/model/full_precision.py",),
     "tests/vaetrain/gan/test_losses.py": ("vaetrain/gan/regularizers.py",),
     "tests/vaetrain/model/test_blocks.py": ("vaetrain/model/stage.py",),
     "tests/vaetrain/trackers/test_trackers.py": ("vaetrain/trackers/*.py",),

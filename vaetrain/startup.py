@@ -23,7 +23,7 @@ from vaetrain.config.command import Command, experiment_path, parse_command
 from vaetrain.config.experiment import load_experiment
 from vaetrain.engines.devices import count_gpus, user_threads
 from vaetrain.engines.engine_files import is_shipped, read_engine_file
-from vaetrain.engines.launcher import LauncherCommand, launcher_command
+from vaetrain.engines.launcher_command import LauncherCommand, launcher_command
 from vaetrain.engines.spec import Launch, running_launch
 from vaetrain.settings import ConfigError
 from vaetrain.trackers.registry import require_trackers

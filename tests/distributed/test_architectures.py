@@ -7,7 +7,7 @@ from safetensors.torch import load_file
 from tests.support.commands import run_launched
 from tests.support.models import ARCHITECTURES, architecture_name
 
-WORKER = "tests/distributed/architecture_worker.py"
+WORKER = "tests/distributed/programs/architecture_worker.py"
 
 
 def measure(folder, engine: str, micro_batch: int) -> dict[str, torch.Tensor]:

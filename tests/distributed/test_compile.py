@@ -27,7 +27,7 @@ RUNS = [
 def test_compiled_blocks_give_the_losses_of_eager_ones(engine, settings):
     """No graph breaks, and as many graphs as blocks, whatever the number of heights."""
     config = REPO / "accelerate_configs" / f"{engine}.yaml"
-    command = [*launcher(config), "tests/distributed/compile_worker.py", *settings]
+    command = [*launcher(config), "tests/distributed/programs/compile_worker.py", *settings]
     own = os.environ | {"PYTHONPATH": str(REPO)}
     done = subprocess.run(command, cwd=REPO, env=own, capture_output=True, text=True, timeout=900)
     assert done.returncode == 0, done.stdout + done.stderr

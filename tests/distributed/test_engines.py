@@ -176,8 +176,10 @@ def test_a_trainer_with_a_fault_differs(trainer, reference, kind, mutation):
     """The comparison above fails for faults that it should find."""
     name = f"{kind}-{mutation}"
     settings = (*KINDS[kind], *SETTINGS, "train.max_images=80")
-    command = trainer.command(name, *settings, engine="ddp", script="tests/distributed/mutant.py")
-    command.insert(command.index("tests/distributed/mutant.py") + 1, mutation)
+    command = trainer.command(
+        name, *settings, engine="ddp", script="tests/distributed/programs/mutant.py"
+    )
+    command.insert(command.index("tests/distributed/programs/mutant.py") + 1, mutation)
     done = trainer.run(command)
     assert done.returncode == 0, done.stderr
     largest = differences(trainer, name, reference)

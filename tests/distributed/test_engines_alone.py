@@ -21,7 +21,7 @@ SLOW = [
 
 def probe(engine: str, processes: int, losses: str = "exact") -> dict:
     """Run `probe.py` and return its results."""
-    done = run_launched(engine, "tests/distributed/probe.py", losses, processes=processes)
+    done = run_launched(engine, "tests/distributed/programs/probe.py", losses, processes=processes)
     (line,) = [line for line in done.stdout.splitlines() if line.startswith("found ")]
     return json.loads(line.removeprefix("found "))
 

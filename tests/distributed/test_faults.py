@@ -36,8 +36,10 @@ CONTROLLED = ("beta.schedule=controller", "loss.combine=learned", *GAN, "gan.sta
 
 
 def run_mutant(trainer, name, mutation, *settings, engine):
-    command = trainer.command(name, *settings, engine=engine, script="tests/distributed/mutant.py")
-    command.insert(command.index("tests/distributed/mutant.py") + 1, mutation)
+    command = trainer.command(
+        name, *settings, engine=engine, script="tests/distributed/programs/mutant.py"
+    )
+    command.insert(command.index("tests/distributed/programs/mutant.py") + 1, mutation)
     return trainer.run(command)
 
 

@@ -88,7 +88,7 @@ def test_reference_run_trains_its_discriminator(trainer, kind, reference):
 @pytest.mark.parametrize("mutation", ["adaptive_weight_local", "discriminator_local"])
 def test_missing_reductions_over_ranks_are_detected(trainer, mutation):
     """An adaptive weight or a discriminator of each rank's own changes the run."""
-    name, script = f"gan-{mutation}", "tests/distributed/mutant.py"
+    name, script = f"gan-{mutation}", "tests/distributed/programs/mutant.py"
     command = trainer.command(name, *GAN, *CLIPPED, SPLIT, engine="ddp", script=script)
     command.insert(command.index(script) + 1, mutation)
     done = trainer.run(command)

@@ -25,7 +25,7 @@ slow = pytest.mark.slow
 
 def started(trainer, name, engine, mutation=None):
     """Start a run and wait for its first checkpoint."""
-    script = "vaetrain/train.py" if mutation is None else "tests/distributed/mutant.py"
+    script = "vaetrain/train.py" if mutation is None else "tests/distributed/programs/mutant.py"
     command = trainer.command(name, *SETTINGS, engine=engine, script=script)
     if mutation is not None:
         command.insert(command.index(script) + 1, mutation)

@@ -17,7 +17,7 @@ from __future__ import annotations
 import contextlib
 import json
 import shutil
-from collections.abc import Collection, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,9 +28,7 @@ from torch import Tensor
 
 from shards.atomic_files import atomic_folder, remove_folder, sha256_of, writing
 from shards.errors import one_line
-from vaetrain.augmentation.policy import Policy
-from vaetrain.config.experiment import Experiment, as_dict
-from vaetrain.settings import ConfigError, flatten
+from vaetrain.settings import ConfigError
 
 MANIFEST = "manifest.json"
 STATE = "state.json"
@@ -41,32 +39,6 @@ PARTS = ("weights", "average", "optimizer", "adversary")
 # Entries that a training writes to `state.json`, beside the image count.
 STATE_KEYS = {"experiment", "policy", "data", "meter", "collapse", "controllers", "best"}
 
-# Settings that may change when a run is resumed: they do not change what it computes.
-FREE_TO_CHANGE = {
-    "name",
-    "tracker",
-    "data.shards",
-    "data.cache_dir",
-    "data.cache_gb",
-    "data.retry_seconds",
-    "data.workers",
-    "data.prefetch",
-    "collapse.action",
-    "collapse.inactive_share",
-    "train.epochs",
-    "train.max_images",
-    "train.micro_batch_size",
-    "train.precision",
-    "train.deterministic",
-    "train.tf32",
-    "train.log_every_images",
-    "train.validate_every_images",
-    "train.checkpoint_every_images",
-    "train.keep_checkpoints",
-    "train.max_skipped_steps",
-    "train.timeout_seconds",
-    "train.on_failed_save",
-}
 
 _WRITTEN_BY_ANOTHER_VERSION = (
     "the run's checkpoint has no entry {}: it was written by another version of this program; "
@@ -146,29 +118,6 @@ def load(path: Path) -> Checkpoint:
     return Checkpoint(images=images, state=state, **tensors)
 
 
-def check_same_run(
-    saved: Checkpoint,
-    experiment: Experiment,
-    policy: Policy,
-    fingerprint: str,
-    automatic: Collection[str] = (),
-) -> None:
-    """Raise ConfigError if the experiment would not continue the run of a checkpoint.
-
-    Args:
-        fingerprint: of the current data.
-        automatic: settings that `auto` has chosen.
-    """
-    check_complete(saved.state)
-    check_same_experiment(saved.state["experiment"], experiment, automatic)
-    check_same_policy(saved.state["policy"], policy)
-    if saved.state["data"] != fingerprint:
-        raise ConfigError(
-            f"{experiment.data.folder}: not the data that the run was started with; give that data "
-            "or another --run-dir"
-        )
-
-
 def check_complete(state: dict[str, Any]) -> None:
     """Raise ConfigError if a state lacks one of `STATE_KEYS`."""
     missing = STATE_KEYS - state.keys()
@@ -183,61 +132,6 @@ def refuse_other_versions() -> Iterator[None]:
         yield
     except KeyError as error:
         raise ConfigError(_WRITTEN_BY_ANOTHER_VERSION.format(error)) from error
-
-
-def check_same_experiment(
-    saved_experiment: dict[str, Any], experiment: Experiment, automatic: Collection[str] = ()
-) -> None:
-    """Raise ConfigError if a setting that changes the computation differs.
-
-    The message names every such key with both values.
-
-    Args:
-        automatic: settings that `auto` has chosen. They may not change silently with the device;
-            those in `FREE_TO_CHANGE` may still be changed by an explicit value.
-    """
-    free = FREE_TO_CHANGE - set(automatic)
-    if saved_experiment.get("collapse", {}).get("action") == "hold_beta":
-        free -= {"collapse.inactive_share", "train.validate_every_images"}  # they decide beta
-    changed = [
-        change
-        for key, change in _changes(saved_experiment, as_dict(experiment)).items()
-        if key not in free
-    ]
-    if changed:
-        of_auto = f" (auto chose {', '.join(automatic)} for this device)" if automatic else ""
-        raise ConfigError(
-            "the run was started with other settings and cannot be resumed with these: "
-            + ", ".join(changed)
-            + f"{of_auto}; give the old settings, or another --run-dir"
-        )
-
-
-def check_same_policy(saved_policy: dict[str, Any], policy: Policy) -> None:
-    """Raise ConfigError if the augmentation policy differs, even under the same name.
-
-    The message names every probability and magnitude that differs with both values.
-    """
-    changed = _changes(saved_policy, policy.as_dict()).values()
-    if changed:
-        raise ConfigError(
-            "augment.policy: the run was started with another policy and cannot be resumed with "
-            f"this one: {', '.join(changed)}; give the old policy, or another --run-dir"
-        )
-
-
-def _changes(before: dict[str, Any], now: dict[str, Any]) -> dict[str, str]:
-    """Return the entries that differ between two trees, by dotted name, with both values."""
-    before, now = flatten(before), flatten(now)
-    return {
-        key: f"{key} (was {_value(before, key)}, now {_value(now, key)})"
-        for key in sorted(before.keys() | now.keys())
-        if before.get(key) != now.get(key)
-    }
-
-
-def _value(tree: dict[str, Any], key: str) -> str:
-    return repr(tree[key]) if key in tree else "absent"
 
 
 def save_tensors(path: Path, tensors: dict[str, Tensor]) -> None:

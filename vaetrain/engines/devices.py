@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from shards.cores import count_cores
-from vaetrain.engines.launcher import LauncherCommand, is_launched, launcher_command
+from vaetrain.engines.launcher_command import LauncherCommand, is_launched, launcher_command
 
 NVIDIA_PROC = Path("/proc/driver/nvidia/gpus")  # one folder per GPU
 DEVICE_FILES = Path("/dev")

@@ -10,7 +10,7 @@ from collections.abc import Mapping, MutableMapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from vaetrain.engines.launcher import is_torchrun
+from vaetrain.engines.launcher_command import is_torchrun
 from vaetrain.settings import ConfigError
 
 PRECISIONS = ("no", "bf16", "fp16")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import Tensor
 
 from vaetrain.losses.page_means import masked_mean
-from vaetrain.model.precision import full_precision
+from vaetrain.model.full_precision import full_precision
 
 
 @full_precision

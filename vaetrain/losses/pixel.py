@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from vaetrain.losses.page_means import masked_mean
-from vaetrain.model.precision import full_precision
+from vaetrain.model.full_precision import full_precision
 
 CHARBONNIER_EPS = 1e-3
 

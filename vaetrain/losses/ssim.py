@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from vaetrain.losses.page_means import masked_mean
-from vaetrain.model.precision import full_precision
+from vaetrain.model.full_precision import full_precision
 
 WINDOW = 11  # pixels of the Gaussian window
 SIGMA = 1.5  # of the window

@@ -7,7 +7,7 @@ import math
 import torch
 from torch import Tensor
 
-from vaetrain.model.precision import full_precision, in_float32
+from vaetrain.model.full_precision import full_precision, in_float32
 
 LOGVAR_BOUND = 12.0
 

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from vaetrain.model.precision import widened
+from vaetrain.model.full_precision import widened
 
 GROUPS = 8  # of a norm, if the channels are divisible by it
 

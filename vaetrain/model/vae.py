@@ -20,10 +20,10 @@ from shards.randomness import grid_positions, normal, random_bits, uniform
 from vaetrain.model.config import ModelConfig
 from vaetrain.model.decoder import Decoder
 from vaetrain.model.encoder import Encoder, Level
+from vaetrain.model.full_precision import widened
 from vaetrain.model.gaussian import bounded, reparameterized
 from vaetrain.model.masked import keep, rows_at
 from vaetrain.model.mixup import mix_pairs
-from vaetrain.model.precision import widened
 from vaetrain.model.registry import LATENTS
 from vaetrain.model.similarity import structure, structure_size
 from vaetrain.model.sizes import SIZES, STRIDES

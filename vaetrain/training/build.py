@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 import torch
 
-from vaetrain.artifacts import checkpoint
+from vaetrain.artifacts import checkpoint, same_run
 from vaetrain.artifacts.checkpoint import Checkpoint
 from vaetrain.artifacts.final_model import load_encoder, load_weights, newest_checkpoint
 from vaetrain.artifacts.run_dir import RunDir
@@ -111,7 +111,7 @@ def build_run(command: Command, engine: Engine) -> Run:
     saved = find_checkpoint(directory, engine)
     if saved is not None:
         with checkpoint.refuse_other_versions():
-            checkpoint.check_same_run(saved, experiment, augment.policy, data.fingerprint, chosen)
+            same_run.check_same_run(saved, experiment, augment.policy, data.fingerprint, chosen)
         load_weights(model, saved.weights, directory.checkpoints)
     elif model.starts_from_pca:
         start_from_pca(model, data, engine)

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from tests.support.paths import REPO
-from vaetrain.artifacts.checkpoint import check_same_experiment
+from vaetrain.artifacts.same_run import check_same_experiment
 from vaetrain.config.experiment import as_dict, load_experiment
 from vaetrain.settings import ConfigError
 from vaetrain.training import auto

@@ -1,6 +1,6 @@
 """Training steps with and without compiled blocks; run by `test_compile.py` on any engine.
 
-    accelerate launch ... tests/distributed/compile_worker.py [KEY=VALUE ...]
+    accelerate launch ... tests/distributed/programs/compile_worker.py [KEY=VALUE ...]
 
 The main process prints, as JSON, the losses of each step without and with `train.compile`, the
 largest difference of the weights after them, and how many graphs were made and where they broke.

@@ -14,7 +14,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+sys.path.insert(0, str(Path(__file__).resolve().parents[3]))
 
 from vaetrain.engines.base import AVERAGE, WEIGHT, Engine
 from vaetrain.engines.config import OptimizerConfig

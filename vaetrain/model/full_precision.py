@@ -1,4 +1,4 @@
-"""Precision of computations inside autocast."""
+"""Computations kept in float32 inside autocast, which `engines/model_options.py` switches on."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """Gradient of every architecture; run by `test_architectures.py` on any number of ranks.
 
-    accelerate launch ... tests/distributed/architecture_worker.py OUT.safetensors MICRO_BATCH
+    accelerate launch ... architecture_worker.py OUT.safetensors MICRO_BATCH
 
 The global batch is eight pages of different heights, split into micro batches. The main process
 writes the gradient of the mean loss, and the sum of the losses.
