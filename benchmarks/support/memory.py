@@ -3,7 +3,7 @@
 Fake tensors have shapes and a device but no bytes, so the prediction needs neither the memory nor
 the device. The bytes of live tensors are counted, as by the allocator. Not included are workspaces
 inside operations, the CUDA context (some hundred MB) and fragmentation. The batch-size study
-(`batch_size/study.py`) builds the step whose memory is predicted.
+(`batch_size/study.py`) predicts the step that `batch_size/trainer_step.py` builds.
 """
 
 from __future__ import annotations

@@ -1,4 +1,8 @@
-"""Settings with the value `auto`, resolved from the device when a run starts."""
+"""Settings with the value `auto`, resolved from the device when a run starts.
+
+These are `train.precision`, `train.channels_last` and `train.compile`. The default micro batch is in
+`vaetrain/data/batching.py`, the policy `auto` in `vaetrain/augmentation/policy.py`.
+"""
 
 from __future__ import annotations
 

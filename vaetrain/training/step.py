@@ -22,7 +22,7 @@ from vaetrain.losses.weights import Weights
 from vaetrain.model.mixup import Mixup
 from vaetrain.model.vae import VAE, draw_noise
 
-Phase = Callable[[str], contextlib.AbstractContextManager[None]]
+TimedPart = Callable[[str], contextlib.AbstractContextManager[None]]
 """Returns a context manager around a named part of a step, for timing."""
 
 
@@ -50,7 +50,7 @@ class ForwardStep:
         augment: Augment,
         objective: Objective,
         device: torch.device,
-        phase: Phase = untimed,
+        phase: TimedPart = untimed,
     ) -> None:
         """Collect the parts; they stay the caller's.
 
