@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import warnings
 from collections.abc import Iterator, Mapping
 
 import torch
@@ -20,6 +21,8 @@ class ReplicatedEngine(TorchEngine):
         self, model: nn.Module, optimizer: torch.optim.Optimizer, micro_batch: int
     ) -> None:
         self.adamw = optimizer
+        # Accelerate has no argument for the name that torch 2.14 prefers, so each rank would warn.
+        warnings.filterwarnings("ignore", "`broadcast_buffers` is deprecated", FutureWarning)
         self.model = self.accelerator.prepare(model)
 
     @contextlib.contextmanager

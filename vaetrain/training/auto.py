@@ -1,7 +1,7 @@
 """Settings with the value `auto`, resolved from the device when a run starts.
 
-These are `train.precision`, `train.channels_last` and `train.compile`. The default micro batch is in
-`vaetrain/data/batching.py`, the policy `auto` in `vaetrain/augmentation/policy.py`.
+These are `train.precision`, `train.channels_last` and `train.compile`. The default micro batch is
+in `vaetrain/data/batching.py`, the policy `auto` in `vaetrain/augmentation/policy.py`.
 """
 
 from __future__ import annotations
