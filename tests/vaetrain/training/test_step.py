@@ -17,7 +17,7 @@ from vaetrain.gan.trainer import GanTrainer
 from vaetrain.losses.objective import Objective
 from vaetrain.losses.weights import Weights
 from vaetrain.schedules import Clock
-from vaetrain.training.step import ForwardStep, Phase, untimed
+from vaetrain.training.step import ForwardStep, TimedPart, untimed
 
 CPU, PAGES, ROWS, WIDTH = torch.device("cpu"), 4, 64, 32
 SETTINGS = (
@@ -33,7 +33,7 @@ SETTINGS = (
 WEIGHTS = Weights({"recon": 1.0, "ssim": 0.5}, beta=0.1)
 
 
-def a_step(phase: Phase = untimed) -> ForwardStep:
+def a_step(phase: TimedPart = untimed) -> ForwardStep:
     experiment = load_experiment(None, SETTINGS)
     model = perturbed_model(experiment.model, WIDTH, ROWS, 0.02)
     return ForwardStep(
