@@ -34,7 +34,7 @@ from benchmarks.support.trainer_process import TrainerProcess
 from shards import cli
 
 RANKS, WITHIN = 2, 0.1
-ROWS = 256  # rows of every page; all pages are equal, so that all steps have the same work
+ROWS = 256  # rows of every page, so that all steps have the same amount of work
 ONE, BESIDE, TWICE = "1 rank", "1 rank beside another", "1 rank, twice the pages"
 MEASURED, INDEX = "here, pages of 256 rows", "index"
 # Bytes of the all-reduces that are measured in addition to the all-reduce of the gradients.
