@@ -24,7 +24,7 @@ NO_TIME = "no time left"
 
 
 def check_command(check: Check, folder: Path) -> list[str]:
-    """Return the command that runs a check in a process, which ends when this process ends."""
+    """Return the command that runs a check; its process is killed when the parent process ends."""
     start = [sys.executable, "-m", "shards.lifetime", sys.executable]
     return [*start, "-m", "launch.diagnosis.one_check", check.name, str(folder)]
 
