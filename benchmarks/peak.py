@@ -2,8 +2,8 @@
 
     python -m benchmarks.peak [--quick] [--out DIR] [--precision no|bf16|fp16]
 
-Model FLOP utilisation and rooflines of the other benchmarks are relative to these rates. Writes
-peak.json and peak.png.
+The other benchmarks use these rates for model FLOP utilisation and for rooflines. The command
+writes peak.json and peak.png.
 """
 
 from __future__ import annotations

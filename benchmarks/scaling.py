@@ -1,11 +1,12 @@
-"""Scaling over ranks: measured for two, projected to N devices; and the cost of 10^8 samples.
+"""Scaling over ranks, measured for two and projected to N; cost of an index of 10^8 samples.
 
     python -m benchmarks.scaling --out runs/benchmarks
     python -m benchmarks.scaling --step-ms 18 --micro-batch 32     # step time of another device
 
-Measures weak and strong scaling over one and two ranks, by engine. A model of the step time,
-calibrated on single ranks and a link, predicts two ranks and is projected to N. Also measures an
-index of up to 10^8 samples, ordered for 1,024 ranks. Writes scaling.json and scaling.png.
+The command measures weak and strong scaling over one and two ranks, for each engine. A model of the
+step time is calibrated with single ranks and with the link between two ranks; it predicts the step
+time of two ranks and of N ranks. The command also measures an index of up to 10^8 samples, ordered
+for 1,024 ranks. It writes scaling.json and scaling.png.
 """
 
 from __future__ import annotations
@@ -33,17 +34,18 @@ from benchmarks.support.trainer_process import TrainerProcess
 from shards import cli
 
 RANKS, WITHIN = 2, 0.1
-ROWS = 256  # of every page, so that all steps are the same work
+ROWS = 256  # rows of every page, so that all steps have the same amount of work
 ONE, BESIDE, TWICE = "1 rank", "1 rank beside another", "1 rank, twice the pages"
 MEASURED, INDEX = "here, pages of 256 rows", "index"
-REDUCED = tuple(4**power for power in range(6, 12))  # bytes of all-reduces, besides the gradients
+# Bytes of the all-reduces that are measured in addition to the all-reduce of the gradients.
+REDUCED = tuple(4**power for power in range(6, 12))
 PROJECTED = (1, 2, 4, 8, 16, 64, 256, 1024)
 PACKAGES = ("accelerate", "deepspeed", "torchvision")
 
 
 @dataclass(frozen=True)
 class Sizes:
-    """Amount of work: rounds, steps and all-reduces a round, samples and ranks of an index."""
+    """Amount of work: rounds; steps and all-reduces per round; samples and ranks of an index."""
 
     engines: tuple[str, ...]
     rounds: int
@@ -65,7 +67,7 @@ class ScalingMeasurements:
     Attributes:
         steps: seconds of every step of a round.
         rates: images a second.
-        links: results of `link.measure`, with `sizes`.
+        links: results of `all_reduce_speed.measure`, with the key `sizes` added.
     """
 
     steps: dict[str, list[list[float]]] = field(default_factory=dict)
@@ -128,7 +130,7 @@ def tall_pages(folder: Path) -> Path:
 
 
 class ScalingTrainers:
-    """Trainers of one rank, each on its own core, and of two ranks for each engine.
+    """Single-rank trainers, each pinned to one core, and a two-rank trainer for each engine.
 
     Attributes:
         measured: measurements so far, including warm-up rounds.
@@ -142,7 +144,7 @@ class ScalingTrainers:
         sizes: Sizes,
         arguments: argparse.Namespace,
     ) -> None:
-        """Start all trainers; `stack` ends them."""
+        """Start all trainers; they end when `stack` is closed."""
         self.sizes, self.micro, self.seed = sizes, arguments.micro_batch, arguments.seed
         self.measured = ScalingMeasurements()
         settings = [
@@ -200,7 +202,7 @@ class ScalingTrainers:
 
 
 def two_ranks(engine: str) -> str:
-    """Return the name of an engine's two ranks in the record."""
+    """Return the name that the record uses for two ranks of an engine."""
     return f"{engine}, {RANKS} ranks"
 
 
@@ -232,7 +234,7 @@ def measured_entries(
 
     Args:
         size: bytes of the gradients.
-        micro: pages of a rank's step.
+        micro: pages per step of one rank.
     """
     results = [
         report.result(MEASURED, name, "images/s", rates) for name, rates in measured.rates.items()
@@ -256,11 +258,11 @@ def measured_entries(
 
 
 def predict(computing: Sequence[float], link: dict[str, Any], size: int, engine: str) -> float:
-    """Predict the seconds of a step of two ranks, from one beside another and their link.
+    """Predict the seconds of a two-rank step from single-rank steps and from the link.
 
     Args:
         computing: seconds of a rank's steps while another rank uses the second core.
-        link: result of `link.measure`, with `sizes`.
+        link: result of `all_reduce_speed.measure`, with the key `sizes` added.
         size: bytes of the gradients.
     """
     fitted = model.fit_link(link["sizes"], link["seconds"])
@@ -275,7 +277,7 @@ def project(computing: Sequence[float], size: int, micro: int) -> list[dict[str,
     Args:
         computing: seconds of one device's steps.
         size: bytes of the gradients.
-        micro: pages of a rank's step.
+        micro: pages per step of one rank.
     """
     results = []
     for interconnect in model.INTERCONNECTS:
@@ -293,7 +295,7 @@ def project(computing: Sequence[float], size: int, micro: int) -> list[dict[str,
 
 
 def measure_index(folder: Path, sizes: Sizes) -> list[dict[str, Any]]:
-    """Measure the time and memory that indexes of growing size cost one of many ranks."""
+    """Measure time and memory of one rank out of many, for indexes of growing size."""
     sample = build_shards(sample_lines(), folder / "sample")
     results = []
     for samples in sizes.samples:

@@ -1,4 +1,4 @@
-"""Time of training steps by purpose, from a profiler trace, and the roofline bound of operations.
+"""Time of training steps by purpose, from a profiler trace; roofline bounds of operations.
 
 A trace is the JSON that `torch.profiler` exports; `steps.Steps.profile` marks every step in it.
 """
@@ -24,18 +24,19 @@ NODE = "autograd::engine::evaluate_function: "
 KERNELS = ("kernel", "gpu_memcpy", "gpu_memset")
 COMMUNICATION, COPIES, WAITING = "communication", "copies", "waiting for data"
 OVERHEAD = "between operations"
-EXPLAINED = 1 / 3  # of the time that a roofline bound must explain; below it: overhead
+EXPLAINED = 1 / 3  # roofline bound / measured time; if it is lower, the bottleneck is overhead
 
 
 @dataclass(frozen=True)
 class Operation:
-    """An outermost operation, called by no other operation, or a kernel that it started.
+    """An operation that no other operation calls (outermost), or a kernel that it started.
 
     Attributes:
-        name: of the operation.
-        purpose: see `purposes`.
-        start, seconds: on the trace's clock.
-        flops, bytes: computed and moved; the first kernel of an operation has them for all.
+        name: name of the operation.
+        purpose: such as "convolution"; see `operation_costs.RANGES`.
+        start, seconds: start time on the trace's clock, and duration.
+        flops, bytes: FLOPs computed and bytes moved. If an operation started several kernels, the
+            first kernel has the values of all of them.
     """
 
     name: str
@@ -52,9 +53,9 @@ class Trace:
 
     Attributes:
         steps: start and end of each step, seconds.
-        operations: of all steps; on a GPU its kernels.
+        operations: operations of all steps; on a GPU, the kernels instead.
         waits: intervals in which the trainer waited for data.
-        on_gpu: operations are kernels.
+        on_gpu: whether `operations` are GPU kernels.
     """
 
     steps: list[Interval]
@@ -63,10 +64,10 @@ class Trace:
     on_gpu: bool
 
     def by_purpose(self) -> dict[str, list[float]]:
-        """Return the seconds of every step by purpose, which sum to the step's time.
+        """Return the seconds of every step by purpose; they sum to the time of the step.
 
         Communication counts only while no other operation runs. The remaining time is `OVERHEAD`:
-        Python, and starting operations.
+        Python code, and the start of operations.
         """
         by_purpose: dict[str, list[float]] = defaultdict(lambda: [0.0] * len(self.steps))
         communicating: list[list[Interval]] = [[] for _ in self.steps]
@@ -106,7 +107,7 @@ class Trace:
         return dict(totals)
 
     def by_operation(self) -> dict[str, float]:
-        """Return the mean seconds of a step by `<purpose>: <operation>`."""
+        """Return the mean seconds per step of each operation, by `<purpose>: <operation>`."""
         means: dict[str, float] = defaultdict(float)
         for operation in self.operations:
             name = f"{operation.purpose}: {operation.name.removeprefix('aten::')}"
@@ -121,7 +122,7 @@ class Trace:
 def read(path: Path) -> Trace:
     """Read a trace from a file.
 
-    Raises UserError for a file that is not a trace, or has no whole step.
+    Raises UserError if the file is not a trace, or contains no complete step.
     """
     try:
         events = json.loads(path.read_text())["traceEvents"]
@@ -131,7 +132,7 @@ def read(path: Path) -> Trace:
 
 
 def trace_of(events: Iterable[Event], path: Path) -> Trace:
-    """Return the steps and operations among the events of a trace; raises UserError as `read`."""
+    """Return the steps and operations among the events of a trace; raises UserError like `read`."""
     spans = [event for event in events if event.get("ph") == "X"]
     steps = [_interval(e) for e in spans if e["name"] == STEP and e.get("cat") == "user_annotation"]
     if not steps:
@@ -149,7 +150,7 @@ class _CallTree:
     """Outermost operations with their purposes, from the nesting of the events of each thread.
 
     Attributes:
-        operations: outermost ones, called by no other operation.
+        operations: the outermost operations; no other operation calls them.
     """
 
     def __init__(self, spans: Sequence[Event]) -> None:
@@ -158,9 +159,10 @@ class _CallTree:
             if event.get("cat") in ("cpu_op", "user_annotation"):
                 threads[event.get("pid"), event.get("tid")].append(event)
         self.operations: list[Operation] = []
-        self.outermost: dict[Any, Operation] = {}  # by the external ids of the operations inside
+        self.outermost: dict[Any, Operation] = {}  # by external id of each inner operation
         self._forward: dict[int, str] = {}  # purpose by autograd's sequence number
-        # In order of their start: the backward pass takes its purposes from the forward pass.
+        # Sorted by start time, so that the forward pass is first: the purposes of the backward
+        # pass are taken from it.
         for thread in sorted(threads.values(), key=lambda events: min(e["ts"] for e in events)):
             self._walk(sorted(thread, key=lambda event: (event["ts"], -event["dur"])))
 
@@ -178,8 +180,9 @@ class _CallTree:
     def _add(self, event: Event, stack: Sequence[Event], inside: Sequence[Event]) -> None:
         purpose = self._purpose(stack)
         if not any(outer["name"].startswith(NODE) for outer in stack):
-            # The last operation with a sequence number is the one that has a gradient. A custom
-            # autograd function has its number on the span around its operations.
+            # Several operations can have the same sequence number; only the last of them has a
+            # gradient, so its purpose replaces earlier ones. The number of a custom autograd
+            # function is in the event around its operations.
             for each in (*stack, *inside):
                 _set_by_number(self._forward, each, "Sequence number", purpose)
         flops = sum(operation_costs.flops(each["name"], each.get("args", {})) for each in inside)
@@ -206,7 +209,10 @@ class _CallTree:
         return "other"
 
     def kernels(self, kernels: Sequence[Event]) -> list[Operation]:
-        """Return a GPU's kernels as operations, with the purpose of those that started them."""
+        """Return GPU kernels as operations.
+
+        A kernel has the purpose of the operation that started it.
+        """
         operations, counted = [], set()
         for event in kernels:
             cause = self.outermost.get(event.get("args", {}).get("External id"))
@@ -225,7 +231,7 @@ class _CallTree:
 
 
 def _inside(events: Sequence[Event], place: int) -> Iterator[Event]:
-    """Yield an event of a thread and those that start before it ends."""
+    """Yield an event of a thread, and all later events that start before this event ends."""
     end = events[place]["ts"] + events[place]["dur"]
     while place < len(events) and events[place]["ts"] < end:
         yield events[place]
@@ -233,7 +239,7 @@ def _inside(events: Sequence[Event], place: int) -> Iterator[Event]:
 
 
 def _set_by_number(table: dict[Any, Any], event: Event, key: str, value: object) -> None:
-    """Set a value in a table under a number of an event, if the event has that number."""
+    """Set `table[n] = value`, where n is the event's argument `key`, if the event has it."""
     number = event.get("args", {}).get(key)
     if number is not None:
         table[number] = value
@@ -252,7 +258,7 @@ def _interval(event: Event) -> Interval:
 
 
 def subtract(intervals: Iterable[Interval], removed: Iterable[Interval]) -> list[Interval]:
-    """Return the parts of `intervals` that are in none of the `removed` ones, in order."""
+    """Return the parts of `intervals` that overlap no interval of `removed`, in order."""
     left = []
     covers = union(removed)
     for start, end in union(intervals):
@@ -290,9 +296,10 @@ def roofline_bound(
 ) -> str:
     """Return the bottleneck of some work: `compute`, `memory` or `overhead`.
 
-    The roofline (Williams et al. 2009): of FLOPs and bytes, the one that would take longer at the
-    device's peak rates. If that is less than a third of the time, the bottleneck is overhead:
-    operations are too small, or Python calls them too slowly.
+    In the roofline model (Williams et al. 2009), the bound is the longer of two times at the
+    device's peak rates: the time to compute the FLOPs and the time to move the bytes. If the bound
+    is less than a third of the measured time, the bottleneck is overhead: operations are too small,
+    or Python calls them too slowly.
     """
     computing, moving = flops / peak_flops, moved / bandwidth
     if max(computing, moving) < EXPLAINED * seconds:

@@ -1,4 +1,4 @@
-"""Outcome of a check: held with figures, failed or skipped with a reason."""
+"""Outcome of a check: held, with measured values; or failed or skipped, with a reason."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ HELD, FAILED, SKIPPED = "held", "failed", "skipped"
 
 
 class Skipped(Exception):
-    """A check that this machine cannot run; the message is the reason, in one line."""
+    """Exception of a check that cannot run here; its message is the reason (one line)."""
 
 
 class Failed(Exception):
-    """A check whose property does not hold; the message is the reason, in one line.
+    """Exception of a check whose property does not hold; its message is the reason (one line).
 
     Attributes:
         figures: measured values by name.
@@ -26,7 +26,7 @@ class Failed(Exception):
 
 @dataclass(frozen=True)
 class Held:
-    """Result of a check whose property holds: a summary in one line, and figures by name."""
+    """Result of a check whose property holds: a summary in one line, and measured values."""
 
     summary: str
     figures: dict[str, Any] = field(default_factory=dict)
@@ -38,8 +38,8 @@ class Result:
 
     Attributes:
         status: `HELD`, `FAILED` or `SKIPPED`.
-        reason: in one line; of a check that held, its summary.
-        seconds: that it took.
+        reason: one line; if the check held, its summary.
+        seconds: duration of the check.
         figures: measured values by name.
     """
 

@@ -1,4 +1,4 @@
-"""Running of checks with time limits, and the table and JSON of their results."""
+"""Execution of checks with time limits; table and JSON file of their results."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ NO_TIME = "no time left"
 
 
 def check_command(check: Check, folder: Path) -> list[str]:
-    """Return the command of the process that runs a check; it is killed when this one dies."""
+    """Return the command that runs a check; its process is killed when the parent process ends."""
     start = [sys.executable, "-m", "shards.lifetime", sys.executable]
     return [*start, "-m", "launch.diagnosis.one_check", check.name, str(folder)]
 
@@ -35,9 +35,9 @@ def run_check(
     """Run a check in a process of its own; kill it with all its children at the time limit.
 
     Args:
-        folder: for files of the checks; the process writes NAME.json there, and its output is in
-            NAME.log.
-        command: None: `check_command`.
+        folder: folder for files of the checks. The process writes its result to NAME.json; its
+            output is in check-NAME.log.
+        command: command of the process; None: the result of `check_command`.
     """
     log, answer = folder / f"check-{check.name}.log", folder / f"{check.name}.json"
     answer.unlink(missing_ok=True)
@@ -77,8 +77,8 @@ def run_checks(
     """Run checks one after the other and yield their results.
 
     Args:
-        minutes: for all of them together. A check that no longer fits is skipped if `minutes` is
-            less than the default, else it has failed.
+        minutes: time limit of all checks together. A check for which no time is left is `SKIPPED`
+            if `minutes` is less than the default, and `FAILED` otherwise.
     """
     end = time.monotonic() + 60 * minutes
     status = SKIPPED if minutes < DEFAULT_MINUTES else FAILED
@@ -110,14 +110,14 @@ def line(result: Result) -> str:
 
 
 def table(results: Sequence[Result]) -> str:
-    """Return all results, and how many there are of each status, as lines of text."""
+    """Return lines of text: one per result, and the number of results of each status."""
     counts = Counter(result.status for result in results)
     total = ", ".join(f"{counts[status]} {status}" for status in sorted(counts))
     return "\n".join([*map(line, results), f"{total or 'no checks'}"])
 
 
 def write_json(results: Sequence[Result], path: Path) -> None:
-    """Write a list of objects: `check`, `status`, `reason`, `seconds`, and the figures."""
+    """Write a list of objects: `check`, `status`, `reason`, `seconds` and measured values."""
     entries = []
     for result in results:
         entry = asdict(result)
@@ -126,7 +126,7 @@ def write_json(results: Sequence[Result], path: Path) -> None:
 
 
 def plan(checks: Iterable[Check], machine: Machine) -> Iterator[str]:
-    """Yield in a line for each check what it would do on a machine."""
+    """Yield one line for each check: its time limit and its plan for a machine."""
     for check in checks:
         try:
             text = check.plan(machine)

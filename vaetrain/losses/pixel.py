@@ -1,8 +1,8 @@
 """Pixel losses: one value per page, a mean over the page's pixels.
 
-Every loss takes `(prediction, target, heights)`, images (B, 1, H, W) and Long (B,) valid rows, and
-returns (B,). Padding below a page's rows is ignored. Losses are computed in float32 at least,
-inside autocast as well.
+Every loss takes `(prediction, target, heights)` and returns (B,). `prediction` and `target` are
+images (B, 1, H, W); `heights`, Long (B,), is the number of valid rows of each page. Padding below
+these rows is ignored. Losses are computed in float32 or higher precision, also inside autocast.
 """
 
 from __future__ import annotations
@@ -32,8 +32,8 @@ def mse(prediction: Tensor, target: Tensor, heights: Tensor) -> Tensor:
 def charbonnier(prediction: Tensor, target: Tensor, heights: Tensor) -> Tensor:
     """Compute the mean of sqrt(d^2 + eps^2) over the page's pixels, eps = 0.001: (B,).
 
-    The Charbonnier loss (Charbonnier et al. 1994) is L1 with a gradient that vanishes smoothly at
-    0. A perfect reconstruction scores eps.
+    The Charbonnier loss (Charbonnier et al. 1994) is close to L1, but its gradient goes smoothly to
+    0 at d = 0. For a perfect reconstruction, the loss is eps.
     """
     return masked_mean(((prediction - target).square() + CHARBONNIER_EPS**2).sqrt(), heights)
 

@@ -1,4 +1,4 @@
-"""The decoder, from a latent and the linear path's coarse page to a page, and its seeds."""
+"""Decoder from a latent and a coarse page to a page, and its first layers (seeds)."""
 
 from __future__ import annotations
 
@@ -20,10 +20,14 @@ from vaetrain.model.stage import Stage
 
 
 class VectorSeed(nn.Module):
-    """First map of a vector latent: a top-anchored grid plus a vector that all positions share."""
+    """First layer of the decoder for a vector latent.
+
+    The feature map is the sum of a grid, aligned with the top of the page, and of a vector that is
+    the same at all positions.
+    """
 
     def __init__(self, config: ModelConfig, grid: tuple[int, int]) -> None:
-        """Build the layer; `grid` is (rows, columns) of the tallest page's first map."""
+        """Build the layer; `grid` is (rows, columns) of the map for the tallest page."""
         super().__init__()
         size = SIZES[config.size]
         self.grid = grid
@@ -38,7 +42,7 @@ class VectorSeed(nn.Module):
 
 
 class SpatialSeed(nn.Module):
-    """First map of a spatial latent: a convolution."""
+    """First layer of the decoder for a spatial latent: a convolution."""
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
@@ -50,13 +54,13 @@ class SpatialSeed(nn.Module):
 
 
 class Decoder(nn.Module):
-    """Stages from the seed's map to pixels.
+    """Stages of blocks, from the feature map of the seed to an image.
 
-    Each stage receives the coarse page, and the result is added to the coarse page.
+    Each stage also receives the coarse page. The image is to be added to the coarse page.
 
     Attributes:
         skips: one skip connection per stage; empty for `model.skips=none`.
-        has_ladder: whether skip connections have latents.
+        has_ladder: whether the skip connections have latents of their own.
     """
 
     def __init__(self, config: ModelConfig, seed: nn.Module, cell: int) -> None:
@@ -72,8 +76,8 @@ class Decoder(nn.Module):
             skip = resolve_name(SKIPS[config.skips])
             self.skips.extend(skip(c) for c in channels[1:])
             self.has_ladder = skip.has_latent
-        # Four pixels from each position (Shi et al. 2016): a stage at full resolution would cost
-        # more than all others together.
+        # Each position gives four pixels (Shi et al. 2016), because another stage at full
+        # resolution would cost more than all other stages together.
         self.add = zero_(nn.Conv2d(channels[-1], 4, 3, padding=1))
 
     def forward(
@@ -93,12 +97,12 @@ class Decoder(nn.Module):
             coarse: (B, 1, H / cell, W / cell).
             heights: Long (B,), rows of each page.
             size: (H, W).
-            features: the encoder's maps, for skip connections; None: decode without them.
+            features: the encoder's maps, for skip connections; None: no skip connections.
             gate: (B,) in [0, 1], 1 for open skip connections; required with features.
-            eps: noise of each level of a ladder, (B, 4, h, w); empty: the means are used.
+            eps: noise of each level of a ladder, (B, 4, h, w); empty: use the mean of each level.
 
-        Returns: the coarse page at full size and the image to add to it, (B, 1, H, W) both and 0
-            below the pages, and the KL of a ladder's levels in nats, float32 (B, levels).
+        Returns: the coarse page at full size, and the image to add to it, both (B, 1, H, W) and 0
+            below the pages; the KL of each level of a ladder in nats, float32 (B, levels).
         """
         stride = STRIDES[-1]
         rows = rows_at(heights, size[0] // stride, stride)
@@ -109,7 +113,8 @@ class Decoder(nn.Module):
             rows = rows_at(heights, size[0] // stride, stride)
             x = stage(x, rows, at_stride(coarse, self.cell, stride, rows))
             if self.skips:
-                # The encoder's maps are ordered from fine to coarse; the last has no counterpart.
+                # The encoder's maps are ordered from fine to coarse. The last map is the
+                # coarsest and is not used: the latent is computed from it.
                 encoded = None if features is None else features[-2 - number][0]
                 noise = eps[number] if eps else None
                 x, kl = self.skips[number](x, encoded, gate, noise, rows)
@@ -125,7 +130,7 @@ class Decoder(nn.Module):
 
 
 def at_stride(coarse: Tensor, cell: int, stride: int, rows: Rows) -> Tensor:
-    """Resample a coarse page of `cell` pixels per cell to a map at `stride`, 0 below the pages."""
+    """Resample a coarse page with cells of `cell` pixels to `stride` pixels; 0 below the pages."""
     if stride > cell:
         return keep(F.avg_pool2d(coarse, stride // cell), rows)
     return enlarge(coarse, rows, cell // stride)

@@ -13,13 +13,13 @@ from vaetrain.page_pictures import as_grey, error_map, rows_of_pages
 
 @torch.no_grad()
 def model_figures(model: nn.Module, batch: Batch) -> dict[str, np.ndarray]:
-    """Draw the figures of a model, grey, uint8 (H, W), by name.
+    """Draw the figures of a model; return grey images, uint8 (H, W), by name.
 
     In `reconstructions` the rows are the pages, their reconstructions and the error maps.
 
     Args:
-        batch: pages to reconstruct, on the host; `interpolation` is between the last two and is
-            omitted for one page.
+        batch: pages to reconstruct, on the host. The figure `interpolation` is between the last two
+            pages; it is omitted if the batch has only one page.
     """
     device = next(model.parameters()).device
     batch = batch.to(device)

@@ -1,4 +1,4 @@
-"""Figure of the batch-size study: speed, memory, gradient noise, curves, and cost of the target."""
+"""Figure of the batch-size study: speed, memory, gradient noise, curves, cost to reach a target."""
 
 from __future__ import annotations
 
@@ -123,7 +123,8 @@ def _cost(panel: Any, details: dict[str, Any]) -> None:
     beside = panel.twinx()
     rules = [run["rule"] for run in reached if run["batch"] != details["batch"]]
     for rule in dict.fromkeys(rules or ["none"]):
-        # The experiment's own batch has the same learning rate by every rule.
+        # With the experiment's own batch, every rule gives the same learning rate, so this run is
+        # a point of every curve.
         runs = [run for run in reached if rule == run["rule"] or run["batch"] == details["batch"]]
         runs.sort(key=lambda run: run["batch"])
         batches = [run["batch"] for run in runs]

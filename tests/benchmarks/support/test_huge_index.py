@@ -1,4 +1,4 @@
-"""Indexes of many samples made of few: correct samples, small files, and constant memory."""
+"""Large indexes made from copies of a few samples: correct samples, small files, little memory."""
 
 from __future__ import annotations
 
