@@ -16,7 +16,7 @@ def test_every_entry_names_a_class(path):
 
 
 NEW_BLOCK = """
-from vaetrain.model import parts
+from vaetrain.model import registry
 
 registry.BLOCKS["plain"] = "__main__:PlainBlock"
 
