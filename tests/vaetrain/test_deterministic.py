@@ -135,7 +135,7 @@ def test_an_operation_that_is_refused_is_noticed():
     assert REFUSED & mode.dtypes.keys() == {"upsample_bilinear2d_backward"}
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.gpu
 def test_a_step_repeats_its_bits_on_a_gpu():
     """Stands in for it on a CPU: the list of operations above."""
     set_arithmetic(CUDA, deterministic=True, tf32=False)
