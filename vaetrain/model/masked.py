@@ -197,28 +197,39 @@ class MaskedCBAM(nn.Module):
 
     def forward(self, x: Tensor, rows: Rows) -> Tensor:
         """Gate (B, C, H, W), 0 below the pages."""
+        # The gates are computed in float32: from large maps they, and more so their gradients,
+        # exceed the range of fp16, and the sigmoid's gradient makes inf * 0 = nan of it.
+        with torch.autocast(x.device.type, enabled=False):
+            x = _Gate.apply(x, self._channel_gate(x, rows))
+            return _Gate.apply(x, self._pixel_gate(x))
+
+    def _channel_gate(self, x: Tensor, rows: Rows) -> Tensor:
+        """Return the channels' gates: (B, C, 1, 1), float32 at least."""
         is_padding = rows.mask[:, :, :, 0] == 0
         pixels = (rows.count * x.shape[3]).clamp(min=1)[:, None]
-        mean = (_page_sum(x, rows.mask) / pixels).to(x.dtype)
+        mean = (_page_sum(x, rows.mask) / pixels).to(_sum_dtype(x))
         highest = x.amax(dim=3).masked_fill(is_padding, torch.finfo(x.dtype).min).amax(dim=2)
-        hidden = torch.relu(self.squeeze(torch.stack([mean, highest])))
-        x = _Gate.apply(x, torch.sigmoid(self.excite(hidden).sum(dim=0))[:, :, None, None])
-        channel_mean = x.mean(dim=1, keepdim=True, dtype=_sum_dtype(x)).to(x.dtype)
-        profile = torch.cat([channel_mean, x.amax(dim=1, keepdim=True)], dim=1)
-        return _Gate.apply(x, torch.sigmoid(self.locate(profile)))
+        hidden = torch.relu(self.squeeze(torch.stack([mean, widened(highest)])))
+        return torch.sigmoid(self.excite(hidden).sum(dim=0))[:, :, None, None]
+
+    def _pixel_gate(self, x: Tensor) -> Tensor:
+        """Return the pixels' gates: (B, 1, H, W), float32 at least."""
+        mean = x.mean(dim=1, keepdim=True, dtype=_sum_dtype(x))
+        highest = widened(x.amax(dim=1, keepdim=True))
+        return torch.sigmoid(self.locate(torch.cat([mean, highest], dim=1)))
 
 
 class _Gate(torch.autograd.Function):
     """Product of maps and gates that broadcast; the gates' gradient is summed in float32.
 
-    Autograd would multiply gradient and map in half precision, which overflows or loses small
-    values, before it sums them.
+    The product has the maps' dtype, the gates' gradient that of the gates. Autograd would multiply
+    gradient and map in half precision, which overflows or loses small values, before it sums them.
     """
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, gate: Tensor) -> Tensor:
         ctx.save_for_backward(x, gate)
-        return x * gate
+        return x * gate.to(x.dtype)
 
     @staticmethod
     @once_differentiable

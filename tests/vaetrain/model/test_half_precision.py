@@ -115,16 +115,34 @@ def test_gates(shape, scale, upstream, dtype):
     compare(masked._Gate.apply, torch.mul, inputs, upstream)
 
 
-@DTYPES
-@pytest.mark.parametrize("layer", [MaskedCBAM(8), PyramidPool([1, 2, 3])], ids=["cbam", "pyramid"])
-def test_attention_and_pooling_are_finite_for_large_maps(layer, dtype):
+def cbam(seed: int) -> MaskedCBAM:
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        return MaskedCBAM(8)
+
+
+def check_large_maps(layer: nn.Module, dtype: torch.dtype, seed: int = 0) -> None:
     rows = rows_at(torch.tensor([32, 20]), 32)
-    x = keep((1e4 * random(*SHAPE)).clamp(-5e4, 5e4).to(dtype), rows).requires_grad_()
+    x = (1e4 * random(*SHAPE, seed=seed)).clamp(-5e4, 5e4).to(dtype)
+    x = keep(x, rows).requires_grad_()
     with torch.autocast("cpu", dtype, enabled=dtype != torch.float32):
         result = layer(x, rows)
     assert result.isfinite().all()
     result.backward(torch.full_like(result, 0.1))
     assert x.grad.isfinite().all()
+    assert all(parameter.grad.isfinite().all() for parameter in layer.parameters())
+
+
+@DTYPES
+def test_attention_of_large_maps_is_finite_for_any_weights(dtype):
+    # Gates in fp16 had gradients that were not finite for 24 of these 40 weights.
+    for seed in range(40):
+        check_large_maps(cbam(seed), dtype, seed)
+
+
+@DTYPES
+def test_pooling_of_large_maps_is_finite(dtype):
+    check_large_maps(PyramidPool([1, 2, 3]), dtype)
 
 
 @DTYPES
