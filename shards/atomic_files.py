@@ -26,11 +26,11 @@ def writing(path: Path) -> Iterator[None]:
         raise CannotWrite(f"{path}: cannot be written ({error.strerror or error})") from error
 
 
-def write_atomic(path: Path, text: str) -> None:
-    """Write a text file atomically, replacing an existing one."""
+def write_atomic(path: Path, content: str | bytes) -> None:
+    """Write a file atomically, replacing an existing one; text is written as UTF-8."""
     draft = path.with_name(f".{path.name}.tmp")
     try:
-        draft.write_text(text, encoding="utf-8")
+        draft.write_bytes(content.encode() if isinstance(content, str) else content)
         draft.replace(path)
     except OSError:
         draft.unlink(missing_ok=True)

@@ -36,7 +36,7 @@ COVERS = {
     "tests/shards/synthetic/test_archetypes.py": ("shards/synthetic/*.py",),
     "tests/vaetrain/test_commands.py": (
         *("vaetrain/embed.py", "vaetrain/interpolate.py"),
-        *("vaetrain/sample.py", "vaetrain/search.py"),
+        *("vaetrain/fit_prior.py", "vaetrain/sample.py", "vaetrain/search.py"),
     ),
     "tests/vaetrain/test_startup.py": (
         *("vaetrain/engines/engine_files.py", "vaetrain/engines/start.py"),
@@ -46,6 +46,7 @@ COVERS = {
     "tests/vaetrain/engines/test_model_options.py": ("vaetrain/model/full_precision.py",),
     "tests/vaetrain/gan/test_losses.py": ("vaetrain/gan/regularizers.py",),
     "tests/vaetrain/model/test_blocks.py": ("vaetrain/model/stage.py",),
+    "tests/vaetrain/training/test_prior_fit.py": ("vaetrain/prior/config.py",),
     "tests/vaetrain/trackers/test_trackers.py": ("vaetrain/trackers/*.py",),
     "tests/distributed/test_engines_alone.py": (
         *("vaetrain/engines/base.py", "vaetrain/engines/collectives.py"),

@@ -20,6 +20,20 @@ def output_file(text: str) -> Path:
     return path
 
 
+def picture_or_folder(text: str) -> str:
+    """Parse the path of a picture to write, or of a folder, see `is_folder`."""
+    if not is_folder(text):
+        return str(output_file(text))
+    if Path(text).exists() and not Path(text).is_dir():
+        raise argparse.ArgumentTypeError(f"{text}: is a file; name a folder")
+    return text
+
+
+def is_folder(path: str) -> bool:
+    """Return whether a path to write to is a folder: it ends with a slash, or there is one."""
+    return path.endswith("/") or Path(path).is_dir()
+
+
 def whole(minimum: int, maximum: int) -> Callable[[str], int]:
     """Return a parser of whole numbers from `minimum` to `maximum`."""
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from shards.atomic_files import write_atomic
 from shards.format.png import encode_png
 
 BRIGHTNESS = 2.5  # real pages use less than half of the grey range
@@ -27,8 +28,8 @@ def error_map(images: Tensor, others: Tensor) -> np.ndarray:
     return _grey((images - others).abs() * ERROR_BRIGHTNESS)
 
 
-def _grey(bright: Tensor) -> np.ndarray:
-    grey = bright.detach().float().clamp(0, 1) * 255
+def _grey(images: Tensor) -> np.ndarray:
+    grey = images.detach().float().clamp(0, 1) * 255
     return grey.round().to(torch.uint8).squeeze(1).cpu().numpy()
 
 
@@ -60,6 +61,23 @@ def contact_sheet(pages: Sequence[np.ndarray], columns: int) -> np.ndarray:
 def write_sheet(path: Path, pages: Sequence[np.ndarray], columns: int = 8) -> None:
     """Write a contact sheet as a PNG file."""
     path.write_bytes(encode_png(contact_sheet(pages, columns)))
+
+
+def write_pages(folder: str, batches: Iterable[tuple[Tensor, Tensor]]) -> None:
+    """Write one PNG a page, `page-00000.png` and so on; its grey value is nesting depth / 40.
+
+    Args:
+        folder: created if it does not exist.
+        batches: images (B, 1, H, W) in [0, 1] and heights Long (B,).
+
+    Raises OSError if the disk is full or read-only.
+    """
+    Path(folder).mkdir(parents=True, exist_ok=True)
+    number = 0
+    for images, heights in batches:
+        for page, height in zip(_grey(images), heights.tolist(), strict=True):
+            write_atomic(Path(folder) / f"page-{number:05}.png", encode_png(page[:height]))
+            number += 1
 
 
 def rows_of_pages(rows: list[np.ndarray], heights: np.ndarray) -> np.ndarray:

@@ -1,6 +1,12 @@
-"""Sample new pages from the prior.
+"""Sample new pages from the prior of a run.
 
-python -m vaetrain.sample RUN --out PNG [--count N] [--height ROWS] [--seed S]
+    python -m vaetrain.sample RUN --out PNG_OR_FOLDER [--count N] [--height ROWS] [--label L]
+        [--seed S]
+
+With a fitted prior (settings `prior.*`) the pages have heights like those of the training pages.
+Without one, latents are drawn from the standard normal distribution, and the height is the run's
+data.max_height. A file gets all pages as one contact sheet; a folder (a name that ends with / or is
+a folder) gets one PNG a page, whose grey value is the nesting depth / 40.
 """
 
 from __future__ import annotations
@@ -10,7 +16,7 @@ from pathlib import Path
 
 from shards import cli
 from shards.errors import UserError
-from vaetrain.cli import output_file, whole
+from vaetrain.cli import is_folder, picture_or_folder, whole
 
 
 def main() -> int:
@@ -21,16 +27,18 @@ def main() -> int:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("run", type=Path, metavar="RUN", help="run directory")
-    parser.add_argument("--out", type=output_file, required=True, metavar="PNG")
+    parser.add_argument("--out", type=picture_or_folder, required=True, metavar="PNG_OR_FOLDER")
     parser.add_argument(
         "--count", type=whole(1, 1024), default=16, metavar="N", help="pages; default 16"
     )
     parser.add_argument(
         "--height",
-        type=whole(1, 32767),
+        type=rows_or_auto,
         metavar="ROWS",
-        help="height of every page, which the latent does not contain; "
-        "default: the run's data.max_height",
+        help="height of every page; default: auto, drawn for each page",
+    )
+    parser.add_argument(
+        "--label", metavar="L", help="label that the pages should have; needs a fitted prior"
     )
     parser.add_argument("--seed", type=int, default=0, metavar="S", help="default 0")
     sample(parser.parse_args())
@@ -38,19 +46,27 @@ def main() -> int:
 
 
 def sample(arguments: argparse.Namespace) -> None:
-    """Sample the pages and write them as one contact sheet."""
+    """Sample the pages and write them as one contact sheet, or one file each."""
     # Local imports: torch takes seconds to import, and `--help` must not wait for it.
     from vaetrain.inference.trained_model import TrainedModel
-    from vaetrain.page_pictures import write_sheet
+    from vaetrain.page_pictures import cut_pages, write_pages, write_sheet
 
     trained = TrainedModel(arguments.run)
-    max_height = trained.experiment.data.max_height
-    height = max_height if arguments.height is None else arguments.height
-    if height > max_height:
+    max_height, height = trained.experiment.data.max_height, arguments.height
+    if height is not None and height > max_height:
         raise UserError(
             f"--height: is {height}; the run's model was trained on pages of 1..{max_height} rows"
         )
-    write_sheet(arguments.out, trained.sample(arguments.count, height, arguments.seed))
+    batches = trained.sample(arguments.count, height, arguments.seed, arguments.label)
+    if is_folder(arguments.out):
+        write_pages(arguments.out, batches)
+    else:
+        write_sheet(Path(arguments.out), [page for batch in batches for page in cut_pages(*batch)])
+
+
+def rows_or_auto(text: str) -> int | None:
+    """Parse a height in rows; None for `auto`."""
+    return None if text == "auto" else whole(1, 32767)(text)
 
 
 if __name__ == "__main__":

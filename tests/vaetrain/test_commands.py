@@ -145,9 +145,83 @@ def test_samples_depend_on_the_seed_alone(run_folder, tmp_path, monkeypatch):
     assert drawn("--count", 1).shape == (MAX_HEIGHT + GAP, WIDTH + GAP)
 
 
+@pytest.fixture(scope="module")
+def run_with_prior(run_folder, tmp_path_factory) -> Path:
+    """A copy of the run, with a prior fitted by the command."""
+    run = tmp_path_factory.mktemp("prior") / "run"
+    shutil.copytree(run_folder / "run", run)
+    settings = ["prior.steps=3", "prior.width=16", "prior.blocks=1"]
+    with pytest.MonkeyPatch.context() as patch:
+        command("fit_prior", patch, run, "--shards", run_folder / "shards", *settings)
+    return run
+
+
+def test_a_fitted_prior_gives_each_sample_a_height_of_a_training_page(
+    run_folder, run_with_prior, tmp_path, monkeypatch
+):
+    out = tmp_path / "pages"
+    command("sample", monkeypatch, run_with_prior, "--out", f"{out}/", "--count", 12)
+    pages = [picture(path) for path in sorted(out.iterdir())]
+    data = TrainedModel(run_with_prior).open_shards(run_folder / "shards")
+    heights = {int(h) for batch in data.pages(data.select("train")) for h in batch.heights}
+    assert len(pages) == 12
+    assert {len(page) for page in pages} <= heights
+    assert len({len(page) for page in pages}) > 1
+    assert all(page.shape[1] == WIDTH for page in pages)
+
+
+def test_a_sample_as_file_is_its_picture_on_the_sheet_without_brightening(
+    run_with_prior, tmp_path, monkeypatch
+):
+    shared = ("--count", 1, "--height", 40, "--seed", 3)
+    (tmp_path / "pages").mkdir()
+    command("sample", monkeypatch, run_with_prior, "--out", tmp_path / "pages", *shared)
+    command("sample", monkeypatch, run_with_prior, "--out", tmp_path / "s.png", *shared)
+    page = picture(tmp_path / "pages" / "page-00000.png")
+    sheet = picture(tmp_path / "s.png")[:40, :WIDTH]
+    assert page.shape == sheet.shape
+    expected = np.clip(page.astype(float) * BRIGHTNESS, 0, 255)
+    assert np.abs(expected - sheet).max() <= BRIGHTNESS
+
+
+def test_samples_of_a_label(run_with_prior, run_folder, tmp_path, monkeypatch):
+    label = TrainedModel(run_with_prior).prior.labels[0]
+    out = tmp_path / "s.png"
+    command("sample", monkeypatch, run_with_prior, "--out", out, "--count", 2, "--label", label)
+    assert out.exists()
+    with pytest.raises(UserError, match="'spaceship': unknown"):
+        command("sample", monkeypatch, run_with_prior, "--out", out, "--label", "spaceship")
+    with pytest.raises(UserError, match=r"no fitted prior; .*fit_prior"):
+        command("sample", monkeypatch, run_folder / "run", "--out", out, "--label", label)
+
+
+def test_a_damaged_prior_is_refused(run_with_prior, tmp_path, monkeypatch):
+    run = tmp_path / "run"
+    shutil.copytree(run_with_prior, run)
+    path = run / "final" / "prior.safetensors"
+    path.write_bytes(path.read_bytes()[:-9])
+    with pytest.raises(UserError, match=r"prior.safetensors: damaged"):
+        command("sample", monkeypatch, run, "--out", tmp_path / "s.png")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["nowhere", "--shards", "s"], "not the directory of a finished run"),
+        (["{run}", "--shards", "s", "lr.warmup_epochs=1"], "only settings of the prior"),
+        (["{run}", "--shards", "s", "prior.steps=0"], "prior.steps"),
+    ],
+)
+def test_fits_that_cannot_be_made_are_refused(run_with_prior, monkeypatch, arguments, message):
+    arguments = [each.format(run=run_with_prior) for each in arguments]
+    with pytest.raises(UserError, match=message):
+        command("fit_prior", monkeypatch, *arguments)
+
+
 @pytest.mark.parametrize(
     ("name", "arguments", "message"),
     [
+        ("sample", ["run", "--out", "s.png", "--height", "tall"], "whole number"),
         ("sample", ["run", "--out", "s.png", "--count", "0"], "1..1024"),
         ("sample", ["run", "--out", "none/s.png"], "no folder"),
         ("interpolate", ["run", "a", "b", "--out", "."], "is a folder"),
@@ -207,7 +281,9 @@ def test_a_damaged_shard_is_named_in_one_line(run_folder, tmp_path, name):
     assert not out.exists()
 
 
-@pytest.mark.parametrize("name", ["embed", "search", "interpolate", "sample", "evaluate", "export"])
+@pytest.mark.parametrize(
+    "name", ["embed", "search", "interpolate", "sample", "fit_prior", "evaluate", "export"]
+)
 def test_help_does_not_import_torch(name):
     command_line = [sys.executable, "-X", "importtime", "-m", f"vaetrain.{name}", "--help"]
     done = subprocess.run(command_line, cwd=REPO, capture_output=True, text=True, timeout=30)

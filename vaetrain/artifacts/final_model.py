@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -20,9 +21,10 @@ from vaetrain.artifacts.model_card import CARD, model_card
 from vaetrain.config.experiment import Experiment, as_dict, experiment_from
 from vaetrain.model.encoder import Encoder
 from vaetrain.model.vae import VAE
+from vaetrain.prior.prior import Prior, load_prior
 from vaetrain.settings import ConfigError
 
-WEIGHTS, CONFIG = "model.safetensors", "config.json"
+WEIGHTS, CONFIG, PRIOR = "model.safetensors", "config.json", "prior.safetensors"
 
 
 def write_final(
@@ -31,12 +33,14 @@ def write_final(
     experiment: Experiment,
     results: dict[str, Any],
     pictures: dict[str, np.ndarray],
+    prior: Prior | None = None,
 ) -> None:
     """Write a run's `final/` atomically, in the Hugging Face Hub's layout of a model.
 
     Args:
         results: metrics and data of the run, as `RunDir.results` returns them.
         pictures: grey pictures, uint8 (H, W), by name; each becomes a PNG.
+        prior: of the model's latents, if one was fitted.
 
     Raises CannotWrite if the disk is full or read-only.
     """
@@ -49,6 +53,9 @@ def write_final(
             "experiment": as_dict(experiment),
             "results": results,
         }
+        if prior is not None:
+            checkpoint.save_tensors(draft / PRIOR, prior.tensors())
+            config["prior"] = prior.description()
         (draft / CONFIG).write_text(json.dumps(config, indent=2))
         (draft / CARD).write_text(model_card(experiment, results, pictures), encoding="utf-8")
         for name, picture in pictures.items():
@@ -87,6 +94,40 @@ def load_run(folder: Path) -> tuple[VAE, Experiment]:
         model = VAE(experiment.model, experiment.data.width, experiment.data.max_height)
     load_weights(model, weights, folder)
     return model.eval().requires_grad_(False), experiment
+
+
+def load_final_prior(folder: Path) -> Prior | None:
+    """Load the prior of a finished run; None if it has none.
+
+    Args:
+        folder: a run directory or its `final/`.
+
+    Raises ConfigError in one line if the prior is damaged.
+    """
+    final = folder if (folder / WEIGHTS).exists() else folder / "final"
+    if not (final / PRIOR).exists():
+        return None
+    try:
+        description = json.loads((final / CONFIG).read_text())["prior"]
+        return load_prior(description, load_file(final / PRIOR))
+    except (OSError, RuntimeError, *checkpoint.READ_ERRORS) as error:
+        raise ConfigError(one_line(f"{final / PRIOR}: damaged ({error})")) from error
+
+
+def add_prior(folder: Path, prior: Prior) -> None:
+    """Write a prior into a run's `final/`; one that is there is replaced.
+
+    The folder is replaced as a whole, so a kill leaves the old or the new one.
+
+    Raises CannotWrite if the disk is full or read-only.
+    """
+    config = json.loads((folder / CONFIG).read_text())
+    with atomic_folder(folder) as draft:
+        for path in folder.iterdir():
+            shutil.copy2(path, draft / path.name)
+        checkpoint.save_tensors(draft / PRIOR, prior.tensors())
+        config["prior"] = prior.description()
+        (draft / CONFIG).write_text(json.dumps(config, indent=2))
 
 
 def load_weights(model: VAE, weights: dict[str, Tensor], folder: Path) -> None:

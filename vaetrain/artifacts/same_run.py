@@ -14,6 +14,13 @@ from vaetrain.settings import ConfigError, flatten
 FREE_TO_CHANGE = {
     "name",
     "tracker",
+    "prior.kind",
+    "prior.width",
+    "prior.blocks",
+    "prior.steps",
+    "prior.epochs",
+    "prior.batch",
+    "prior.lr",
     "data.shards",
     "data.cache_dir",
     "data.cache_gb",

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from omegaconf import OmegaConf
+from omegaconf import DictConfig, OmegaConf
 
 from shards.location import protocol_of
 from vaetrain.augmentation.config import AugmentConfig
@@ -22,6 +22,7 @@ from vaetrain.engines.config import OptimizerConfig
 from vaetrain.gan.config import GanConfig
 from vaetrain.losses.config import BetaConfig, CurriculumConfig, LossConfig
 from vaetrain.model.config import ModelConfig, SkipConfig
+from vaetrain.prior.config import PriorConfig
 from vaetrain.schedules import Clock, LrConfig
 from vaetrain.settings import (
     ConfigError,
@@ -52,6 +53,7 @@ class Experiment:
     lr: LrConfig = dataclasses.field(default_factory=LrConfig)
     collapse: CollapseConfig = dataclasses.field(default_factory=CollapseConfig)
     gan: GanConfig = dataclasses.field(default_factory=GanConfig)
+    prior: PriorConfig = dataclasses.field(default_factory=PriorConfig)
     train: TrainConfig = dataclasses.field(default_factory=TrainConfig)
     tracker: str = setting(
         "tensorboard",
@@ -87,9 +89,17 @@ def load_experiment(path: Path | None, overrides: list[str]) -> Experiment:
     if path is not None:
         tree = OmegaConf.create(read_yaml(path, "experiment file"))
         config = merge(Experiment, config, tree, f"{path}: ")
-    for override in overrides:
-        tree = parse_override(override)
-        config = merge(Experiment, config, tree, "")
+    return _overridden(config, overrides)
+
+
+def override(experiment: Experiment, overrides: list[str]) -> Experiment:
+    """Return the experiment with `key=value` overrides; raises ConfigError in one line."""
+    return _overridden(OmegaConf.structured(experiment), overrides)
+
+
+def _overridden(config: DictConfig, overrides: list[str]) -> Experiment:
+    for text in overrides:
+        config = merge(Experiment, config, parse_override(text), "")
     return checked_together(checked(config))
 
 
@@ -120,6 +130,11 @@ def checked_together(experiment: Experiment) -> Experiment:
         raise ConfigError(
             "loss.pixel: bce and model.output=sigmoid must be used together; they are "
             f"loss.pixel={experiment.loss.pixel} and model.output={experiment.model.output}"
+        )
+    if experiment.prior.kind == "flow" and experiment.model.latent != "vector":
+        raise ConfigError(
+            "prior.kind: flow needs model.latent=vector; with model.latent="
+            f"{experiment.model.latent} use prior.kind=auto or none"
         )
     name = Path(experiment.name)
     if name.is_absolute() or ".." in name.parts or not name.parts:

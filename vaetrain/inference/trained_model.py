@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -14,14 +14,17 @@ from shards import cli
 from shards.page_file import read_page
 from shards.randomness import sample_keys
 from shards.reading.batch import Batch
-from vaetrain.artifacts.final_model import load_run
+from vaetrain.artifacts.final_model import load_final_prior, load_run
 from vaetrain.data.loading import EVALUATION_BATCH, PageReader
 from vaetrain.engines.spec import running_launch
 from vaetrain.engines.start import start_engine
 from vaetrain.inference.each_page import for_each_page
 from vaetrain.model.layers import fit_rows
-from vaetrain.model.vae import draw_noise
+from vaetrain.model.vae import Noise, draw_noise
 from vaetrain.page_pictures import cut_pages
+from vaetrain.settings import ConfigError
+
+NO_PRIOR = "the run has no fitted prior; `python -m vaetrain.fit_prior RUN --shards DIR` fits one"
 
 
 class TrainedModel:
@@ -33,6 +36,7 @@ class TrainedModel:
         model: the model in evaluation mode.
         experiment: the settings that it was trained with.
         engine: the engine of this launch, in fp32.
+        prior: fitted prior of the latents; None: a standard normal distribution.
     """
 
     def __init__(self, run: Path) -> None:
@@ -40,6 +44,8 @@ class TrainedModel:
         self.model, self.experiment = load_run(run)
         self.engine = start_engine(running_launch(os.environ), "no")
         self.model.to(self.engine.device)
+        prior = load_final_prior(run)
+        self.prior = prior and prior.to(self.engine.device)
 
     def read_page(self, path: Path) -> Batch:
         """Read one layout or PNG file at the model's size; see `shards.page_file.read_page`."""
@@ -118,26 +124,47 @@ class TrainedModel:
         return torch.cat(means)
 
     @torch.no_grad()
-    def sample(self, count: int, height: int, seed: int) -> list[np.ndarray]:
-        """Decode pages of `height` rows from prior samples: uint8 (height, W) each.
+    def sample(
+        self, count: int, height: int | None, seed: int, label: str | None = None
+    ) -> Iterator[tuple[Tensor, Tensor]]:
+        """Yield decoded samples of the prior in batches; page k depends on the seed alone.
 
-        Page k depends on the seed alone, not on `count`.
+        Args:
+            height: rows of every page; None: drawn by the prior. A model without a fitted prior
+                then makes pages of the greatest height.
+            label: that the pages should have; None: any.
+
+        Returns: batches of images (B, 1, H, W), not clipped, and their heights Long (B,), on the
+            device. Raises ConfigError for a label that the prior does not know.
         """
-        size = self._padded(height)
         numbers = torch.arange(count)
         keys = sample_keys(seed, torch.zeros_like(numbers), numbers, "prior")
-        pages = []
         for part in keys.to(self.engine.device).split(EVALUATION_BATCH):
-            noise = draw_noise(self.model, part, size, gate=0.0, dropout=0.0)
-            heights = torch.full_like(part, height)
-            z = self.model.keep_latent(noise.eps, heights)
-            pages += cut_pages(self.model.decode(z, heights, size, noise.ladder), heights)
-        return pages
+            z, heights, ladder = self._draw(part, height, label)
+            yield self.model.decode(z, heights, self._padded(heights), ladder), heights
+
+    def _draw(
+        self, keys: Tensor, height: int | None, label: str | None
+    ) -> tuple[Tensor, Tensor, tuple[Tensor, ...]]:
+        """Draw latents, heights and the noise of a ladder from the prior."""
+        heights = None if height is None else torch.full_like(keys, height)
+        if self.prior is not None:
+            z, heights = self.prior.sample(keys, heights, label)
+            return z, heights, self._noise(keys, heights).ladder
+        if label is not None:
+            raise ConfigError(f"label {label!r}: {NO_PRIOR}")
+        if heights is None:
+            heights = torch.full_like(keys, self.experiment.data.max_height)
+        noise = self._noise(keys, heights)
+        return self.model.keep_latent(noise.eps, heights), heights, noise.ladder
+
+    def _noise(self, keys: Tensor, heights: Tensor) -> Noise:
+        return draw_noise(self.model, keys, self._padded(heights), gate=0.0, dropout=0.0)
 
     @torch.no_grad()
     def decode(self, z: Tensor, heights: Tensor) -> list[np.ndarray]:
         """Decode latents (N, ...) to pictures of `heights` (N,) rows: uint8 (height, W) each."""
-        size = self._padded(int(heights.max()))
+        size = self._padded(heights)
         z, heights = z.to(self.engine.device), heights.to(self.engine.device)
         pages = []
         for first in range(0, len(z), EVALUATION_BATCH):
@@ -145,6 +172,6 @@ class TrainedModel:
             pages += cut_pages(self.model.decode(z[part], heights[part], size), heights[part])
         return pages
 
-    def _padded(self, height: int) -> tuple[int, int]:
-        stride = self.model.stride
+    def _padded(self, heights: Tensor) -> tuple[int, int]:
+        height, stride = int(heights.max()), self.model.stride
         return -(-height // stride) * stride, self.experiment.data.width

@@ -6,13 +6,17 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from shards.randomness import sample_keys
 from shards.reading.batch import Batch
 from vaetrain.inference.interpolation import interpolate_latents
 from vaetrain.page_pictures import as_grey, error_map, rows_of_pages
+from vaetrain.prior.prior import Prior
 
 
 @torch.no_grad()
-def model_figures(model: nn.Module, batch: Batch) -> dict[str, np.ndarray]:
+def model_figures(
+    model: nn.Module, batch: Batch, prior: Prior | None = None
+) -> dict[str, np.ndarray]:
     """Draw the figures of a model; return grey images, uint8 (H, W), by name.
 
     In `reconstructions` the rows are the pages, their reconstructions and the error maps.
@@ -20,6 +24,7 @@ def model_figures(model: nn.Module, batch: Batch) -> dict[str, np.ndarray]:
     Args:
         batch: pages to reconstruct, on the host. The figure `interpolation` is between the last two
             pages; it is omitted if the batch has only one page.
+        prior: of the samples; None: a standard normal distribution.
     """
     device = next(model.parameters()).device
     batch = batch.to(device)
@@ -29,15 +34,34 @@ def model_figures(model: nn.Module, batch: Batch) -> dict[str, np.ndarray]:
     made = output.reconstruction.clamp(0, 1)
     rows = [as_grey(images), as_grey(made), error_map(made, images)]
     count = len(batch)
-    noise = torch.randn(mu.shape, generator=torch.Generator().manual_seed(0))
     figures = {
         "reconstructions": rows_of_pages(rows, heights.cpu().numpy()),
-        "prior_samples": decode_row(model, noise.to(device), batch.size),
+        "prior_samples": prior_samples(model, prior, mu.shape, batch.size),
     }
     if count > 1:
         path = interpolate_latents(mu[[-1, -2]], count)
         figures["interpolation"] = decode_row(model, path, batch.size)
     return figures
+
+
+@torch.no_grad()
+def prior_samples(
+    model: nn.Module, prior: Prior | None, shape: tuple[int, ...], size: tuple[int, int]
+) -> np.ndarray:
+    """Decode samples of the prior side by side: a grey image uint8 (H, W).
+
+    Args:
+        shape: of the latents; the first number is that of the samples.
+        size: (H, W) that the pages are padded to; without a prior, every page is that high.
+    """
+    if prior is None:
+        noise = torch.randn(shape, generator=torch.Generator().manual_seed(0))
+        return decode_row(model, noise.to(next(model.parameters()).device), size)
+    numbers = torch.arange(shape[0])
+    keys = sample_keys(0, torch.zeros_like(numbers), numbers, "prior")
+    z, heights = prior.sample(keys.to(prior.heights.device))
+    heights = heights.clamp(max=size[0])
+    return rows_of_pages([as_grey(model.decode(z, heights, size))], heights.cpu().numpy())
 
 
 @torch.no_grad()

@@ -14,12 +14,15 @@ from vaetrain.config.experiment import as_dict
 from vaetrain.evaluation.baselines import score_constant_pages
 from vaetrain.evaluation.validation import alive_dimensions, compared_ids, encode_pages, summarise
 from vaetrain.meters import ids_hash, skipped_steps_warning
+from vaetrain.model.vae import VAE
+from vaetrain.prior.prior import Prior
 from vaetrain.reporting.model_figures import model_figures
 from vaetrain.reporting.projector import project_latents
 from vaetrain.reporting.run_log import RunLog, summary_lines
 from vaetrain.reporting.validation_figures import validation_figures
 from vaetrain.training.build import Run
 from vaetrain.training.collapse import PosteriorReport
+from vaetrain.training.prior_fit import fit_prior
 
 
 class TrainingFailed(UserError):
@@ -143,12 +146,13 @@ def write_final_model(run: Run, log: RunLog) -> None:
     results = {"images": run.images, "best": run.best, "baselines": baselines}
     results["data"] = run.data.summary
     model = run.state.ema.model()
+    prior = fit_final_prior(run, model)
     has_val = len(run.data.val) > 0
 
     def write() -> None:
         results["final"] = log.last_validation()
-        pictures = model_figures(model, run.data.fixed_pages()) if has_val else {}
-        write_final(run.directory.final, model, run.experiment, results, pictures)
+        pictures = model_figures(model, run.data.fixed_pages(), prior) if has_val else {}
+        write_final(run.directory.final, model, run.experiment, results, pictures, prior)
 
     run.engine.on_main(write, TrainingFailed)
     if run.engine.is_main:
@@ -157,3 +161,19 @@ def write_final_model(run: Run, log: RunLog) -> None:
             log.write_projection(run.images, project_latents(model, run.data))
     for line in summary_lines(run.directory.folder, results):
         log.print(line)
+
+
+def fit_final_prior(run: Run, model: VAE) -> Prior | None:
+    """Fit the prior that the experiment asks for, on the main process; None on the others."""
+    config = run.experiment.prior
+    if not config.is_fitted(is_spatial=model.is_spatial, pages=len(run.data.train)):
+        return None
+    return fit_prior(
+        model,
+        run.data,
+        run.data.train,
+        config,
+        run.engine,
+        max_height=run.experiment.data.max_height,
+        seed=run.experiment.train.seed,
+    )

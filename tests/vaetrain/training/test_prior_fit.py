@@ -1,0 +1,66 @@
+"""The fit of the prior: what it learns, and that it is repeatable."""
+
+import dataclasses
+
+import pytest
+import torch
+from torch import Tensor
+
+from tests.support.engines import FakeEngine
+from vaetrain.prior.config import PriorConfig
+from vaetrain.prior.flow import Flow
+from vaetrain.training.prior_fit import Latents, fit_flow, fit_steps
+
+CONFIG = PriorConfig(kind="flow", width=32, blocks=2, steps=300, epochs=10_000, batch=64, lr=3e-3)
+
+
+def two_clusters(count: int = 256) -> Latents:
+    """Latents at (-4, 0) with label 0 and height 20, and at (4, 0) with label 1 and height 80."""
+    generator = torch.Generator().manual_seed(0)
+    side = torch.arange(count) % 2
+    mu = torch.stack([8.0 * side - 4, torch.zeros(count)], dim=1)
+    mu += 0.2 * torch.randn(count, 2, generator=generator)
+    heights = 20 + 60 * side
+    return Latents(mu, torch.full_like(mu, 0.1), heights, side, ["left", "right"])
+
+
+@pytest.fixture(scope="module")
+def flow() -> Flow:
+    """A flow fitted to the two clusters."""
+    return fit(CONFIG)
+
+
+def fit(config: PriorConfig) -> Flow:
+    torch.manual_seed(0)
+    flow = Flow(2, 2, 100, config.width, config.blocks)
+    return fit_flow(flow, two_clusters(), config, FakeEngine())
+
+
+def sides(flow: Flow, heights: Tensor, labels: Tensor) -> Tensor:
+    noise = torch.randn(len(heights), 2, generator=torch.Generator().manual_seed(3))
+    return flow.decode_noise(noise, heights, labels)[:, 0]
+
+
+def test_samples_are_of_the_clusters_and_follow_height_and_label(flow):
+    low, high = torch.full((64,), 20), torch.full((64,), 80)
+    no_label = torch.full((64,), 2)
+    mixed = torch.where(torch.arange(64) % 2 == 0, low, high)
+    x = sides(flow, mixed, no_label)
+    assert (x.abs() - 4).abs().median() < 0.5  # a normal distribution has a median of 1.3 here
+    assert (sides(flow, low, no_label) < 0).float().mean() > 0.9
+    assert (sides(flow, high, no_label) > 0).float().mean() > 0.9
+    assert (sides(flow, low, torch.zeros(64, dtype=torch.long)) < 0).float().mean() > 0.9
+
+
+def test_a_fit_is_repeatable_and_leaves_no_gradients():
+    short = dataclasses.replace(CONFIG, steps=20)
+    one, other = fit(short), fit(short)
+    for name, value in one.state_dict().items():
+        assert torch.equal(value, other.state_dict()[name]), name
+    assert not any(parameter.requires_grad for parameter in one.parameters())
+
+
+def test_small_data_sets_take_fewer_steps():
+    config = PriorConfig(steps=2000, epochs=200, batch=128)
+    assert fit_steps(437, config) == 800
+    assert fit_steps(100_000, config) == 2000

@@ -1,0 +1,118 @@
+"""Prior of a model's latent vectors: a flow, and the heights and labels of the training pages."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from shards.randomness import normal, random_bits, uniform
+from vaetrain.prior.config import PriorConfig
+from vaetrain.prior.flow import Flow
+from vaetrain.settings import ConfigError
+
+GUIDANCE = 2.0  # of a label that is asked for, see `Flow.decode_noise`
+
+
+@dataclass
+class Prior:
+    """A fitted prior.
+
+    Attributes:
+        flow: maps noise to latents.
+        heights: Long (N,), rows of training pages, from which heights are drawn.
+        page_labels: Long (N,), positions of the same pages' labels in `labels`; `len(labels)`: no
+            label.
+        labels: names of the labels.
+    """
+
+    flow: Flow
+    heights: Tensor
+    page_labels: Tensor
+    labels: list[str]
+
+    def sample(
+        self, keys: Tensor, heights: Tensor | None = None, label: str | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Draw latents and page heights; a page depends on its key alone.
+
+        Args:
+            keys: Long (B,), of `shards.randomness.sample_keys`, on the flow's device.
+            heights: Long (B,), rows of the pages; None: drawn from those of the training pages,
+                with the label where there is one.
+            label: name of a label that the pages should have; None: any.
+
+        Returns: float32 (B, D) and Long (B,). Raises ConfigError for an unknown label.
+        """
+        number = self._number(label)
+        if heights is None:
+            heights = self._draw_heights(keys, number)
+        labels = torch.full_like(keys, number)
+        dimensions = torch.arange(len(self.flow.mean), device=keys.device)
+        noise = normal(keys[:, None], dimensions)
+        guidance = 1.0 if label is None else GUIDANCE
+        return self.flow.decode_noise(noise, heights, labels, guidance), heights
+
+    def _number(self, label: str | None) -> int:
+        if label is None:
+            return len(self.labels)
+        if label not in self.labels:
+            known = ", ".join(self.labels) or "none"
+            raise ConfigError(f"label {label!r}: unknown; the prior's labels are: {known}")
+        return self.labels.index(label)
+
+    def _draw_heights(self, keys: Tensor, number: int) -> Tensor:
+        heights = self.heights
+        if number < len(self.labels):
+            heights = heights[self.page_labels == number]
+        position = uniform(random_bits(keys, torch.full_like(keys, -3)), torch.zeros_like(keys))
+        return heights[(position * len(heights)).long()]
+
+    def to(self, device: torch.device | str) -> Prior:
+        """Return the prior on a device."""
+        tensors = (each.to(device) for each in (self.heights, self.page_labels))
+        return Prior(self.flow.to(device), *tensors, self.labels)
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Return all tensors by name, as `load_prior` takes them."""
+        pages = {"heights": self.heights, "page_labels": self.page_labels}
+        return pages | {f"flow.{name}": value for name, value in self.flow.state_dict().items()}
+
+    def description(self) -> dict[str, Any]:
+        """Return what `load_prior` needs beside the tensors, for JSON."""
+        flow = self.flow
+        return {
+            "kind": "flow",
+            "labels": self.labels,
+            "max_height": flow.max_height,
+            "width": flow.enter.out_features,
+            "blocks": len(flow.blocks),
+        }
+
+
+def build_flow(config: PriorConfig, dimensions: int, labels: int, max_height: int) -> Flow:
+    """Build a flow with random initial weights."""
+    return Flow(dimensions, labels, max_height, config.width, config.blocks)
+
+
+def load_prior(description: dict[str, Any], tensors: dict[str, Tensor]) -> Prior:
+    """Build a prior from `Prior.description` and `Prior.tensors`.
+
+    Raises KeyError, TypeError or RuntimeError where they are damaged.
+    """
+    labels = [str(name) for name in description["labels"]]
+    flow = Flow(
+        tensors["flow.mean"].shape[0],
+        len(labels),
+        int(description["max_height"]),
+        int(description["width"]),
+        int(description["blocks"]),
+    )
+    prefix = "flow."
+    flow.load_state_dict(
+        {name.removeprefix(prefix): x for name, x in tensors.items() if name.startswith(prefix)}
+    )
+    flow.eval().requires_grad_(False)
+    return Prior(flow, tensors["heights"], tensors["page_labels"], labels)
