@@ -3,10 +3,11 @@
     python -m shards.build layouts/ --out data/layouts
     python -m shards.build --format synthetic --count 10000 --out data/synthetic
 
-SOURCE is a file of JSON lines (.jsonl, .jsonl.gz), a layout (.json), a picture (.png), or a folder
-of such files. The same pages and seed give the same bytes for any number of workers and any order
-of the files. The output folder is created only when it is complete. Its `rejects.jsonl` lists every
-input that was refused or is a duplicate, with the reason.
+SOURCE is a file of JSON lines (.jsonl), layouts (.json), a picture (.png, .jpg), a tar of such
+files (.tar, .tar.gz), or a folder of them; text files may be compressed (.gz). The same pages and
+seed give the same bytes for any number of workers and any order of the files. The output folder is
+created only when it is complete. Its `rejects.jsonl` lists every input that was refused or is a
+duplicate, with the reason.
 """
 
 from __future__ import annotations
@@ -22,13 +23,21 @@ from pathlib import Path
 
 from shards.atomic_files import sync_path
 from shards.building.assemble import Assembled, assemble
+from shards.building.inputs import Input, Reject, describe_suffixes
 from shards.building.options import SPLIT_KEYS, BuildOptions
-from shards.building.sources import Found, Input, Reject, find_files, generated_inputs, read_inputs
+from shards.building.sources import (
+    Found,
+    describe_nothing,
+    find_files,
+    generated_inputs,
+    read_inputs,
+)
 from shards.building.workers import start_workers
 from shards.cli import Parser, run
 from shards.cores import count_cores
-from shards.errors import UserError
+from shards.errors import UserError, one_line
 from shards.format.index import REJECTS_NAME, STORES
+from shards.format.layout import MAX_TEXT
 from shards.source_formats import format_choices, generator_of
 
 
@@ -46,13 +55,29 @@ class BuildReport(Assembled):
             f"split by {self.split_by}: {counts['train']} train, {counts['val']} val",
             f"{self.shards} shards, {self.bytes} bytes, in {self.folder}",
         ]
-        if counts["skipped_nodes"]:
-            lines.append(f"{counts['skipped_nodes']} invisible or empty RICO nodes skipped")
-        if counts["other_files"]:
-            lines.append(f"{counts['other_files']} files of other kinds ignored")
         if counts["read"] > counts["kept"]:
             lines.append(f"reasons for rejected inputs: {self.folder / REJECTS_NAME}")
-        return "\n".join(lines)
+        return "\n".join(map(one_line, lines + self.notes))
+
+    @property
+    def notes(self) -> list[str]:
+        """One line on each kind of content that was changed or left out."""
+        counts, lines = self.counts, []
+        if counts["skipped_nodes"]:
+            lines.append(f"nodes skipped, invisible or without area: {counts['skipped_nodes']}")
+        if counts["blank_pictures"]:
+            lines.append(
+                f"blank pictures, all pixels of one value: {counts['blank_pictures']}; the first: "
+                f"{self.first_blank}"
+            )
+        if counts["shortened_texts"]:
+            lines.append(
+                f"ids, labels and other texts of more than {MAX_TEXT} characters, shortened to a "
+                f"hash at their end: {counts['shortened_texts']}"
+            )
+        if self.others:
+            lines.append(f"other files, ignored: {describe_suffixes(self.others)}")
+        return lines
 
 
 def build(sources: Sequence[str | Path], out: str | Path, options: BuildOptions) -> BuildReport:
@@ -91,12 +116,12 @@ def _inputs(
     if generator is not None:
         if sources:
             raise UserError(f"--format {options.format} generates its pages; give no SOURCE")
-        return Found([], [], 0), generated_inputs(generator, options.count)
+        return Found([]), generated_inputs(generator, options.count)
     if not sources:
         raise UserError("no SOURCE given; name a file or a folder, or use --format synthetic")
     found = find_files(sources, options.format)
     if not found.files and not found.rejects:
-        raise UserError(f"{', '.join(map(str, sources))}: no layouts found")
+        raise UserError(describe_nothing(sources, found))
     return found, islice(read_inputs(found), options.count)
 
 

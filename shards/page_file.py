@@ -7,30 +7,26 @@ from pathlib import Path
 
 import numpy as np
 
-from shards.building.sources import Found, FoundFile, Reject, read_inputs, read_whole
+from shards.building.contents import Picture, read_contents
+from shards.building.inputs import Reject
+from shards.building.sources import Found, FoundFile, read_inputs
 from shards.errors import UserError
 from shards.format.index import RECORD, Index, Shard
-from shards.format.layout import (
-    MAX_AREA,
-    MAX_BYTES,
-    BadLayout,
-    decode_json,
-    parse_layout,
-    scaled_height,
-)
+from shards.format.layout import MAX_AREA, BadLayout, Layout, scaled_height
 from shards.reading.batch import Batch
 from shards.reading.collator import Collator
 from shards.reading.height_ladder import height_ladder
 from shards.reading.shard_files import ShardFiles
-from shards.source_formats import file_format_of
+from shards.source_formats import AUTO, suffixes_of
 
 
 def read_page(path: Path, *, width: int, max_height: int, stride: int) -> Batch:
     """Return a layout or a wireframe picture as a batch of one page.
 
     Args:
-        path: file of a registered format (`shards.source_formats`): JSON of any schema, JSON lines
-            (the first layout), or a PNG whose grey values are nesting depth / 40 of white.
+        path: file of a registered format (`shards.source_formats`): JSON of any schema, a picture
+            whose grey values are nesting depth / 40 of white, ... Of JSON lines, tars and other
+            files with several pages, the first page is read.
         width: pixels that the page is scaled to.
         max_height: rows kept of the page, from the top.
         stride: the padded height is a multiple of it.
@@ -55,11 +51,9 @@ class _SinglePage(ShardFiles):
     """Source of one page for `Collator`: an index of one row, and its decoded content."""
 
     def __init__(self, path: Path, to_width: int) -> None:
-        data = _read_first(path)
-        file_format = file_format_of(path.name, data)
-        parsed = parse_layout(decode_json(data)) if file_format is None else file_format.parse(data)
-        if isinstance(parsed, np.ndarray):
-            (height, width), count, self._content = parsed.shape, 0, parsed
+        page = _first_page(path)
+        if isinstance(page, Picture):
+            (height, width), count, self._content = page.gray.shape, 0, page.gray
             # A picture of 1 x 32,767 px scaled to `to_width` would take gigabytes.
             if scaled_height(width, height, to_width) * to_width > MAX_AREA:
                 raise BadLayout(
@@ -67,12 +61,12 @@ class _SinglePage(ShardFiles):
                     f"{MAX_AREA} px"
                 )
         else:
-            width, height, count = parsed.width, parsed.height, len(parsed.boxes)
-            self._content = parsed.boxes
-        store = "png" if isinstance(parsed, np.ndarray) else "boxes"
+            width, height, count = page.width, page.height, len(page.boxes)
+            self._content = page.boxes
+        store = "png" if isinstance(page, Picture) else "boxes"
         table = np.zeros(1, RECORD)
         table["width"], table["height"], table["boxes"] = width, height, count
-        shard = Shard(path.name, "val", samples=1, bytes=len(data), sha256="", first=0)
+        shard = Shard(path.name, "val", samples=1, bytes=1, sha256="", first=0)
         super().__init__(Index(path.parent, {"store": store}, [shard], [""], [""], table))
 
     def array(
@@ -81,12 +75,13 @@ class _SinglePage(ShardFiles):
         return self._content
 
 
-def _read_first(path: Path) -> bytes:
-    """Return the bytes of the only, or first, layout or picture of a file."""
-    item = next(read_inputs(Found([FoundFile(path, path.stem)], [], 0)))
+def _first_page(path: Path) -> Layout | Picture:
+    """Return the only, or first, layout or picture of a file."""
+    item = next(read_inputs(Found([FoundFile(path, path.stem)], suffixes_of(AUTO))))
     if isinstance(item, Reject):
         raise BadLayout(item.reason)
-    data = read_whole(path) if item.line_bytes is None else item.line_bytes
-    if len(data) > MAX_BYTES:
-        raise BadLayout(f"longer than {MAX_BYTES} bytes")
-    return data
+    pages = read_contents(item)
+    for page in pages:
+        if not isinstance(page, BadLayout):
+            return page
+    raise pages[0]

@@ -2,12 +2,14 @@
 
 Three kinds of format exist:
 
-- a JSON schema parses one decoded object of a .json, .jsonl or .jsonl.gz file and is recognised by
-  the object's keys (`register_schema`, used in `shards.format.schemas`);
+- a JSON schema parses one decoded object of a file of JSON or JSON lines and is recognised by the
+  object's keys (`register_schema`, used in `shards.format.schemas`);
 - a file format parses the bytes of one file and is recognised by the file's suffix, or by its first
   bytes where a single file is read (`register_file_format`, used in `shards.format.png`);
 - a generator makes a page from a seed and a page number (`register_generator`, used in
   `shards.synthetic.archetypes`).
+
+Any of these files may be a member of a tar (`ARCHIVE_SUFFIXES`).
 
 The names of the formats are the choices of `--format`, beside "auto" and "layout". Importing
 `shards.format` registers the schemas and file formats, importing `shards.building` the generators.
@@ -19,7 +21,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-JSON_SUFFIXES = (".jsonl", ".jsonl.gz", ".json")
+LINES_SUFFIXES = (".jsonl", ".jsonl.gz", ".ndjson", ".ndjson.gz")
+JSON_SUFFIXES = (*LINES_SUFFIXES, ".json", ".json.gz")
+ARCHIVE_SUFFIXES = (".tar", ".tar.gz", ".tgz")
 AUTO, ANY_SCHEMA = "auto", "layout"  # every file format and schema; every schema
 
 _Function = TypeVar("_Function", bound=Callable[..., Any])
@@ -30,8 +34,10 @@ class JsonSchema:
     """One way to write a layout as a JSON object.
 
     recognises: tells from the keys of an object whether it has this schema. At most one schema
-        may recognise an object; of several, the first that was registered parses it.
-    parse: makes a `shards.format.layout.Layout` of the object; raises `BadLayout`.
+        may recognise an object; of several, the first that was registered parses it. A list that
+        is not empty is passed as the object `{"elements": list}`.
+    parse: makes a `shards.format.layout.Layout` of the object, or a list of them (and of a
+        `BadLayout` for each page that is refused) if it holds several pages; raises `BadLayout`.
     """
 
     name: str
@@ -43,8 +49,9 @@ class JsonSchema:
 class FileFormat:
     """One kind of file with a single page in it.
 
-    suffixes: lower-case ends of file names, dots included.
-    signature: first bytes of such a file; b"" if it has none.
+    suffixes: lower-case ends of file names, dots included. A file whose name ends with ".gz" is
+        decompressed before it is parsed.
+    signature: first bytes of such a file, or a tuple of alternatives; b"" if it has none.
     is_picture: `parse` gives grey values, which have no boxes.
     parse: makes of the file's bytes a `shards.format.layout.Layout`, or of a picture its grey
         values, uint8 (height, width); raises `BadLayout`.
@@ -52,7 +59,7 @@ class FileFormat:
 
     name: str
     suffixes: tuple[str, ...]
-    signature: bytes
+    signature: bytes | tuple[bytes, ...]
     is_picture: bool
     parse: Callable[[bytes], Any]
 
@@ -84,7 +91,11 @@ def register_schema(
 
 
 def register_file_format(
-    name: str, *, suffixes: tuple[str, ...], signature: bytes = b"", is_picture: bool = False
+    name: str,
+    *,
+    suffixes: tuple[str, ...],
+    signature: bytes | tuple[bytes, ...] = b"",
+    is_picture: bool = False,
 ) -> Callable[[_Function], _Function]:
     """Register the decorated function as the parser of a file format, see `FileFormat`."""
     return _register(name, lambda parse: FileFormat(name, suffixes, signature, is_picture, parse))

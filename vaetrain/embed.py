@@ -3,7 +3,8 @@
     python -m vaetrain.embed RUN --shards DIR --out FILE.npz
 
 FILE.npz has one row a page: `mu` (N, D) float32, the posterior mean; `ids` (N,), the sample ids;
-and the texts `keys`, `labels` and `templates` (N,). It loads without pickle:
+and the texts `keys`, `page_ids` (the pages' own ids), `labels` and `templates` (N,). It loads
+without pickle:
 
     pages = numpy.load("FILE.npz")
 """

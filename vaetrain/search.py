@@ -2,10 +2,11 @@
 
     python -m vaetrain.search RUN --shards DIR --query LAYOUT_OR_PNG [--top K] [--sheet PNG]
 
-Prints one line a page, nearest first: key, label, template and distance, separated by tabs. The
-distance, from 0 to 2.45, compares the pages' latents and the structure of the encoder's first
-feature map (`vaetrain.model.similarity`). The query is a layout (.json, or the first line of
-.jsonl) or a wireframe (.png). The sheet shows the query, then the pages in order.
+Prints one line a page, nearest first: key, label, template, distance and the page's own id,
+separated by tabs. Characters of the id that cannot be printed are written as escapes. The distance,
+from 0 to 2.45, compares the pages' latents and the structure of the encoder's first feature map
+(`vaetrain.model.similarity`). The query is a layout, or the first one of a file with several, or a
+wireframe (.png, .jpg). The sheet shows the query, then the pages in order.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import argparse
 from pathlib import Path
 
 from shards import cli
+from shards.errors import one_line
 from vaetrain.cli import output_file, whole
 
 
@@ -52,7 +54,7 @@ def search(arguments: argparse.Namespace) -> None:
     results = search_pages(trained, data, query, arguments.top)
     for result in results:
         names = map(_printable, (result.key, result.label, result.template))
-        print(*names, f"{result.distance:.6g}", sep="\t")
+        print(*names, f"{result.distance:.6g}", one_line(result.page_id), sep="\t")
     if arguments.sheet is not None:
         pictures = cut_pages(query.images(), query.heights) + result_pictures(data, results)
         write_sheet(arguments.sheet, pictures)

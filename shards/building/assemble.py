@@ -10,10 +10,12 @@ from pathlib import Path
 import numpy as np
 
 from shards.building import plan, split
+from shards.building.contents import is_picture
 from shards.building.dedupe import CELLS, find_duplicates
+from shards.building.inputs import Input, Reject
 from shards.building.options import BuildOptions
 from shards.building.pages import Page, PageReader
-from shards.building.sources import Found, Input, Reject, chunks
+from shards.building.sources import Found, chunks, first_input
 from shards.building.spool import Spools
 from shards.building.workers import Workers
 from shards.building.writer import (
@@ -25,12 +27,11 @@ from shards.building.writer import (
     write_shard,
 )
 from shards.cli import progress
-from shards.errors import UserError
+from shards.errors import UserError, one_line
 from shards.format.index import RECORD, SCHEMA, SPLITS
-from shards.source_formats import file_format_of
 
 COUNTS = ("read", "kept", "rejected", "duplicates", "near_duplicates", "train", "val")
-COUNTS += ("skipped_nodes", "other_files")
+COUNTS += ("skipped_nodes", "other_files", "blank_pictures", "shortened_texts")
 
 
 @dataclass(frozen=True)
@@ -41,12 +42,16 @@ class Assembled:
     split_by: key that the split is by.
     shards: number of tars.
     bytes: size of the tars.
+    others: numbers of files of other kinds by suffix.
+    first_blank: file, or file and member, of the first blank picture; None: there is none.
     """
 
     counts: dict[str, int]
     split_by: str
     shards: int
     bytes: int
+    others: Counter[str]
+    first_blank: str | None
 
 
 @dataclass(frozen=True)
@@ -86,8 +91,10 @@ def assemble(
     keys = plan.unique_keys(pages)
     shards = _plan_shards(pages, keys, split_by, options)
     written = _write_shards(folder, spool, pages, keys, shards, workers)
-    counts.update(kept=len(pages), other_files=found.others)
+    blank = [page for page in pages if page.is_blank]
+    counts.update(kept=len(pages), other_files=found.others.total(), blank_pictures=len(blank))
     counts["skipped_nodes"] = sum(page.skipped for page in pages)
+    counts["shortened_texts"] = sum(page.shortened for page in pages)
     for shard in shards:
         counts[shard.split] += len(shard.pages)
     header = {
@@ -102,13 +109,15 @@ def assemble(
     _write_index(folder, header, pages, shards, written)
     write_rejects(folder, sorted(rejects, key=_sort_key))
     size = sum(shard.bytes for shard in written)
-    return Assembled(header["counts"], split_by, len(shards), size)
+    first_blank = min((page.place for page in blank), default=None)
+    return Assembled(header["counts"], split_by, len(shards), size, found.others, first_blank)
 
 
 def _default_store(found: Found) -> str:
-    formats = [file_format_of(file.path.name) for file in found.files]
-    only_pictures = bool(formats) and all(entry and entry.is_picture for entry in formats)
-    return "png" if only_pictures else "boxes"
+    """Return "png" if all files are pictures; of a tar, the first sample decides."""
+    firsts = [first_input(file, found.suffixes) for file in found.files]
+    readable = [item for item in firsts if item is not None]
+    return "png" if readable and all(map(is_picture, readable)) else "boxes"
 
 
 def _read(
@@ -138,12 +147,11 @@ def _read(
 
 def _first_reject(rejects: Sequence[Reject]) -> str:
     first = min(rejects, key=_sort_key)
-    line = "" if first.line is None else f", line {first.line}"
-    return f"all {len(rejects)} inputs were refused; the first: {first.file}{line}: {first.reason}"
+    return f"all {len(rejects)} inputs were refused; the first: {first.place}: {first.reason}"
 
 
-def _sort_key(reject: Reject) -> tuple[str, int, str, str]:
-    return reject.file, reject.line or 0, reject.id or "", reject.reason
+def _sort_key(reject: Reject) -> tuple[str, str, int, str, str]:
+    return reject.file, reject.member or "", reject.line or 0, reject.id or "", reject.reason
 
 
 class _Rasters(Sequence[np.ndarray]):
@@ -175,7 +183,8 @@ def _without_duplicates(
         for duplicate in duplicates:
             page, original = pages[duplicate.page], pages[duplicate.of]
             kind = "exact duplicate" if duplicate.exact else "near-duplicate"
-            rejects.append(Reject(page.file, f"{kind} of {original.id}", page.line, page.id))
+            reason = f"{kind} of {one_line(original.id)}"
+            rejects.append(Reject(page.file, reason, page.line, page.id, page.member))
             counts["duplicates" if duplicate.exact else "near_duplicates"] += 1
             repeated.add(duplicate.page)
     return [page for at, page in enumerate(pages) if at not in repeated]

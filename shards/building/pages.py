@@ -1,7 +1,7 @@
 """Conversion of inputs to pages, in the worker processes of a build.
 
-An input is read and checked, and drawn if PNGs are stored. The bytes of its page are appended to
-the spool file of the worker process. The main process receives only the facts about the page.
+An input is read and checked, and drawn if PNGs are stored. The bytes of its pages are appended to
+the spool file of the worker process. The main process receives only the facts about the pages.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import io
 import json
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from hashlib import blake2b
 from pathlib import Path
 from typing import Any
@@ -18,33 +18,27 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from shards.building.contents import Content, Picture, read_contents
 from shards.building.dedupe import signature_of_layout, signature_of_picture
-from shards.building.sources import Input, Reject, read_whole
+from shards.building.inputs import Input, Place, Reject
 from shards.building.spool import SpoolOffset
 from shards.format.index import BLOCK, RECORD
-from shards.format.layout import (
-    MAX_AREA,
-    MAX_BYTES,
-    NO_LABEL,
-    BadLayout,
-    Layout,
-    decode_json,
-    parse_layout,
-    scaled_height,
-    schema_of,
-)
+from shards.format.layout import MAX_AREA, MAX_TEXT, BadLayout, Layout, scaled_height
+from shards.format.metadata import short_text
 from shards.format.png import encode_png
-from shards.source_formats import FileFormat, file_format_of, generator_of, schema_of_choice
 
 _MAX_BLOCKS = np.iinfo(RECORD["blocks"]).max
 
 
 @dataclass(frozen=True)
-class Page:
+class Page(Place):
     """Facts about one page; its bytes lie in a spool file.
 
-    file, line: source of the page.
+    file, line, member: source of the page, see `shards.building.inputs.Input`.
     split_key: value of the key that `--split-by` names; empty if the page has none.
+    skipped: nodes left out because they are invisible or have no area.
+    shortened: texts that were longer than `MAX_TEXT`.
+    is_blank: it is a picture whose pixels are all equal.
     picture: digest of the drawn content, equal for exact duplicates.
     content: digest of the bytes of all members.
     members: files of the page in the order of the tar: name after the key, and size in bytes.
@@ -54,6 +48,7 @@ class Page:
 
     file: str
     line: int | None
+    member: str | None
     id: str
     label: str
     template: str
@@ -63,6 +58,8 @@ class Page:
     height: int
     boxes: int
     skipped: int
+    shortened: int
+    is_blank: bool
     picture: bytes
     content: bytes
     members: tuple[tuple[str, int], ...]
@@ -100,43 +97,39 @@ class PageReader:
 
     def __call__(self, inputs: Sequence[Input]) -> list[Page | Reject]:
         with (self.spool / f"{os.getpid()}.spool").open("ab") as spool:
-            return [self._page_or_reject(item, spool) for item in inputs]
+            return [result for item in inputs for result in self._results(item, spool)]
 
-    def _page_or_reject(self, item: Input, spool: io.BufferedWriter) -> Page | Reject:
-        record: object = None
+    def _results(self, item: Input, spool: io.BufferedWriter) -> list[Page | Reject]:
+        """Return the pages of an input and the refused ones, or the input as a refused one."""
         try:
-            file_format = file_format_of(item.file)
-            if file_format is not None:
-                return self._file_page(item, file_format, spool)
-            record = self._record(item)
-            return self._layout_page(item, self._parsed(record), spool)
+            contents = read_contents(item, self.format, self.seed)
         except BadLayout as error:
-            page_id = record.get("id") if isinstance(record, dict) else None
-            page_id = _encodable(page_id[:80]) if isinstance(page_id, str) else None
-            return Reject(item.file, str(error), item.line, page_id)
+            return [item.reject(str(error), error.page_id)]
+        results: list[Page | Reject] = []
+        for number, content in enumerate(contents):
+            # The record's id overrides the input's name.
+            name = item.name if number == 0 else f"{item.name}-{number}"
+            try:
+                results.append(self._page(item, name, content, spool))
+            except BadLayout as error:
+                results.append(item.reject(str(error), error.page_id))
+        return results
 
-    def _record(self, item: Input) -> object:
-        if item.number is not None:
-            return generator_of(self.format).generate(self.seed, item.number)
-        return decode_json(_bytes_of(item) if item.line_bytes is None else item.line_bytes)
-
-    def _parsed(self, record: object) -> Layout:
-        required = schema_of_choice(self.format)
-        if required is not None and (schema := schema_of(record)) is not required:
-            raise BadLayout(f"a layout of the {schema.name} schema, but --format is {self.format}")
-        return parse_layout(record)
-
-    def _file_page(self, item: Input, form: FileFormat, spool: io.BufferedWriter) -> Page:
-        if not form.is_picture:
-            return self._layout_page(item, form.parse(_bytes_of(item)), spool)
+    def _page(self, item: Input, name: str, content: Content, spool: io.BufferedWriter) -> Page:
+        if isinstance(content, BadLayout):
+            raise content
+        meta = {"id": short_text(name), **content.meta}
+        if "id" not in content.meta and len(name) > MAX_TEXT:
+            meta["shortened"] = meta.get("shortened", 0) + 1
+        if isinstance(content, Layout):
+            return self._layout_page(item, meta, content, spool)
         if self.store != "png":
             raise BadLayout("a picture has no boxes; build with --store png")
-        return self._picture_page(item, form.parse(_bytes_of(item)), spool)
+        return self._picture_page(item, meta, content, spool)
 
-    def _layout_page(self, item: Input, layout: Layout, spool: io.BufferedWriter) -> Page:
-        # The record's id overrides the input's name.
-        meta = {"id": _encodable(item.name), **layout.meta}
-        skipped = meta.pop("skipped", 0)
+    def _layout_page(
+        self, item: Input, meta: dict[str, Any], layout: Layout, spool: io.BufferedWriter
+    ) -> Page:
         meta |= {"w": layout.width, "h": layout.height}
         meta |= {"n": len(layout.boxes), "depth": layout.depth}
         members = {}
@@ -147,17 +140,21 @@ class PageReader:
             members["png"] = encode_png(draw_page(layout, self.png_width))
         picture = _digest(b"%d %d " % (layout.width, layout.height), _npy(layout.boxes))
         raster = signature_of_layout(layout)
-        return self._spooled(spool, item, meta, members, picture, raster, skipped)
+        return self._spooled(spool, item, meta, members, picture, raster)
 
-    def _picture_page(self, item: Input, gray: np.ndarray, spool: io.BufferedWriter) -> Page:
+    def _picture_page(
+        self, item: Input, meta: dict[str, Any], content: Picture, spool: io.BufferedWriter
+    ) -> Page:
+        gray = content.gray
         height, width = gray.shape
         rows = self._rows(width, height)
         small = Image.fromarray(gray).resize((self.png_width, rows), Image.Resampling.BOX)
-        label = _encodable(item.folder or NO_LABEL)
-        meta = {"id": _encodable(item.name), "label": label, "w": width, "h": height, "n": 0}
+        meta |= {"w": width, "h": height, "n": 0}
         members = {"png": encode_png(np.asarray(small))}
         picture = _digest(b"%d %d " % (width, height), gray.tobytes())
-        return self._spooled(spool, item, meta, members, picture, signature_of_picture(gray), 0)
+        raster = signature_of_picture(gray)
+        page = self._spooled(spool, item, meta, members, picture, raster)
+        return replace(page, is_blank=content.is_blank)
 
     def _rows(self, width: int, height: int) -> int:
         # Scaled to `png_width`, a page of 1 x 32,767 px would need gigabytes of memory.
@@ -177,9 +174,9 @@ class PageReader:
         files: dict[str, bytes],
         picture: bytes,
         raster: np.ndarray,
-        skipped: int,
     ) -> Page:
         """Write the files and the raster of a page to the spool file and return its facts."""
+        skipped, shortened = meta.pop("skipped", 0), meta.pop("shortened", 0)
         files["json"] = json.dumps(meta, sort_keys=True).encode()
         names = sorted(files)  # the order of webdataset's writer
         members = tuple((name, len(files[name])) for name in names)
@@ -190,6 +187,7 @@ class PageReader:
         return Page(
             file=item.file,
             line=item.line,
+            member=item.member,
             id=meta["id"],
             label=meta["label"],
             template=meta.get("template", ""),
@@ -199,6 +197,8 @@ class PageReader:
             height=meta["h"],
             boxes=meta["n"],
             skipped=skipped,
+            shortened=shortened,
+            is_blank=False,
             picture=picture,
             content=_digest(*(files[name] for name in names)),
             members=members,
@@ -229,18 +229,6 @@ def draw_page(layout: Layout, width: int) -> np.ndarray:
     return image[0, 0].mul(255).round().to(torch.uint8).numpy()
 
 
-def _bytes_of(item: Input) -> bytes:
-    try:
-        data = read_whole(Path(item.file))
-    except OSError as error:
-        raise BadLayout(f"cannot be read: {error.strerror or error}") from None
-    if not data:
-        raise BadLayout("empty file")
-    if len(data) > MAX_BYTES:
-        raise BadLayout(f"longer than {MAX_BYTES} bytes")
-    return data
-
-
 def _npy(boxes: np.ndarray) -> bytes:
     stream = io.BytesIO()
     np.save(stream, boxes, allow_pickle=False)
@@ -252,8 +240,3 @@ def _digest(*parts: bytes) -> bytes:
     for part in parts:
         digest.update(part)
     return digest.digest()
-
-
-def _encodable(text: str) -> str:
-    # File names that are not UTF-8, and lone surrogates in JSON, cannot be written to a file.
-    return text.encode("utf-8", "replace").decode()

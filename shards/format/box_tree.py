@@ -5,8 +5,8 @@ Walks are iterative, so a deeply nested tree cannot exhaust the stack.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
-from typing import Any
 
 import numpy as np
 
@@ -14,19 +14,24 @@ from shards.format.layout import (
     MAX_AREA,
     MAX_BOXES,
     MAX_SIDE,
-    MAX_TEXT,
     NO_LABEL,
     BadLayout,
     Layout,
     describe_value,
 )
+from shards.format.metadata import metadata_of
 
 Box = tuple[float, float, float, float]
 ReadBox = Callable[[dict, float, float], Box | None]
-"""Returns x0, y0, x1, y1 of a node in a parent at (x, y); None: skip the node with its children."""
+"""Returns x0, y0, x1, y1 of a node in a parent at (x, y); None: skip the node with its children.
+
+A node whose box has no area, or NaN for a number that is absent, is skipped and its children are
+kept: browsers and devices write such nodes on most pages.
+"""
+
+NO_BOX: Box = (math.nan, math.nan, math.nan, math.nan)
 
 _MAX_COORDINATE = 10**9  # px; a coordinate beyond it is refused instead of clipped
-_TEXT_KEYS = ("id", "label", "template", "source", "license", "viewport", "url_path")
 
 
 def layout_of_tree(
@@ -58,7 +63,8 @@ def layout_of_tree(
     inside = (corners[:, 2] > corners[:, 0]) & (corners[:, 3] > corners[:, 1])
     if not inside.any():
         raise BadLayout("no visible box on the canvas")
-    meta = _metadata(record)
+    meta = metadata_of(record)
+    meta.setdefault("label", NO_LABEL)
     if skipped:
         meta["skipped"] = skipped
     depth = int(np.array(levels)[inside].max())
@@ -86,9 +92,14 @@ def _walk(root: object, read_box: ReadBox, key: str) -> tuple[list[Box], list[in
         if box is None:
             skipped += 1
             continue
-        boxes.append(box)
-        levels.append(level)
-        stack.extend((child, box[0], box[1], level + 1) for child in reversed(children))
+        if has_area(box):
+            boxes.append(box)
+            levels.append(level)
+            level += 1
+        else:
+            skipped += 1
+        x, y = (left if math.isnan(box[0]) else box[0]), (top if math.isnan(box[1]) else box[1])
+        stack.extend((child, x, y, level) for child in reversed(children))
     return boxes, levels, skipped
 
 
@@ -116,21 +127,34 @@ def canvas_size(width: object, height: object) -> tuple[int, int]:
     return sides[0], sides[1]
 
 
-def corners_of(x: float, y: float, width: float, height: float) -> Box:
-    """Return x0, y0, x1, y1 of a box; raise `BadLayout` if its size is not positive."""
-    for name, value in (("width", width), ("height", height)):
-        if value <= 0:
-            raise BadLayout(f"{name} is {describe_value(value)}, must be positive")
-    return x, y, x + width, y + height
+def has_area(box: Box) -> bool:
+    """Return whether a box has a positive width and height; False for NaN."""
+    return box[2] > box[0] and box[3] > box[1]
 
 
 def four_numbers(values: object, names: tuple[str, str, str, str]) -> Box:
-    """Return a list of four numbers as a tuple; raise `BadLayout` naming the wrong one."""
+    """Return a list of four numbers as a tuple; None, for a box that is absent, is `NO_BOX`.
+
+    A number that is null or not finite becomes NaN. Raises `BadLayout` naming a wrong one.
+    """
+    if values is None:
+        return NO_BOX
     if not isinstance(values, list) or len(values) != 4:
         raise BadLayout(f"box is {describe_value(values)}, must be four numbers {', '.join(names)}")
-    for name, value in zip(names, values, strict=True):
-        check_number(name, value)
-    return tuple(values)
+    first, second, third, fourth = map(number_or_nan, names, values)
+    return first, second, third, fourth
+
+
+def number_or_nan(name: str, value: object) -> float:
+    """Return a number of px, and NaN for null and numbers that are not finite.
+
+    `JSON.stringify` of a browser writes NaN and Infinity as null. Raises `BadLayout` for other
+    types, and for numbers beyond the bounds.
+    """
+    if value is None or (type(value) is float and not math.isfinite(value)):
+        return math.nan
+    check_number(name, value)
+    return value
 
 
 def check_number(name: str, value: object) -> None:
@@ -139,24 +163,3 @@ def check_number(name: str, value: object) -> None:
         raise BadLayout(f"{name} is {describe_value(value)}, not a number")
     if not -_MAX_COORDINATE <= value <= _MAX_COORDINATE:  # refuses NaN, too
         raise BadLayout(f"{name} is {describe_value(value)}, out of range")
-
-
-def _metadata(record: dict) -> dict[str, Any]:
-    meta: dict[str, Any] = {}
-    for name in _TEXT_KEYS:
-        value = record.get(name)
-        if value is None or value == "":
-            continue
-        if type(value) is int and name == "viewport" and 0 <= value <= _MAX_COORDINATE:
-            meta[name] = value
-            continue
-        if type(value) is int and abs(value) < 1 << 64:  # ids and classes are often plain numbers
-            value = str(value)
-        if not isinstance(value, str):
-            raise BadLayout(f'"{name}" is {describe_value(value)}, not a text')
-        if len(value) > MAX_TEXT:
-            raise BadLayout(f'"{name}" is longer than {MAX_TEXT} characters')
-        # JSON can hold lone surrogates, which cannot be written to a file.
-        meta[name] = value.encode("utf-8", "replace").decode()
-    meta.setdefault("label", NO_LABEL)
-    return meta

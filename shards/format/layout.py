@@ -6,7 +6,6 @@ Inputs are untrusted: any fault of a record raises `BadLayout` and no other exce
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -18,7 +17,7 @@ MAX_SIDE = 32767  # px; box coordinates are stored as int16
 MAX_AREA = 10**8  # px
 MAX_BOXES = 20_000
 MAX_BYTES = 32 << 20  # of one input file or line
-MAX_TEXT = 500  # characters of an id, a label, ...
+MAX_TEXT = 1024  # characters of an id, a label, ...; longer texts are shortened
 MAX_DEPTH = 40  # nesting levels drawn as white: value = depth / MAX_DEPTH, clipped to 1
 NO_LABEL = "other"
 
@@ -26,7 +25,12 @@ _Number = TypeVar("_Number")
 
 
 class BadLayout(ValueError):
-    """An input that is refused; the message is one plain line that names the fault."""
+    """An input that is refused; the message is one plain line that names the fault.
+
+    page_id: id of the refused page, if it is known.
+    """
+
+    page_id: str | None = None
 
 
 @dataclass(frozen=True)
@@ -39,8 +43,9 @@ class Layout:
         are left out.
     depth: levels of the tree, the root counted.
     meta: `id`, `template`, `source`, `license`, `viewport`, `url_path` if the record has them;
-        always `label` (default `NO_LABEL`); and `skipped`, the number of invisible or empty nodes
-        left out with their children, if there are any (RICO only).
+        always `label` (default `NO_LABEL`); and, if there are any, `skipped`, the number of nodes
+        left out because they are invisible or have no area, and `shortened`, the number of texts
+        that were longer than `MAX_TEXT`.
     """
 
     width: int
@@ -64,26 +69,12 @@ def scaled_height(width: _Number, height: _Number, to_width: int) -> _Number:
     return rows + (rows < 1)
 
 
-def decode_json(data: bytes) -> object:
-    """Decode one JSON value; raise `BadLayout` if the data is not JSON.
-
-    NaN and Infinity are accepted here, so that `parse_layout` can name the box that has them.
-    """
-    try:
-        return json.loads(data)
-    except RecursionError:
-        raise BadLayout("JSON is nested too deeply") from None
-    except UnicodeDecodeError:
-        raise BadLayout("not UTF-8 text") from None
-    except json.JSONDecodeError as error:
-        fault = "cut off" if error.pos >= len(error.doc.rstrip()) else "invalid"
-        raise BadLayout(f"JSON is {fault} at character {error.pos}: {error.msg}") from None
-    except ValueError:
-        raise BadLayout("JSON has a number of thousands of digits") from None
-
-
 def schema_of(record: object) -> JsonSchema:
-    """Return the schema of a decoded JSON record; raise `BadLayout` if none recognises it."""
+    """Return the schema of a decoded JSON record; raise `BadLayout` if none recognises it.
+
+    A list is recognised as the record `{"elements": list}`.
+    """
+    record = as_record(record)
     if not isinstance(record, dict):
         raise BadLayout(f"not a layout: {describe_value(record)} where an object was expected")
     for schema in json_schemas():
@@ -93,13 +84,32 @@ def schema_of(record: object) -> JsonSchema:
     raise BadLayout(f"not a layout: its keys fit none of the schemas {names}")
 
 
-def parse_layout(record: object) -> Layout:
-    """Return the layout in one decoded JSON record of any registered schema.
+def as_record(value: object) -> object:
+    """Return a list that is not empty as the record `{"elements": list}`, else the value itself."""
+    return {"elements": value} if isinstance(value, list) and value else value
 
-    Raises `BadLayout` for anything else, for a canvas or a number of boxes over the limits, and for
-    boxes that are not four finite numbers or, except in RICO, have no positive size.
+
+def parse_layouts(record: object) -> list[Layout | BadLayout]:
+    """Return the pages in one decoded JSON record of any registered schema.
+
+    Most schemas hold a single page. Of several pages, one that is refused is a `BadLayout` in the
+    list. Raises `BadLayout` as `parse_layout` does if no page can be read.
     """
-    return schema_of(record).parse(record)
+    parsed = schema_of(record).parse(as_record(record))
+    return parsed if isinstance(parsed, list) else [parsed]
+
+
+def parse_layout(record: object) -> Layout:
+    """Return the layout, or the first of several, in one decoded JSON record.
+
+    Raises `BadLayout` for a record of no registered schema, for a canvas or a number of boxes over
+    the limits, for boxes that are not four numbers, and if no box is visible on the canvas.
+    """
+    pages = parse_layouts(record)
+    for page in pages:
+        if isinstance(page, Layout):
+            return page
+    raise pages[0]
 
 
 def describe_value(value: object) -> str:

@@ -23,6 +23,10 @@ SIGNATURE = b"\x89PNG\r\n\x1a\n"
 PICTURE_CHUNKS = (b"IHDR", b"PLTE", b"tRNS", b"IDAT", b"IEND")
 # Legal pairs of colour type and bits per sample (PNG specification, 11.2.2).
 BIT_DEPTHS = {0: (1, 2, 4, 8, 16), 2: (8, 16), 3: (1, 2, 4, 8), 4: (8, 16), 6: (8, 16)}
+SAMPLES = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}  # per pixel, by colour type
+# First column and row of each interlaced pass, and its steps (PNG specification, 8.2).
+ADAM7 = ((0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8), (2, 0, 4, 4), (0, 2, 2, 4))
+ADAM7 += ((1, 0, 2, 2), (0, 1, 1, 2))
 PLAIN = (8, 0, 0, 0, 0)  # header fields from `bits` on: 8-bit grey, not interlaced
 
 
@@ -39,14 +43,17 @@ class Header(NamedTuple):
 
 
 @register_file_format("png", suffixes=(".png",), signature=SIGNATURE, is_picture=True)
-def decode_png(data: bytes) -> np.ndarray:
+def decode_png(data: bytes, *, check_rows: bool = True) -> np.ndarray:
     """Decode any still PNG to grey values.
 
     Colours are converted to luminance (ITU-R BT.601), transparent pixels are composited over 0,
-    16-bit samples are rounded to 8 bits; gamma and colour profiles are ignored.
+    16-bit samples are rounded to 8 bits; gamma and colour profiles are ignored. A picture in one
+    black, whose shape is in its opacity alone, is read as its opacity.
 
     Args:
         data: the bytes of the file.
+        check_rows: refuse a file with fewer or more rows than its header states. Decompresses
+            twice; not needed for a picture of `encode_png`.
 
     Returns:
         uint8 array (height, width) of values 0..255.
@@ -57,12 +64,16 @@ def decode_png(data: bytes) -> np.ndarray:
     header, chunks = _checked_chunks(data)
     kinds = [chunk[4:8] for chunk in chunks]
     try:
+        rows = b"".join(chunk[8:-4] for chunk in chunks if chunk[4:8] == b"IDAT")
+        if check_rows:
+            _check_rows(rows, header)
         if header[2:] == PLAIN and b"tRNS" not in kinds:
             # Most files are of this kind. Decoding the rows without Pillow's file reader is faster.
-            rows = b"".join(chunk[8:-4] for chunk in chunks if chunk[4:8] == b"IDAT")
             return np.asarray(Image.frombytes("L", header[:2], rows, "zip", "L", 0))
         image = PngImageFile(io.BytesIO(SIGNATURE + b"".join(chunks)))
         return _gray(image, header)
+    except BadLayout:
+        raise
     except (OSError, SyntaxError, ValueError) as error:
         raise BadLayout(f"damaged PNG: {error}") from error
 
@@ -126,27 +137,69 @@ def _checked_header(kind: bytes, content: bytes) -> Header:
     return header
 
 
+def _check_rows(data: bytes, header: Header) -> None:
+    """Raise BadLayout unless the compressed rows are complete: Pillow fills missing rows with 0."""
+    stream, size = zlib.decompressobj(), _rows_size(header)
+    try:
+        length = len(stream.decompress(data, size + 1))
+    except zlib.error as error:
+        raise BadLayout(f"damaged PNG: {error}") from None
+    if length < size:
+        raise BadLayout(f"truncated PNG: rows of {length} bytes, but its header needs {size}")
+    if length > size:
+        raise BadLayout(f"damaged PNG: more rows than the {header.height} of its header")
+    if not stream.eof and stream.decompress(stream.unconsumed_tail, 1) + stream.unconsumed_tail:
+        raise BadLayout(f"damaged PNG: more rows than the {header.height} of its header")
+    if not stream.eof:
+        raise BadLayout("truncated PNG: the end of its rows is cut off")
+
+
+def _rows_size(header: Header) -> int:
+    """Return the bytes of all rows before compression, each with its filter byte."""
+    passes = ADAM7 if header.interlace else ((0, 0, 1, 1),)
+    bits, size = header.bits * SAMPLES[header.colour_type], 0
+    for left, top, step_x, step_y in passes:
+        columns = -(-(header.width - left) // step_x)
+        rows = -(-(header.height - top) // step_y)
+        if columns > 0 and rows > 0:
+            size += rows * (1 + -(-columns * bits // 8))
+    return size
+
+
 def _gray(image: PngImageFile, header: Header) -> np.ndarray:
-    """Return luminance times opacity, uint8 (height, width)."""
+    """Return luminance times opacity, or opacity if that is 0 everywhere: uint8 (height, width)."""
     image.load()
+    gray, opacity = _gray_and_opacity(image, header)
+    if opacity is None:
+        return gray
+    composite = ((gray.astype(np.uint16) * opacity + 127) // 255).astype(np.uint8)
+    return composite if composite.any() else opacity.astype(np.uint8)
+
+
+def _gray_and_opacity(image: PngImageFile, header: Header) -> tuple[np.ndarray, np.ndarray | None]:
+    """Return luminance uint8 and opacity uint16, both (height, width) of 0..255; None: opaque."""
     key = image.info.get("transparency")
     if header.colour_type == 0:
         return _gray_samples(np.asarray(image), header.bits, key)
     if header.colour_type == 2:
-        gray = np.array(image.convert("L"))
-        if key is not None:
-            # Pillow keeps the high byte of 16-bit colours, so that byte of the key is compared.
-            high = np.array(key) >> (header.bits - 8)
-            gray[(np.asarray(image) == high).all(axis=-1)] = 0
-        return gray
+        gray = np.asarray(image.convert("L"))
+        if key is None:
+            return gray, None
+        # Pillow keeps the high byte of 16-bit colours, so that byte of the key is compared.
+        high = np.array(key) >> (header.bits - 8)
+        return gray, _opaque_unless((np.asarray(image) == high).all(axis=-1))
     image = image.convert("RGBA")
-    opacity = np.asarray(image.getchannel("A"), dtype=np.uint16)
-    gray = np.asarray(image.convert("L"), dtype=np.uint16)
-    return ((gray * opacity + 127) // 255).astype(np.uint8)
+    return np.asarray(image.convert("L")), np.asarray(image.getchannel("A"), dtype=np.uint16)
 
 
-def _gray_samples(samples: np.ndarray, bits: int, key: int | None) -> np.ndarray:
-    """Convert Pillow's grey samples (bool, uint8 or 16 bits) to uint8; `key` becomes 0."""
+def _opaque_unless(transparent: np.ndarray) -> np.ndarray:
+    return np.where(transparent, np.uint16(0), np.uint16(255))
+
+
+def _gray_samples(
+    samples: np.ndarray, bits: int, key: int | None
+) -> tuple[np.ndarray, np.ndarray | None]:
+    """Convert Pillow's grey samples (bool, uint8 or 16 bits) to uint8; `key` is transparent."""
     if bits == 1:
         gray = np.where(samples, np.uint8(255), np.uint8(0))
         key = None if key is None else 255 * bool(key)
@@ -156,6 +209,6 @@ def _gray_samples(samples: np.ndarray, bits: int, key: int | None) -> np.ndarray
         gray = np.array(samples)
         # Pillow scales the samples to 8 bits, but not the key.
         key = None if key is None else key * (255 // (2**bits - 1))
-    if key is not None:
-        gray[(samples if bits == 16 else gray) == key] = 0
-    return gray
+    if key is None:
+        return gray, None
+    return gray, _opaque_unless((samples if bits == 16 else gray) == key)

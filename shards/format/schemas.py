@@ -12,7 +12,7 @@ A further schema is one more function here with `register_schema`, see `shards.s
 
 from __future__ import annotations
 
-from shards.format.box_tree import Box, canvas_size, corners_of, four_numbers, layout_of_tree
+from shards.format.box_tree import NO_BOX, Box, canvas_size, four_numbers, layout_of_tree
 from shards.format.layout import BadLayout, Layout, describe_value
 from shards.source_formats import register_schema
 
@@ -31,7 +31,7 @@ def parse_compact(record: dict) -> Layout:
 
 def _compact_box(node: dict, left: float, top: float) -> Box:
     x, y, width, height = four_numbers(node.get("b"), _SIZES)
-    return corners_of(left + x, top + y, width, height)
+    return left + x, top + y, left + x + width, top + y + height
 
 
 def _is_rico(record: dict) -> bool:
@@ -41,7 +41,7 @@ def _is_rico(record: dict) -> bool:
 
 @register_schema("rico", recognises=_is_rico)
 def parse_rico(record: dict) -> Layout:
-    """Return the layout of a RICO view hierarchy; invisible and empty views are skipped."""
+    """Return the layout of a RICO view hierarchy, without invisible views and their children."""
     root = record
     if "activity" in record:
         activity = record["activity"]
@@ -66,9 +66,7 @@ def parse_rico(record: dict) -> Layout:
 def _rico_box(node: dict, left: float, top: float) -> Box | None:
     if node.get("visible-to-user") is False or node.get("visibility") in ("invisible", "gone"):
         return None
-    x0, y0, x1, y1 = four_numbers(node.get("bounds"), _CORNERS)
-    # The dumps hold views that are laid out but never shown as empty or inverted boxes.
-    return (x0, y0, x1, y1) if x1 > x0 and y1 > y0 else None
+    return four_numbers(node.get("bounds"), _CORNERS)
 
 
 def _is_bounds(record: dict) -> bool:
@@ -91,11 +89,13 @@ def parse_bounds(record: dict) -> Layout:
 
 def _bounds_box(node: dict, left: float, top: float) -> Box:
     x, y, width, height = _bounds_of(node)
-    return corners_of(left + x, top + y, width, height)
+    return left + x, top + y, left + x + width, top + y + height
 
 
 def _bounds_of(node: dict) -> Box:
     bounds = node.get("bounds")
+    if bounds is None:
+        return NO_BOX
     if not isinstance(bounds, dict):
         raise BadLayout(f'"bounds" is {describe_value(bounds)}, not an object')
     return four_numbers([bounds.get(name) for name in _SIZES], _SIZES)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import os
 from collections import OrderedDict
 from collections.abc import Callable, Iterable
@@ -12,7 +13,7 @@ import numpy as np
 from shards.atomic_files import sha256_of
 from shards.errors import DamagedShards
 from shards.format.index import BLOCK, HEADER_NAME, Index
-from shards.format.tar import read_members
+from shards.format.tar import JSON, read_members
 
 
 class ShardFiles:
@@ -63,7 +64,26 @@ class ShardFiles:
 
     def key(self, sample_id: int) -> str:
         """Return the key of a sample, the start of its file names; raise as `members` does."""
-        return self._read(sample_id, self.index.rows(np.array([sample_id]))[0])[0][0]
+        return self.names(sample_id)[0]
+
+    def names(self, sample_id: int) -> tuple[str, str]:
+        """Return the key of a sample and the page's own id, which may hold any character.
+
+        The key is the start of the sample's file names: ASCII and unique, made of the id. Raises
+        as `members` does, and if the sample's JSON cannot be read.
+        """
+        members = self._read(sample_id, self.index.rows(np.array([sample_id]))[0])
+        key = members[0][0]
+        try:
+            meta = next(content for _, extension, content in members if extension == JSON)
+            page_id = json.loads(meta)["id"]
+        except (StopIteration, KeyError, TypeError, ValueError, RecursionError):
+            page_id = None
+        if not isinstance(page_id, str):
+            shard = self.index.shards[self._shard_of(sample_id)].name
+            path = f"{self.index.location}/{shard}"
+            raise DamagedShards(f"{path}: sample {sample_id} has no {JSON} with an id")
+        return key, page_id
 
     def prefetch(self, samples: Iterable[int]) -> None:
         """Fetch the shards of these samples from a server ahead of time, in this order."""

@@ -15,10 +15,15 @@ from vaetrain.page_pictures import cut_pages
 
 @dataclass(frozen=True)
 class SearchResult:
-    """A page with its distance from the query, 0 to 2.45 (see `vaetrain.model.similarity`)."""
+    """A page with its distance from the query, 0 to 2.45 (see `vaetrain.model.similarity`).
+
+    id: sample id.
+    page_id: the page's own id in its source.
+    """
 
     id: int
     key: str
+    page_id: str
     label: str
     template: str
     distance: float
@@ -38,8 +43,8 @@ def search_pages(
     for number, distance in zip(ids[nearest].numpy(), distances[nearest].tolist(), strict=True):
         row = index.table[number]
         label, template = index.labels[row["label"]], index.templates[row["template"]]
-        key = data.collator.files.key(number)
-        results.append(SearchResult(number, key, label, template, distance))
+        key, page_id = data.collator.files.names(number)
+        results.append(SearchResult(number, key, page_id, label, template, distance))
     return results
 
 

@@ -41,7 +41,7 @@ def project_latents(model: nn.Module, data: TrainingData) -> Projection:
     names = []
     for number, row in zip(ids, data.index.rows(ids), strict=True):
         label, template = data.index.labels[row["label"]], data.index.templates[row["template"]]
-        key = data.collator.files.key(number)
-        names.append([one_line(name) or "-" for name in (label, template, key)])
+        names_of_page = (label, template, *data.collator.files.names(number))
+        names.append([one_line(name) or "-" for name in names_of_page])
     vectors = in_posterior_stds(torch.cat(mus), torch.cat(logvars)).float()
-    return Projection(vectors, torch.cat(sprites), ["label", "template", "key"], names)
+    return Projection(vectors, torch.cat(sprites), ["label", "template", "key", "id"], names)
