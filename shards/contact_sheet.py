@@ -20,6 +20,7 @@ FONTS = ("NotoSansCJK-Regular.ttc", "NotoSans-Regular.ttf", "DejaVuSans.ttf")
 """Fonts searched on the machine for texts that are not ASCII."""
 
 _FONT_SIZE = 10  # px
+_NO_CHARACTER = "\uffff"  # drawn as the box that stands for a missing character
 _STRIDE = 16
 
 
@@ -88,12 +89,15 @@ def _caption(texts: list[str], width: int) -> Image.Image:
 
 
 def _font(text: str) -> ImageFont.ImageFont | ImageFont.FreeTypeFont | None:
-    """Return a font for a text; None if there is none for other characters than ASCII."""
+    """Return a font that has all characters of a text; None if the machine has none."""
     if text.isascii():
         return ImageFont.load_default()
     for name in FONTS:
         try:
-            return ImageFont.truetype(name, _FONT_SIZE)
+            font = ImageFont.truetype(name, _FONT_SIZE)
         except OSError:
             continue
+        missing = bytes(font.getmask(_NO_CHARACTER))
+        if all(bytes(font.getmask(letter)) != missing for letter in set(text)):
+            return font
     return None

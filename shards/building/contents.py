@@ -141,7 +141,7 @@ def _layout_of_boxes(data: bytes, record: object) -> Layout:
     if not are_sizes or width * height > MAX_AREA:
         raise BadLayout("the JSON beside the boxes has no valid w, h and depth")
     try:
-        boxes = read_boxes(data)
+        boxes = read_boxes(data).copy()  # of bytes, which torch cannot use
     except ValueError as error:
         raise BadLayout(f"boxes cannot be read: {error}") from None
     first, last = boxes[:, :2], boxes[:, 2:]
@@ -154,11 +154,8 @@ def _layout_of_boxes(data: bytes, record: object) -> Layout:
 
 def _bytes_of(item: Input) -> bytes:
     if item.data is not None:
-        return unzipped(item.member or "", item.data)
+        return item.data if item.line else unzipped(item.member or "", item.data)
     try:
-        data = read_whole(Path(item.file))
+        return read_whole(Path(item.file))
     except OSError as error:
         raise BadLayout(os_reason(error)) from None
-    if not data:
-        raise BadLayout("empty file")
-    return data

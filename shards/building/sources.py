@@ -86,7 +86,7 @@ def find_files(sources: Iterable[Path], choice: str) -> Found:
             _walk_folder(source, found)
         elif not source.exists():
             raise UserError(f"{source}: no such file or folder")
-        elif _suffix(source.name, suffixes) is None and not _is_readable(source, suffixes):
+        elif _suffix(source.name, _all(suffixes)) is None and not _is_readable(source, suffixes):
             raise UserError(f"{source}: --format {choice} reads {', '.join(_all(suffixes))}")
         else:
             _add_file(source, source.name, found, is_named=True)

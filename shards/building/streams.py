@@ -12,24 +12,22 @@ from typing import BinaryIO
 
 from shards.format.layout import MAX_BYTES, BadLayout
 
-GZIP = b"\x1f\x8b"  # RFC 1952, 2.3.1
 DAMAGED_GZIP = "damaged gzip, truncated or changed"
 
 
 @contextmanager
 def open_source(path: Path) -> Iterator[BinaryIO]:
-    """Open a file; raise `OSError`, or `BadLayout` for damaged gzip found while it is read.
+    """Open a file, decompressed if its name ends with .gz or .tgz; the stream has `peek`.
 
-    A file is decompressed if its name ends with .gz or .tgz, or if it begins as gzip does.
+    Raises `OSError`, and `BadLayout` for damaged gzip that is found while the stream is read.
     """
     try:
-        with path.open("rb") as raw:
-            is_named = path.name.lower().endswith((".gz", ".tgz"))
-            if is_named or raw.peek(len(GZIP)).startswith(GZIP):
-                with gzip.open(raw) as stream:
-                    yield stream
-            else:
-                yield raw
+        if path.name.lower().endswith((".gz", ".tgz")):
+            with gzip.open(path) as stream:
+                yield stream
+        else:
+            with path.open("rb") as stream:
+                yield stream
     except (EOFError, zlib.error, gzip.BadGzipFile):
         raise BadLayout(DAMAGED_GZIP) from None
 

@@ -47,8 +47,8 @@ def decode_png(data: bytes, *, check_rows: bool = True) -> np.ndarray:
     """Decode any still PNG to grey values.
 
     Colours are converted to luminance (ITU-R BT.601), transparent pixels are composited over 0,
-    16-bit samples are rounded to 8 bits; gamma and colour profiles are ignored. A picture in one
-    black, whose shape is in its opacity alone, is read as its opacity.
+    16-bit samples are rounded to 8 bits; gamma and colour profiles are ignored. Of a black picture
+    whose shape is in its alpha channel, the opacity is returned.
 
     Args:
         data: the bytes of the file.
@@ -145,13 +145,13 @@ def _check_rows(data: bytes, header: Header) -> None:
     except zlib.error as error:
         raise BadLayout(f"damaged PNG: {error}") from None
     if length < size:
-        raise BadLayout(f"truncated PNG: rows of {length} bytes, but its header needs {size}")
+        raise BadLayout(f"damaged PNG: truncated: {length} of {size} bytes of rows")
     if length > size:
         raise BadLayout(f"damaged PNG: more rows than the {header.height} of its header")
     if not stream.eof and stream.decompress(stream.unconsumed_tail, 1) + stream.unconsumed_tail:
         raise BadLayout(f"damaged PNG: more rows than the {header.height} of its header")
     if not stream.eof:
-        raise BadLayout("truncated PNG: the end of its rows is cut off")
+        raise BadLayout("damaged PNG: truncated: the end of its rows is missing")
 
 
 def _rows_size(header: Header) -> int:
@@ -169,37 +169,25 @@ def _rows_size(header: Header) -> int:
 def _gray(image: PngImageFile, header: Header) -> np.ndarray:
     """Return luminance times opacity, or opacity if that is 0 everywhere: uint8 (height, width)."""
     image.load()
-    gray, opacity = _gray_and_opacity(image, header)
-    if opacity is None:
-        return gray
-    composite = ((gray.astype(np.uint16) * opacity + 127) // 255).astype(np.uint8)
-    return composite if composite.any() else opacity.astype(np.uint8)
-
-
-def _gray_and_opacity(image: PngImageFile, header: Header) -> tuple[np.ndarray, np.ndarray | None]:
-    """Return luminance uint8 and opacity uint16, both (height, width) of 0..255; None: opaque."""
     key = image.info.get("transparency")
     if header.colour_type == 0:
         return _gray_samples(np.asarray(image), header.bits, key)
     if header.colour_type == 2:
-        gray = np.asarray(image.convert("L"))
-        if key is None:
-            return gray, None
-        # Pillow keeps the high byte of 16-bit colours, so that byte of the key is compared.
-        high = np.array(key) >> (header.bits - 8)
-        return gray, _opaque_unless((np.asarray(image) == high).all(axis=-1))
+        gray = np.array(image.convert("L"))
+        if key is not None:
+            # Pillow keeps the high byte of 16-bit colours, so that byte of the key is compared.
+            high = np.array(key) >> (header.bits - 8)
+            gray[(np.asarray(image) == high).all(axis=-1)] = 0
+        return gray
     image = image.convert("RGBA")
-    return np.asarray(image.convert("L")), np.asarray(image.getchannel("A"), dtype=np.uint16)
+    opacity = np.asarray(image.getchannel("A"), dtype=np.uint16)
+    gray = np.asarray(image.convert("L"), dtype=np.uint16)
+    composite = ((gray * opacity + 127) // 255).astype(np.uint8)
+    return composite if composite.any() else opacity.astype(np.uint8)
 
 
-def _opaque_unless(transparent: np.ndarray) -> np.ndarray:
-    return np.where(transparent, np.uint16(0), np.uint16(255))
-
-
-def _gray_samples(
-    samples: np.ndarray, bits: int, key: int | None
-) -> tuple[np.ndarray, np.ndarray | None]:
-    """Convert Pillow's grey samples (bool, uint8 or 16 bits) to uint8; `key` is transparent."""
+def _gray_samples(samples: np.ndarray, bits: int, key: int | None) -> np.ndarray:
+    """Convert Pillow's grey samples (bool, uint8 or 16 bits) to uint8; `key` becomes 0."""
     if bits == 1:
         gray = np.where(samples, np.uint8(255), np.uint8(0))
         key = None if key is None else 255 * bool(key)
@@ -209,6 +197,6 @@ def _gray_samples(
         gray = np.array(samples)
         # Pillow scales the samples to 8 bits, but not the key.
         key = None if key is None else key * (255 // (2**bits - 1))
-    if key is None:
-        return gray, None
-    return gray, _opaque_unless((samples if bits == 16 else gray) == key)
+    if key is not None:
+        gray[(samples if bits == 16 else gray) == key] = 0
+    return gray

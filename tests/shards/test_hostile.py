@@ -18,7 +18,8 @@ from shards.build import build
 from shards.building.options import BuildOptions
 from shards.errors import DamagedShards
 from shards.format.index import HEADER_NAME, RECORD, TABLE_NAME, header_bytes
-from shards.format.layout import MAX_SIDE, BadLayout, decode_json, parse_layout
+from shards.format.json_text import decode_json
+from shards.format.layout import MAX_SIDE, BadLayout, parse_layout
 from shards.format.png import decode_png, encode_png
 from shards.format.tar import read_boxes, read_members
 from shards.open import open_index
@@ -119,7 +120,7 @@ def read_all(folder: Path) -> None:
         pages = select(index, split, width=32, max_height=64, val_templates=["a"])
         pages.heights_at(np.arange(len(pages)))
     for number in range(len(index)):
-        files.key(number)
+        files.names(number)
         batch = collator.batch(np.array([number]), np.array([0]), training=True)
         assert batch.images().isfinite().all()
 

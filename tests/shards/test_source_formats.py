@@ -44,7 +44,8 @@ def build_one(source: Path, out: Path, **options) -> tuple[int, list[dict]]:
 
 
 def test_choices_are_the_registered_formats():
-    assert format_choices() == ("auto", "layout", "bounds", "compact", "png", "rico", "synthetic")
+    schemas, files = ("bounds", "compact", "rico"), ("jpeg", "png")
+    assert format_choices() == ("auto", "layout", *sorted((*schemas, *files, "synthetic")))
     command = [sys.executable, "-m", "shards.build", "--help"]
     text = subprocess.run(command, cwd=REPO, capture_output=True, text=True, timeout=60).stdout
     assert ",".join(format_choices()) in text.replace("\n", "").replace(" ", "")
@@ -144,8 +145,8 @@ def test_at_most_one_schema_recognises_a_record(record, schema):
 
 
 def test_suffixes_of_each_choice():
-    json_suffixes = (".jsonl", ".jsonl.gz", ".json")
-    assert suffixes_of("auto") == (*json_suffixes, ".png")
+    json_suffixes = (".jsonl", ".jsonl.gz", ".ndjson", ".ndjson.gz", ".json", ".json.gz")
+    assert suffixes_of("auto") == (*json_suffixes, ".jpg", ".jpeg", ".png")
     assert suffixes_of("layout") == suffixes_of("rico") == json_suffixes
     assert suffixes_of("png") == (".png",)
 

@@ -51,7 +51,7 @@ def latents(run_folder) -> dict[str, np.ndarray]:
         return dict(arrays)
 
 
-def test_embed_writes_every_page_with_key_label_and_template(run_folder, layouts, latents):
+def test_embed_writes_every_page_with_its_names(run_folder, layouts, latents):
     everything = range(len(layouts))
     assert latents["ids"].tolist() == list(everything)
     assert latents["mu"].dtype == np.float32
@@ -59,7 +59,8 @@ def test_embed_writes_every_page_with_key_label_and_template(run_folder, layouts
     files = ShardFiles(open_index(run_folder / "shards"))
     stored = [json.loads(files.members(number)["json"]) for number in everything]
     # The ids of the sample are valid keys, so they are unchanged.
-    for name, key in (("keys", "id"), ("labels", "label"), ("templates", "template")):
+    texts = {"keys": "id", "page_ids": "id", "labels": "label", "templates": "template"}
+    for name, key in texts.items():
         assert latents[name].tolist() == [page[key] for page in stored]
         assert sorted(latents[name]) == sorted(page[key] for page in layouts)
 
@@ -101,6 +102,27 @@ def test_control_characters_in_a_label_are_replaced(
     command("search", monkeypatch, *where, "--query", source)
     (line,) = capsys.readouterr().out.splitlines()
     assert line.split("\t")[1] == "a b  [2J"
+
+
+def test_search_and_embed_give_ids_of_any_script_beside_the_keys(
+    tmp_path, run_folder, layouts, monkeypatch, capsys
+):
+    ids = ["登录页0", "登录页1", "a\u202eb\tc"]
+    source, out = tmp_path / "pages.jsonl", tmp_path / "out.npz"
+    records = [{**layouts[n], "id": name} for n, name in enumerate(ids)]
+    source.write_text("".join(json.dumps(record) + "\n" for record in records))
+    build([source], tmp_path / "shards", BuildOptions(workers=1, keep_duplicates=True))
+    where = [run_folder / "run", "--shards", tmp_path / "shards"]
+    command("embed", monkeypatch, *where, "--out", out)
+    with np.load(out, allow_pickle=False) as arrays:
+        stored = dict(zip(arrays["page_ids"].tolist(), arrays["keys"].tolist(), strict=True))
+    assert set(stored) == set(ids)
+    capsys.readouterr()
+    command("search", monkeypatch, *where, "--query", source)
+    lines = [line.split("\t") for line in capsys.readouterr().out.splitlines()]
+    assert lines[0][4] == ids[0]
+    shown = {line[4]: line[0] for line in lines}
+    assert shown == {name: stored[name] for name in ids[:2]} | {"a\\u202eb\\tc": stored[ids[2]]}
 
 
 def test_interpolation_starts_and_ends_at_the_reconstructions(

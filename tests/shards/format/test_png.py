@@ -140,3 +140,58 @@ def test_a_bad_png_is_refused_in_one_line(data, reason):
     with pytest.raises(BadLayout, match=reason) as refusal:
         decode_png(data)
     assert "\n" not in str(refusal.value)
+
+
+def with_rows(colour_type: int, bits: int, rows: bytes, interlace: int = 0) -> bytes:
+    """Return a PNG of 40 x 64 px with these compressed rows, whatever they hold."""
+    header = struct.pack(">IIBBBBB", 40, 64, bits, colour_type, 0, 0, interlace)
+    palette = chunk(b"PLTE", bytes(range(6))) if colour_type == PALETTE else b""
+    parts = chunk(b"IHDR", header) + palette + chunk(b"IDAT", rows)
+    return SIGNATURE + parts + chunk(b"IEND", b"")
+
+
+def rows_of(colour_type: int, bits: int, count: int) -> bytes:
+    """Return rows of 40 px before compression, all black."""
+    return bytes(count * (1 + 40 * bits * CHANNELS[colour_type] // 8))
+
+
+KINDS = [(GRAY, 1), (GRAY, 8), (GRAY, 16), (RGB, 8), (PALETTE, 2), (GRAY_ALPHA, 8), (RGBA, 16)]
+
+
+@pytest.mark.parametrize(("colour_type", "bits"), KINDS)
+def test_a_picture_with_other_rows_than_its_header_states_is_refused(colour_type, bits):
+    for count, message in ((10, "truncated"), (63, "truncated"), (65, "more rows"), (0, "trunc")):
+        rows = zlib.compress(rows_of(colour_type, bits, count))
+        with pytest.raises(BadLayout, match=message):
+            decode_png(with_rows(colour_type, bits, rows))
+    whole = zlib.compress(rows_of(colour_type, bits, 64))
+    assert decode_png(with_rows(colour_type, bits, whole)).shape == (64, 40)
+    for cut in range(1, len(whole)):
+        with pytest.raises(BadLayout, match="PNG"):
+            decode_png(with_rows(colour_type, bits, whole[:-cut]))
+
+
+def test_an_interlaced_picture_is_decoded_and_refused_if_it_is_truncated():
+    samples = [(c, r) for c, r in ((5, 8), (5, 8), (10, 8), (10, 16), (20, 16), (20, 32), (40, 32))]
+    whole = b"".join((b"\0" + bytes([9]) * columns) * rows for columns, rows in samples)
+    assert (decode_png(with_rows(GRAY, 8, zlib.compress(whole), interlace=1)) == 9).all()
+    with pytest.raises(BadLayout, match="truncated"):
+        decode_png(with_rows(GRAY, 8, zlib.compress(whole[:-41]), interlace=1))
+
+
+@pytest.mark.parametrize("bits", [8, 16])
+def test_a_black_picture_is_read_from_its_alpha_channel(bits):
+    scale = 257 if bits == 16 else 1
+    opacity = np.array([[0, 51, 255, 255], [0, 0, 128, 255]])
+    gray = np.stack([np.zeros_like(opacity), opacity], axis=-1) * scale
+    np.testing.assert_array_equal(decode_png(make_png(GRAY_ALPHA, bits, gray)), opacity)
+    colour = np.stack([np.zeros_like(opacity)] * 3 + [opacity], axis=-1) * scale
+    np.testing.assert_array_equal(decode_png(make_png(RGBA, bits, colour)), opacity)
+    palette = chunk(b"PLTE", bytes(6)) + chunk(b"tRNS", bytes([0, 200]))
+    decoded = decode_png(make_png(PALETTE, 8, [[0, 1, 1]], palette))
+    np.testing.assert_array_equal(decoded, [[0, 200, 200]])
+
+
+def test_rows_of_an_own_picture_need_no_check():
+    gray = np.arange(64, dtype=np.uint8).reshape(8, 8)
+    np.testing.assert_array_equal(decode_png(encode_png(gray), check_rows=False), gray)

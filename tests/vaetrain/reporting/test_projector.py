@@ -18,7 +18,7 @@ def test_every_page_has_its_latent_its_sprite_and_its_texts(shards):
     unit = (pages.logvar.double() / 2).exp().mean(dim=0)
     expected = (pages.mu.double() / unit).float()
     torch.testing.assert_close(projection.vectors, expected, rtol=1e-4, atol=1e-4)
-    assert projection.columns == ["label", "template", "key"]
+    assert projection.columns == ["label", "template", "key", "id"]
     keys = [data.collator.files.key(number) for number in pages.ids.tolist()]
     assert [names[2] for names in projection.names] == keys
     for number, sprite in zip(pages.ids.tolist(), projection.sprites, strict=True):
