@@ -66,7 +66,8 @@ class Row:
     """Row of the table: the results of one setting.
 
     Attributes:
-        scores: interval of each metric by name: the study's metric and those in `sweep.show`.
+        scores: interval of each metric by name: the judges and those in `sweep.show`.
+        comparisons: comparison with the baseline by each judge that was measured.
         images, minutes: mean cost of one seed; None before a seed has finished.
         picture: PNG of reconstructions of the first seed that has one.
     """
@@ -76,7 +77,7 @@ class Row:
     is_baseline: bool
     seeds: int
     scores: dict[str, Interval]
-    comparison: Comparison | None
+    comparisons: dict[str, Comparison]
     images: float | None
     minutes: float | None
     picture: Path | None
@@ -113,7 +114,8 @@ def write_report(study: Study, outcomes: Sequence[Outcome], folder: Path) -> lis
         "rows": rows,
         "pictured": sorted(pictured, key=rows.index),
         "charts": charts,
-        "metrics": metric_names(study),
+        "metrics": [name for name in metric_names(study) if any(name in r.scores for r in rows)],
+        "judges": [name for name in study.judges if any(name in r.scores for r in rows)],
         "counts": {row.state: sum(r.state == row.state for r in rows) for row in rows},
         "minutes": sum(r.seconds for o in outcomes for r in o.records.values()) / 60,
         "images": sum(r.images for o in outcomes for r in o.records.values()),
@@ -126,8 +128,8 @@ def write_report(study: Study, outcomes: Sequence[Outcome], folder: Path) -> lis
 
 
 def metric_names(study: Study) -> list[str]:
-    """Return the metrics of the table; the metric of the study comes first."""
-    return list(dict.fromkeys([study.sweep.metric, *study.sweep.show]))
+    """Return the metrics of the table; the metric that ranks the settings comes first."""
+    return list(dict.fromkeys([*study.judges, *study.sweep.show]))
 
 
 def table(study: Study, outcomes: Sequence[Outcome]) -> list[Row]:
@@ -142,14 +144,9 @@ def table(study: Study, outcomes: Sequence[Outcome]) -> list[Row]:
             values = [r.metrics[name] for r in records if name in r.metrics]
             if values:
                 scores[name] = mean_interval(values)
-        comparison = None
+        comparisons = {}
         if baseline is not None and outcome in compared:
-            comparison = compare(
-                scores_by_seed(study, outcome),
-                scores_by_seed(study, baseline),
-                higher_is_better=study.sweep.direction == "maximize",
-                comparisons=len(compared),
-            )
+            comparisons = compare_by_judges(study, outcome, baseline, len(compared))
         pictures = (outcome.folder / f"seed-{seed}" / PICTURE for seed in outcome.records)
         rows.append(
             Row(
@@ -158,7 +155,7 @@ def table(study: Study, outcomes: Sequence[Outcome]) -> list[Row]:
                 is_baseline=outcome is baseline,
                 seeds=len(records),
                 scores=scores,
-                comparison=comparison,
+                comparisons=comparisons,
                 images=sum(r.images for r in records) / len(records) if records else None,
                 minutes=sum(r.seconds for r in records) / 60 / len(records) if records else None,
                 picture=next((path for path in pictures if path.is_file()), None),
@@ -177,9 +174,28 @@ def find_baseline(study: Study, outcomes: Sequence[Outcome]) -> Outcome | None:
     return None
 
 
-def scores_by_seed(study: Study, outcome: Outcome) -> dict[int, float]:
-    """Return the values of the study's metric for a setting, by seed."""
-    metric = study.sweep.metric
+def compare_by_judges(
+    study: Study, outcome: Outcome, baseline: Outcome, settings: int
+) -> dict[str, Comparison]:
+    """Compare a setting with the baseline by every judge that both measured.
+
+    The intervals of all judges and of so many settings hold together at 95%.
+    """
+    measured = [name for name in study.judges if scores_by_seed(name, baseline)]
+    comparisons = {
+        name: compare(
+            scores_by_seed(name, outcome),
+            scores_by_seed(name, baseline),
+            higher_is_better=study.judges[name] == "maximize",
+            comparisons=settings * len(measured),
+        )
+        for name in measured
+    }
+    return {name: value for name, value in comparisons.items() if value is not None}
+
+
+def scores_by_seed(metric: str, outcome: Outcome) -> dict[int, float]:
+    """Return the values of a metric for a setting, by seed."""
     return {seed: r.metrics[metric] for seed, r in outcome.records.items() if metric in r.metrics}
 
 
@@ -209,17 +225,11 @@ def draw_charts(study: Study, outcomes: Sequence[Outcome], rows: Sequence[Row]) 
     scored = [row for row in rows if metric in row.scores]
     if not scored:
         return {}
-    base = next((row.scores[metric].mean for row in scored if row.is_baseline), None)
     few = best_first(study, scored)[: SHOWN - 1]
     kept = {row.label for row in few} | {row.label for row in scored if row.is_baseline}
     shown = [outcome for outcome in outcomes if outcome.label in kept]
     note = "" if len(scored) == len(shown) else f" The best {len(few)} settings and the baseline."
-    drawn = {
-        "settings": Chart(
-            charts.dots([charts.Dot(r.label, r.scores[metric]) for r in scored], metric, base),
-            f"{metric} of every setting",
-            "Mean over seeds with its 95% confidence interval. Dashed line: the baseline.",
-        ),
+    drawn = settings_charts(study, rows) | {
         "curves": Chart(
             charts.curves(_series(shown, "curve"), f"validation {metric}"),
             f"Learning curves: {metric} in validation",
@@ -241,6 +251,27 @@ def draw_charts(study: Study, outcomes: Sequence[Outcome], rows: Sequence[Row]) 
             "Rate and distortion",
             "KL per page against the L1 of its reconstruction, both with 95% confidence intervals. "
             "Nearer to the lower left corner is better." + note,
+        )
+    return drawn
+
+
+def settings_charts(study: Study, rows: Sequence[Row]) -> dict[str, Chart]:
+    """Draw one chart of all settings for each judge."""
+    from launch import charts
+
+    drawn = {}
+    for judge, direction in study.judges.items():
+        scored = [row for row in rows if judge in row.scores]
+        if not scored:
+            continue
+        base = next((row.scores[judge].mean for row in scored if row.is_baseline), None)
+        better = "Higher" if direction == "maximize" else "Lower"
+        name = "settings" if judge == study.sweep.metric else f"settings_{judge}"
+        drawn[name] = Chart(
+            charts.dots([charts.Dot(r.label, r.scores[judge]) for r in scored], judge, base),
+            f"{judge} of every setting",
+            f"Mean over seeds with its 95% confidence interval. {better} is better. Dashed line: "
+            "the baseline.",
         )
     return drawn
 

@@ -50,12 +50,15 @@ from vaetrain.settings import (
 VARIANT = "variant"  # the name of the variant among the entries of the space
 # Settings that may differ between two calls of the same study.
 FREE_TO_CHANGE = {
-    *("name", "tracker", "data.workers", "data.prefetch"),
+    *("name", "tracker", "tracker.use", "tracker.experiment", "data.workers", "data.prefetch"),
     *("sweep.base", "sweep.engine", "sweep.trials", "sweep.seeds", "sweep.show", "sweep.storage"),
     *("sweep.baseline", "sweep.pruner", "sweep.prune_after_images"),
 }
 _RANGE = {"low", "high", "log"}
 _LONGEST_LABEL = 80
+
+DIRECTIONS = ("maximize", "minimize")
+DEFAULT_METRICS = {"l1": "minimize", "precision_at_10": "maximize"}
 
 Setting = dict[str, Any]
 """The value of every entry of the space by name: `{"variant": "plain", "beta.max": 0.1}`."""
@@ -80,7 +83,13 @@ class SweepConfig:
     direction: str = setting(
         "maximize",
         "whether higher or lower values of the metric are better",
-        choices=("maximize", "minimize"),
+        choices=DIRECTIONS,
+    )
+    metrics: dict[str, Any] = setting(
+        {},
+        "further metrics by which settings are compared with the baseline, each with its "
+        "direction; {}: l1 (minimize) and precision_at_10 (maximize), so that reconstruction and "
+        "embedding both count",
     )
     show: list[str] = setting(
         ["l1", "ssim", "kl", "active_units"], "further validation metrics in the report"
@@ -137,6 +146,14 @@ class Study:
         variants = {VARIANT: list(self.sweep.variants)} if self.sweep.variants else {}
         return variants | self.sweep.space
 
+    @cached_property
+    def judges(self) -> dict[str, str]:
+        """Directions of the metrics that settings are compared by; that of the ranking is first."""
+        further = self.sweep.metrics or DEFAULT_METRICS
+        return {self.sweep.metric: self.sweep.direction} | {
+            name: further[name] for name in further if name != self.sweep.metric
+        }
+
     def grid(self) -> list[Setting]:
         """Return all settings of the grid, or the first `sweep.trials` of them.
 
@@ -178,7 +195,11 @@ class Study:
         """Return the flat settings that must stay the same while trials are compared."""
         experiment = flatten(as_dict(self.experiment))
         both = experiment | flatten({"sweep": dataclasses.asdict(self.sweep)})
-        return {key: value for key, value in both.items() if key not in FREE_TO_CHANGE}
+        return {
+            key: value
+            for key, value in both.items()
+            if key not in FREE_TO_CHANGE and not key.startswith("sweep.metrics")
+        }
 
 
 def label(chosen: Setting) -> str:
@@ -262,6 +283,12 @@ def _check(study: Study) -> None:
         raise ConfigError(
             "sweep.space: is empty, and so is sweep.variants; give at least one setting to vary"
         )
+    for name, direction in sweep.metrics.items():
+        if direction not in DIRECTIONS:
+            raise ConfigError(
+                f"sweep.metrics.{name}: {direction!r} is not allowed; allowed: "
+                f"{' | '.join(DIRECTIONS)}"
+            )
     if not sweep.seeds or len(set(sweep.seeds)) < len(sweep.seeds) or min(sweep.seeds) < 0:
         raise ConfigError(
             f"sweep.seeds: {sweep.seeds} must be different whole numbers, 0 or greater"

@@ -16,11 +16,19 @@ import argparse
 import fcntl
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from launch.study import describe_sweep, load_study
+from launch.study import Study, describe_sweep, load_study
 from shards import cli, optional_dependencies
+from shards.errors import one_line
 from vaetrain.cli import whole
 from vaetrain.data.config import SAMPLE_SHARDS
+from vaetrain.settings import ConfigError
+from vaetrain.trackers.registry import require_trackers
+
+if TYPE_CHECKING:
+    from launch.mlflow_study import StudyRun
+    from launch.trials import Trials
 
 SMOKE = ("train.max_images=1", "sweep.seeds=[0]", "sweep.pruner=none")
 
@@ -35,7 +43,7 @@ def main() -> int:
         study = load_study(arguments.study, [*arguments.settings, *smoke])
     folder = arguments.run_dir or Path("runs") / study.name
     # Imported late: these take seconds to import, which `--help` must not wait for.
-    from launch.report import write_report
+    from launch.report import best_first, table, write_report
     from launch.trials import Trials
     from vaetrain.data.loading import build_sample
 
@@ -45,6 +53,7 @@ def main() -> int:
             build_sample()  # once, before parallel trainings would build it at the same time
         trials = Trials(study, folder, stale_seconds=arguments.stale_after)
         trials.queue(retry_failed=arguments.retry_failed)
+        tracked = start_tracking(study, trials, folder)
     with cli.progress(total=trials.total(), unit="setting", desc=study.name) as bar:
 
         def advance(line: str) -> None:
@@ -59,9 +68,36 @@ def main() -> int:
         print(f"failed: {name}: {reason}")
     if left := trials.left():
         print(f"{left} settings are left; run the same command again to continue")
-    for path in write_report(study, trials.outcomes(), folder):
+    outcomes = trials.outcomes()
+    reports = write_report(study, outcomes, folder)
+    if tracked is not None and not left:
+        best = best_first(study, table(study, outcomes))[0]
+        means = {name: interval.mean for name, interval in best.scores.items()}
+        tracked.finish(reports, means, failed=bool(failed))
+    for path in reports:
         print(path)
     return 1 if failed else 0
+
+
+def start_tracking(study: Study, trials: Trials, folder: Path) -> StudyRun | None:
+    """Start or continue the study's run in MLflow, if MLflow is one of its trackers.
+
+    Raises ConfigError if the server cannot be reached.
+    """
+    if "mlflow" not in study.experiment.trackers:
+        return None
+    require_trackers(["mlflow"], "tracker=mlflow")
+    from mlflow import MlflowException
+
+    from launch.mlflow_study import StudyRun
+
+    try:
+        run = StudyRun(study, folder, trials.tracked_as)
+    except MlflowException as error:
+        raise ConfigError(f"tracker: mlflow: {one_line(str(error))[:300]}") from error
+    trials.tracked_as = run.run_id
+    trials.environment = run.environment
+    return run
 
 
 def _parser() -> cli.Parser:

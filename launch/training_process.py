@@ -6,7 +6,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from itertools import pairwise
 from pathlib import Path
@@ -58,12 +58,14 @@ def train(
     folder: Path,
     engine: Path,
     on_validation: Callable[[dict[str, Any]], None],
+    environment: Mapping[str, str] | None = None,
 ) -> Path:
     """Train one seed of a setting, or resume it, in `folder/seed-N`; the log lies beside it.
 
     Args:
         on_validation: called with every validation line, including those from before an
             interruption. If it raises, the training saves a checkpoint and stops.
+        environment: further variables of the training.
 
     Returns: the run directory.
 
@@ -79,6 +81,7 @@ def train(
     command += ["-m", "accelerate.commands.accelerate_cli", "launch"]
     command += ["--config_file", str(engine), str(TRAINER), "--experiment", str(settings)]
     command += ["--run-dir", str(run_dir), f"train.seed={seed}"]
+    command += [f"name={experiment.name}/{folder.name}/{run_dir.name}"]
     path = os.pathsep.join(filter(None, [str(TRAINER.parents[1]), os.environ.get("PYTHONPATH")]))
     with log_file.open("a") as log:
         process = subprocess.Popen(
@@ -87,7 +90,7 @@ def train(
             stdout=log,
             stderr=subprocess.STDOUT,
             start_new_session=True,
-            env=os.environ | {"PYTHONPATH": path},
+            env=os.environ | {"PYTHONPATH": path} | dict(environment or {}),
         )
     try:
         _follow(process, run_dir / METRICS_FILE, on_validation)

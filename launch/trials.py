@@ -29,7 +29,7 @@ from vaetrain.settings import ConfigError, flatten
 
 # User attributes of trials, and of the study.
 QUEUED, SKIPPED, FAILURE, SEED = "queued", "skipped", "failure", "seed "
-DEFINITION = "definition"
+DEFINITION, TRACKED_AS = "definition", "mlflow run"
 POLL_SECONDS = 2.0
 
 warnings.filterwarnings("ignore", category=ExperimentalWarning, message=".*(heartbeat|stale).*")
@@ -68,12 +68,17 @@ class Outcome:
 
 
 class Trials:
-    """The queue of a study and the loop that works on it."""
+    """The queue of a study and the loop that works on it.
+
+    Attributes:
+        environment: further variables of every training.
+    """
 
     def __init__(self, study: Study, folder: Path, *, stale_seconds: int = 60) -> None:
         """Open or create the storage; raise ConfigError if it holds another study."""
         self.study = study
         self.folder = folder
+        self.environment: dict[str, str] = {}
         url = study.sweep.storage or f"sqlite:///{folder.resolve() / 'study.db'}"
         optuna.logging.set_verbosity(optuna.logging.ERROR)
         with _storage_failures():
@@ -246,10 +251,22 @@ class Trials:
 
         experiment = self.study.experiment_of(chosen)
         folder = self.folder / folder_name(chosen)
-        run_dir = train(experiment, seed, folder, self.study.engine, on_validation)
+        run_dir = train(
+            experiment, seed, folder, self.study.engine, on_validation, self.environment
+        )
         record = read_record(run_dir, metric)
         trial.set_user_attr(f"{SEED}{seed}", record.as_dict())
         return record.metrics[metric]
+
+    @property
+    def tracked_as(self) -> str | None:
+        """Identifier of the study's run in MLflow; None before it has one."""
+        return self.optuna.user_attrs.get(TRACKED_AS)
+
+    @tracked_as.setter
+    def tracked_as(self, run_id: str) -> None:
+        with _storage_failures():
+            self.optuna.set_user_attr(TRACKED_AS, run_id)
 
     def total(self) -> int:
         """Return the number of settings of the study."""

@@ -47,7 +47,9 @@ COVERS = {
     "tests/vaetrain/gan/test_losses.py": ("vaetrain/gan/regularizers.py",),
     "tests/vaetrain/model/test_blocks.py": ("vaetrain/model/stage.py",),
     "tests/vaetrain/training/test_prior_fit.py": ("vaetrain/prior/config.py",),
-    "tests/vaetrain/trackers/test_trackers.py": ("vaetrain/trackers/*.py",),
+    "tests/vaetrain/trackers/test_trackers.py": (
+        *("vaetrain/trackers/*.py", "vaetrain/inference/mlflow_model.py"),
+    ),
     "tests/distributed/test_engines_alone.py": (
         *("vaetrain/engines/base.py", "vaetrain/engines/collectives.py"),
         *("vaetrain/engines/replicated.py", "vaetrain/engines/torch_engine.py"),
@@ -65,7 +67,7 @@ COVERS = {
     "tests/launch/test_doctor.py": ("launch/diagnosis/*.py",),
     "tests/launch/test_soak.py": ("launch/small_run.py",),
     "tests/launch/test_report.py": ("launch/charts.py",),
-    "tests/launch/test_sweep.py": ("launch/training_process.py",),
+    "tests/launch/test_sweep.py": ("launch/mlflow_study.py", "launch/training_process.py"),
     "tests/benchmarks/support/test_traces.py": ("benchmarks/support/trainer_tasks.py",),
 }
 RIDDLES = re.compile(r"(What|Who|Whose|How|That|None|Nothing|Nobody|Whether it)\b")

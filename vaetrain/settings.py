@@ -48,6 +48,7 @@ def setting(
     minimum: float | None = None,
     above: float | None = None,
     maximum: float | None = None,
+    is_main: bool = False,
 ) -> Any:
     """Return a dataclass field with a meaning and limits.
 
@@ -58,6 +59,8 @@ def setting(
             others.
         minimum, maximum: inclusive limits.
         above: exclusive lower limit.
+        is_main: whether the section's own name stands for this setting: `tracker=mlflow` is
+            `tracker.use=mlflow`.
     """
     metadata = {
         "meaning": meaning,
@@ -66,6 +69,7 @@ def setting(
         "minimum": minimum,
         "above": above,
         "maximum": maximum,
+        "is_main": is_main,
     }
     if isinstance(default, list | dict):
         return dataclasses.field(default_factory=default.copy, metadata=metadata)
@@ -131,6 +135,7 @@ def merge(schema: type, config: Any, tree: Any, where: str) -> Any:
 
     Raises ConfigError for unknown keys and wrong types.
     """
+    tree = _with_main_settings(schema, tree)
     plain = flatten(OmegaConf.to_container(tree, resolve=False))
     rules = {name: field.metadata for name, field in _fields(schema, "")}
     for key, value in plain.items():
@@ -157,6 +162,17 @@ def merge(schema: type, config: Any, tree: Any, where: str) -> Any:
         given = (name for name in lists if any(key.startswith(f"{name}.") for key in plain))
         wrong = next(given, " or ".join(lists))  # an empty section has no key
         raise ConfigError(f"{where}{wrong}: is a section; it must be a list") from error
+
+
+def _with_main_settings(schema: type, tree: Any) -> Any:
+    """Return a tree in which a value in place of a section is that of its main setting."""
+    plain = OmegaConf.to_container(tree, resolve=False)
+    for name, field in _fields(schema, ""):
+        section, _, key = name.rpartition(".")
+        value = plain.get(section)
+        if field.metadata["is_main"] and section in plain and not isinstance(value, dict):
+            tree = OmegaConf.create(plain | {section: {key: value}})
+    return tree
 
 
 def checked(config: Any) -> Any:
@@ -249,6 +265,8 @@ def _check_value(name: str, value: Any, rule: Any) -> None:
         )
     )
     if wrong:
+        if rule["is_main"]:
+            name = name.rpartition(".")[0]
         raise ConfigError(f"{name}: {value!r} is not allowed; allowed: {_allowed(rule)}")
 
 

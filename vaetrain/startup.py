@@ -50,7 +50,7 @@ def start(argv: list[str]) -> Command:
         experiment.batching(asked.world_size)
         load_policy(experiment.augment, experiment.data.folder)
         require_driver(experiment.data.folder, f"data.shards={experiment.data.shards}")
-        require_trackers(experiment.trackers, f"tracker={experiment.tracker}")
+        require_trackers(experiment.trackers, f"tracker={experiment.tracker.use}")
         if asked != running:
             _relaunch(arguments.config_file, asked, running, launcher, argv)
     except UserError as error:

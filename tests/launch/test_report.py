@@ -60,11 +60,13 @@ def test_table_has_intervals_comparisons_and_states_of_the_settings(beta_study):
     interval = stats.t.interval(0.95, 2, loc=0.81, scale=stats.sem(SSIM[0.1]))
     assert low.scores["ssim"].mean == pytest.approx(0.81)
     assert low.scores["ssim"].half_width == pytest.approx((interval[1] - interval[0]) / 2)
-    assert low.comparison.difference.mean == pytest.approx(0.1)
-    assert low.comparison.verdict == "better"
-    assert high.comparison.verdict == "can't tell"
+    assert low.comparisons["ssim"].difference.mean == pytest.approx(0.1)
+    assert low.comparisons["ssim"].verdict == "better"
+    assert high.comparisons["ssim"].verdict == "can't tell"
+    assert low.comparisons["l1"].verdict == "better"  # lower
+    assert set(low.comparisons) == {"ssim", "l1"}  # the pages have no labels
     assert baseline.is_baseline
-    assert baseline.comparison is None
+    assert baseline.comparisons == {}
     assert (low.images, low.minutes, low.seeds) == (1600, 1.5, 3)
     assert (failed.state, failed.seeds, failed.scores) == ("failed", 0, {})
 
@@ -73,7 +75,20 @@ def test_minimised_metric_is_better_if_lower(tmp_path):
     text = "sweep: {metric: l1, direction: minimize, space: {beta.max: [1.0, 0.1]}}"
     study = a_study(tmp_path, text)
     outcomes = [finished(study, tmp_path, {"beta.max": b}, SSIM[b]) for b in (1.0, 0.1)]
-    assert table(study, outcomes)[1].comparison.verdict == "better"
+    assert table(study, outcomes)[1].comparisons["l1"].verdict == "better"
+
+
+def test_a_setting_can_be_better_by_one_metric_and_worse_by_another(tmp_path):
+    text = "sweep: {metrics: {kl: minimize}, space: {beta.max: [1.0, 0.1]}}"
+    study = a_study(tmp_path, text)
+    outcomes = [finished(study, tmp_path, {"beta.max": b}, SSIM[b]) for b in (1.0, 0.1)]
+    comparisons = table(study, outcomes)[1].comparisons
+    assert {name: each.verdict for name, each in comparisons.items()} == {
+        "ssim": "better",
+        "kl": "worse",
+    }
+    (page,) = [path for path in write_report(study, outcomes, tmp_path) if path.suffix == ".md"]
+    assert "kl against the baseline" in page.read_text()
 
 
 @pytest.mark.parametrize(
@@ -111,7 +126,7 @@ class Page(HTMLParser):
 def test_page_loads_no_external_resource(tmp_path, beta_study):
     html, markdown = write_report(*beta_study, tmp_path)
     page = Page(html.read_text())
-    assert page.tags.count("img") == 4 + 3  # charts and pictures
+    assert page.tags.count("img") == 5 + 3  # charts and pictures
     assert all(address.startswith("data:") for address in page.addresses)
     assert "script" not in page.tags
     assert "▲ better" in page.text
@@ -160,7 +175,7 @@ def test_many_settings_are_sorted_and_only_the_best_are_drawn(tmp_path):
     assert [row.label for row in rows[:2]] == ["beta.max=20.0", "beta.max=19.0"]
     html, _ = write_report(study, outcomes, tmp_path)
     page = Page(html.read_text())
-    assert page.tags.count("img") == 4 + SHOWN
+    assert page.tags.count("img") == 5 + SHOWN  # five charts
     assert "The best 8 settings" in page.text
 
 

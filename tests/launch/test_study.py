@@ -134,6 +134,7 @@ def test_definition_excludes_seeds_and_tracker(tmp_path):
     assert study_of(tmp_path, text, "sweep.seeds=[0,1,2,3]", "tracker=none").definition() == before
     assert study_of(tmp_path, text, "train.epochs=3").definition() != before
     assert study_of(tmp_path, text, "sweep.metric=l1").definition() != before
+    assert study_of(tmp_path, text, "sweep.metrics.kl=minimize").definition() == before
 
 
 @pytest.mark.parametrize("path", STUDIES, ids=lambda path: path.stem)

@@ -8,6 +8,7 @@ import sys
 import time
 from pathlib import Path
 
+import mlflow
 import pytest
 
 from tests.support.paths import EXPERIMENTS, REPO
@@ -134,6 +135,34 @@ def test_stopped_sweep_finishes_the_remaining_trials(sweep, stop_signal):
 
     status, out = sweep.run()
     assert (status, sweep.log(2.0).count("engine=")) == (0, 1)
+
+
+@pytest.mark.slow
+def test_a_study_is_one_run_in_mlflow_with_a_child_for_each_setting_and_seed(sweep, monkeypatch):
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    monkeypatch.setenv("MLFLOW_DISABLE_TELEMETRY", "true")
+    status, out = sweep.run("tracker=mlflow", "train.max_images=8", "tracker.experiment=pages")
+    assert status == 0, out
+    client = mlflow.MlflowClient(f"sqlite:///{sweep.run_dir / 'mlflow.db'}")
+    experiment = client.get_experiment_by_name("pages")
+    runs = client.search_runs([experiment.experiment_id])
+    (parent,) = [run for run in runs if "mlflow.parentRunId" not in run.data.tags]
+    children = [run for run in runs if run is not parent]
+    assert {run.info.run_name for run in children} == {
+        f"mine/beta.max={beta}/seed-0" for beta in (0.5, 1.0, 2.0)
+    }
+    assert {run.data.tags["mlflow.parentRunId"] for run in children} == {parent.info.run_id}
+    assert {run.data.params["beta.max"] for run in children} == {"0.5", "1.0", "2.0"}
+    assert all("val/ssim" in run.data.metrics for run in children)
+    assert {run.info.status for run in runs} == {"FINISHED"}
+    kept = {file.path for file in client.list_artifacts(parent.info.run_id)}
+    assert {"report.html", "report.md", "report"} <= kept
+    best = max(run.data.metrics["val/ssim"] for run in children)
+    assert parent.data.metrics["best/ssim"] == pytest.approx(best)
+
+    status, out = sweep.run("tracker=mlflow", "train.max_images=8", "tracker.experiment=pages")
+    assert status == 0, out
+    assert len(client.search_runs([experiment.experiment_id])) == 4
 
 
 @pytest.mark.slow

@@ -44,7 +44,7 @@ class FakeTrainer:
         self.fails = set(fails)
         self.trained: list[tuple[float, int]] = []
 
-    def __call__(self, experiment, seed, folder, engine, on_validation) -> Path:
+    def __call__(self, experiment, seed, folder, engine, on_validation, environment) -> Path:
         self.trained.append((experiment.beta.max, seed))
         if experiment.beta.max in self.fails:
             raise TrialFailed("out of memory")
@@ -247,11 +247,11 @@ def running(folder: Path) -> list[int]:
 def share(folder: Path) -> None:
     """Work on a study and record its trainings in a file; runs in a process of its own."""
 
-    def train(experiment, seed, run_folder, engine, on_validation) -> Path:
+    def train(experiment, seed, run_folder, engine, on_validation, environment) -> Path:
         with (folder / f"trained-{os.getpid()}").open("a") as file:
             file.write(f"{experiment.beta.max} {seed}\n")
         time.sleep(0.3)
-        return FakeTrainer()(experiment, seed, run_folder, engine, on_validation)
+        return FakeTrainer()(experiment, seed, run_folder, engine, on_validation, environment)
 
     trials_module.train = train
     study = study_of(folder, GRID.replace("3.0]", "3.0, 4.0, 5.0, 6.0]"))

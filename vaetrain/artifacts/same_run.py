@@ -13,7 +13,9 @@ from vaetrain.settings import ConfigError, flatten
 # Settings that may change when a run is resumed: they do not change what it computes.
 FREE_TO_CHANGE = {
     "name",
-    "tracker",
+    "tracker",  # in checkpoints of version 0.1
+    "tracker.use",
+    "tracker.experiment",
     "prior.kind",
     "prior.width",
     "prior.blocks",

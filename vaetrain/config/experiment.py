@@ -34,7 +34,7 @@ from vaetrain.settings import (
     read_yaml,
     setting,
 )
-from vaetrain.trackers.registry import TRACKERS
+from vaetrain.trackers.config import TrackerConfig
 
 
 @dataclass
@@ -55,12 +55,7 @@ class Experiment:
     gan: GanConfig = dataclasses.field(default_factory=GanConfig)
     prior: PriorConfig = dataclasses.field(default_factory=PriorConfig)
     train: TrainConfig = dataclasses.field(default_factory=TrainConfig)
-    tracker: str = setting(
-        "tensorboard",
-        "experiment trackers, in addition to metrics.jsonl",
-        choices=(*TRACKERS, "none"),
-        several=True,
-    )
+    tracker: TrackerConfig = dataclasses.field(default_factory=TrackerConfig)
 
     def batching(self, world_size: int) -> Batching:
         """Return micro batch and accumulation for a number of ranks; raise ConfigError if none."""
@@ -76,8 +71,8 @@ class Experiment:
 
     @property
     def trackers(self) -> list[str]:
-        """Names of the trackers in `tracker`, without `none`."""
-        return [name for name in self.tracker.split(",") if name != "none"]
+        """Names of the trackers in `tracker.use`, without `none`."""
+        return [name for name in self.tracker.use.split(",") if name != "none"]
 
 
 def load_experiment(path: Path | None, overrides: list[str]) -> Experiment:

@@ -66,7 +66,11 @@ class RunLog:
         """Start the experiment's trackers; raises ConfigError if one cannot be reached."""
         experiment = self.experiment
         self.trackers = start_trackers(
-            experiment.trackers, experiment.name, self.run_dir, self.images
+            experiment.trackers,
+            experiment.name,
+            self.run_dir,
+            self.images,
+            experiment.tracker.experiment,
         )
         settings = {key: str(value) for key, value in flatten(as_dict(experiment)).items()}
         self._for_each_tracker(lambda tracker: tracker.store_init_configuration(settings))

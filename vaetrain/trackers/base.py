@@ -19,12 +19,14 @@ class TrackedRun:
         name: name of the experiment.
         images: image count from which the run starts or resumes.
         run_id: identifier from an earlier start of this run; None: it is new.
+        experiment: group of runs at the service, see `tracker.experiment`.
     """
 
     folder: Path
     name: str
     images: int
     run_id: str | None
+    experiment: str = "vaetrain"
 
 
 class Projection(NamedTuple):

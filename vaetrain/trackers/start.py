@@ -17,11 +17,14 @@ from vaetrain.trackers.registry import TRACKERS
 RUN_IDS = "trackers.json"
 
 
-def start_trackers(names: list[str], run_name: str, run_dir: Path, images: int) -> list[RunTracker]:
+def start_trackers(
+    names: list[str], run_name: str, run_dir: Path, images: int, experiment: str = "vaetrain"
+) -> list[RunTracker]:
     """Start the named trackers; each continues its record of this run.
 
     Args:
         images: image count from which the run starts or resumes.
+        experiment: group of runs at the services.
 
     Raises ConfigError with one line if a tracker's service cannot be reached.
     """
@@ -31,7 +34,9 @@ def start_trackers(names: list[str], run_name: str, run_dir: Path, images: int) 
     for name in names:
         spec = TRACKERS[name]
         tracker_class = getattr(import_module(spec.module), spec.class_name)
-        tracker = tracker_class(TrackedRun(run_dir, run_name, images, run_ids.get(name)))
+        tracker = tracker_class(
+            TrackedRun(run_dir, run_name, images, run_ids.get(name), experiment)
+        )
         try:
             tracker.start()
         except tracker.failures as error:

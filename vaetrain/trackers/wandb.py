@@ -13,8 +13,6 @@ from accelerate.tracking import WandBTracker
 
 from vaetrain.trackers.base import RunTracker, TrackedRun
 
-PROJECT = "vaetrain"
-
 
 class WandB(RunTracker, WandBTracker):
     """A run of Weights & Biases; WANDB_MODE=offline keeps it in the run directory."""
@@ -24,7 +22,7 @@ class WandB(RunTracker, WandBTracker):
     def __init__(self, run: TrackedRun) -> None:
         self.run_id = run.run_id or secrets.token_hex(4)
         super().__init__(
-            os.environ.get("WANDB_PROJECT", PROJECT),
+            os.environ.get("WANDB_PROJECT", run.experiment),
             dir=str(run.folder),
             name=run.name,
             id=self.run_id,

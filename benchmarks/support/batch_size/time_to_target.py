@@ -14,6 +14,7 @@ from shards.errors import UserError
 from vaetrain.artifacts.run_dir import METRICS_FILE, read_metrics
 from vaetrain.config.experiment import Experiment
 from vaetrain.engines.engine_files import engine_file
+from vaetrain.trackers.config import TrackerConfig
 
 ENGINE = engine_file("single")
 RULES = {"none": 0.0, "sqrt": 0.5, "linear": 1.0}
@@ -67,7 +68,7 @@ def brief(experiment: Experiment, images: int, validations: int) -> Experiment:
     """
     return replace(
         experiment,
-        tracker="none",
+        tracker=TrackerConfig("none"),
         lr=replace(experiment.lr, schedule="constant"),
         train=replace(
             experiment.train,

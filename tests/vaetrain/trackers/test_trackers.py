@@ -20,12 +20,15 @@ import pytest
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from tests.support.models import perturbed_model
 from tests.support.paths import REPO
 from vaetrain import load_model, startup
+from vaetrain.artifacts.final_model import write_final
 from vaetrain.config.experiment import load_experiment
 from vaetrain.reporting.run_log import RunLog, read_metrics
 from vaetrain.settings import ConfigError
 from vaetrain.trackers.base import RunTracker, TrackedRun
+from vaetrain.trackers.mlflow import FOLDER_VARIABLE, PARENT_VARIABLE
 from vaetrain.trackers.registry import TRACKERS, TrackerSpec
 
 SMALL = (
@@ -40,6 +43,8 @@ SMALL = (
     "train.validate_every_images=16",
     "train.checkpoint_every_images=16",
 )
+
+SMALL_EXPERIMENT = load_experiment(None, [*SMALL, "tracker=mlflow"])
 
 
 @pytest.mark.parametrize("text", ["none", "mlflow", "tensorboard,mlflow", "wandb,tensorboard"])
@@ -183,9 +188,10 @@ def test_mlflow_continues_the_same_run_after_a_resume(local_store):
     log.write_metrics("train", 24, {"loss": 1 / 24})
     log.write_metrics("train", 32, {"loss": 1 / 32})
     log.write_pictures(32, {"latent/page": np.zeros((4, 4), np.uint8)})
-    (local_store / "final").mkdir()
-    (local_store / "final" / "model.safetensors").write_bytes(b"weights")
-    log.write_final_model(local_store / "final")
+    model = perturbed_model(SMALL_EXPERIMENT.model, 64, 128, 0.05)
+    write_final(local_store / "run" / "final", model, SMALL_EXPERIMENT, {}, {})
+    (local_store / "run" / "experiment.yaml").write_text("name: mine\n")
+    log.write_final_model(local_store / "run" / "final")
     log.close()
 
     (run,) = mlflow.search_runs(**all_experiments())
@@ -195,8 +201,34 @@ def test_mlflow_continues_the_same_run_after_a_resume(local_store):
     assert run.data.params["train.epochs"] == "100.0"
     assert run.data.tags["train.epochs"] == "7.0"
     kept = mlflow.artifacts.download_artifacts(run_id=run_id, artifact_path="final")
-    assert (Path(kept) / "model.safetensors").read_bytes() == b"weights"
+    stored = load_model(kept).state_dict()
+    assert all(torch.equal(value, stored[name]) for name, value in model.state_dict().items())
+    text = mlflow.artifacts.load_text(f"{run.info.artifact_uri}/experiment.yaml")
+    assert text == "name: mine\n"
+    encoder = mlflow.pyfunc.load_model(f"runs:/{run_id}/model")
+    pages = torch.rand(2, 1, 32, 64, generator=torch.Generator().manual_seed(0))
+    latents = encoder.predict(pages.numpy())
+    with torch.no_grad():
+        mu, _ = model.encode(pages, torch.tensor([32, 32]))
+    assert latents == pytest.approx(mu.numpy(), abs=1e-5)
     assert run.info.artifact_uri.startswith((local_store / "mlartifacts").as_uri())
+
+
+def test_a_run_is_in_the_experiment_of_the_settings(local_store):
+    an_mlflow_log(local_store, 0, "tracker.experiment=landing pages").close()
+    (run,) = mlflow.search_runs(**all_experiments())
+    experiment = mlflow.get_experiment(run.info.experiment_id)
+    assert experiment.name == "landing pages"
+
+
+def test_a_training_of_a_study_is_a_child_in_the_store_of_the_study(local_store, monkeypatch):
+    (local_store / "study").mkdir()
+    monkeypatch.setenv(FOLDER_VARIABLE, str(local_store / "study"))
+    monkeypatch.setenv(PARENT_VARIABLE, "5" * 32)
+    an_mlflow_log(local_store, 0).close()
+    assert (local_store / "study" / "mlflow.db").exists()
+    (run,) = mlflow.search_runs(**all_experiments())
+    assert run.data.tags["mlflow.parentRunId"] == "5" * 32
 
 
 def all_experiments() -> dict:
@@ -298,6 +330,7 @@ def test_an_mlflow_server_has_the_run_and_the_model(tmp_path, shards, server):
         assert [(point.step, point.value) for point in history] == [
             (line["images"], pytest.approx(line[name])) for line in lines if line["split"] == split
         ]
+    assert run.data.params["tracker.use"] == "tensorboard,mlflow"
     kept = client.download_artifacts(run.info.run_id, "final", str(tmp_path))
     expected, stored = load_model(tmp_path / "run").state_dict(), load_model(kept).state_dict()
     assert expected.keys() == stored.keys()
