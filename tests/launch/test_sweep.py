@@ -131,7 +131,7 @@ def test_stopped_sweep_finishes_the_remaining_trials(sweep, stop_signal):
     assert sweep.log(2.0).count("engine=single") == 1
     report = (sweep.run_dir / "report.html").read_text()
     assert "3 finished" in report
-    assert report.count("<img") == 3 + 1 + 3
+    assert report.count("<img") == 3 + 2 + 1 + 3  # metrics, curves, rate and distortion, pages
 
     status, out = sweep.run()
     assert (status, sweep.log(2.0).count("engine=")) == (0, 1)
