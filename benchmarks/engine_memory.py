@@ -2,9 +2,10 @@
 
     python -m benchmarks.engine_memory [--quick] [--out DIR] [--engines NAME...]
 
-Starts each engine with two ranks, trains on one small random page a rank, and counts the bytes of
-all live tensors after the second step's backward pass, when weights, gradients and moments exist at
-once. On a GPU the allocator's peak is reported as well. Writes engine_memory.json and .png.
+Starts each engine with a rank on every GPU, or two ranks on a CPU, trains on one small random page
+per rank, and counts the bytes of all live tensors after the second step's backward pass, when
+weights, gradients and moments exist at once. On a GPU the allocator's peak is reported as well.
+Writes engine_memory.json and .png.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ from shards import cli
 from shards.randomness import sample_keys
 from vaetrain.engines.base import AVERAGE, WEIGHT, Engine
 from vaetrain.engines.config import OptimizerConfig
-from vaetrain.engines.engine_files import engine_file, engine_names
+from vaetrain.engines.engine_files import default_processes, engine_file, engine_names
 from vaetrain.engines.optimizers import MOMENTS, build_optimizer
 from vaetrain.engines.spec import ENGINES, running_launch
 from vaetrain.engines.start import start_engine
@@ -36,14 +37,14 @@ from vaetrain.model.vae import VAE, draw_noise
 
 ROOT = Path(__file__).resolve().parents[1]
 COMPARED = [name for name in engine_names() if ENGINES[name].has_process_group]
-RANKS, SIDE = 2, 64
+SIDE = 64
 MARKER = "engine memory: "  # starts the line in which a rank prints its result
 WITHIN = 0.05  # of theory
 REST = "gradients and buffers"
 KINDS, ALL = ("weights", REST, "moments", "average"), "all of them"
 
 
-def predicted(engine: str, parameters: int) -> dict[str, float]:
+def predicted(engine: str, parameters: int, ranks: int) -> dict[str, float]:
     """Return the theoretical bytes of a rank by kind, in fp32.
 
     Rajbhandari et al. 2020, section 5 and figure 1, for fp32 training: a parameter takes 4 bytes of
@@ -53,7 +54,7 @@ def predicted(engine: str, parameters: int) -> dict[str, float]:
     """
     spec = ENGINES[engine]
     stage = spec.stage
-    whole, share = 4.0 * parameters, 4.0 * parameters / RANKS
+    whole, share = 4.0 * parameters, 4.0 * parameters / ranks
     return {
         "weights": (share if stage == 3 else whole) + (share if spec.separate_masters else 0),
         REST: share if stage >= 2 else whole,
@@ -86,6 +87,7 @@ def run_rank(size: str) -> NoReturn:
     torch.manual_seed(0)
     model = VAE(ModelConfig(size=size, start="random"), SIDE, SIDE).to(engine.device)
     memory = {"parameters": sum(parameter.numel() for parameter in model.parameters())}
+    memory["ranks"] = engine.world_size
     optimizer = build_optimizer(model, OptimizerConfig())
     engine.prepare(model, optimizer, micro_batch=1, accumulation=1, clip_norm=1.0)
     engine.keep_average()
@@ -108,15 +110,29 @@ def backward(engine: Engine) -> None:
     with engine.micro_batch(last=True):
         output = engine.model(images, torch.full_like(ids, SIDE), noise, None)
         losses = (output.reconstruction - images).square().mean((1, 2, 3))
-        engine.backward(losses + output.mu.square().mean(1) + output.logvar.mean(1), RANKS)
+        penalty = output.mu.square().mean(1) + output.logvar.mean(1)
+        engine.backward(losses + penalty, engine.world_size)
+
+
+def launch_command(
+    engine: str, size: str, device: torch.device
+) -> tuple[list[str], dict[str, str]]:
+    """Return the command that starts the ranks of an engine, and its environment.
+
+    The number of ranks is that of a training: NCCL refuses two ranks on one GPU.
+    """
+    environment = dict(os.environ)
+    if device.type == "cpu":
+        environment["CUDA_VISIBLE_DEVICES"] = ""
+    ranks = default_processes(ENGINES[engine], environment)
+    command = [sys.executable, "-m", "accelerate.commands.accelerate_cli", "launch"]
+    command += ["--config_file", str(engine_file(engine)), "--num_processes", str(ranks)]
+    return [*command, __file__, "--measure", size], environment
 
 
 def launch(engine: str, size: str, device: torch.device) -> dict[str, float]:
     """Start the ranks of an engine, and return the memory of the main process by kind."""
-    launcher = [str(Path(sys.executable).with_name("accelerate")), "launch", "--config_file"]
-    command = [*launcher, str(engine_file(engine)), __file__, "--measure", size]
-    hidden_gpus = {"CUDA_VISIBLE_DEVICES": ""} if device.type == "cpu" else {}
-    environment = os.environ | hidden_gpus
+    command, environment = launch_command(engine, size, device)
     done = subprocess.run(
         command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, text=True, check=True
     )
@@ -126,7 +142,7 @@ def launch(engine: str, size: str, device: torch.device) -> dict[str, float]:
 
 def beside_theory(engine: str, memory: dict[str, float]) -> list[dict[str, Any]]:
     """Return the results of a rank's memory and of its theory, by kind and in total."""
-    theory = predicted(engine, memory["parameters"])
+    theory = predicted(engine, memory["parameters"], memory["ranks"])
     entries = []
     for kind in (*KINDS, ALL):
         kinds = KINDS if kind == ALL else (kind,)
@@ -169,7 +185,7 @@ def main() -> int:
             "rounds": 1,
             "warmup": 1,
             "device": str(arguments.device),
-            "ranks": RANKS,
+            "ranks": memory["ranks"],
             "model.size": size,
             "parameters": memory["parameters"],
         },

@@ -156,16 +156,20 @@ class ScalingTrainers:
             f"train.micro_batch_size={self.micro}",
         ]
 
-        def start(engine: str, pages: int) -> TrainerProcess:
+        def start(engine: str, pages: int, ranks: int = 1) -> TrainerProcess:
             full = [*settings, f"train.global_batch_size={pages}"]
-            return stack.enter_context(TrainerProcess(engine, arguments.experiment, full))
+            trainer = TrainerProcess(engine, arguments.experiment, full, ranks)
+            return stack.enter_context(trainer)
 
         cores = sorted(os.sched_getaffinity(0))
         with on_core(cores[0]):
             self.one, self.twice = start("single", self.micro), start("single", 2 * self.micro)
         with on_core(cores[-1]):
             self.other = start("single", self.micro)
-        self.engines = {engine: start(engine, RANKS * self.micro) for engine in sizes.engines}
+        # The number is given: the default is a rank for each GPU, and two ranks are measured here.
+        self.engines = {
+            engine: start(engine, RANKS * self.micro, RANKS) for engine in sizes.engines
+        }
         self.gradient_bytes = 4 * self.one("about")["parameters"]
 
     def measure(self) -> ScalingMeasurements:

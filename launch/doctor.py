@@ -41,14 +41,16 @@ def main() -> int:
     checks = [CHECKS[name] for name in CHECKS if name in only]
     checks = [check for check in checks if check.engine is None or check.engine in chosen]
     machine = facts.gather()
-    print(*facts.describe(machine), sep="\n")
+    print("this machine:", *facts.describe(machine), sep="\n")
     if arguments.gpus is not None:
         gpu = (*machine.gpus, facts.Gpu("imagined", 80.0, "9.0"))[0]
         machine = dataclasses.replace(machine, gpus=(gpu,) * arguments.gpus)
-        print(f"\nplan for {arguments.gpus} GPUs:")
+        number = f"{arguments.gpus or 'no'} GPU{'s' * (arguments.gpus != 1)}"
+        print(f"\nthe same machine with {number} (imagined):")
     print(*support.describe(machine), sep="\n")
     print(flush=True)
     if arguments.dry_run:
+        print(f"checks that would run, at most {arguments.minutes:g} minutes together:")
         print(*runner.plan(checks, machine), sep="\n")
         return 0
     results = []

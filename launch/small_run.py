@@ -12,7 +12,7 @@ from launch.processes import MARK
 from launch.training_process import TRAINER
 from shards.build import build
 from shards.building.options import BuildOptions
-from vaetrain.data.loading import SAMPLE_LAYOUTS
+from vaetrain.data.config import SAMPLE_LAYOUTS
 from vaetrain.engines.engine_files import engine_file
 
 ROOT = TRAINER.parents[1]
@@ -55,18 +55,20 @@ def start(
     """Start or resume a run; it is killed when this process dies.
 
     Args:
-        engine: engine file, or its name.
+        engine: engine file, or its name. `single` is started without a launcher, whose imports take
+            as long as the trainer's.
         settings: in addition to `SETTINGS`.
         log: file for its output; overwritten.
         mark: of its family, see `launch.processes`.
-        processes: world size; None: that of the engine file.
+        processes: world size, not of `single`; None: that of the engine file.
         environment: in addition to that of this process.
     """
-    command = [sys.executable, "-m", "shards.lifetime"]
-    command += [sys.executable, "-m", "accelerate.commands.accelerate_cli", "launch"]
-    command += ["--config_file", str(engine_file(engine)), "--main_process_port", "0"]
-    if processes is not None:
-        command += ["--num_processes", str(processes)]
+    command = [sys.executable, "-m", "shards.lifetime", sys.executable]
+    if engine != "single":
+        command += ["-m", "accelerate.commands.accelerate_cli", "launch"]
+        command += ["--config_file", str(engine_file(engine)), "--main_process_port", "0"]
+        if processes is not None:
+            command += ["--num_processes", str(processes)]
     command += [str(TRAINER), "--run-dir", str(run), f"data.shards={shards}"]
     with log.open("w") as output:
         return subprocess.Popen(

@@ -111,7 +111,7 @@ def test_data_files_are_installed(installed):
     code = (
         "from vaetrain.config.command import EXPERIMENTS\n"
         "from vaetrain.engines.engine_files import ENGINE_FILES\n"
-        "from vaetrain.data.loading import SAMPLE_LAYOUTS\n"
+        "from vaetrain.data.config import SAMPLE_LAYOUTS\n"
         "import launch, pathlib\n"
         "templates = pathlib.Path(launch.__file__).with_name('templates')\n"
         "for folder in (EXPERIMENTS, ENGINE_FILES, SAMPLE_LAYOUTS, templates):\n"

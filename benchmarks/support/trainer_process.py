@@ -46,12 +46,19 @@ def trainer_settings(arguments: argparse.Namespace) -> list[str]:
 class TrainerProcess:
     """A trainer started by the Accelerate launcher; a context manager that ends it on exit."""
 
-    def __init__(self, engine: str, experiment: str | None, settings: Sequence[str]) -> None:
+    def __init__(
+        self,
+        engine: str,
+        experiment: str | None,
+        settings: Sequence[str],
+        processes: int | None = None,
+    ) -> None:
         """Start the trainer and wait until it connects; its errors go to stderr.
 
         Args:
             engine: an engine file, or a name in `accelerate_configs/`.
             experiment, settings: as on the trainer's command line.
+            processes: world size; None: that of the engine file.
 
         Raises ConfigError for a wrong setting, UserError if the trainer ends before it connects.
         """
@@ -64,6 +71,8 @@ class TrainerProcess:
             listener.listen()
             launcher = [sys.executable, "-m", "accelerate.commands.accelerate_cli", "launch"]
             launcher += ["--config_file", str(engine_file(engine))]
+            if processes is not None:
+                launcher += ["--num_processes", str(processes)]
             launcher += ["--main_process_port", "0", "--quiet", str(Path(__file__).resolve())]
             launcher += ["--run-dir", str(Path(self._folder.name) / "run")]
             if experiment is not None:

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from launch.diagnosis import step_checks, tool_checks, training_checks
-from launch.diagnosis.registry import CHECKS as _REGISTERED
+from launch.diagnosis import training_checks
+from launch.diagnosis.registry import find
 
-MODULES = (step_checks, training_checks, tool_checks)  # imported, so that their checks register
 ORDER = (
     "device_path",
     "precision_fp32",
@@ -22,4 +21,4 @@ ORDER = (
     "export",
     "cuda_tests",
 )
-CHECKS = {name: _REGISTERED[name] for name in ORDER}
+CHECKS = {name: find(name) for name in ORDER}

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 import os
 import shutil
 import subprocess
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from importlib import metadata
 from pathlib import Path
-
-import torch
 
 TESTED = {
     "torch": "2.14.1",
@@ -22,6 +21,7 @@ TESTED = {
 """Versions that this project is tested with."""
 
 GIB = 2**30
+MACHINE_FILE = "machine.json"
 
 
 @dataclass(frozen=True)
@@ -68,9 +68,9 @@ class Machine:
     versions: dict[str, str | None] = field(default_factory=dict)
 
     @property
-    def device(self) -> torch.device:
-        """The device of checks in one process."""
-        return torch.device("cuda", 0) if self.gpus else torch.device("cpu")
+    def device(self) -> str:
+        """The name of the device of checks in one process."""
+        return "cuda:0" if self.gpus else "cpu"
 
     @property
     def ranks(self) -> int:
@@ -84,6 +84,16 @@ class Machine:
             return f"{self.ranks} ranks on the CPU (gloo)"
         return f"{self.ranks} GPUs (NCCL)" if self.ranks > 1 else "one GPU, world size 1"
 
+    def write(self, path: Path) -> None:
+        """Write the facts as JSON."""
+        path.write_text(json.dumps(asdict(self)))
+
+    @classmethod
+    def read(cls, path: Path) -> Machine:
+        """Return the facts that `write` has written."""
+        facts = json.loads(path.read_text())
+        return cls(**facts | {"gpus": tuple(Gpu(**gpu) for gpu in facts["gpus"])})
+
 
 def has_module(name: str) -> bool:
     """Return whether a package is installed."""
@@ -92,6 +102,10 @@ def has_module(name: str) -> bool:
 
 def gather() -> Machine:
     """Return the facts about this machine."""
+    # Imported here: the process of a check reads the facts from a file and may not need torch,
+    # whose import takes seconds.
+    import torch
+
     gpus = ()
     if torch.cuda.is_available():
         devices = map(torch.cuda.get_device_properties, range(torch.cuda.device_count()))
@@ -99,12 +113,15 @@ def gather() -> Machine:
             Gpu(device.name, device.total_memory / GIB, f"{device.major}.{device.minor}")
             for device in devices
         )
+    nccl = None
+    if gpus and torch.distributed.is_nccl_available():
+        nccl = ".".join(map(str, torch.cuda.nccl.version()))
     return Machine(
         gpus=gpus,
         has_bf16=not gpus or torch.cuda.is_bf16_supported(including_emulation=False),
         driver=_driver() if gpus else None,
         cuda=torch.version.cuda,
-        nccl=_nccl() if gpus else None,
+        nccl=nccl,
         cores=os.cpu_count() or 1,
         affinity=len(os.sched_getaffinity(0)),
         cgroup_cores=_cgroup_cores(),
@@ -141,14 +158,18 @@ def describe(machine: Machine) -> Iterator[str]:
         f"memory: {machine.gib:.1f} GiB, control group: {limit}; /dev/shm: {shm}; "
         f"free disk here: {machine.disk_gib:.1f} GiB; C++ compiler: {machine.compiler or 'none'}"
     )
+    tested = {
+        name: version for name, version in machine.versions.items() if _is_tested(name, version)
+    }
+    if tested:
+        yield f"as tested: {', '.join(f'{name} {version}' for name, version in tested.items())}"
     for name, version in machine.versions.items():
-        shown = f"{name} {version or 'not installed'}"
-        yield f"{shown}, tested with {TESTED[name]}{_note(name, version)}"
+        if name not in tested:
+            yield f"{name} {version or 'is not installed'}, but tested with {TESTED[name]}"
 
 
-def _note(name: str, version: str | None) -> str:
-    is_tested = version is not None and version.partition("+")[0] == TESTED[name]
-    return "" if is_tested else " (differs)"
+def _is_tested(name: str, version: str | None) -> bool:
+    return version is not None and version.partition("+")[0] == TESTED[name]
 
 
 def _version(name: str) -> str | None:
@@ -156,12 +177,6 @@ def _version(name: str) -> str | None:
         return metadata.version(name)
     except metadata.PackageNotFoundError:
         return None
-
-
-def _nccl() -> str | None:
-    if not torch.distributed.is_nccl_available():
-        return None
-    return ".".join(map(str, torch.cuda.nccl.version()))
 
 
 def _driver() -> str | None:

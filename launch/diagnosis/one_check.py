@@ -2,6 +2,9 @@
 
     python -m launch.diagnosis.one_check NAME FOLDER
 
+FOLDER has the facts about the machine. Nothing here imports torch: of the checks that only start
+trainings, the import would take most of the time.
+
 The doctor starts one such process a check, so that it can end it with all its children, and so
 that a check that crashes or fills a GPU's memory does not affect the next one.
 """
@@ -12,9 +15,9 @@ import json
 import sys
 from pathlib import Path
 
-from launch.diagnosis import machine
-from launch.diagnosis.checks import CHECKS
+from launch.diagnosis.machine import MACHINE_FILE, Machine
 from launch.diagnosis.outcome import FAILED, HELD, SKIPPED, Failed, Skipped
+from launch.diagnosis.registry import find
 from launch.diagnosis.trainings import Workbench
 
 
@@ -22,7 +25,7 @@ def main(name: str, folder: Path) -> None:
     """Run the check; an unexpected exception ends the process without a result."""
     figures = {}
     try:
-        held = CHECKS[name].run(Workbench(machine.gather(), folder))
+        held = find(name).run(Workbench(Machine.read(folder / MACHINE_FILE), folder))
         status, reason, figures = HELD, held.summary, held.figures
     except Skipped as skipped:
         status, reason = SKIPPED, str(skipped)

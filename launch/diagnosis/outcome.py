@@ -40,6 +40,9 @@ class Result:
         status: `HELD`, `FAILED` or `SKIPPED`.
         reason: one line; if the check held, its summary.
         seconds: duration of the check.
+        cpu_seconds: CPU time of all its processes that ended by themselves. On a machine without
+            other work it is at most `seconds` times the number of cores; if it is far below
+            `seconds`, the check waited for other programs.
         figures: measured values by name.
     """
 
@@ -47,4 +50,5 @@ class Result:
     status: str
     reason: str
     seconds: float = 0.0
+    cpu_seconds: float = 0.0
     figures: dict[str, Any] = field(default_factory=dict)

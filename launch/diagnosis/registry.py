@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from importlib import import_module
 
 from launch.diagnosis.machine import Machine
 from launch.diagnosis.outcome import Held
@@ -29,6 +30,17 @@ class Check:
 
 
 CHECKS: dict[str, Check] = {}
+MODULES = ("training_checks", "tool_checks", "step_checks")
+"""Modules that register checks; the first does not import torch."""
+
+
+def find(name: str) -> Check:
+    """Return a check, and import no more modules than are needed to find it."""
+    for module in MODULES:
+        import_module(f"launch.diagnosis.{module}")
+        if name in CHECKS:
+            return CHECKS[name]
+    raise KeyError(name)
 
 
 def register(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import resource
 import subprocess
 import sys
 import time
@@ -12,7 +13,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
-from launch.diagnosis.machine import Machine
+from launch.diagnosis.machine import MACHINE_FILE, Machine
 from launch.diagnosis.outcome import FAILED, SKIPPED, Result, Skipped
 from launch.diagnosis.registry import Check
 from launch.diagnosis.trainings import last_error
@@ -30,18 +31,23 @@ def check_command(check: Check, folder: Path) -> list[str]:
 
 
 def run_check(
-    check: Check, folder: Path, seconds: float, command: Sequence[str] | None = None
+    check: Check,
+    machine: Machine,
+    folder: Path,
+    seconds: float,
+    command: Sequence[str] | None = None,
 ) -> Result:
     """Run a check in a process of its own; kill it with all its children at the time limit.
 
     Args:
-        folder: folder for files of the checks. The process writes its result to NAME.json; its
-            output is in check-NAME.log.
+        folder: folder for files of the checks. The process reads the facts about the machine from
+            it and writes its result to NAME.json; its output is in check-NAME.log.
         command: command of the process; None: the result of `check_command`.
     """
     log, answer = folder / f"check-{check.name}.log", folder / f"{check.name}.json"
     answer.unlink(missing_ok=True)
-    mark, start = new_mark(), time.monotonic()
+    machine.write(folder / MACHINE_FILE)
+    mark, start, cpu_start = new_mark(), time.monotonic(), _cpu_seconds()
     with log.open("w") as output:
         process = subprocess.Popen(
             command or check_command(check, folder),
@@ -60,11 +66,17 @@ def run_check(
     finally:
         kill_family(mark)
         process.wait()
-    taken = time.monotonic() - start
+    taken = {"seconds": time.monotonic() - start, "cpu_seconds": _cpu_seconds() - cpu_start}
     if not answer.exists():
         reason = f"ended with status {process.returncode}: {last_error(log)}"
-        return Result(check.name, FAILED, reason, taken)
-    return Result(check.name, seconds=taken, **json.loads(answer.read_text()))
+        return Result(check.name, FAILED, reason, **taken)
+    return Result(check.name, **taken, **json.loads(answer.read_text()))
+
+
+def _cpu_seconds() -> float:
+    """Return the CPU time of all processes that have ended and were started by this one."""
+    usage = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return usage.ru_utime + usage.ru_stime
 
 
 def run_checks(
@@ -72,7 +84,7 @@ def run_checks(
     machine: Machine,
     folder: Path,
     minutes: float = DEFAULT_MINUTES,
-    run: Callable[[Check, Path, float], Result] = run_check,
+    run: Callable[[Check, Machine, Path, float], Result] = run_check,
 ) -> Iterator[Result]:
     """Run checks one after the other and yield their results.
 
@@ -92,7 +104,7 @@ def run_checks(
         if left <= 0:
             yield Result(check.name, status, NO_TIME)
             continue
-        result = run(check, folder, min(check.seconds, left))
+        result = run(check, machine, folder, min(check.seconds, left))
         if result.status == FAILED and left < check.seconds and result.seconds >= left:
             reason = f"{NO_TIME}: stopped after {result.seconds:.0f} s"
             result = Result(check.name, status, reason, result.seconds)
@@ -110,14 +122,18 @@ def line(result: Result) -> str:
 
 
 def table(results: Sequence[Result]) -> str:
-    """Return lines of text: one per result, and the number of results of each status."""
+    """Return lines of text: one per result, the number of results of each status, and the times."""
     counts = Counter(result.status for result in results)
     total = ", ".join(f"{counts[status]} {status}" for status in sorted(counts))
-    return "\n".join([*map(line, results), f"{total or 'no checks'}"])
+    seconds, cpu_seconds = (
+        sum(getattr(result, name) for result in results) for name in ("seconds", "cpu_seconds")
+    )
+    times = f"in {seconds:.0f} s (CPU time {cpu_seconds:.0f} s)"
+    return "\n".join([*map(line, results), f"{total or 'no checks'} {times}"])
 
 
 def write_json(results: Sequence[Result], path: Path) -> None:
-    """Write a list of objects: `check`, `status`, `reason`, `seconds` and measured values."""
+    """Write a list of objects: `check`, `status`, `reason`, times and measured values."""
     entries = []
     for result in results:
         entry = asdict(result)
@@ -126,10 +142,10 @@ def write_json(results: Sequence[Result], path: Path) -> None:
 
 
 def plan(checks: Iterable[Check], machine: Machine) -> Iterator[str]:
-    """Yield one line for each check: its time limit and its plan for a machine."""
+    """Yield one line for each check: its plan for a machine and its time limit."""
     for check in checks:
         try:
-            text = check.plan(machine)
+            text = f"{check.plan(machine)} (at most {check.seconds:.0f} s)"
         except Skipped as skipped:
             text = f"skipped: {skipped}"
-        yield f"{check.name:<16} at most {check.seconds:>3.0f} s  {text}"
+        yield f"{check.name:<16} {text}"

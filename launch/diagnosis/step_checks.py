@@ -23,7 +23,7 @@ from vaetrain.engines.model_options import apply_options
 
 COMPILE_TOLERANCE = 1e-5  # of fp32 losses, relative
 COMPILE_ROWS = (32, 64, 128)
-COMPILE_ROUNDS = 3
+COMPILE_ROUNDS = {"cpu": 1, "cuda": 3}
 MEMORY_TOLERANCE = {"cpu": 0.1, "cuda": 0.25}  # workspaces of cuDNN are not predicted
 PAGES = {"cpu": (2, 4, 8), "cuda": (8, 32, 64)}
 
@@ -75,7 +75,7 @@ def compile_backend(machine: Machine) -> str:
 @register("compile", seconds=300, plan=_compile_plan)
 def compiled(bench: Workbench) -> Held:
     """Compiled losses equal eager ones, at several heights with few graphs."""
-    device, backend = bench.machine.device, compile_backend(bench.machine)
+    device, backend = torch.device(bench.machine.device), compile_backend(bench.machine)
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
     experiment = small_experiment("augment.mixup_alpha=0", "augment.policy=none")
     width = experiment.data.width
@@ -90,7 +90,7 @@ def compiled(bench: Workbench) -> Held:
         losses.sum().backward()
         difference = max(difference, float(((losses - expected) / expected).detach().abs().max()))
         graphs.append(counters["stats"]["unique_graphs"])
-    for _ in range(COMPILE_ROUNDS):
+    for _ in range(COMPILE_ROUNDS[device.type]):
         for batch in batches:
             for name, step in (("eager", eager), ("compiled", quick)):
                 seconds[name].append(_seconds(step, batch, device))
@@ -116,7 +116,7 @@ def _seconds(step: PageLosses, batch: object, device: torch.device) -> float:
 
 
 def _memory_plan(machine: Machine) -> str:
-    kind = machine.device.type
+    kind = torch.device(machine.device).type
     source = "the CUDA allocator's record" if kind == "cuda" else "the profiler's record on the CPU"
     sizes = ", ".join(map(str, PAGES[kind]))
     return f"peak of a step of {sizes} pages predicted on fake tensors, beside {source}"
@@ -125,7 +125,7 @@ def _memory_plan(machine: Machine) -> str:
 @register("memory", seconds=150, plan=_memory_plan)
 def peak_memory(bench: Workbench) -> Held:
     """The predicted peak memory of a step is the measured one."""
-    device = bench.machine.device
+    device = torch.device(bench.machine.device)
     experiment = small_experiment("augment.mixup_alpha=0")
     if bench.machine.gpus:
         experiment = load_experiment(experiment_path("default"), ["model.start=random"])

@@ -30,7 +30,8 @@ def _require_modules(extra: str, *names: str) -> None:
 def _throughput_plan(machine: Machine) -> str:
     _require_modules("bench", "jsonschema", "matplotlib")
     sizes = "tiny and base" if machine.gpus else "tiny (64 x 128 pixels)"
-    return f"images/s of {sizes} beside the plain loop on the {machine.device.type}"
+    device = "GPU" if machine.gpus else "CPU"
+    return f"images/s of {sizes} on the {device}: at least half of the plain loop's"
 
 
 @register("throughput", seconds=300, plan=_throughput_plan)
@@ -72,7 +73,7 @@ def _rates(bench: Workbench, size: str) -> dict[str, float]:
                 "model.start=random",
                 "tracker=none",
             ],
-            device=bench.machine.device,
+            device=torch.device(bench.machine.device),
             seed=0,
         )
     )

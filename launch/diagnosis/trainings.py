@@ -13,9 +13,11 @@ from launch.diagnosis.outcome import Failed
 from launch.processes import new_mark
 from vaetrain.artifacts.run_dir import METRICS_FILE, read_metrics
 
-IMAGES = 80  # of a training: ten steps
+GLOBAL_BATCH = 16  # pages
+STEPS = 6
 FEW_STEPS = (
-    f"train.max_images={IMAGES}",
+    f"train.global_batch_size={GLOBAL_BATCH}",
+    f"train.max_images={STEPS * GLOBAL_BATCH}",
     "train.validate_every_images=1000000",
     "data.workers=0",
 )
@@ -46,16 +48,19 @@ class Workbench:
         return 1e-3 if self.machine.gpus else 1e-4
 
     def start(self, name: str, engine: str, *settings: str, on_gpu: bool = True) -> Any:
-        """Start or resume a training on the machine's devices; return its process and mark."""
-        mark = new_mark()
+        """Start or resume a training on the machine's devices; return its process and mark.
+
+        By default a rank has one micro batch per step.
+        """
+        mark, ranks = new_mark(), 1 if engine == "single" else self.machine.ranks
         process = small_run.start(
             engine,
             self.folder / name,
-            (*FEW_STEPS, *settings),
+            (*FEW_STEPS, f"train.micro_batch_size={GLOBAL_BATCH // ranks}", *settings),
             shards=self.shards,
             log=self.log(name),
             mark=mark,
-            processes=1 if engine == "single" else self.machine.ranks,
+            processes=ranks,
             environment=NO_TF32 if on_gpu else NO_GPU,
         )
         return process, mark

@@ -1,17 +1,29 @@
-"""Theory of a rank's memory, and its comparison with a measurement."""
+"""Theory of a rank's memory, its comparison with a measurement, and the number of ranks."""
 
 import pytest
+import torch
 
-from benchmarks.engine_memory import ALL, KINDS, REST, beside_theory, in_theory, predicted
+from benchmarks.engine_memory import (
+    ALL,
+    KINDS,
+    REST,
+    beside_theory,
+    in_theory,
+    launch_command,
+    predicted,
+)
 from benchmarks.support import report
 from tests.benchmarks.quick_run import names_of, quick_run
+from vaetrain.engines import devices
 
 # Bytes a parameter on two ranks, as figure 1 of Rajbhandari et al. 2020 counts them, for fp32 and
 # with the EMA of the weights: weights (ZeRO: also its optimised part), gradients, moments, EMA.
 THEORY = {
     "ddp": (4, 4, 8, 4),
     "zero1": (4 + 2, 4, 4, 2),
+    "zero1_offload": (4 + 2, 4, 4, 2),
     "zero2": (4 + 2, 2, 4, 2),
+    "zero2_offload": (4 + 2, 2, 4, 2),
     "zero3": (2 + 2, 2, 4, 2),
     "zero3_offload": (2 + 2, 2, 4, 2),
     "fsdp2": (2, 2, 4, 2),
@@ -20,11 +32,29 @@ THEORY = {
 
 @pytest.mark.parametrize("engine", THEORY)
 def test_theory_is_that_of_the_paper(engine):
-    assert tuple(predicted(engine, 1).values()) == THEORY[engine]
+    assert tuple(predicted(engine, 1, 2).values()) == THEORY[engine]
+
+
+@pytest.mark.parametrize(("gpus", "ranks"), [(0, 2), (1, 1), (8, 8)])
+def test_every_gpu_has_one_rank(gpus, ranks, monkeypatch):
+    """Two ranks were started on one GPU, which NCCL refuses."""
+    monkeypatch.setattr(devices, "installed_gpus", lambda: (gpus, False))
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    device = torch.device("cuda" if gpus else "cpu")
+    command, environment = launch_command("zero2", "tiny", device)
+    assert command[command.index("--num_processes") + 1] == str(ranks)
+    assert environment.get("CUDA_VISIBLE_DEVICES") == (None if gpus else "")
+
+
+def test_gpus_are_hidden_in_a_measurement_on_the_cpu(monkeypatch):
+    monkeypatch.setattr(devices, "installed_gpus", lambda: (8, False))
+    command, environment = launch_command("ddp", "tiny", torch.device("cpu"))
+    assert command[command.index("--num_processes") + 1] == "2"
+    assert environment["CUDA_VISIBLE_DEVICES"] == ""
 
 
 def test_results_have_measurement_and_theory_by_kind():
-    memory = {"weights": 3e6, REST: 2e6, "moments": 4e6, "average": 2e6, "peak": 13.6e6}
+    memory = {"weights": 3e6, REST: 2e6, "moments": 4e6, "average": 2e6, "peak": 13.6e6, "ranks": 2}
     entries = beside_theory("zero3", {"parameters": 1_000_000, **memory})
     (total,) = [e for e in entries if (e["group"], e["name"]) == (ALL, "zero3")]
     assert total["rounds"] == [11.0]

@@ -14,7 +14,7 @@ SLOW = [
     *(("zero1", world) for world in (1, 3)),
     *(("zero2", world) for world in (2, 3)),
     *(("zero3", world) for world in (1, 4)),
-    ("zero3_offload", 3),
+    *((f"zero{stage}_offload", 3) for stage in (1, 2, 3)),
     *(("fsdp2", world) for world in (1, 4)),
 ]
 

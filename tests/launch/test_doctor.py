@@ -17,6 +17,7 @@ from launch.diagnosis.machine import Gpu, Machine
 from launch.diagnosis.outcome import FAILED, HELD, SKIPPED, Failed, Held, Result, Skipped
 from launch.diagnosis.registry import Check
 from launch.diagnosis.trainings import Workbench, largest_difference, require_at_most
+from vaetrain.engines.engine_files import engine_names
 
 REPO = Path(__file__).resolve().parents[2]
 
@@ -27,7 +28,7 @@ def a_machine(gpus: int = 0) -> Machine:
 
 def plans(gpus: int) -> dict[str, str]:
     lines = runner.plan(CHECKS.values(), a_machine(gpus))
-    return {line.split()[0]: line.split(" s  ", 1)[1] for line in lines}
+    return dict(line.split(maxsplit=1) for line in lines)
 
 
 def a_check(name: str, seconds: float = 60.0, skipped: str | None = None) -> Check:
@@ -41,17 +42,17 @@ def a_check(name: str, seconds: float = 60.0, skipped: str | None = None) -> Che
 
 def test_plan_without_a_gpu():
     planned = plans(0)
-    assert planned["engine_zero3"].startswith("10 steps on 2 ranks on the CPU (gloo)")
+    assert planned["engine_zero3"].startswith("6 steps on 2 ranks on the CPU (gloo)")
     assert "fake CUDA tensors" in planned["device_path"]
-    assert planned["precision_fp16"] == "skipped: fp16 needs a GPU"
+    assert planned["precision_fp16"] == "skipped: needs a GPU"
     assert "aot_eager" in planned["compile"]
     assert planned["cuda_tests"] == "skipped: needs a GPU"
 
 
 def test_plan_for_one_gpu():
     planned = plans(1)
-    assert planned["engine_zero3"].startswith("10 steps on one GPU, world size 1")
-    assert planned["engine_ddp"].startswith("10 steps on one GPU, world size 1")
+    assert planned["engine_zero3"].startswith("6 steps on one GPU, world size 1")
+    assert planned["engine_ddp"].startswith("6 steps on one GPU, world size 1")
     assert planned["resume"].startswith("single on one GPU")
     assert "must not synchronise" in planned["device_path"]
     assert "fp16" in planned["precision_fp16"]
@@ -60,7 +61,7 @@ def test_plan_for_one_gpu():
 def test_plan_for_eight_gpus():
     planned = plans(8)
     for name in ("engine_ddp", "engine_fsdp2", "offload"):
-        assert planned[name].startswith("10 steps on 8 GPUs (NCCL)")
+        assert planned[name].startswith("6 steps on 8 GPUs (NCCL)")
     assert not [text for text in planned.values() if text.startswith("skipped: needs a GPU")]
 
 
@@ -70,11 +71,15 @@ def test_ranks_divide_the_global_batch(gpus, ranks):
 
 
 def test_every_engine_and_precision_is_reported():
-    assert support.precision_problem("fp16", a_machine(0)) == "fp16 needs a GPU"
-    assert support.precision_problem("bf16", Machine(has_bf16=False)).startswith("bf16 needs")
-    lines = list(support.describe(a_machine(1)))
-    assert "engine zero3_offload: can run" in lines
-    assert "precision fp16: can run" in lines
+    engines, precisions = support.describe(a_machine(1))
+    assert engines == f"engines that can run: {', '.join(engine_names())}"
+    assert precisions == "precisions that can run: fp32, bf16, fp16"
+    lines = list(support.describe(Machine(has_bf16=False)))
+    assert lines[1:] == [
+        "precisions that can run: fp32",
+        "precision bf16 cannot run: needs GPUs of compute capability 8.0",
+        "precision fp16 cannot run: needs a GPU",
+    ]
 
 
 def test_missing_extras_are_named_with_their_command(monkeypatch):
@@ -90,32 +95,51 @@ def test_facts_of_this_machine():
     assert here.affinity == len(os.sched_getaffinity(0))
     assert here.gib > 0
     text = "\n".join(machine.describe(here))
-    for name, version in machine.TESTED.items():
-        assert f"tested with {version}" in text
-        assert name in text
-    older = Machine(versions={"torch": "2.6.0", "deepspeed": None})
-    text = "\n".join(machine.describe(older))
-    assert "torch 2.6.0, tested with 2.14.1 (differs)" in text
-    assert "deepspeed not installed, tested with 0.19.8 (differs)" in text
+    assert all(f"{name} " in text for name in machine.TESTED)
+    older = Machine(versions={"torch": "2.6.0", "deepspeed": None, "accelerate": "1.15.0"})
+    assert list(machine.describe(older))[-3:] == [
+        "as tested: accelerate 1.15.0",
+        "torch 2.6.0, but tested with 2.14.1",
+        "deepspeed is not installed, but tested with 0.19.8",
+    ]
+
+
+@pytest.mark.parametrize("gpus", [0, 2])
+def test_facts_are_passed_to_the_process_of_a_check(gpus, tmp_path):
+    a_machine(gpus).write(tmp_path / machine.MACHINE_FILE)
+    assert Machine.read(tmp_path / machine.MACHINE_FILE) == a_machine(gpus)
+
+
+@pytest.mark.parametrize("name", ["precision_fp32", "engine_zero3", "resume", "vaegan_r1"])
+def test_checks_that_only_start_trainings_do_not_import_torch(name):
+    """Its import by every check's process took more time than some trainings."""
+    code = (
+        "import sys, launch.diagnosis.one_check\n"
+        "from launch.diagnosis.registry import find\n"
+        f"find({name!r})\n"
+        "assert 'torch' not in sys.modules\n"
+    )
+    subprocess.run([sys.executable, "-c", code], cwd=REPO, check=True)
 
 
 def test_results_table_and_json(tmp_path):
     results = [
-        Result("a", HELD, "equal", 1.5, {"difference": 0.25}),
+        Result("a", HELD, "equal", 1.5, 2.5, {"difference": 0.25}),
         Result("b", SKIPPED, "needs a GPU"),
     ]
     assert runner.exit_status(results) == 0
     assert runner.table(results).splitlines() == [
         "a                   1.5 s  held: equal",
         "b                   0.0 s  skipped: needs a GPU",
-        "1 held, 1 skipped",
+        "1 held, 1 skipped in 2 s (CPU time 2 s)",
     ]
     results.append(Result("c", FAILED, "differs", 2.0))
     assert runner.exit_status(results) == 1
     runner.write_json(results, tmp_path / "found.json")
     entries = json.loads((tmp_path / "found.json").read_text())
     assert entries[0] == {
-        "check": "a", "status": "held", "reason": "equal", "seconds": 1.5, "difference": 0.25,
+        "check": "a", "status": "held", "reason": "equal", "seconds": 1.5, "cpu_seconds": 2.5,
+        "difference": 0.25,
     }  # fmt: skip
     assert [entry["status"] for entry in entries] == ["held", "skipped", "failed"]
 
@@ -127,7 +151,7 @@ def test_checks_without_time_left(minutes, status, tmp_path, monkeypatch):
     monkeypatch.setattr(runner.time, "monotonic", lambda: next(clock))
     given = []
 
-    def run(check: Check, folder: Path, seconds: float) -> Result:
+    def run(check: Check, machine: Machine, folder: Path, seconds: float) -> Result:
         given.append(seconds)
         return Result(check.name, FAILED, "out of time", seconds)
 
@@ -149,7 +173,8 @@ def test_time_limit_kills_a_check_with_its_children(tmp_path):
         f"pathlib.Path({str(child)!r}).write_text(str(process.pid))\n"
         "time.sleep(600)\n"
     )
-    result = runner.run_check(a_check("endless"), tmp_path, 3.0, [sys.executable, "-c", code])
+    command = [sys.executable, "-c", code]
+    result = runner.run_check(a_check("endless"), a_machine(), tmp_path, 3.0, command)
     assert (result.status, result.seconds) == (FAILED, 3.0)
     assert result.reason.startswith("out of time after 3 s")
     state = Path("/proc", child.read_text(), "stat")
@@ -158,14 +183,15 @@ def test_time_limit_kills_a_check_with_its_children(tmp_path):
 
 def test_check_that_crashes_has_failed_with_its_error(tmp_path):
     command = [sys.executable, "-c", "raise RuntimeError('no kernel image')"]
-    result = runner.run_check(a_check("crash"), tmp_path, 60.0, command)
+    result = runner.run_check(a_check("crash"), a_machine(), tmp_path, 60.0, command)
     assert result.status == FAILED
     assert result.reason == "ended with status 1: RuntimeError: no kernel image"
 
 
 def test_check_runs_in_a_process_of_its_own(tmp_path):
-    result = runner.run_check(CHECKS["precision_fp16"], tmp_path, 120.0)
-    assert (result.status, result.reason) == (SKIPPED, "fp16 needs a GPU")
+    result = runner.run_check(CHECKS["precision_fp16"], a_machine(), tmp_path, 120.0)
+    assert (result.status, result.reason) == (SKIPPED, "needs a GPU")
+    assert 0 < result.cpu_seconds < 60
 
 
 def test_device_path_holds_and_notices_a_tensor_on_the_cpu(tmp_path, monkeypatch):

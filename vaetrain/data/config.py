@@ -10,6 +10,7 @@ from shards.location import parse_location
 from shards.remote.cache import CacheOptions
 from vaetrain.settings import ConfigError, setting
 
+SAMPLE_LAYOUTS = Path(__file__).resolve().parents[2] / "shards" / "sample"
 SAMPLE_SHARDS = Path("data") / "sample"
 
 

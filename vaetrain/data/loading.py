@@ -20,11 +20,10 @@ from shards.reading.sample_order import SampleOrder
 from shards.reading.selection import Selection, select
 from shards.reading.shard_files import ShardFiles
 from vaetrain.data.batching import Batching
-from vaetrain.data.config import SAMPLE_SHARDS, DataConfig
+from vaetrain.data.config import SAMPLE_LAYOUTS, SAMPLE_SHARDS, DataConfig
 from vaetrain.engines.base import Engine
 from vaetrain.settings import ConfigError
 
-SAMPLE_LAYOUTS = Path(__file__).resolve().parents[2] / "shards" / "sample"
 EVALUATION_BATCH = 16  # pages
 FIGURE_PAGES = 8
 # Validation pages that are compared with one another (mutual information, label metrics, figures),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -43,9 +44,13 @@ def is_shipped(path: Path) -> bool:
     return path.resolve().parent == ENGINE_FILES
 
 
-def default_processes(spec: EngineSpec) -> int:
-    """Return the number of processes of a shipped engine file: all GPUs, or two on a CPU."""
-    return spec.max_processes or count_gpus(os.environ) or CPU_PROCESSES
+def default_processes(spec: EngineSpec, environment: Mapping[str, str] = os.environ) -> int:
+    """Return the number of processes of a shipped engine file: all GPUs, or two on a CPU.
+
+    Args:
+        environment: variables of the processes, which may hide GPUs.
+    """
+    return spec.max_processes or count_gpus(environment) or CPU_PROCESSES
 
 
 def read_engine_file(path: Path) -> Launch:

@@ -20,7 +20,7 @@ from shards.reading.shard_files import ShardFiles
 from vaetrain.augmentation.pipeline import Augment
 from vaetrain.augmentation.policy import load_policy
 from vaetrain.config.experiment import load_experiment
-from vaetrain.data.loading import SAMPLE_LAYOUTS
+from vaetrain.data.config import SAMPLE_LAYOUTS
 from vaetrain.engines.optimizers import build_optimizer
 from vaetrain.losses import ssim
 from vaetrain.losses.objective import Objective
