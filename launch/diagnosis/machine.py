@@ -82,7 +82,10 @@ class Machine:
         """The ranks' devices, for a plan."""
         if not self.gpus:
             return f"{self.ranks} ranks on the CPU (gloo)"
-        return f"{self.ranks} GPUs (NCCL)" if self.ranks > 1 else "one GPU, world size 1"
+        if self.ranks == 1:
+            return "one GPU, world size 1"
+        unused = f" of {len(self.gpus)}" if len(self.gpus) > self.ranks else ""
+        return f"{self.ranks}{unused} GPUs (NCCL)"
 
     def write(self, path: Path) -> None:
         """Write the facts as JSON."""

@@ -36,7 +36,7 @@ def small_experiment(*settings: str) -> Experiment:
 def _device_plan(machine: Machine) -> str:
     if machine.gpus:
         return "forward and backward on the GPU; the second pass must not synchronise"
-    return "no GPU: forward on fake CUDA tensors, backward on fake CPU tensors (no values)"
+    return "forward on fake CUDA tensors, backward on fake CPU tensors: shapes without values"
 
 
 @register("device_path", seconds=90, plan=_device_plan)
@@ -64,7 +64,8 @@ def _compile_plan(machine: Machine) -> str:
         raise Skipped("triton is not installed")
     backend = compile_backend(machine)
     note = "" if machine.gpus else " (inductor takes minutes on a CPU)"
-    return f"eager and compiled by {backend}{note}, pages of {len(COMPILE_ROWS)} heights"
+    heights = f"pages of {len(COMPILE_ROWS)} heights"
+    return f"{heights}, eager and compiled by {backend}{note}: equal losses"
 
 
 def compile_backend(machine: Machine) -> str:
@@ -117,9 +118,12 @@ def _seconds(step: PageLosses, batch: object, device: torch.device) -> float:
 
 def _memory_plan(machine: Machine) -> str:
     kind = torch.device(machine.device).type
-    source = "the CUDA allocator's record" if kind == "cuda" else "the profiler's record on the CPU"
+    source = "CUDA's allocator" if kind == "cuda" else "the profiler"
     sizes = ", ".join(map(str, PAGES[kind]))
-    return f"peak of a step of {sizes} pages predicted on fake tensors, beside {source}"
+    return (
+        f"peak memory of steps of {sizes} pages, predicted on fake tensors and measured by "
+        f"{source}: within {MEMORY_TOLERANCE[kind]:.0%}"
+    )
 
 
 @register("memory", seconds=150, plan=_memory_plan)

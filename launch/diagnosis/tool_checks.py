@@ -92,7 +92,7 @@ def _rates(bench: Workbench, size: str) -> dict[str, float]:
 
 def _export_plan(machine: Machine) -> str:
     _require_modules("export", "onnx", "onnxscript", "onnxruntime")
-    return "ONNX of a new model beside PyTorch, on the CPU"
+    return "outputs of a new model's ONNX file equal to those of PyTorch, on the CPU"
 
 
 @register("export", seconds=120, plan=_export_plan)
@@ -125,7 +125,7 @@ def _cuda_tests_plan(machine: Machine) -> str:
         raise Skipped("pytest not installed; pip install -e '.[test]'")
     if not machine.gpus:
         raise Skipped("needs a GPU")
-    return "pytest -m gpu"
+    return "the tests that need a GPU (pytest -m gpu) pass"
 
 
 @register("cuda_tests", seconds=300, plan=_cuda_tests_plan)

@@ -35,8 +35,8 @@ QUICK = (
     "tracker=none",
 )
 # The discriminator starts and warms up within thirty steps. Its learning rate is low: at five times
-# the rate its rectifiers switch on whole flat areas of pages, and rounding differences grow a
-# thousandfold in ten steps.
+# this rate, its rectifiers switch for whole areas of equal pixels, and rounding differences become
+# a thousand times larger within ten steps.
 GAN = (
     "gan.enabled=true",
     "gan.start_epoch=1",

@@ -7,7 +7,7 @@ from shards.building.options import BuildOptions
 from tests.distributed.conftest import Trainer
 from tests.support.paths import SAMPLE
 
-# Far too high a beta, on a model with random initial weights.
+# The beta is far too high, and the model has random initial weights.
 COLLAPSING = ("beta.schedule=constant", "beta.max=300", "train.validate_every_images=64")
 
 
@@ -31,27 +31,27 @@ def test_stop_action_ends_the_run_on_all_ranks(trainer):
 
 @pytest.fixture
 def whole(tmp_path) -> Trainer:
-    """Trainer on all pages of the sample: enough to validate sixteen dimensions."""
+    """Return a trainer on all pages of the sample, enough to validate sixteen dimensions."""
     build([SAMPLE], tmp_path / "shards", BuildOptions(workers=1))
     return Trainer(tmp_path / "shards", tmp_path / "runs")
 
 
 @pytest.mark.slow
 def test_hold_beta_reactivates_the_latent(whole):
-    """With three thousand times the default beta; NOTES.md has the table of both runs."""
+    """Beta is three thousand times its default; NOTES.md has the table of both runs."""
     settings = ("beta.schedule=constant", "beta.max=300", "optimizer.lr=2e-3")
     settings += ("lr.schedule=constant", "train.global_batch_size=16", "train.max_images=3072")
     settings += ("train.validate_every_images=256", "train.checkpoint_every_images=1024")
-    whole.train("held", *settings, "collapse.action=hold_beta")
-    whole.train("crushed", *settings)
-    assert verdicts(whole, "crushed")[:2] == ["waking", "collapsing"]
-    assert all(line["active_units"] < 16 / 2 for line in whole.lines("crushed", "val"))
-    lines = whole.lines("held", "val")
+    whole.train("limited", *settings, "collapse.action=hold_beta")
+    whole.train("not-limited", *settings)
+    assert verdicts(whole, "not-limited")[:2] == ["waking", "collapsing"]
+    assert all(line["active_units"] < 16 / 2 for line in whole.lines("not-limited", "val"))
+    lines = whole.lines("limited", "val")
     assert lines[1]["verdict"] == "collapsing"
     assert lines[-1]["verdict"] == "healthy"
     assert lines[-1]["active_units"] > 16 / 2
     assert lines[-1]["beta"] < lines[0]["beta"] == 300
-    # Interrupted while beta is capped, the run is the same.
+    # A run that is interrupted while beta is limited has the same beta afterwards.
     whole.train("again", *settings, "collapse.action=hold_beta", "train.max_images=1024")
     whole.train("again", *settings, "collapse.action=hold_beta", "train.max_images=1536")
     known = [line["beta"] for line in lines]

@@ -17,7 +17,7 @@ from tests.support.tensors import relative_difference
 
 KINDS = {"vae": (), "vaegan": GAN}
 # With warm-up and a constant rate the schedule does not depend on the planned length, so that a run
-# may stop half-way. Gradients are clipped at some steps and not at others.
+# may stop half-way. Gradients are clipped in some of the steps.
 SETTINGS = (
     "train.micro_batch_size=2",
     "optimizer.clip_norm=0.4",
@@ -75,9 +75,11 @@ def distributed(trainer, kind, engine_file):
 
 
 LOSSES = ("loss", "recon", "ssim", "kl", "g_loss", "d_loss")
-# The gradient of an L1 jumps where a pixel ties, so its norm differs sooner than any loss.
+# The gradient of an L1 is discontinuous where a pixel equals its target, so norms differ sooner
+# than losses.
 NORMS = ("grad_norm", "adaptive_weight")
-# An SSIM near 0 has few correct digits, but 1 - SSIM, the loss, has all; a hinge is 1 - its logits.
+# An SSIM near 0 has few correct digits; 1 - SSIM, which is the loss, has all of them. The hinge
+# loss is 1 - logits.
 FROM_ONE = ("ssim", "g_loss")
 
 
@@ -99,7 +101,7 @@ def differences(trainer, name: str, reference: str) -> dict[str, float]:
 
 
 def assert_equal_losses(largest: dict[str, float]) -> None:
-    """Assert that the output of `differences` is as small as another order of sums makes it."""
+    """Assert that the output of `differences` can result from another order of sums."""
     assert max(value for key, value in largest.items() if key in LOSSES) < 1e-4, largest
     assert max(value for key, value in largest.items() if key in NORMS) < 1e-3, largest
 
@@ -139,24 +141,26 @@ def test_thirty_steps_agree_with_one_process(trainer, reference, kind, engine, d
 
 @pytest.mark.slow
 @pytest.mark.parametrize("engine", ENGINES)
-def test_a_resumed_run_equals_the_undisturbed_run(trainer, kind, engine, distributed, engine_file):
-    """The run is resumed from its checkpoint half-way; everything after it was removed."""
-    undisturbed, _ = distributed(engine)
-    name = f"{undisturbed}-resumed"
+def test_a_resumed_run_equals_the_uninterrupted_run(
+    trainer, kind, engine, distributed, engine_file
+):
+    """The run is resumed from its checkpoint half-way; all later files were removed."""
+    uninterrupted, _ = distributed(engine)
+    name = f"{uninterrupted}-resumed"
     folder = trainer.folder / name
-    shutil.copytree(trainer.folder / undisturbed, folder)
+    shutil.copytree(trainer.folder / uninterrupted, folder)
     shutil.rmtree(folder / "final")
     shutil.rmtree(folder / "checkpoints" / f"{8 * STEPS:012d}")
     out = trainer.train(name, *KINDS[kind], *SETTINGS, engine=engine_file(engine))
     assert f"resuming at {HALFWAY} of 240 images" in out
-    assert max(differences(trainer, name, undisturbed).values()) < 1e-5
+    assert max(differences(trainer, name, uninterrupted).values()) < 1e-5
     for part in ("weights", "average"):
-        weights, expected = trainer.weights(name, part), trainer.weights(undisturbed, part)
+        weights, expected = trainer.weights(name, part), trainer.weights(uninterrupted, part)
         assert relative_difference(weights, expected) < 1e-5
 
 
 def test_a_run_may_change_its_engine_and_world_size(trainer, reference, kind, engine_file):
-    """Four engines resume from each other; together they give the losses of one process."""
+    """Four engines resume from each other; the whole run has the losses of one process."""
     name = f"{kind}-changing"
     for part, engine in enumerate(("zero3", "single", "fsdp2", "zero1"), start=1):
         settings = (*SETTINGS, f"train.max_images={60 * part}")
@@ -173,7 +177,7 @@ def test_a_run_may_change_its_engine_and_world_size(trainer, reference, kind, en
     "mutation", ["forward_unwrapped", "accumulation_not_averaged", "ranks_not_averaged"]
 )
 def test_a_trainer_with_a_fault_differs(trainer, reference, kind, mutation):
-    """The comparison above fails for faults that it should find."""
+    """The comparison of this file fails for each of these faults."""
     name = f"{kind}-{mutation}"
     settings = (*KINDS[kind], *SETTINGS, "train.max_images=80")
     command = trainer.command(
@@ -188,8 +192,8 @@ def test_a_trainer_with_a_fault_differs(trainer, reference, kind, mutation):
         assert_equal_losses(largest)
 
 
-# At this learning rate the fp32 runs of two engines, which sum in different orders, agree for 200
-# steps; at 5e-4 they were 1.3% apart after 180 steps.
+# Two engines sum in different orders. At this learning rate, their fp32 losses agree for 200 steps;
+# at 5e-4 they differed by 1.3% after 180 steps.
 BF16 = (
     "train.max_images=2400",
     "train.log_every_images=240",
@@ -221,7 +225,7 @@ def test_bf16_losses_follow_fp32(trainer, fp32_run, kind, engine, engine_file, t
     assert here != there
     assert max(apart[:4]) < 0.002
     assert max(apart) < 0.03
-    # Weights and moments are kept in fp32: hardly any of them is a bf16 number.
+    # Weights and moments are fp32: few of their values can be represented in bf16.
     for part in ("weights", "average", "optimizer"):
         for tensor_name, tensor in trainer.weights(name, part).items():
             assert tensor.dtype == torch.float32, tensor_name

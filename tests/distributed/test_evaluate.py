@@ -11,7 +11,7 @@ from vaetrain.config.experiment import load_experiment
 
 
 def flatten_metrics(metrics: dict, prefix: str = "") -> dict[str, float]:
-    """Return one number a name; names of nested values are joined with spaces."""
+    """Return one number per name; the names of nested values are joined by spaces."""
     flat = {}
     for name, value in metrics.items():
         if isinstance(value, list):
@@ -25,7 +25,7 @@ def flatten_metrics(metrics: dict, prefix: str = "") -> dict[str, float]:
 
 @pytest.fixture(scope="module")
 def measured(tmp_path_factory) -> dict[int, dict[str, float]]:
-    """Metrics by number of ranks, of 75 pages in full, partial and empty batches of 16."""
+    """Return metrics by number of ranks, of 75 pages in full, partial and empty batches of 16."""
     folder: Path = tmp_path_factory.mktemp("evaluate")
     settings = ["data.width=64", "data.max_height=128", "model.latent_dim=8", "data.workers=0"]
     experiment = load_experiment(None, settings)

@@ -1,4 +1,4 @@
-"""Faults of long runs, caused in real processes: reported in one line, without any loss."""
+"""Faults of long runs, caused in real processes: one line reports each, and no step is lost."""
 
 import json
 import math

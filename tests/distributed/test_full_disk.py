@@ -1,4 +1,4 @@
-"""A disk that is full while a run saves: the run continues or stops as set, without any loss."""
+"""A disk that is full while a run saves: the run continues or stops as set, and no step is lost."""
 
 import time
 
@@ -21,7 +21,7 @@ SETTINGS = (
 
 
 @pytest.fixture(scope="module")
-def undisturbed(trainer):
+def uninterrupted(trainer):
     trainer.train("with-room", *SETTINGS, engine="ddp")
     return "with-room"
 
@@ -56,26 +56,26 @@ def logged(trainer, name, folder):
     return [(x["split"], x["images"], x["loss"], x.get("ids_hash")) for x in lines]
 
 
-def test_run_continues_with_a_warning(trainer, shards, disk, undisturbed):
+def test_run_continues_with_a_warning(trainer, shards, disk, uninterrupted):
     here = Trainer(shards, disk.folder)
-    process = start_and_fill_disk(here, disk, "goes-on")
-    before = newest_images(here, "goes-on")
-    for _ in range(20):  # takes the space that a failed save frees
+    process = start_and_fill_disk(here, disk, "continues")
+    before = newest_images(here, "continues")
+    for _ in range(20):  # a failed save frees space, which is filled again
         time.sleep(0.3)
         disk.fill()
     assert process.poll() is None
-    assert newest_images(here, "goes-on") <= before + 48
+    assert newest_images(here, "continues") <= before + 48
     disk.free()
     out, err = process.communicate(timeout=240)
     assert process.returncode == 0, out + err
     assert "warning: no checkpoint at" in out
     assert "No space left on device" in out
     assert "the one before it stays, and training continues (train.on_failed_save)" in out
-    assert same_bits(here.weights("goes-on"), trainer.weights(undisturbed))
-    assert logged(here, "goes-on", disk.folder) == logged(trainer, undisturbed, trainer.folder)
+    assert same_bits(here.weights("continues"), trainer.weights(uninterrupted))
+    assert logged(here, "continues", disk.folder) == logged(trainer, uninterrupted, trainer.folder)
 
 
-def test_run_stops_if_set_to(trainer, shards, disk, undisturbed):
+def test_run_stops_by_the_setting_on_failed_save(trainer, shards, disk, uninterrupted):
     here = Trainer(shards, disk.folder)
     process = start_and_fill_disk(here, disk, "stops", "train.on_failed_save=stop")
     while process.poll() is None:
@@ -94,5 +94,5 @@ def test_run_stops_if_set_to(trainer, shards, disk, undisturbed):
     disk.free()
     out = here.train("stops", *SETTINGS, engine="ddp")
     assert f"resuming at {saved} of 1200 images" in out
-    assert same_bits(here.weights("stops"), trainer.weights(undisturbed))
-    assert logged(here, "stops", disk.folder) == logged(trainer, undisturbed, trainer.folder)
+    assert same_bits(here.weights("stops"), trainer.weights(uninterrupted))
+    assert logged(here, "stops", disk.folder) == logged(trainer, uninterrupted, trainer.folder)

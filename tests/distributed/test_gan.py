@@ -1,4 +1,4 @@
-"""A VAE-GAN run is the same for every split of the batch, and after a crash."""
+"""A VAE-GAN run is the same for every split of the batch, and after a kill."""
 
 import time
 
@@ -87,7 +87,7 @@ def test_reference_run_trains_its_discriminator(trainer, kind, reference):
 
 @pytest.mark.parametrize("mutation", ["adaptive_weight_local", "discriminator_local"])
 def test_missing_reductions_over_ranks_are_detected(trainer, mutation):
-    """An adaptive weight or a discriminator of each rank's own changes the run."""
+    """The run changes if each rank has its own adaptive weight or its own discriminator."""
     name, script = f"gan-{mutation}", "tests/distributed/programs/mutant.py"
     command = trainer.command(name, *GAN, *CLIPPED, SPLIT, engine="ddp", script=script)
     command.insert(command.index(script) + 1, mutation)
@@ -101,7 +101,7 @@ def test_missing_reductions_over_ranks_are_detected(trainer, mutation):
 def test_resume_after_a_kill_gives_identical_bits(trainer):
     settings = (*GAN, *KINDS["lecam-patch"], SPLIT)
     settings += ("train.log_every_images=24", "train.checkpoint_every_images=40")
-    trainer.train("gan-undisturbed", *settings, engine="ddp")
+    trainer.train("gan-uninterrupted", *settings, engine="ddp")
     process = trainer.start(trainer.command("gan-killed", *settings, engine="ddp"))
     saved = trainer.folder / "gan-killed" / "checkpoints" / f"{120:012d}"
     deadline = time.monotonic() + 300
@@ -113,9 +113,9 @@ def test_resume_after_a_kill_gives_identical_bits(trainer):
     process.communicate()
     assert "resuming at" in trainer.train("gan-killed", *settings, engine="ddp")
     for part in ("weights", "optimizer", "adversary"):
-        killed, undisturbed = (
-            trainer.weights(f"gan-{name}", part) for name in ("killed", "undisturbed")
+        killed, uninterrupted = (
+            trainer.weights(f"gan-{name}", part) for name in ("killed", "uninterrupted")
         )
-        assert same_bits(killed, undisturbed), part
-    lines = [trainer.lines(f"gan-{name}") for name in ("killed", "undisturbed")]
+        assert same_bits(killed, uninterrupted), part
+    lines = [trainer.lines(f"gan-{name}") for name in ("killed", "uninterrupted")]
     assert worst_difference(*lines, ("images", *LOSSES, *NORMS)) == 0

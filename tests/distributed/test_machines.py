@@ -106,7 +106,7 @@ def test_a_run_on_two_machines_resumes_after_one_machine_dies(trainer, machines)
 
 
 SRUN = """#!/usr/bin/env python3
-# Two nodes on one machine. It signals all processes of its step, as slurmstepd does.
+# Runs two nodes on one machine, and signals all processes of its step, as slurmstepd does.
 import os, pathlib, signal, subprocess, sys
 
 def descendants(parent):
@@ -143,7 +143,7 @@ esac
 
 @pytest.mark.slow
 def test_a_slurm_job_saves_before_its_time_limit_and_is_requeued(trainer, tmp_path):
-    """Slurm's commands are replaced; its documentation says that all processes get the signal."""
+    """Slurm's commands are replaced. By its documentation, all processes get the signal."""
     for command, text in (("srun", SRUN), ("scancel", SCANCEL), ("scontrol", SCONTROL)):
         (tmp_path / command).write_text(text)
         (tmp_path / command).chmod(0o755)

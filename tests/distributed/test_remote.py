@@ -75,7 +75,8 @@ def check_training(trainer, from_disk, server, settings, folder):
     cache_size = train_and_measure_cache(trainer, name, settings, folder)
     assert server.failed >= 2
     assert server.failed == len(server.requests) // server.every
-    assert len(server.tars) > 2 * len(shards)  # removed from the cache and fetched again
+    # Shards were removed from the cache and fetched again.
+    assert len(server.tars) > 2 * len(shards)
     assert largest <= cache_size <= ROOM * largest
     assert same_bits(trainer.weights(name), trainer.weights(from_disk))
     logged = [

@@ -40,39 +40,41 @@ def kill_soon(trainer, name, engine, rng):
 
 
 @pytest.fixture(scope="module")
-def undisturbed(trainer):
-    trainer.train("undisturbed", *SETTINGS, engine="ddp")
-    return "undisturbed"
+def uninterrupted(trainer):
+    trainer.train("uninterrupted", *SETTINGS, engine="ddp")
+    return "uninterrupted"
 
 
-def test_run_killed_five_times_gives_identical_weights(trainer, undisturbed):
+def test_run_killed_five_times_gives_identical_weights(trainer, uninterrupted):
     rng = random.Random(0)
     for _ in range(5):
         kill_soon(trainer, "killed", "ddp", rng)
     out = trainer.train("killed", *SETTINGS, engine="ddp")
     assert "resuming at" in out
-    assert same_bits(trainer.weights("killed"), trainer.weights(undisturbed))
+    assert same_bits(trainer.weights("killed"), trainer.weights(uninterrupted))
     for split in ("train", "val"):
         logged, expected = (
             [
                 (line["images"], line.get("ids_hash"), line["loss"])
                 for line in trainer.lines(name, split)
             ]
-            for name in ("killed", undisturbed)
+            for name in ("killed", uninterrupted)
         )
         assert logged == expected
 
 
-def test_run_resumes_with_another_number_of_ranks(trainer, undisturbed):
+def test_run_resumes_with_another_number_of_ranks(trainer, uninterrupted):
     kill_soon(trainer, "moved", "ddp", random.Random(1))
     trainer.train("moved", *SETTINGS, engine="single")
-    assert relative_difference(trainer.weights("moved"), trainer.weights(undisturbed)) < 1e-4
-    hashes = [[line["ids_hash"] for line in trainer.lines(name)] for name in ("moved", undisturbed)]
+    assert relative_difference(trainer.weights("moved"), trainer.weights(uninterrupted)) < 1e-4
+    hashes = [
+        [line["ids_hash"] for line in trainer.lines(name)] for name in ("moved", uninterrupted)
+    ]
     assert hashes[0] == hashes[1]
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])
-def test_stop_signal_saves_a_checkpoint_and_the_run_resumes(trainer, undisturbed, number):
+def test_stop_signal_saves_a_checkpoint_and_the_run_resumes(trainer, uninterrupted, number):
     name = f"stopped-{number.name}"
     process = trainer.start(trainer.command(name, *SETTINGS, engine="ddp"))
     deadline = time.monotonic() + 120
@@ -86,7 +88,7 @@ def test_stop_signal_saves_a_checkpoint_and_the_run_resumes(trainer, undisturbed
     assert f"saved at {stopped_at} images" in out
     out = trainer.train(name, *SETTINGS, engine="ddp")
     assert f"resuming at {stopped_at}" in out
-    assert same_bits(trainer.weights(name), trainer.weights(undisturbed))
+    assert same_bits(trainer.weights(name), trainer.weights(uninterrupted))
 
 
 def kill_launcher(process) -> None:
@@ -109,7 +111,7 @@ def test_ranks_and_reader_processes_end_with_the_launcher(trainer, engine):
 
 
 def test_ranks_that_are_starting_end_with_the_launcher(trainer):
-    command = trainer.command("young", "train.max_images=1000000", engine="single")
+    command = trainer.command("starting", "train.max_images=1000000", engine="single")
     process = trainer.start(command)
     parents = {}
     # Wait until the rank has started its reader server and imports torch.
@@ -120,22 +122,22 @@ def test_ranks_that_are_starting_end_with_the_launcher(trainer):
     kill_launcher(process)
 
 
-def test_finished_run_is_reported_as_finished(trainer, undisturbed):
-    out = trainer.train(undisturbed, *SETTINGS, engine="ddp")
+def test_finished_run_is_reported_as_finished(trainer, uninterrupted):
+    out = trainer.train(uninterrupted, *SETTINGS, engine="ddp")
     assert "is finished: 1200 images" in out
 
 
-def test_model_card_reports_the_last_validation(trainer, undisturbed):
-    card = (trainer.folder / undisturbed / "final" / "README.md").read_text()
-    last = trainer.lines(undisturbed, "val")[-1]
+def test_model_card_reports_the_last_validation(trainer, uninterrupted):
+    card = (trainer.folder / uninterrupted / "final" / "README.md").read_text()
+    last = trainer.lines(uninterrupted, "val")[-1]
     assert f"after {last['images']} images" in card
     assert f"| {last['l1']:.4g} |" in card
     assert "training pages" in card
     assert "![Pages decoded from the prior.](prior_samples.png)" in card
 
 
-def test_changed_settings_are_refused_by_name(trainer, undisturbed):
-    command = trainer.command(undisturbed, *SETTINGS, "optimizer.lr=1", "train.seed=9")
+def test_changed_settings_are_refused_by_name(trainer, uninterrupted):
+    command = trainer.command(uninterrupted, *SETTINGS, "optimizer.lr=1", "train.seed=9")
     done = trainer.run(command)
     assert done.returncode != 0
     (line,) = [line for line in done.stderr.splitlines() if line.startswith("error: ")]

@@ -4,7 +4,7 @@ import pytest
 
 from tests.support.commands import run_module
 
-# One shard of four training pages and one of validation pages; a step takes 12 pages.
+# One shard of four training pages, and one of validation pages; a step has 12 pages.
 UNEVEN = ("train.global_batch_size=12", "train.max_images=60", "train.log_every_images=12")
 
 

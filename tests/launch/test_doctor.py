@@ -65,6 +65,10 @@ def test_plan_for_eight_gpus():
     assert not [text for text in planned.values() if text.startswith("skipped: needs a GPU")]
 
 
+def test_plan_names_the_number_of_unused_gpus():
+    assert plans(6)["engine_ddp"].startswith("6 steps on 4 of 6 GPUs (NCCL)")
+
+
 @pytest.mark.parametrize(("gpus", "ranks"), [(0, 2), (1, 1), (2, 2), (3, 2), (7, 4), (8, 8)])
 def test_ranks_divide_the_global_batch(gpus, ranks):
     assert a_machine(gpus).ranks == ranks

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import resource
 import subprocess
 import sys
 from pathlib import Path
@@ -10,6 +11,7 @@ from pathlib import Path
 from tests.support.paths import REPO
 
 ACCELERATE = str(Path(sys.executable).with_name("accelerate"))
+MAX_CPU_SECONDS = 1.5  # of a command that does not import torch; the import takes longer
 
 
 def launcher(engine: str | Path, processes: int | None = None) -> list[str]:
@@ -41,6 +43,18 @@ def run_module(
 ) -> subprocess.CompletedProcess[str]:
     """Run a module as a command, see `run_python`."""
     return run_python("-m", module, *arguments, timeout=timeout)
+
+
+def cpu_seconds_of(*command: object) -> tuple[float, subprocess.CompletedProcess[str]]:
+    """Run a command that must succeed; return its CPU time and the completed process.
+
+    Unlike its duration, CPU time hardly depends on the other programs of the machine.
+    """
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    done = run_command(*command)
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return after.ru_utime - before.ru_utime + after.ru_stime - before.ru_stime, done
 
 
 def run_launched(

@@ -7,6 +7,7 @@ in for it.
 
 from __future__ import annotations
 
+import pytest
 import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -62,6 +63,30 @@ def fake_backward(loss: Tensor) -> None:
         nodes += [following for following, _ in node.next_functions]
         if hasattr(node, "variable"):
             node.variable.grad = torch.empty_like(node.variable)
+
+
+def allow_autocast(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let autocast run on fake CUDA tensors; torch switches it off if there is no GPU."""
+    monkeypatch.setattr(torch.cuda.amp.common, "amp_definitely_not_available", lambda: False)
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda *_, **__: True)
+
+
+class UsedDtypes(TorchDispatchMode):
+    """Dispatch mode that records the floating-point dtypes of all results.
+
+    Attributes:
+        found: the dtypes.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.found: set[torch.dtype] = set()
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        result = function(*args, **(kwargs or {}))
+        tensors = [t for t in tree_leaves(result) if isinstance(t, torch.Tensor)]
+        self.found |= {t.dtype for t in tensors if t.is_floating_point()}
+        return result
 
 
 def a_batch(pictures: bool, device: torch.device = CUDA) -> Batch:

@@ -29,7 +29,7 @@ def forward_unwrapped() -> None:
 
 
 def accumulation_not_averaged() -> None:
-    """Each micro batch is weighed as if it were the whole step."""
+    """Each micro batch is weighted as if it were the whole global batch."""
     from vaetrain.engines.base import Engine
 
     def broken(self, losses, global_batch_size):
@@ -49,7 +49,7 @@ def ranks_not_averaged() -> None:
 
 
 def adaptive_weight_local() -> None:
-    """The adaptive weight of each rank comes from its own pages only."""
+    """The adaptive weight of a rank is computed from the rank's own pages only."""
     from vaetrain.gan.adaptive_weight import GradientBalance
 
     update = GradientBalance.update
@@ -65,20 +65,20 @@ def discriminator_local() -> None:
 
 def one_bad_step() -> None:
     """In the third step the last rank's loss is NaN; its gradient is finite."""
-    _spoil_steps(lambda step: step == 3, lambda losses: losses + float("nan"))
+    _change_losses(lambda step: step == 3, lambda losses: losses + float("nan"))
 
 
 def one_bad_gradient() -> None:
     """In the third step the last rank's gradient is NaN; its loss is finite."""
-    _spoil_steps(lambda step: step == 3, lambda losses: losses + (0 * losses).sqrt())
+    _change_losses(lambda step: step == 3, lambda losses: losses + (0 * losses).sqrt())
 
 
 def bad_from_the_third() -> None:
     """From the third step on the last rank's loss is infinite."""
-    _spoil_steps(lambda step: step >= 3, lambda losses: losses + float("inf"))
+    _change_losses(lambda step: step >= 3, lambda losses: losses + float("inf"))
 
 
-def stuck_reading() -> None:
+def hung_in_reading() -> None:
     """The last rank's sixth batch blocks on a pipe that has no writer."""
     from vaetrain.data.loading import TrainingData
 
@@ -96,7 +96,7 @@ def stuck_reading() -> None:
 
 
 def clock_jumps() -> None:
-    """Every reading of the wall clock is off by up to 1000 days."""
+    """Every value of the wall clock is wrong by up to 1000 days."""
     rng, now = random.Random(0), time.time
     time.time = lambda: now() + 86400 * rng.randint(-1000, 1000)
 
@@ -119,7 +119,7 @@ def no_memory() -> None:
     Trainer.step = broken
 
 
-def _spoil_steps(is_spoilt: Callable[[int], bool], spoil: Callable[[Any], Any]) -> None:
+def _change_losses(is_changed: Callable[[int], bool], change: Callable[[Any], Any]) -> None:
     """Change the losses that the last rank's objective returns in some steps."""
     from vaetrain.training.trainer import Trainer
 
@@ -129,8 +129,8 @@ def _spoil_steps(is_spoilt: Callable[[int], bool], spoil: Callable[[Any], Any]) 
         run = self.parts
         step = run.images // run.batching.global_batch + 1
         objective = run.forward.objective
-        if is_spoilt(step) and run.engine.rank == run.engine.world_size - 1:
-            run.forward.objective = lambda *given: _spoilt(objective(*given), spoil)
+        if is_changed(step) and run.engine.rank == run.engine.world_size - 1:
+            run.forward.objective = lambda *given: _with_losses(objective(*given), change)
         parts = forward_backward(self, batch, weights, skip_gate)
         run.forward.objective = objective
         return parts
@@ -138,9 +138,9 @@ def _spoil_steps(is_spoilt: Callable[[int], bool], spoil: Callable[[Any], Any]) 
     Trainer.forward_backward = broken
 
 
-def _spoilt(result: tuple, spoil: Callable[[Any], Any]) -> tuple:
+def _with_losses(result: tuple, change: Callable[[Any], Any]) -> tuple:
     losses, parts = result
-    losses = spoil(losses)
+    losses = change(losses)
     return losses, parts | {"loss": losses.detach()}
 
 

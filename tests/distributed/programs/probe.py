@@ -1,9 +1,9 @@
-"""Training of a small model by an engine alone; the main process prints the results as JSON.
+"""Training of a small model by an engine without the trainer; prints the results as JSON.
 
     accelerate launch --config_file ENGINE probe.py exact|scaled
 
-No world size but one divides its layers. `scaled` scales the losses as for fp16, which CPUs do not
-support; the forward pass stays fp32.
+The sizes of its layers are divisible by no world size but 1. `scaled` scales the losses as for
+fp16, which CPUs do not support; the forward pass stays fp32.
 """
 
 import json
@@ -106,7 +106,7 @@ def main() -> None:
     engine.require_equal(int(engine.module.gate), "ranks have different buffers")
     evaluated = average.model()(torch.ones(1, 7, device=engine.device))
     found["evaluated"] = evaluated.tolist()
-    engine.require_equal(7, "all ranks have seven")
+    engine.require_equal(7, "ranks have different numbers")
     try:
         engine.require_equal(engine.rank, "ranks differ")
         found["numbers_equal"] = True

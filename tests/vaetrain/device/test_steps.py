@@ -23,7 +23,9 @@ from tests.support.fake_devices import (
     WIDTH,
     NoMixedDevices,
     Step,
+    UsedDtypes,
     a_batch,
+    allow_autocast,
     fake_backward,
 )
 from tests.support.fake_engines import prepared
@@ -96,6 +98,7 @@ class Training:
 @pytest.fixture
 def fake(monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeTensorMode]:
     monkeypatch.setattr(torch.Tensor, "backward", fake_backward)
+    allow_autocast(monkeypatch)
     with FakeTensorMode() as mode:
         yield mode
 
@@ -119,10 +122,14 @@ def test_steps_never_mix_devices(fake, name, settings):
         assert {slice.device.type for slice in training.engine.slices(state)} == {kind}
 
 
-@pytest.mark.parametrize("precision", ["bf16", "fp16"])
+@pytest.mark.parametrize(
+    ("precision", "dtype"), [("bf16", torch.bfloat16), ("fp16", torch.float16)]
+)
 @pytest.mark.parametrize("name", ["single", "zero2", "zero2_offload"])
-def test_steps_in_half_precision_never_mix_devices(fake, name, precision):
-    training = train(name, precision, *LEARNED, *GAN[:2])
+def test_steps_in_half_precision_never_mix_devices(fake, name, precision, dtype):
+    with UsedDtypes() as used:
+        training = train(name, precision, *LEARNED, *GAN[:2])
+    assert dtype in used.found
     assert {p.dtype for p in training.engine.module.parameters()} == {torch.float32}
 
 

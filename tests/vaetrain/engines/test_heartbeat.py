@@ -1,4 +1,4 @@
-"""Messages about dead and hung ranks; tests/distributed/test_lost_ranks.py has real ones."""
+"""Messages about dead and hung ranks; tests/distributed/test_dead_ranks.py has real ones."""
 
 from vaetrain.engines.heartbeat import rank_list
 

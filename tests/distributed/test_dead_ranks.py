@@ -1,4 +1,4 @@
-"""Dead ranks, hung ranks, ranks without memory: named in time, and resumed exactly."""
+"""A dead or hung rank, or lack of memory: the run reports the rank in time and resumes exactly."""
 
 import os
 import re
@@ -12,7 +12,7 @@ from tests.distributed.test_resume import checkpoints
 from tests.support.tensors import same_bits
 
 TIMEOUT = 15
-SLACK = 20  # seconds that torch's launcher and a busy machine need on top
+SLACK = 20  # seconds for torch's launcher on a busy machine, in addition to the timeout
 SETTINGS = (
     "train.max_images=480",
     "train.checkpoint_every_images=24",
@@ -39,7 +39,7 @@ def started(trainer, name, engine, mutation=None):
 
 
 def ended(process, within):
-    """Wait for a failing run to end without leaving processes; return its one error line."""
+    """Wait until a failing run and all its processes have ended; return its only error line."""
     begun = time.monotonic()
     try:
         _, err = process.communicate(timeout=within)
@@ -51,14 +51,14 @@ def ended(process, within):
         kill_family(process.mark)
     lines = [line for line in err.splitlines() if line.startswith("error: ")]
     assert len(lines) == 1, err
-    assert "Error: [" not in err, err  # from a collective, beside the line
+    assert "Error: [" not in err, err  # of a collective, which fails as well
     return lines[0]
 
 
 @pytest.fixture(scope="module")
-def undisturbed(trainer):
+def uninterrupted(trainer):
     def weights(engine):
-        name = f"undisturbed-{engine}"
+        name = f"uninterrupted-{engine}"
         if not (trainer.folder / name).exists():
             trainer.train(name, *SETTINGS, engine=engine)
         return trainer.weights(name)
@@ -66,10 +66,10 @@ def undisturbed(trainer):
     return weights
 
 
-def resumes_exactly(trainer, name, engine, undisturbed):
+def resumes_exactly(trainer, name, engine, uninterrupted):
     """Return whether the same command resumes and ends with identical weights."""
     assert "resuming at" in trainer.train(name, *SETTINGS, engine=engine)
-    return same_bits(trainer.weights(name), undisturbed(engine))
+    return same_bits(trainer.weights(name), uninterrupted(engine))
 
 
 def test_a_killed_rank_is_named(trainer):
@@ -84,63 +84,65 @@ def test_a_killed_rank_is_named(trainer):
 @slow
 @pytest.mark.parametrize("engine", ENGINES)
 @pytest.mark.parametrize("rank", [0, 1])
-def test_a_killed_run_resumes_exactly(trainer, undisturbed, engine, rank):
+def test_a_killed_run_resumes_exactly(trainer, uninterrupted, engine, rank):
     name = f"killed-{rank}-{engine}"
     process = started(trainer, name, engine)
     os.kill(ranks(process.mark, process.pid)[rank], signal.SIGKILL)
     assert f"rank {rank} is dead" in ended(process, within=TIMEOUT + SLACK)
-    assert resumes_exactly(trainer, name, engine, undisturbed)
+    assert resumes_exactly(trainer, name, engine, uninterrupted)
 
 
 @slow
 @pytest.mark.parametrize("engine", ENGINES)
-def test_a_stopped_rank_is_named_in_time(trainer, undisturbed, engine):
+def test_a_stopped_rank_is_named_in_time(trainer, uninterrupted, engine):
     name = f"paused-{engine}"
     process = started(trainer, name, engine)
     os.kill(ranks(process.mark, process.pid)[1], signal.SIGSTOP)
     error = ended(process, within=TIMEOUT + SLACK)
     expected = f"error: rank 1 has been silent for {TIMEOUT} s (train.timeout_seconds); last seen "
     assert error.startswith(expected)
-    assert resumes_exactly(trainer, name, engine, undisturbed)
+    assert resumes_exactly(trainer, name, engine, uninterrupted)
 
 
 @slow
-def test_a_pause_within_the_timeout_changes_nothing(trainer, undisturbed):
+def test_a_pause_within_the_timeout_changes_nothing(trainer, uninterrupted):
     process = started(trainer, "short-pause", "ddp")
-    victims = [ranks(process.mark, process.pid)[rank] for rank in (0, 1)]
-    for paused in (victims[:1], victims[1:], victims):
-        for victim in paused:
-            os.kill(victim, signal.SIGSTOP)
+    both = [ranks(process.mark, process.pid)[rank] for rank in (0, 1)]
+    for paused in (both[:1], both[1:], both):
+        for rank in paused:
+            os.kill(rank, signal.SIGSTOP)
         time.sleep(TIMEOUT / 3)
-        for victim in paused:
-            os.kill(victim, signal.SIGCONT)
+        for rank in paused:
+            os.kill(rank, signal.SIGCONT)
     _, err = process.communicate(timeout=240)
     assert process.returncode == 0, err
-    assert same_bits(trainer.weights("short-pause"), undisturbed("ddp"))
+    assert same_bits(trainer.weights("short-pause"), uninterrupted("ddp"))
 
 
 @slow
 @pytest.mark.parametrize("engine", ["ddp", "fsdp2"])
-def test_a_rank_that_hangs_in_reading_is_named_with_its_place(trainer, undisturbed, engine):
-    name = f"stuck-{engine}"
-    error = ended(started(trainer, name, engine, "stuck_reading"), within=TIMEOUT + SLACK)
+def test_a_rank_that_hangs_in_reading_is_named_with_what_it_did_last(
+    trainer, uninterrupted, engine
+):
+    name = f"hung-{engine}"
+    error = ended(started(trainer, name, engine, "hung_in_reading"), within=TIMEOUT + SLACK)
     assert error == (
         f"error: rank 1 has made no progress for {TIMEOUT} s (train.timeout_seconds); last seen "
         "reading pages at 40 images; run the same command again to resume from the last checkpoint"
     )
-    assert resumes_exactly(trainer, name, engine, undisturbed)
+    assert resumes_exactly(trainer, name, engine, uninterrupted)
 
 
 @slow
-def test_lack_of_memory_is_reported(trainer, undisturbed):
+def test_lack_of_memory_is_reported(trainer, uninterrupted):
     error = ended(started(trainer, "no-memory", "ddp", "no_memory"), within=TIMEOUT + SLACK)
     assert error.startswith("error: rank 1: out of memory (")
     assert error.endswith("lower train.micro_batch_size or set train.checkpoint_activations=true")
-    assert resumes_exactly(trainer, "no-memory", "ddp", undisturbed)
+    assert resumes_exactly(trainer, "no-memory", "ddp", uninterrupted)
 
 
 @slow
-def test_a_killed_reader_process_ends_the_run_with_a_reason(trainer, undisturbed):
+def test_a_killed_reader_process_ends_the_run_with_a_reason(trainer, uninterrupted):
     process = started(trainer, "killed-reader", "ddp")
     parents, rank = family(process.mark), ranks(process.mark, process.pid)[1]
     readers = [child for child, parent in parents.items() if parents.get(parent) == rank]
@@ -151,14 +153,14 @@ def test_a_killed_reader_process_ends_the_run_with_a_reason(trainer, undisturbed
     assert error.startswith(
         "error: rank 1: a reader process was killed, probably for lack of memory"
     )
-    assert resumes_exactly(trainer, "killed-reader", "ddp", undisturbed)
+    assert resumes_exactly(trainer, "killed-reader", "ddp", uninterrupted)
 
 
 @slow
 def test_a_missing_rank_ends_the_start_after_the_timeout(trainer):
     world = {"RANK": "0", "WORLD_SIZE": "2", "LOCAL_RANK": "0", "LOCAL_WORLD_SIZE": "2"}
     address = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29617"}
-    command = trainer.command("alone", "train.timeout_seconds=2", engine=None)
+    command = trainer.command("missing-rank", "train.timeout_seconds=2", engine=None)
     done = trainer.run(command, **world, **address)
     assert done.returncode == 1
     (error,) = [line for line in done.stderr.splitlines() if line.startswith("error: ")]

@@ -1,4 +1,4 @@
-"""Engines without the trainer: the same weights, moments and EMA on any number of ranks."""
+"""Engines without the trainer have the same weights, moments and EMA on any number of ranks."""
 
 import json
 
