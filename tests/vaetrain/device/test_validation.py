@@ -12,21 +12,16 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
-from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensorMode
+from torch._subclasses.fake_tensor import (
+    DataDependentOutputException,
+    FakeTensorDeviceMismatchError,
+    FakeTensorMode,
+)
 
 from launch.diagnosis.device_path import OnlyOnDevice
 from shards.reading.batch import Batch
 from tests.support.engines import FakeEngine
-from tests.support.fake_devices import (
-    CUDA,
-    LATENT,
-    PAGES,
-    Step,
-    UsedDtypes,
-    a_batch,
-    allow_autocast,
-)
-from vaetrain.engines.model_options import apply_options
+from tests.support.fake_devices import CUDA, LATENT, PAGES, NoMixedDevices, Step, a_batch
 from vaetrain.evaluation import validation
 from vaetrain.evaluation.validation import SetCollector, encode_pages
 from vaetrain.inference.each_page import gather_pages
@@ -57,9 +52,7 @@ class RecordingEngine(FakeEngine):
         self.sent.append(rows)
 
 
-def encode(
-    monkeypatch: pytest.MonkeyPatch, *settings: str, precision: str = "no"
-) -> tuple[SetCollector, RecordingEngine]:
+def encode(monkeypatch: pytest.MonkeyPatch, *settings: str) -> tuple[SetCollector, RecordingEngine]:
     """Encode two batches on fake tensors; return what they were collected in, and the engine."""
     engine = RecordingEngine()
     # Comparing ids on the host has a result whose size depends on their values.
@@ -69,7 +62,7 @@ def encode(
     with torch.device(CUDA):
         step = Step("none", *settings)
         batches = [a_batch(pictures=False), None, a_batch(pictures=True)]
-    apply_options(step.model.eval(), CUDA, precision=precision)
+    step.model.eval()
     weights = Weights(step.terms, beta=1.0)
     objective = step.forward.objective
     ids = torch.empty(COMPARED, dtype=torch.long)
@@ -83,18 +76,14 @@ def watched(batches: list[Batch | None]) -> Iterator[Batch | None]:
 
 
 @pytest.fixture(autouse=True)
-def fake(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    allow_autocast(monkeypatch)
+def fake() -> Iterator[None]:
     with FakeTensorMode():
         yield
 
 
-@pytest.mark.parametrize("precision", ["no", "bf16"])
 @pytest.mark.parametrize("kind", KINDS)
-def test_encoding_stays_on_the_device(monkeypatch, kind, precision):
-    with UsedDtypes() as used:
-        collector, _ = encode(monkeypatch, *KINDS[kind], precision=precision)
-    assert (torch.bfloat16 in used.found) == (precision == "bf16")
+def test_encoding_stays_on_the_device(monkeypatch, kind):
+    collector, _ = encode(monkeypatch, *KINDS[kind])
     columns = sum(collector.sizes) + collector.structure_dim
     assert [rows.shape for rows in collector.rows] == [(COMPARED, columns)] * 2
     assert {rows.dtype for rows in collector.rows} == {torch.float32}
@@ -103,11 +92,13 @@ def test_encoding_stays_on_the_device(monkeypatch, kind, precision):
 
 def test_parts_that_are_gathered_and_summed_are_on_the_device(monkeypatch):
     collector, engine = encode(monkeypatch)
+    columns = sum(collector.sizes) + collector.structure_dim
     with OnlyOnDevice():
-        columns = sum(collector.sizes) + collector.structure_dim
         assert gather_pages(collector.keys, collector.rows, columns, engine) is None
-        with pytest.raises(DataDependentOutputException):
-            collector.mu.moments(engine)  # sums, and then reads the number of pages
+    # The number of pages is copied to the device, summed, and then read.
+    with NoMixedDevices(), pytest.raises(DataDependentOutputException):
+        collector.mu.moments(engine)
+    assert {values.device for values in engine.sent} == {CUDA}
     assert [tuple(values.shape) for values in engine.sent] == [
         (2 * COMPARED, 2), (2 * COMPARED, columns), (), (LATENT,), (LATENT, LATENT),
     ]  # fmt: skip
@@ -146,5 +137,7 @@ def host_read(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize("fault", [on_the_host, accumulated_on_the_host, host_read])
 def test_a_fault_is_detected(monkeypatch, fault: Callable[[pytest.MonkeyPatch], None]):
     fault(monkeypatch)
-    with pytest.raises((AssertionError, DataDependentOutputException)):
+    with pytest.raises(
+        (AssertionError, FakeTensorDeviceMismatchError, DataDependentOutputException)
+    ):
         encode(monkeypatch)
