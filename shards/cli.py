@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import os
 import signal
 import sys
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import NoReturn
 
-from shards.errors import DamagedShards, UserError, one_line
+from shards.errors import DamagedShards, ReaderFailed, UserError, one_line, plain_os_error
 from shards.location import parse_location
 
 
@@ -43,8 +44,12 @@ def run(name: str, command: Callable[[], int]) -> NoReturn:
         sys.exit(_report(name, str(error), 2))
     except DamagedShards as error:
         sys.exit(_report(name, str(error), 1))
+    except ReaderFailed as error:
+        _report(name, str(error), 1)
+        sys.stdout.flush()
+        os._exit(1)  # Python's own exit would wait for reader processes that hang
     except OSError as error:
-        sys.exit(_report(name, f"{error.filename or 'files'}: {error.strerror or error}", 1))
+        sys.exit(_report(name, plain_os_error(error), 1))
     except KeyboardInterrupt:
         sys.exit(_report(name, "interrupted", 130))
 

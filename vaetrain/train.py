@@ -19,7 +19,7 @@ if __name__ == "__main__" and __spec__ is None:
     # of the same name.
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
-from shards.errors import DamagedShards, UserError
+from shards.errors import DamagedShards, ReaderFailed, UserError
 from shards.lifetime import die_with_parent
 from shards.reading.reader_processes import start_reader_server
 from vaetrain import cli, startup
@@ -32,7 +32,11 @@ def main() -> None:
     die_with_parent(signal.SIGTERM)
     # Before torch is imported, as this may start the program again under another launcher.
     command = startup.start(sys.argv[1:])
-    start_reader_server("shards.reading.datasets", "vaetrain.startup")
+    if command.experiment.data.workers:
+        try:
+            start_reader_server("shards.reading.datasets", "vaetrain.startup")
+        except ReaderFailed as error:
+            cli.fail(str(error))
 
     from vaetrain.engines.crash import exit_this_rank
     from vaetrain.engines.start import start_engine
@@ -50,8 +54,8 @@ def main() -> None:
         engine.shut_down(1)
     except UserError as error:
         cli.refuse(str(error))
-    except DamagedShards as error:
-        # Only the rank that reads a damaged shard has this exception.
+    except (DamagedShards, ReaderFailed) as error:
+        # Only the rank that reads a damaged shard, or whose reader process died, has this one.
         exit_this_rank(engine.heartbeat, str(error))
     engine.shut_down(0)
 

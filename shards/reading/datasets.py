@@ -9,7 +9,6 @@ from __future__ import annotations
 import numpy as np
 from torch.utils.data import Dataset
 
-from shards.errors import DamagedShards
 from shards.format.index import Index
 from shards.reading.batch import Batch
 from shards.reading.collator import Collator
@@ -37,7 +36,7 @@ class TrainingDataset(Dataset):
         self.accumulation = order.global_batch_size // (world_size * micro_batch_size)
         self._window: tuple[int, int] | None = None
 
-    def __getitem__(self, number: int) -> Batch | DamagedShards:
+    def __getitem__(self, number: int) -> Batch:
         step, part = divmod(number, self.accumulation)
         if (window := self.order.window(step)) != self._window:
             self._window = window
@@ -46,7 +45,7 @@ class TrainingDataset(Dataset):
         # At each accumulation step all ranks get pages of similar height, so no rank is slower.
         first = (part * self.world_size + self.rank) * self.micro_batch_size
         own = slice(first, first + self.micro_batch_size)
-        return _read(self.collator, ids[own], epochs[own], training=True)
+        return self.collator.batch(ids[own], epochs[own], training=True)
 
 
 class EvaluationDataset(Dataset):
@@ -77,12 +76,12 @@ class EvaluationDataset(Dataset):
     def __len__(self) -> int:
         return -(-len(self.ids) // (self.batch_size * self.world_size))
 
-    def __getitem__(self, number: int) -> Batch | DamagedShards | None:
+    def __getitem__(self, number: int) -> Batch | None:
         first = (number * self.world_size + self.rank) * self.batch_size
         ids = self.ids[first : first + self.batch_size]
         if len(ids) == 0:
             return None
-        return _read(self.collator, ids, np.zeros_like(ids), training=False)
+        return self.collator.batch(ids, np.zeros_like(ids), training=False)
 
 
 def _portions(index: Index) -> np.ndarray:
@@ -95,11 +94,3 @@ def _portions(index: Index) -> np.ndarray:
         return np.zeros_like(ends)
     # A portion fills half the cache; the next portion is fetched into the other half.
     return 2 * ends // index.cache.options.bytes
-
-
-def _read(collator: Collator, ids: np.ndarray, epochs: np.ndarray, *, training: bool):
-    # An exception in a reader process arrives with a long traceback; a returned one stays one line.
-    try:
-        return collator.batch(ids, epochs, training=training)
-    except DamagedShards as error:
-        return error

@@ -24,7 +24,7 @@ class FakeEngine(Collectives):
 
     def __init__(self, rank: int = 0, world_size: int = 1, device: torch.device = CPU) -> None:
         self.rank, self.world_size, self.device = rank, world_size, device
-        self.is_main, self.heartbeat = rank == 0, None
+        self.is_main, self.heartbeat, self.timeout = rank == 0, None, 60.0
 
     def sum(self, values: Tensor) -> Tensor:
         """Return the sum over ranks that all hold these values, as a new tensor."""

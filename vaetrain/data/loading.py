@@ -26,6 +26,7 @@ from vaetrain.settings import ConfigError
 
 EVALUATION_BATCH = 16  # pages
 FIGURE_PAGES = 8
+HEARTBEAT_GRACE = 5.0  # seconds
 # Validation pages that are compared with one another (mutual information, label metrics, figures),
 # evenly spaced by sample id. All other metrics are of all pages.
 MAX_COMPARED_PAGES = 2048
@@ -88,11 +89,14 @@ class PageReader:
             ladder=self.ladder,
             seed=seed,
         )
+        # Several ranks have a heartbeat, which reports first, as it names the rank.
+        grace = 0.0 if engine.heartbeat is None else HEARTBEAT_GRACE
         self._read = partial(
             read_batches,
             workers=data.workers,
             prefetch=data.prefetch,
             pin_memory=engine.device.type == "cuda",
+            patience=engine.timeout + grace,
         )
 
     def select(self, split: str) -> Selection:

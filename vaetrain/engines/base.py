@@ -97,7 +97,7 @@ class Engine(Collectives, abc.ABC):
             )
         self.rank = self.accelerator.process_index
         self.world_size = self.accelerator.num_processes
-        self.heartbeat = None
+        self.heartbeat, self.timeout = None, timeout
         if self.world_size > 1:
             self.heartbeat = Heartbeat(self.rank, self.world_size, timeout)
         # Set after the process group has set its own hook.

@@ -24,6 +24,7 @@ class Collectives:
         rank, world_size: this process's number, and the number of processes.
         is_main: whether this is the main process, rank 0.
         heartbeat: detects dead and hung ranks; None with one process.
+        timeout: seconds that ranks wait for a rank, or a rank for a batch, without progress.
         device: the device of this rank.
     """
 
@@ -31,6 +32,7 @@ class Collectives:
     world_size: int
     is_main: bool
     heartbeat: Heartbeat | None
+    timeout: float
     device: torch.device
 
     def log(self, message: str) -> None:

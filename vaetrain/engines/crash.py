@@ -9,13 +9,13 @@ from typing import Any, NoReturn
 
 import torch
 
+from shards.errors import REMEDIES, ReaderFailed, plain_os_error
 from vaetrain import cli
 from vaetrain.engines.heartbeat import Heartbeat
 
 # Parts of the messages of gloo and NCCL on a rank that waited for one that died.
 DEAD_RANK_MESSAGES = ("gloo", "NCCL", "Connection closed by peer", "Connection reset by peer")
 SAVE_MEMORY = "lower train.micro_batch_size or set train.checkpoint_activations=true"
-READ_LESS = "lower data.workers or data.prefetch"
 MAX_MESSAGE = 300  # characters of an exception that are sent to the other ranks
 
 
@@ -50,8 +50,10 @@ def plain_reason(error: BaseException) -> str | None:
     no_memory = isinstance(error, MemoryError | torch.OutOfMemoryError)
     if no_memory or (isinstance(error, RuntimeError) and "can't allocate memory" in str(error)):
         return f"out of memory ({message}); {SAVE_MEMORY}"
-    if isinstance(error, RuntimeError) and message.startswith("DataLoader worker"):
-        return f"a reader process was killed, probably for lack of memory ({message}); {READ_LESS}"
+    if isinstance(error, ReaderFailed):
+        return message
+    if isinstance(error, OSError) and error.errno in REMEDIES:
+        return plain_os_error(error)
     return None
 
 
