@@ -11,7 +11,7 @@ REMEDIES = {
     errno.ENFILE: "this machine has too many open files; close other programs",
     errno.ENOMEM: "free some memory",
     errno.EAGAIN: "raise the limit on processes (ulimit -u; in a container, its pids limit)",
-    errno.ENOSPC: "free some space, or set TMPDIR to a folder on a disk that has some",
+    errno.ENOSPC: "free some space",
 }
 
 

@@ -29,7 +29,10 @@ COVERS = {
     "tests/shards/format/test_layout.py": ("shards/format/box_tree.py", "shards/format/schemas.py"),
     "tests/shards/reading/test_datasets.py": (
         *("shards/reading/batch.py", "shards/reading/collator.py"),
-        *("shards/reading/reader_processes.py", "shards/reading/shard_files.py"),
+        "shards/reading/shard_files.py",
+    ),
+    "tests/shards/reading/test_reader_processes.py": (
+        *("shards/reading/messages.py", "shards/reading/reader_body.py"),
     ),
     "tests/shards/reading/test_draw.py": ("shards/reading/draw_rows.py",),
     "tests/shards/remote/test_remote.py": ("shards/remote/*.py",),

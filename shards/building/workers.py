@@ -10,6 +10,7 @@ from concurrent.futures import Executor, ProcessPoolExecutor
 from contextlib import contextmanager
 from typing import TypeVar
 
+from shards.errors import UserError
 from shards.lifetime import die_with_parent
 
 _AHEAD = 4  # pieces of work submitted ahead for each process
@@ -44,12 +45,20 @@ def start_workers(count: int) -> Iterator[Workers]:
     """Start `count` worker processes and stop them at the end; with a count of 1 start none.
 
     They are spawned: a forked child of a process with threads (torch's, the caller's) may hang.
+
+    Raises UserError if the processes' semaphores cannot be made.
     """
     if count == 1:
         yield Workers(None, 1)
         return
     context = multiprocessing.get_context("spawn")
-    executor = ProcessPoolExecutor(count, mp_context=context, initializer=_start_worker)
+    try:
+        executor = ProcessPoolExecutor(count, mp_context=context, initializer=_start_worker)
+    except OSError as error:
+        raise UserError(
+            "worker processes need semaphores in /dev/shm, which cannot be made there "
+            f"({error.strerror}); make it writable with some space, or use --workers 1"
+        ) from error
     try:
         yield Workers(executor, count)
     finally:

@@ -16,7 +16,11 @@ from shards.errors import DamagedShards, UserError
     [
         (UserError("two\nlines"), 2, "name: two\\nlines\n"),
         (DamagedShards("x.tar: is damaged"), 1, "name: x.tar: is damaged\n"),
-        (OSError(28, "No space left on device", "out"), 1, "name: out: No space left on device\n"),
+        (
+            OSError(28, "No space left on device", "out"),
+            1,
+            "name: out: No space left on device; free some space\n",
+        ),
         (KeyboardInterrupt(), 130, "name: interrupted\n"),
     ],
 )

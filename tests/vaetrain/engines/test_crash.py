@@ -1,8 +1,11 @@
 """Exceptions with a plain reason are reported in one line; others keep their traceback."""
 
+import errno
+
 import pytest
 import torch
 
+from shards.errors import ReaderFailed
 from vaetrain.engines.crash import plain_reason
 
 
@@ -23,14 +26,15 @@ def allocation_error() -> RuntimeError:
             "out of memory (CUDA",
         ),
         (MemoryError, "out of memory (MemoryError); lower train.micro_batch_size"),
+        (lambda: ReaderFailed("a reader process was killed"), "a reader process was killed"),
         (
-            lambda: RuntimeError("DataLoader worker (pid(s) 7) exited unexpectedly"),
-            "a reader process was",
+            lambda: OSError(errno.EMFILE, "Too many open files", "runs/x"),
+            "runs/x: Too many open files; raise the limit on open files (ulimit -n)",
         ),
     ],
-    ids=["cpu-allocator", "cuda-allocator", "python", "reader-process"],
+    ids=["cpu-allocator", "cuda-allocator", "python", "reader-process", "descriptors"],
 )
-def test_lack_of_memory_is_reported_in_one_line(error, message):
+def test_lack_of_a_resource_is_reported_in_one_line(error, message):
     reason = plain_reason(error())
     assert reason.startswith(message)
     assert "\n" not in reason
