@@ -56,8 +56,12 @@ def model_card(experiment: Experiment, results: dict[str, Any], pictures: Iterab
 
 
 def plain(text: str) -> str:
-    """Replace the characters of a user's text that Markdown or HTML would interpret."""
-    return re.sub(r"[^\w .,:/@+-]", "_", text)
+    """Replace what Markdown or HTML would interpret in a user's text: marks, and bare addresses.
+
+    GitHub Flavored Markdown, section 6.9, makes links of `www.`, `http://`, e-mail addresses etc.
+    """
+    text = re.sub(r"[^\w .,:/@+-]", "_", text)
+    return re.sub(r"www\.|://|mailto:|xmpp:|@", lambda link: "_" * len(link[0]), text, flags=re.I)
 
 
 def _front(title: str, scores: dict[str, float]) -> dict[str, Any]:

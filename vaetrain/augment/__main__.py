@@ -1,4 +1,4 @@
-"""Draw a contact sheet of every augmentation at three strengths.
+"""Draw a contact sheet of every augmentation, at three strengths where it has strengths.
 
 python -m vaetrain.augment data/sample --sheet augmentations.png
 """
@@ -11,7 +11,7 @@ from pathlib import Path
 from shards import cli
 from shards.errors import UserError
 from shards.open import open_index
-from vaetrain.augmentation.operations import OPS
+from vaetrain.augmentation.operations import OPS, Op
 from vaetrain.augmentation.policy import OpSettings, Policy
 
 WIDTH, ROWS = 128, 160  # pixels of a page on the sheet
@@ -34,6 +34,11 @@ def main() -> int:
     arguments = parser.parse_args()
     draw_sheet(arguments.shards, arguments.page, arguments.sheet)
     return 0
+
+
+def strengths_of(op: Op) -> list[float]:
+    """Return the strengths to draw an operation at; a single one if strength changes nothing."""
+    return [level * op.full for level in LEVELS] if op.is_graded else [op.full]
 
 
 def draw_sheet(shards: Path, page: int, path: Path) -> None:
@@ -62,7 +67,7 @@ def draw_sheet(shards: Path, page: int, path: Path) -> None:
     for place, name in enumerate((UNCHANGED, *OPS)):
         left = GAP + place % COLUMNS * cell[0]
         top = GAP + place // COLUMNS * cell[1]
-        strengths = [level * OPS[name].full for level in LEVELS] if name in OPS else []
+        strengths = strengths_of(OPS[name]) if name in OPS else []
         captions = [f"{strength:.2g}" for strength in strengths]
         pen.text((left, top), f"{name} {' / '.join(captions)}", fill=0)
         policies = [Policy({name: OpSettings(1.0, strength)}) for strength in strengths]

@@ -44,6 +44,8 @@ class Op:
         meaning: meaning of the strength, with its unit.
         full: strength at level 1 of `randaugment` and `trivialaugment`.
         maximum: largest strength allowed. For `ADDED_BOXES`, the number of places on a page, too.
+        is_graded: whether a greater strength changes more; otherwise any strength above 0 is the
+            same.
     """
 
     name: str
@@ -53,6 +55,7 @@ class Op:
     meaning: str
     full: float
     maximum: float
+    is_graded: bool = True
 
     @property
     def corrupts(self) -> bool:
@@ -120,6 +123,7 @@ TABLE = (
         meaning="mirror left and right, at any strength above 0",
         full=1.0,
         maximum=1.0,
+        is_graded=False,
     ),
     Op(
         "scale",

@@ -138,6 +138,11 @@ def best_batch(details: dict[str, Any]) -> tuple[int, str]:
     return best["batch"], f"{reason}; {', '.join(others)}." if others else f"{reason}."
 
 
+def count(pages: float) -> str:
+    """Return a number of pages as text; small ones with a decimal, since 0 pages is no batch."""
+    return f"{pages:,.0f}" if pages >= 10 else f"{pages:.1f}" if pages >= 0.1 else "under 0.1"
+
+
 def critical(details: dict[str, Any]) -> list[str]:
     """Return the conclusion from the gradient noise scale for training on more devices."""
     known = [row for row in details["noise"] if row["pages"] is not None]
@@ -147,11 +152,11 @@ def critical(details: dict[str, Any]) -> list[str]:
             "Give more --noise-pages."
         ]
     first, last = known[0], known[-1]
-    high = "no upper bound" if last["high"] is None else f"{last['high']:,.0f}"
-    interval = f"95%: {last['low']:,.0f} - {high}"
+    high = "no upper bound" if last["high"] is None else count(last["high"])
+    interval = f"95%: {count(last['low'])} - {high}"
     return [
-        f"The critical batch was about {last['pages']:,.0f} pages ({interval}) after "
-        f"{last['images']:,} images, and {first['pages']:,.0f} after {first['images']:,}. "
+        f"The critical batch was about {count(last['pages'])} pages ({interval}) after "
+        f"{last['images']:,} images, and {count(first['pages'])} after {first['images']:,}. "
         "With more devices a global batch up to about that size saves time; a larger one needs "
         "more images and saves few steps."
     ]

@@ -17,6 +17,7 @@ import torch
 from scipy.stats import t as student
 from torch import Tensor
 
+from benchmarks.support.batch_size.advice import count
 from benchmarks.support.batch_size.trainer_step import PageLosses
 from shards import cli
 from shards.reading.sample_order import SampleOrder
@@ -49,11 +50,11 @@ class NoiseScale:
     def __str__(self) -> str:
         if math.isinf(self.pages):
             return (
-                f"more than {self.low:.0f} pages, "
+                f"more than {count(self.low)} pages, "
                 "because the gradient is not distinguishable from its noise; use more --pages"
             )
-        high = "no upper bound" if math.isinf(self.high) else f"{self.high:.0f}"
-        return f"{self.pages:.0f} pages (95%: {self.low:.0f} - {high})"
+        high = "no upper bound" if math.isinf(self.high) else count(self.high)
+        return f"{count(self.pages)} pages (95%: {count(self.low)} - {high})"
 
     def as_json(self) -> dict[str, float | None]:
         """Return the attributes; infinity becomes None, because JSON has no infinity."""

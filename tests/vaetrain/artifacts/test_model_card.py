@@ -1,5 +1,7 @@
 """The model card is valid for the Hub, and states what the run measured."""
 
+import re
+
 import pytest
 from huggingface_hub import ModelCard
 
@@ -38,6 +40,15 @@ def test_card_states_data_and_limits():
     assert "Shards: mine. 90 training pages, 10 validation pages" in text
     assert "/home/me" not in text
     assert "Rows beyond 48" in text
+
+
+@pytest.mark.parametrize(
+    "name", ["https://evil.example/x", "www.evil.example", "me@evil.example", "HTTP://evil.example"]
+)
+def test_an_address_in_a_name_does_not_become_a_link(name):
+    text = model_card(load_experiment(None, [f"name={name}"]), RESULTS, [])
+    assert not re.search(r"www\.evil|://evil|@evil", text, re.IGNORECASE)
+    assert "evil.example" in text
 
 
 def test_card_shows_the_pictures():

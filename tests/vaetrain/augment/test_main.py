@@ -12,7 +12,7 @@ from vaetrain.augmentation.operations import OPS
 draw_sheet = functools.partial(run_module, "vaetrain.augment")
 
 
-def test_every_operation_changes_its_pictures(shards, tmp_path):
+def test_every_operation_is_drawn_at_strengths_that_differ(shards, tmp_path):
     done = draw_sheet(shards, "--sheet", tmp_path / "sheet.png")
     assert done.returncode == 0, done.stderr
     sheet = decode_png((tmp_path / "sheet.png").read_bytes()).squeeze()
@@ -27,8 +27,12 @@ def test_every_operation_changes_its_pictures(shards, tmp_path):
     unchanged = picture(0, 0)
     assert unchanged.std() > 5
     for place, name in enumerate(OPS, 1):
-        changed = [(picture(place, column) != unchanged).any() for column in range(len(LEVELS))]
-        assert any(changed), name
+        pictures = [picture(place, column) for column in range(len(LEVELS))]
+        assert any((drawn != unchanged).any() for drawn in pictures), name
+        if OPS[name].is_graded:
+            assert (pictures[0] != pictures[-1]).any(), name
+        else:
+            assert (pictures[1] == 255).all(), name  # drawn once
 
 
 @pytest.mark.parametrize(

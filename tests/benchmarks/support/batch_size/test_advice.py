@@ -43,6 +43,12 @@ def test_own_batch_is_kept_if_no_training_reached_the_target(details):
     assert "No training reached a validation loss of 1.25" in reason
 
 
+def test_a_critical_batch_below_one_page_is_not_called_zero(details):
+    details["noise"][-1] |= {"pages": 0.31, "low": 0.04, "high": 2.4}
+    (sentence,) = advice.critical(details)
+    assert "about 0.3 pages (95%: under 0.1 - 2.4)" in sentence
+
+
 def test_critical_batch_is_unknown_without_a_finite_noise_scale(details):
     details["noise"] = details["noise"][2:]
     (sentence,) = advice.critical(details)
