@@ -39,7 +39,7 @@ def whole(minimum: int, maximum: int) -> Callable[[str], int]:
 
 def widths(text: str) -> tuple[int, ...]:
     """Parse widths of the window, separated by commas; each is kept once."""
-    parse = whole(120, 7680)
+    parse = whole(120, 3840)
     return tuple(dict.fromkeys(parse(part.strip()) for part in text.split(",")))
 
 

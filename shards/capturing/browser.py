@@ -14,7 +14,7 @@ from playwright.async_api import Browser, Playwright
 from playwright.async_api import Error as BrowserError
 
 from shards.capturing.memory import MemoryWatch
-from shards.errors import UserError
+from shards.errors import UserError, one_line
 
 _COMMANDS = ("chromium", "chromium-browser", "google-chrome-stable", "google-chrome")
 _CLOSE_SECONDS = 10.0
@@ -133,9 +133,10 @@ class BrowserStarter:
 
 
 def _first_cause(text: str) -> str:
-    """Return the line of Playwright's message, which has the browser's whole log, that matters."""
-    if "sandbox" in text.lower() and "--no-sandbox" in text:
+    """Return the reason in Playwright's message, which has the browser's whole log."""
+    if "No usable sandbox" in text or "setuid sandbox" in text:
         return "it cannot make its sandbox; --no-sandbox starts it without, for trusted pages only"
-    lines = [line.strip() for line in text.splitlines() if line.strip()]
-    errors = [line for line in lines if "error" in line.lower() or "ERROR" in line]
-    return (errors or lines or ["no reason given"])[0][:200]
+    for line in text.splitlines():
+        if "error while loading" in line or "FATAL" in line:
+            return one_line(line.strip()[:200])
+    return "it ended at once; --browser must name the program of Chromium"

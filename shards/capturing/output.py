@@ -95,6 +95,7 @@ class OutputFile:
         """Collect the ids; return the length of the part that consists of whole layouts."""
         self._file.seek(0)
         end = 0
+        pending: set[str] = set()  # of a gzip member that has not ended
         for text, offset in _members(self._file) if self._is_gzip else _lines(self._file):
             lines = text.splitlines()
             ids = [_id_of(line) for line in lines if line.strip()]
@@ -103,8 +104,11 @@ class OutputFile:
                     f"{self._path}: holds something else than captured layouts; choose another "
                     "--out"
                 )
-            self.ids.update(ids)
-            end = offset
+            pending.update(ids)
+            if offset is not None:
+                self.ids |= pending
+                pending.clear()
+                end = offset
         size = os.fstat(self._file.fileno()).st_size
         if end == 0 and size > 0:
             raise UserError(
@@ -134,13 +138,13 @@ def _lines(file: BinaryIO) -> Iterator[tuple[bytes, int]]:
             yield line, end
 
 
-def _members(file: BinaryIO) -> Iterator[tuple[bytes, int]]:
-    """Yield the content of each whole gzip member and the offset of its end.
+def _members(file: BinaryIO) -> Iterator[tuple[bytes, int | None]]:
+    """Yield the content of each gzip member and the offset of its end.
 
     A member of many layouts, as `gzip` writes it, is read in pieces of whole lines; the offset is
-    that of the former member until the member ends.
+    None until the member ends.
     """
-    member_end = offset = 0
+    offset = 0
     data = rest = b""
     unzip = zlib.decompressobj(wbits=31)
     while True:
@@ -155,12 +159,11 @@ def _members(file: BinaryIO) -> Iterator[tuple[bytes, int]]:
             return
         if unzip.eof:
             data, rest = unzip.unused_data, b""
-            member_end = offset - len(data)
             unzip = zlib.decompressobj(wbits=31)
-            yield text, member_end
+            yield text, offset - len(data)
             continue
         data = unzip.unconsumed_tail
         lines, newline, rest = text.rpartition(b"\n")
         if len(rest) > MAX_BYTES:
             return
-        yield lines + newline, member_end
+        yield lines + newline, None

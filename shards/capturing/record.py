@@ -106,7 +106,7 @@ def _read_row(row: object, count: int) -> tuple[int, str | None, Corners]:
     parent, *corners, kind = row
     if type(parent) is not int or not -1 <= parent < count:
         raise BadLayout(f"parent of a box is {describe_value(parent)}")
-    if kind is not None and kind not in KINDS:
+    if kind is not None and not (isinstance(kind, str) and kind in KINDS):
         raise BadLayout(f"kind of a box is {describe_value(kind)}")
     x0, y0, x1, y1 = map(_number, corners)
     return parent, kind, (x0, y0, x1, y1)

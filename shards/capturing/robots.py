@@ -115,9 +115,10 @@ def _normalised(path: str) -> str:
 
 def _seconds(text: str) -> float:
     try:
-        return min(max(float(text), 0.0), 3600.0)
+        seconds = float(text)
     except ValueError:
         return 0.0
+    return min(seconds, 3600.0) if seconds > 0 else 0.0  # 0 for NaN, too
 
 
 def fetch_rules(origin: str) -> Rules:

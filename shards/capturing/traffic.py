@@ -32,12 +32,14 @@ class Traffic:
 
     Attributes:
         refusal: reason why the page's document was not opened; None if it was.
+        status: HTTP status of the page's document; 0 if there was no answer.
     """
 
     def __init__(
         self, session: CDPSession, target: Target, *, hosts: HostQueue, robots: Robots
     ) -> None:
         self.refusal: str | None = None
+        self.status = 0
         self._session, self._target = session, target
         self._hosts, self._robots = hosts, robots
         self._main_frame = ""
@@ -57,6 +59,7 @@ class Traffic:
         on("Network.loadingFinished", self._end)
         on("Network.loadingFailed", self._end)
         on("Network.dataReceived", self._count)
+        on("Network.responseReceived", self._note_status)
         on("Page.frameNavigated", self._note_document)
         await self._session.send("Page.enable")
         await self._session.send("Network.enable")
@@ -143,6 +146,11 @@ class Traffic:
         if event["frame"]["id"] == self._main_frame:
             self._document = urlsplit(event["frame"]["url"])
             self._is_open = self._is_open or self._document.scheme != "about"
+
+    def _note_status(self, event: dict) -> None:
+        is_page = event["type"] == "Document" and event.get("frameId") == self._main_frame
+        if is_page and not self._is_open:
+            self.status = event["response"]["status"]
 
     def _count(self, event: dict) -> None:
         self._bytes += event.get("encodedDataLength") or event.get("dataLength", 0)

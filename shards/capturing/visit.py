@@ -31,6 +31,7 @@ _FRAMES = 12  # without a change: the layout has settled
 _PAUSE = 80  # ms after each step of scrolling
 _NAVIGATIONS = 3  # of a page by itself while it is measured
 _CLOSE_SECONDS = 5.0
+_CRASH_SECONDS = 0.5  # until the events of a crash have arrived
 
 
 class Skipped(Exception):
@@ -116,6 +117,9 @@ async def visit_page(
             {work, crashed}, timeout=limits.seconds, return_when=asyncio.FIRST_COMPLETED
         )
         if crashed.done():
+            await asyncio.sleep(_CRASH_SECONDS)  # a browser that ends crashes its tabs first
+            if not running.browser.is_connected():
+                raise BrowserEnded
             reason = "used too much memory" if running.memory.has_just_killed else "crashed its tab"
             raise Skipped(reason)
         if not work.done():
@@ -125,7 +129,7 @@ async def visit_page(
         raise Skipped(str(error)) from None
     except BrowserError as error:
         # The event of a crash arrives after the errors that it causes.
-        await asyncio.wait({crashed}, timeout=0.5)
+        await asyncio.wait({crashed}, timeout=_CRASH_SECONDS)
         if not running.browser.is_connected():
             raise BrowserEnded from None
         if crashed.done():
@@ -206,19 +210,27 @@ async def _load(page: Page, traffic: Traffic, target: Target, limits: Limits) ->
         )
     except BrowserTimeout:
         raise Skipped(f"sent no page within {limits.load_seconds:g} s") from None
-    except BrowserError as error:
-        if traffic.refusal:
-            raise Skipped(traffic.refusal) from None
-        raise Skipped(_reason_of(error)) from None
+    except BrowserError:
+        # An error without a text has a status, but no page.
+        reason = traffic.refusal or _http_error(traffic.status)
+        if reason is None:
+            raise
+        raise Skipped(reason) from None
     if response is not None:
-        await _check_response(response)
+        _check_response(response)
     is_loaded = await _wait_for_load(page, limits.load_seconds)
     return await traffic.wait_until_idle(limits.idle_seconds) and is_loaded
 
 
-async def _check_response(response: Response) -> None:
-    if response.status >= 400:
-        raise Skipped(f"HTTP {response.status}")
+def _http_error(status: int) -> str | None:
+    if status == 401:
+        return "HTTP 401; give user and password as https://user:password@host/"
+    return f"HTTP {status}" if status >= 400 else None
+
+
+def _check_response(response: Response) -> None:
+    if reason := _http_error(response.status):
+        raise Skipped(reason)
     content_type = response.headers.get("content-type", "").partition(";")[0].strip().lower()
     if content_type and content_type not in _HTML:
         raise Skipped(f"is {one_line(content_type[:80])}, not HTML")
