@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Install the project and run the tests; --all includes the slow ones, --gpu runs only those that need
-# a GPU, one after the other. --oldest installs the oldest allowed dependencies (launch/oldest.txt)
+# Install the project and run the tests; --all includes the slow ones and, as root on Debian, installs
+# chromium for some of them; --gpu runs only those that need a GPU, one after the other. --oldest installs the oldest allowed dependencies (launch/oldest.txt)
 # into .venv-oldest, and runs the tests with them. Other arguments are passed to pytest.
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -9,11 +9,23 @@ if [ "${1:-}" = --oldest ]; then
     shift
     export VENV=${VENV:-.venv}-oldest PIP_CONSTRAINT=$PWD/launch/oldest.txt
 fi
-use_environment test sweep track export
+use_environment test sweep track export capture
+install_chromium() {
+    # For the tests of shards.capture, which are skipped without it.
+    if [ "$(id -u)" = 0 ] && command -v apt-get > /dev/null && ! command -v chromium > /dev/null; then
+        echo "installing chromium"
+        { apt-get -qq update && DEBIAN_FRONTEND=noninteractive apt-get -qq install --yes \
+            --no-install-recommends chromium; } > /dev/null 2>&1 ||
+            echo "chromium cannot be installed; the tests that need it are skipped" >&2
+    fi
+}
 arguments=()
 for argument in "$@"; do
     case $argument in
-        --all) arguments+=(-m "slow or not slow") ;;
+        --all)
+            install_chromium
+            arguments+=(-m "slow or not slow")
+            ;;
         --gpu) arguments+=(-m gpu --numprocesses 0) ;;
         *) arguments+=("$argument") ;;
     esac

@@ -1,6 +1,7 @@
 """Fuzzer that runs the parsers on random damaged input for a given time.
 
-    python -m tests.fuzz {layouts,index,shards,experiments} [--seconds 600] [--engine atheris]
+    python -m tests.fuzz {layouts,captures,index,shards,experiments} [--seconds 600]
+                         [--engine atheris]
 
 The checks are those of the tests of untrusted files. hypothesis draws the damage; with atheris
 (`pip install -e '.[fuzz]'`) the draws are guided by code coverage. The first failure ends the
@@ -37,6 +38,8 @@ Check = Callable[[], None]
 def checks_of(parser: str, folder: Path) -> list[Check]:
     """Return the tests of a parser; they may write below `folder`."""
     from tests.shards import test_hostile as data
+    from tests.shards.capturing import test_record as captures
+    from tests.shards.capturing import test_robots as rules
     from tests.vaetrain import test_hostile as files
 
     if parser == "layouts":
@@ -45,6 +48,12 @@ def checks_of(parser: str, folder: Path) -> list[Check]:
             data.test_random_trees_are_refused_or_valid_layouts,
             data.test_damaged_json_is_refused_or_a_valid_layout,
             data.test_damaged_pictures_are_refused_or_gray,
+        ]
+    if parser == "captures":
+        return [
+            captures.test_a_mutated_walk_is_refused_or_gives_a_valid_layout,
+            captures.test_random_boxes_are_refused_or_give_a_valid_layout,
+            rules.test_any_text_is_read_and_answered,
         ]
     if parser == "experiments":
         path = folder / "file.yaml"
@@ -135,7 +144,8 @@ def run_atheris(checks: list[Check], seconds: float) -> None:
 def main() -> None:
     """Run the command."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("parser", choices=("layouts", "index", "shards", "experiments"))
+    parsers = ("layouts", "captures", "index", "shards", "experiments")
+    parser.add_argument("parser", choices=parsers)
     parser.add_argument("--seconds", type=float, default=600.0)
     parser.add_argument("--engine", choices=("hypothesis", "atheris"), default="hypothesis")
     arguments = parser.parse_args()

@@ -111,13 +111,17 @@ def test_data_files_are_installed(installed):
     code = (
         "from vaetrain.config.command import EXPERIMENTS\n"
         "from vaetrain.engines.engine_files import ENGINE_FILES\n"
-        "from vaetrain.data.config import SAMPLE_LAYOUTS\n"
-        "import launch, pathlib\n"
+        "from vaetrain.data.config import SAMPLE_LAYOUTS
+"
+        "import launch, pathlib, shards.capturing
+"
         "templates = pathlib.Path(launch.__file__).with_name('templates')\n"
-        "for folder in (EXPERIMENTS, ENGINE_FILES, SAMPLE_LAYOUTS, templates):\n"
+        "capturing = pathlib.Path(shards.capturing.__file__).parent\n"
+        "for folder in (EXPERIMENTS, ENGINE_FILES, SAMPLE_LAYOUTS, templates, capturing):\n"
         "    print(*sorted(path.name for path in folder.iterdir() if path.is_file()), sep='|')\n"
     )
     folders = ("launch/experiments", "accelerate_configs", "shards/sample", "launch/templates")
+    folders += ("shards/capturing",)
     for line, folder in zip(installed.run("-c", code).splitlines(), folders, strict=True):
         shipped = sorted(path.name for path in (REPO / folder).iterdir() if path.is_file())
         assert line.split("|") == shipped, folder

@@ -24,6 +24,10 @@ MOST_MODULES, MOST_LINES = 20, 400
 # together, modules that need several processes, and commands that are tested alike.
 COVERS = {
     "tests/shards/test_build.py": ("shards/building/*.py",),
+    "tests/shards/capturing/test_visit.py": (
+        *("shards/capturing/browser.py", "shards/capturing/memory.py"),
+        *("shards/capturing/session.py", "shards/capturing/traffic.py"),
+    ),
     "tests/shards/test_hostile.py": ("shards/format/tar.py",),
     "tests/shards/format/test_index.py": ("shards/open.py",),
     "tests/shards/format/test_layout.py": ("shards/format/box_tree.py", "shards/format/schemas.py"),

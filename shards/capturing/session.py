@@ -25,7 +25,7 @@ _ATTEMPTS = 2  # to open a page whose browser ends; another page may have been t
 
 @dataclass(frozen=True)
 class CaptureOptions:
-    """How pages are captured.
+    """Settings of a capture.
 
     widths: of the window, CSS px; each gives a layout.
     pages_at_once: number of pages open at the same time.
