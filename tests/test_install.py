@@ -111,10 +111,8 @@ def test_data_files_are_installed(installed):
     code = (
         "from vaetrain.config.command import EXPERIMENTS\n"
         "from vaetrain.engines.engine_files import ENGINE_FILES\n"
-        "from vaetrain.data.config import SAMPLE_LAYOUTS
-"
-        "import launch, pathlib, shards.capturing
-"
+        "from vaetrain.data.config import SAMPLE_LAYOUTS\n"
+        "import launch, pathlib, shards.capturing\n"
         "templates = pathlib.Path(launch.__file__).with_name('templates')\n"
         "capturing = pathlib.Path(shards.capturing.__file__).parent\n"
         "for folder in (EXPERIMENTS, ENGINE_FILES, SAMPLE_LAYOUTS, templates, capturing):\n"

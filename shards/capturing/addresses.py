@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-import hashlib
 import re
 from typing import NamedTuple
 from urllib.parse import SplitResult, unquote, unquote_plus, urlsplit
 
 from shards.errors import UserError
 from shards.format.layout import MAX_TEXT
+from shards.format.metadata import short_text
 
 _SECRET_NAME = re.compile(
     r"token|secret|passw|pwd|auth(?!or)|session|sid$|(^|[-_]|api)key$|sig$|signature|credential|jwt"
     r"|^code$|^state$|nonce|otp$|^pin$|x-amz|x-goog|ticket|saml|login|mail|user(name)?$",
     re.IGNORECASE,
 )
+_ROOM = 8  # characters of an id after the address
 _MAX_VALUE = 40  # characters of a query value that is kept
 _RANDOM = re.compile(r"(?=[A-Za-z_-]*\d)(?=[\d_-]*[A-Za-z])[A-Za-z0-9_-]{16,}")
 _DEFAULT_PORTS = {"http": 80, "https": 443}
@@ -103,8 +104,4 @@ def _may_be_secret(parameter: str) -> bool:
 
 def shorten(text: str) -> str:
     """Return text that leaves room for a width in an id; longer text ends with a hash of itself."""
-    text = text.encode("utf-8", "replace").decode()  # names of files may hold lone surrogates
-    limit = MAX_TEXT - 8
-    if len(text) <= limit:
-        return text
-    return f"{text[: limit - 17]}~{hashlib.sha256(text.encode()).hexdigest()[:16]}"
+    return short_text(text, MAX_TEXT - _ROOM)

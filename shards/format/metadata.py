@@ -38,15 +38,15 @@ def metadata_of(record: dict) -> dict[str, Any]:
     return meta
 
 
-def short_text(text: str) -> str:
-    """Return a text that can be written to a file, of at most `MAX_TEXT` characters.
+def short_text(text: str, limit: int = MAX_TEXT) -> str:
+    """Return a text that can be written to a file, of at most `limit` characters.
 
     The end of a longer text is replaced by "~" and a hash of the whole text, so that texts with the
     same beginning stay different. JSON and file names can hold lone surrogates, which cannot be
     written to a file; each becomes "?".
     """
-    if len(text) > MAX_TEXT:
+    if len(text) > limit:
         data = text.encode("utf-8", "surrogatepass")
         digest = blake2b(data, digest_size=_DIGEST_BYTES).hexdigest()
-        text = f"{text[: MAX_TEXT - len(digest) - 1]}~{digest}"
+        text = f"{text[: limit - len(digest) - 1]}~{digest}"
     return text.encode("utf-8", "replace").decode()

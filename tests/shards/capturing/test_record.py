@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 
 from shards.capturing.record import KINDS, MAX_LEVELS, make_record, page_id
 from shards.capturing.targets import page_on_server
-from shards.format.layout import MAX_BOXES, BadLayout, decode_json, parse_layout
+from shards.format.json_text import decode_json
+from shards.format.layout import MAX_BOXES, BadLayout, parse_layout
 from tests.support.damage import mutated
 from tests.support.paths import REPO
 
