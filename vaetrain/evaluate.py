@@ -76,7 +76,8 @@ def print_table(metrics: dict[str, Any]) -> None:
     columns = {"model": metrics, **metrics.get("baselines", {})}
     if len(columns) > 1:
         print(f"{'':24}" + "".join(f"{name:>12}" for name in columns))
-    for name in (name for name in metrics if name not in ("baselines", "latent_std")):
+    in_columns = {f"{base}_{name}" for base in columns for name in columns[base]}
+    for name in (n for n in metrics if n not in {"baselines", "latent_std"} | in_columns):
         values = [column.get(name) for column in columns.values()]
         cells = ["" if value is None else f"{value:.6g}" for value in values]
         print(f"{name:24}" + "".join(f"{cell:>12}" for cell in cells).rstrip())

@@ -39,6 +39,7 @@ FREE_TO_CHANGE = {
     "train.tf32",
     "train.log_every_images",
     "train.validate_every_images",
+    "train.validation_samples",
     "train.checkpoint_every_images",
     "train.keep_checkpoints",
     "train.max_skipped_steps",

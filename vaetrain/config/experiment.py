@@ -15,7 +15,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from shards.location import protocol_of
 from vaetrain.augmentation.config import AugmentConfig
-from vaetrain.config.training import CollapseConfig, TrainConfig
+from vaetrain.config.training import MIN_PAGES, CollapseConfig, TrainConfig
 from vaetrain.data.batching import Batching, split_global_batch
 from vaetrain.data.config import DataConfig
 from vaetrain.engines.config import OptimizerConfig
@@ -130,6 +130,11 @@ def checked_together(experiment: Experiment) -> Experiment:
         raise ConfigError(
             "prior.kind: flow needs model.latent=vector; with model.latent="
             f"{experiment.model.latent} use prior.kind=auto or none"
+        )
+    if 0 < train.validation_samples < MIN_PAGES:
+        raise ConfigError(
+            f"train.validation_samples: {train.validation_samples} are too few to be compared with "
+            f"training pages; use {MIN_PAGES} or more, or 0 for none"
         )
     name = Path(experiment.name)
     if name.is_absolute() or ".." in name.parts or not name.parts:

@@ -8,6 +8,7 @@ from vaetrain.engines.spec import PRECISIONS
 from vaetrain.settings import setting
 
 AUTO = "auto"  # resolved from the device when a run starts
+MIN_PAGES = 20  # fewer samples are not compared with training pages
 
 
 @dataclass
@@ -65,6 +66,11 @@ class TrainConfig:
     )
     log_every_images: int = setting(512, "images between lines of the training log", minimum=1)
     validate_every_images: int = setting(8192, "images between validations", minimum=1)
+    validation_samples: int = setting(
+        128,
+        "samples of the prior that every validation compares with as many training pages; 0: none",
+        minimum=0,
+    )
     checkpoint_every_images: int = setting(8192, "images between checkpoints", minimum=1)
     max_skipped_steps: int = setting(
         10,

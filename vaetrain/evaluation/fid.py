@@ -136,3 +136,25 @@ def frechet_distance(first: Gaussian, second: Gaussian) -> float:
     common = torch.linalg.svdvals(a @ b.T).sum()
     total = shift.square().sum() + a.square().sum() + b.square().sum() - 2 * common
     return total.clamp(min=0).item()
+
+
+def kernel_distance(first: Tensor, second: Tensor) -> float:
+    """Compute the kernel inception distance of two sets of features (Binkowski et al. 2018, eq. 4).
+
+    It is the unbiased estimate of the squared maximum mean discrepancy under the kernel
+    (x'y / D + 1)^3; it may be negative.
+
+    Args:
+        first, second: (N, D), (M, D), N and M at least 2.
+    """
+    first, second = first.double(), second.double()
+
+    def kernel(a: Tensor, b: Tensor) -> Tensor:
+        return (a @ b.T / a.shape[1] + 1) ** 3
+
+    def within(features: Tensor) -> Tensor:
+        values = kernel(features, features)
+        count = len(features)
+        return (values.sum() - values.diagonal().sum()) / (count * (count - 1))
+
+    return (within(first) + within(second) - 2 * kernel(first, second).mean()).item()

@@ -2,7 +2,8 @@
 
 The following metrics are too expensive during training: FID and LPIPS (`network_metrics`), overlap
 of boxes and neighbours by the search distance (`retrieval`), smoothness of interpolations
-(`path_smoothness`), and baselines that are fitted to training pages (`baselines`).
+(`path_smoothness`), interpolations and reconstructions compared with training pages
+(`sample_metrics`), and baselines that are fitted to training pages (`baselines`).
 """
 
 from __future__ import annotations
@@ -17,13 +18,18 @@ from torch import Tensor
 from shards.reading.batch import Batch
 from shards.reading.selection import Selection
 from vaetrain.artifacts.final_model import load_encoder
+from vaetrain.config.training import MIN_PAGES
 from vaetrain.data.loading import PageReader
 from vaetrain.evaluation import baselines
 from vaetrain.evaluation.baselines import MAX_FITTED_PAGES
+from vaetrain.evaluation.blend_gap import interpolation_blend_gap, middle_steps
+from vaetrain.evaluation.fid import RandomFeatures
 from vaetrain.evaluation.network_metrics import NetworkMetrics
-from vaetrain.evaluation.path_smoothness import path_smoothness
+from vaetrain.evaluation.page_measurer import PageMeasurer
+from vaetrain.evaluation.path_smoothness import MAX_PATHS, path_smoothness
 from vaetrain.evaluation.pca import principal_coordinates
 from vaetrain.evaluation.retrieval import RetrievalMetrics
+from vaetrain.evaluation.sample_metrics import SampleMetrics
 from vaetrain.evaluation.validation import compared_ids, encode_pages, summarise
 from vaetrain.inference.each_page import for_each_page
 from vaetrain.inference.trained_model import TrainedModel
@@ -33,6 +39,8 @@ from vaetrain.schedules import weights_at
 # Pages that are compared with one another (mutual information, retrieval, clusters, pixels), evenly
 # spaced by sample id.
 MAX_EVALUATED_PAGES = 4096
+MAX_SAMPLES = 512  # samples of the prior, and as many training pages
+FLAT_BASELINES = ("pca", "pixels")  # whose metrics are `pca_<metric>` and `pixels_<metric>` as well
 SEARCH_METRICS = ("precision_at_10", "box_iou_at_10")  # measured by the search distance as well
 
 
@@ -47,7 +55,8 @@ def evaluate_model(
 
     Returns: on the main process, metrics by the names of metrics.jsonl; `latent_std`, a list of the
         standard deviations of the latent dimensions; `baselines`, the metrics of each baseline by
-        its name. On the other ranks, an incomplete dictionary.
+        its name, and those of `FLAT_BASELINES` again as `<baseline>_<metric>`. On the other ranks,
+        an incomplete dictionary.
     """
     experiment, engine = trained.experiment, trained.engine
     selection = data.select(split)
@@ -74,10 +83,61 @@ def evaluate_model(
     by_search = retrieval.metrics(search_vectors)
     metrics |= {f"{name}_search": by_search[name] for name in SEARCH_METRICS if name in by_search}
     metrics |= path_smoothness(trained, data, selection)
+    metrics |= prior_metrics(trained, data, selection, training, networks)
     if training is not None:
-        metrics["baselines"] = baseline_metrics(
-            trained, data, selection, training, retrieval, networks
+        baselines = baseline_metrics(trained, data, selection, training, retrieval, networks)
+        metrics["baselines"] = baselines
+        for name in FLAT_BASELINES:
+            metrics |= {f"{name}_{metric}": value for metric, value in baselines[name].items()}
+    return metrics
+
+
+def prior_metrics(
+    trained: TrainedModel,
+    data: PageReader,
+    pages: Selection,
+    training: PageReader | None,
+    networks: NetworkMetrics,
+) -> dict[str, float]:
+    """Return the metrics of samples, interpolations and reconstructions as pages. Collective.
+
+    Args:
+        pages: evaluated pages; those of `data` that are not trained on are the unseen ones.
+        training: shards with the training pages; None: those of the run, if they are still where
+            they were, else `data`.
+    """
+    model, engine = trained.model, trained.engine
+    metrics = interpolation_blend_gap(model, data, pages, engine, MAX_PATHS)
+    training = training or trained.training_shards() or data
+    known = training.select("train")
+    if training.index.header["table_sha256"] == data.index.header["table_sha256"]:
+        pages = data.select("val")
+    measurer = PageMeasurer(
+        engine, int(data.ladder[-1]), data.config.width, (RandomFeatures(), networks.features)
+    )
+    comparison = SampleMetrics(
+        measurer,
+        (training, known),
+        (data, pages),
+        samples=MAX_SAMPLES,
+        references=MAX_FITTED_PAGES,
+    )
+    count = comparison.count
+    if not count:
+        engine.log(
+            f"samples are not compared with training pages: {comparison.too_few} "
+            f"({training.index.location} has {len(known)}; --baselines names other shards)"
         )
+        return metrics
+    metrics |= comparison.metrics(model, trained.prior, data.config.max_height)
+    steps = middle_steps(model, data, pages, measurer, count)
+    made = measurer.real_pages(training, known.thinned(count), trained.reconstruct)
+    for name, measured in (("interpolation", steps), ("reconstruction", made)):
+        if measured is not None and len(measured) >= MIN_PAGES:
+            metrics |= {
+                f"{name}_two_sample_accuracy": comparison.two_sample_accuracy(measured),
+                f"{name}_flat_share": measured.flat_share,
+            }
     return metrics
 
 

@@ -29,9 +29,7 @@ def path_smoothness(trained: TrainedModel, data: PageReader, pages: Selection) -
         and the minimum along a path, mean over paths; empty with fewer than two pages.
     """
     engine = trained.engine
-    ids = torch.from_numpy(pages.ids_at(np.arange(len(pages))))
-    keys = sample_keys(0, torch.zeros_like(ids), ids, "paths")
-    pairs = ids[keys.argsort()][: len(ids) // 2 * 2].view(-1, 2)[:MAX_PATHS]
+    pairs = page_pairs(pages, MAX_PATHS)
     values = torch.zeros(0, 2, dtype=torch.float64, device=engine.device)
     for pair in pairs[engine.rank :: engine.world_size]:
         ends = [
@@ -48,6 +46,13 @@ def path_smoothness(trained: TrainedModel, data: PageReader, pages: Selection) -
     names = ("slerp_ssim_std", "slerp_ssim_min")
     # Sorted, so that the sum has the same order for any number of ranks.
     return dict(zip(names, values.sort(dim=0).values.mean(dim=0).tolist(), strict=True))
+
+
+def page_pairs(pages: Selection, limit: int) -> Tensor:
+    """Draw at most `limit` pairs of pages, the same in every evaluation: ids, Long (pairs, 2)."""
+    ids = torch.from_numpy(pages.ids_at(np.arange(len(pages))))
+    keys = sample_keys(0, torch.zeros_like(ids), ids, "paths")
+    return ids[keys.argsort()][: len(ids) // 2 * 2].view(-1, 2)[:limit]
 
 
 def _path_ssim(trained: TrainedModel, ends: list[Batch]) -> Tensor:

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from shards import cli
+from shards.format.index import HEADER_NAME
 from shards.page_file import read_page
 from shards.randomness import sample_keys
 from shards.reading.batch import Batch
@@ -19,8 +20,8 @@ from vaetrain.data.loading import EVALUATION_BATCH, PageReader
 from vaetrain.engines.spec import running_launch
 from vaetrain.engines.start import start_engine
 from vaetrain.inference.each_page import for_each_page
+from vaetrain.inference.prior_samples import draw_latents, padded_size
 from vaetrain.model.layers import fit_rows
-from vaetrain.model.vae import Noise, draw_noise
 from vaetrain.page_pictures import cut_pages
 from vaetrain.settings import ConfigError
 
@@ -63,6 +64,14 @@ class TrainedModel:
             self.model.stride,
             seed=self.experiment.train.seed,
         )
+
+    def training_shards(self) -> PageReader | None:
+        """Open the shards that the run was trained on; None if they are not on this machine.
+
+        Raises ConfigError if they are damaged.
+        """
+        folder = Path(self.experiment.data.folder)
+        return self.open_shards(folder) if (folder / HEADER_NAME).is_file() else None
 
     def batches(self, data: PageReader, split: str, activity: str) -> Iterable[Batch | None]:
         """Return this rank's batches of `train`, `val` or `all`, with a progress bar."""
@@ -147,19 +156,17 @@ class TrainedModel:
         self, keys: Tensor, height: int | None, label: str | None
     ) -> tuple[Tensor, Tensor, tuple[Tensor, ...]]:
         """Draw latents, heights and the noise of a ladder from the prior."""
-        heights = None if height is None else torch.full_like(keys, height)
-        if self.prior is not None:
-            z, heights = self.prior.sample(keys, heights, label)
-            return z, heights, self._noise(keys, heights).ladder
-        if label is not None:
+        if self.prior is None and label is not None:
             raise ConfigError(f"label {label!r}: {NO_PRIOR}")
-        if heights is None:
-            heights = torch.full_like(keys, self.experiment.data.max_height)
-        noise = self._noise(keys, heights)
-        return self.model.keep_latent(noise.eps, heights), heights, noise.ladder
-
-    def _noise(self, keys: Tensor, heights: Tensor) -> Noise:
-        return draw_noise(self.model, keys, self._padded(heights), gate=0.0, dropout=0.0)
+        return draw_latents(
+            self.model,
+            self.prior,
+            keys,
+            None if height is None else torch.full_like(keys, height),
+            width=self.experiment.data.width,
+            max_height=self.experiment.data.max_height,
+            label=label,
+        )
 
     @torch.no_grad()
     def decode(self, z: Tensor, heights: Tensor) -> list[np.ndarray]:
@@ -173,5 +180,4 @@ class TrainedModel:
         return pages
 
     def _padded(self, heights: Tensor) -> tuple[int, int]:
-        height, stride = int(heights.max()), self.model.stride
-        return -(-height // stride) * stride, self.experiment.data.width
+        return padded_size(self.model, heights, self.experiment.data.width)

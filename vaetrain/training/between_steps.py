@@ -12,10 +12,12 @@ from vaetrain.artifacts.checkpoint import Checkpoint
 from vaetrain.artifacts.final_model import write_final
 from vaetrain.config.experiment import as_dict
 from vaetrain.evaluation.baselines import score_constant_pages
+from vaetrain.evaluation.blend_gap import interpolation_blend_gap
+from vaetrain.evaluation.fid import RandomFeatures, build_features
+from vaetrain.evaluation.page_measurer import PageMeasurer
+from vaetrain.evaluation.sample_metrics import SampleMetrics
 from vaetrain.evaluation.validation import alive_dimensions, compared_ids, encode_pages, summarise
 from vaetrain.meters import ids_hash, skipped_steps_warning
-from vaetrain.model.vae import VAE
-from vaetrain.prior.prior import Prior
 from vaetrain.reporting.model_figures import model_figures
 from vaetrain.reporting.projector import project_latents
 from vaetrain.reporting.run_log import RunLog, summary_lines
@@ -87,12 +89,33 @@ def validate(run: Run, log: RunLog) -> PosteriorReport | None:
         )
         log.print(f"validation at {run.images} images: {report}")
     values = {"epoch": epoch, "beta": float(weights.beta), **metrics}
+    values |= prior_metrics(run, log)
     log.write_metrics("val", run.images, values | {"verdict": report and report.state})
     if not run.best or metrics["l1"] < run.best["l1"]:
         run.best = {"images": run.images, **metrics}
     if encoded is not None and log.wants_pictures:
         log.write_pictures(run.images, validation_figures(model, data, encoded.pages))
     return report
+
+
+def prior_metrics(run: Run, log: RunLog) -> dict[str, float]:
+    """Return the metrics of samples and interpolations, on the main process. Collective."""
+    data, wanted = run.data, run.experiment.train.validation_samples
+    if not wanted:
+        return {}
+    if run.is_at_end:
+        fit_final_prior(run)
+    if run.samples is None or run.is_at_end:
+        # The networks take longer than all other metrics together.
+        networks = (RandomFeatures(), build_features()) if run.is_at_end else ()
+        measurer = PageMeasurer(run.engine, int(data.ladder[-1]), data.config.width, networks)
+        sets = (data, data.train), (data, data.val)
+        run.samples = SampleMetrics(measurer, *sets, samples=wanted)
+        if not run.samples.count:
+            log.print(f"samples are not compared with training pages: {run.samples.too_few}")
+    model = run.state.ema.model()
+    metrics = run.samples.metrics(model, run.prior, data.config.max_height)
+    return metrics | interpolation_blend_gap(model, data, data.val, run.engine)
 
 
 def save_checkpoint(run: Run, log: RunLog, *, required: bool = False) -> None:
@@ -146,13 +169,13 @@ def write_final_model(run: Run, log: RunLog) -> None:
     results = {"images": run.images, "best": run.best, "baselines": baselines}
     results["data"] = run.data.summary
     model = run.state.ema.model()
-    prior = fit_final_prior(run, model)
+    fit_final_prior(run)
     has_val = len(run.data.val) > 0
 
     def write() -> None:
         results["final"] = log.last_validation()
-        pictures = model_figures(model, run.data.fixed_pages(), prior) if has_val else {}
-        write_final(run.directory.final, model, run.experiment, results, pictures, prior)
+        pictures = model_figures(model, run.data.fixed_pages(), run.prior) if has_val else {}
+        write_final(run.directory.final, model, run.experiment, results, pictures, run.prior)
 
     run.engine.on_main(write, TrainingFailed)
     if run.engine.is_main:
@@ -163,12 +186,16 @@ def write_final_model(run: Run, log: RunLog) -> None:
         log.print(line)
 
 
-def fit_final_prior(run: Run, model: VAE) -> Prior | None:
-    """Fit the prior that the experiment asks for, on the main process; None on the others."""
-    config = run.experiment.prior
-    if not config.is_fitted(is_spatial=model.is_spatial, pages=len(run.data.train)):
-        return None
-    return fit_prior(
+def fit_final_prior(run: Run) -> None:
+    """Fit the prior that the experiment asks for to the finished model. Collective.
+
+    The last validation already measures its samples.
+    """
+    config, model = run.experiment.prior, run.state.ema.model()
+    is_fitted = config.is_fitted(is_spatial=model.is_spatial, pages=len(run.data.train))
+    if run.prior is not None or not is_fitted:
+        return
+    prior = fit_prior(
         model,
         run.data,
         run.data.train,
@@ -177,3 +204,5 @@ def fit_final_prior(run: Run, model: VAE) -> Prior | None:
         max_height=run.experiment.data.max_height,
         seed=run.experiment.train.seed,
     )
+    prior = run.engine.broadcast_object(prior and prior.to("cpu"))
+    run.prior = prior.to(run.engine.device)

@@ -22,9 +22,11 @@ from vaetrain.engines.base import Engine
 from vaetrain.engines.device_options import set_arithmetic
 from vaetrain.engines.model_options import apply_options
 from vaetrain.engines.optimizers import build_optimizer
+from vaetrain.evaluation.sample_metrics import SampleMetrics
 from vaetrain.losses.objective import Objective
 from vaetrain.meters import Meter
 from vaetrain.model.vae import VAE
+from vaetrain.prior.prior import Prior
 from vaetrain.reporting.run_log import Stopwatch
 from vaetrain.schedules import Clock
 from vaetrain.settings import ConfigError
@@ -47,6 +49,8 @@ class Run:
         stopwatch: seconds since the last logged line, by phase.
         images: image count now.
         best: metrics of the validation with the lowest L1 so far; empty before the first.
+        samples: compares samples with training pages; None before the first validation.
+        prior: of the finished model, the same on every rank; None before, or if none is fitted.
     """
 
     experiment: Experiment
@@ -61,6 +65,8 @@ class Run:
     stopwatch: Stopwatch
     images: int = 0
     best: dict[str, float] = field(default_factory=dict)
+    samples: SampleMetrics | None = None
+    prior: Prior | None = None
 
     @property
     def objective(self) -> Objective:

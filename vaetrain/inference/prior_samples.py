@@ -1,0 +1,48 @@
+"""Draws from a model's prior: a fitted one, or the normal distribution of the training."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from vaetrain.model.vae import VAE, Noise, draw_noise
+from vaetrain.prior.prior import Prior
+
+
+def draw_latents(
+    model: VAE,
+    prior: Prior | None,
+    keys: Tensor,
+    heights: Tensor | None,
+    *,
+    width: int,
+    max_height: int,
+    label: str | None = None,
+) -> tuple[Tensor, Tensor, tuple[Tensor, ...]]:
+    """Draw latents, heights and the noise of a ladder; a page depends on its key alone.
+
+    Args:
+        prior: None: a standard normal distribution.
+        keys: Long (B,), of `shards.randomness.sample_keys`, on the model's device.
+        heights: Long (B,), rows of the pages; None: drawn by the prior; without one `max_height`.
+        width: of the pages in pixels.
+        label: see `Prior.sample`.
+
+    Returns: as `VAE.decode` takes them, with the pages padded to `padded_size`.
+    """
+    if prior is not None:
+        z, heights = prior.sample(keys, heights, label)
+        return z, heights, _noise(model, keys, heights, width).ladder
+    if heights is None:
+        heights = torch.full_like(keys, max_height)
+    noise = _noise(model, keys, heights, width)
+    return model.keep_latent(noise.eps, heights), heights, noise.ladder
+
+
+def padded_size(model: VAE, heights: Tensor, width: int) -> tuple[int, int]:
+    """Return the size (H, W) that pages of these heights are padded to together."""
+    return -(-int(heights.max()) // model.stride) * model.stride, width
+
+
+def _noise(model: VAE, keys: Tensor, heights: Tensor, width: int) -> Noise:
+    return draw_noise(model, keys, padded_size(model, heights, width), gate=0.0, dropout=0.0)
