@@ -29,6 +29,7 @@ QUICK = (
     "train.max_images=240",
     "train.log_every_images=8",
     "train.validate_every_images=100000",
+    "train.validation_samples=0",
     "train.checkpoint_every_images=100000",
     "optimizer.lr=1e-3",
     "lr.warmup_epochs=0.5",

@@ -26,6 +26,16 @@ SHOWN = {
     "active_units": "active units",
     "kl": "KL, nats a page",
 }
+COMPARED = {
+    "two_sample_accuracy": "accuracy of a classifier that tells them from training pages",
+    "precision": "precision",
+    "recall": "recall",
+    "density": "density",
+    "coverage": "coverage",
+    "fid_random": "Fréchet distance, features of a random network",
+    "nearest_train": "mean distance to the nearest training page",
+    "flat_share": "share of flat pixels",
+}
 CAPTIONS = {
     "reconstructions": "Validation pages, their reconstructions, and ten times the error.",
     "prior_samples": "Pages decoded from the prior.",
@@ -47,6 +57,7 @@ def model_card(experiment: Experiment, results: dict[str, Any], pictures: Iterab
         "## Use\n\n" + _use(),
         "## Data\n\n" + _data(experiment, results.get("data", {})),
         "## Metrics\n\n" + _metrics(scores, results.get("baselines", {})),
+        "## Samples\n\n" + _samples(scores),
         "## Pictures\n\n" + _pictures(pictures),
         "## Limits\n\n" + _limits(experiment, results.get("data", {})),
     ]
@@ -137,8 +148,26 @@ def _metrics(scores: dict[str, float], baselines: dict[str, dict[str, float]]) -
     for key, meaning in SHOWN.items():
         if key in scores:
             values = [f"{column[key]:.4g}" if key in column else "" for column in columns.values()]
+            if key == "active_units" and "active_units_of" in scores:
+                meaning += f", of {scores['active_units_of']}"
             lines.append(f"| {meaning} | " + " | ".join(values) + " |")
     return "\n".join(lines)
+
+
+def _samples(scores: dict[str, float]) -> str:
+    """Return the table of samples beside unseen real pages; empty if none were measured."""
+    lines = [
+        "Samples of the prior and as many unseen real pages, each compared with training pages.\n",
+        "| | samples | unseen real pages |",
+        "|---|---|---|",
+    ]
+    for key, meaning in COMPARED.items():
+        # Of real pages, the share of flat pixels is a metric of its own.
+        real = key if key == "flat_share" else f"real_{key}"
+        if f"sample_{key}" in scores:
+            values = [f"{scores[n]:.3g}" if n in scores else "" for n in (f"sample_{key}", real)]
+            lines.append(f"| {meaning} | " + " | ".join(values) + " |")
+    return "\n".join(lines) if len(lines) > 3 else ""
 
 
 def _pictures(names: Iterable[str]) -> str:

@@ -9,14 +9,17 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from shards.reading.batch import Batch
-from vaetrain.data.loading import TrainingData
+from shards.reading.selection import Selection
+from vaetrain.data.loading import PageReader, TrainingData
 from vaetrain.engines.base import Engine
-from vaetrain.evaluation.pca import shared_principal_components
+from vaetrain.evaluation.pca import principal_coordinates, shared_principal_components
 from vaetrain.evaluation.pixel_metrics import GRADIENT_ENERGIES, PIXEL_METRICS, pixel_metrics
+from vaetrain.evaluation.retrieval import PageLabels, label_metrics
 from vaetrain.evaluation.validation import page_means
 from vaetrain.inference.each_page import for_each_page
 
 MAX_FITTED_PAGES = 4096  # training pages that the mean page and PCA are fitted to
+MAX_TABLE_BYTES = 1 << 30  # of pages that are in memory at once when a training ends
 
 
 def mean_page(batches: Iterable[Batch | None], engine: Engine, rows: int, width: int) -> Tensor:
@@ -52,7 +55,9 @@ class PagePCA:
     ) -> None:
         """Fit to these pages, padded with zeros to `size`, (rows, width). Collective."""
         self.size = size
-        table = page_table(batches, engine, size)
+        table = page_table(batches, engine, size, to_main=True)
+        if table is None:  # only the main process fits
+            table = torch.empty(0, size[0] * size[1], device=engine.device)
         self.mean, self.components, _ = shared_principal_components(table, dimensions, engine)
 
     def pixels(self, batch: Batch) -> Tensor:
@@ -126,13 +131,60 @@ def score_reconstructions(
     return engine.broadcast_object(means)
 
 
-def score_constant_pages(data: TrainingData) -> dict[str, dict[str, float]]:
-    """Return the validation scores of a blank page and of the mean training page. Collective."""
+def pixel_vectors(
+    data: PageReader, pages: Selection, engine: Engine, size: tuple[int, int]
+) -> Tensor | None:
+    """Return vectors (N, D) with the pages' pixel distances. Collective.
+
+    Args:
+        size: rows and width that the pages are padded to.
+
+    Returns: on the host of the main process, in ascending order of ids; None on the other ranks.
+    """
+    pixels = page_table(data.pages(pages), engine, size, to_main=True)
+    if pixels is None:
+        return None
+    if len(pixels) < pixels.shape[1]:
+        pixels = principal_coordinates(pixels)  # the same distances in fewer dimensions
+    return pixels.cpu()
+
+
+def score_baselines(data: TrainingData, components: int) -> dict[str, dict[str, float]]:
+    """Return the validation scores of a run's baselines by their names. Collective.
+
+    `blank page`, `mean page` and `pca` have pixel metrics; `pca` (by projections) and `pixels` have
+    label metrics, on the main process. Mean and PCA are fitted to at most `MAX_FITTED_PAGES`
+    training pages, the PCA also to at most `MAX_TABLE_BYTES` of them; `pixels` is omitted if the
+    compared pages exceed this.
+
+    Args:
+        components: of the PCA: the number of latent dimensions.
+    """
     if len(data.val) == 0:
         return {}
-    fitted = data.pages(data.train.thinned(MAX_FITTED_PAGES))
-    mean = mean_page(fitted, data.engine, int(data.ladder[-1]), data.config.width)
-    return {
-        name: score_reconstructions(constant_page(page), data.pages(data.val), data.engine)
-        for name, page in (("blank page", torch.zeros_like(mean)), ("mean page", mean))
+    engine, size = data.engine, (int(data.ladder[-1]), data.config.width)
+    fits = MAX_TABLE_BYTES // (4 * size[0] * size[1])  # pages
+    mean = mean_page(data.pages(data.train.thinned(MAX_FITTED_PAGES)), engine, *size)
+    fitted = data.train.thinned(max(1, min(MAX_FITTED_PAGES, fits)))
+    pca = PagePCA(data.pages(fitted), engine, size, components)
+    reconstructions = {
+        "blank page": constant_page(torch.zeros_like(mean)),
+        "mean page": constant_page(mean),
+        "pca": pca.reconstruct,
     }
+    scores = {
+        name: score_reconstructions(reconstruct, data.pages(data.val), engine)
+        for name, reconstruct in reconstructions.items()
+    }
+    compared = data.compared
+    projected = for_each_page(
+        pca.embed, len(pca.components), data.pages(compared), engine, to_main=True
+    )
+    if projected is not None:
+        labels = PageLabels.from_index(data.index, projected[0])
+        scores["pca"] |= label_metrics(projected[2], labels)
+    if len(compared) <= fits:
+        pixels = pixel_vectors(data, compared, engine, size)
+        if projected is not None:
+            scores["pixels"] = label_metrics(pixels, labels)
+    return scores

@@ -27,7 +27,6 @@ from vaetrain.evaluation.fid import RandomFeatures
 from vaetrain.evaluation.network_metrics import NetworkMetrics
 from vaetrain.evaluation.page_measurer import PageMeasurer
 from vaetrain.evaluation.path_smoothness import MAX_PATHS, path_smoothness
-from vaetrain.evaluation.pca import principal_coordinates
 from vaetrain.evaluation.retrieval import RetrievalMetrics
 from vaetrain.evaluation.sample_metrics import SampleMetrics
 from vaetrain.evaluation.validation import compared_ids, encode_pages, summarise
@@ -164,11 +163,7 @@ def baseline_metrics(
         pca.embed, len(pca.components), data.pages(compared), engine, to_main=True
     )
     projections = None if projected is None else projected[2]
-    pixels = baselines.page_table(data.pages(compared), engine, size, to_main=True)
-    if pixels is not None:
-        if len(pixels) < pixels.shape[1]:
-            pixels = principal_coordinates(pixels)  # the same distances in fewer dimensions
-        pixels = pixels.cpu()
+    pixels = baselines.pixel_vectors(data, compared, engine, size)
 
     def score(reconstruct: Callable[[Batch], Tensor]) -> dict[str, float]:
         pixel_scores = baselines.score_reconstructions(reconstruct, data.pages(pages), engine)

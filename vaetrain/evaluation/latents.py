@@ -114,6 +114,7 @@ def latent_metrics(latents: LatentStatistics) -> dict[str, float]:
         return metrics
     return metrics | {
         "active_units": int(latents.active.sum()),
+        "active_units_of": len(latents.variance),
         "latent_std_mean": latents.deviation.mean().item(),
         "latent_std_min": latents.deviation.min().item(),
         "latent_std_max": latents.deviation.max().item(),

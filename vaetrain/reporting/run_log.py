@@ -176,7 +176,7 @@ def keep_lines_until(path: Path, images: int) -> None:
 def summary_lines(run_dir: Path, results: dict[str, Any]) -> list[str]:
     """Return the last lines of a finished run's log: its best scores beside the baselines."""
     lines = [f"finished after {results['images']} images: {run_dir}"]
-    scored = {name: scores for name, scores in results["baselines"].items() if scores}
+    scored = {name: scores for name, scores in results["baselines"].items() if "l1" in scores}
     if results["best"]:
         scored = {
             f"this run (best, at {results['best']['images']} images)": results["best"],

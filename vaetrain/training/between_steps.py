@@ -11,7 +11,7 @@ from vaetrain.artifacts import checkpoint
 from vaetrain.artifacts.checkpoint import Checkpoint
 from vaetrain.artifacts.final_model import write_final
 from vaetrain.config.experiment import as_dict
-from vaetrain.evaluation.baselines import score_constant_pages
+from vaetrain.evaluation.baselines import score_baselines
 from vaetrain.evaluation.blend_gap import interpolation_blend_gap
 from vaetrain.evaluation.fid import RandomFeatures, build_features
 from vaetrain.evaluation.page_measurer import PageMeasurer
@@ -84,6 +84,7 @@ def validate(run: Run, log: RunLog) -> PosteriorReport | None:
             alive,
             min(model.latent_dim, count - 1),
             float(weights.beta),
+            latent_dim=model.latent_dim,
             l1=metrics["l1"],
             l1_shuffled=metrics.get("l1_shuffled"),
         )
@@ -165,10 +166,10 @@ def save_checkpoint(run: Run, log: RunLog, *, required: bool = False) -> None:
 def write_final_model(run: Run, log: RunLog) -> None:
     """Export the averaged model with its model card, and log what the run reached."""
     run.engine.mark_progress("writing the final model")
-    baselines = score_constant_pages(run.data)
+    model = run.state.ema.model()
+    baselines = score_baselines(run.data, model.latent_dim)
     results = {"images": run.images, "best": run.best, "baselines": baselines}
     results["data"] = run.data.summary
-    model = run.state.ema.model()
     fit_final_prior(run)
     has_val = len(run.data.val) > 0
 

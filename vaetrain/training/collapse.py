@@ -60,37 +60,47 @@ class CollapseMonitor:
         self.cap: float | None = None
 
     def update(
-        self, active: int, dimensions: int, beta: float, *, l1: float, l1_shuffled: float | None
+        self,
+        active: int,
+        dimensions: int,
+        beta: float,
+        *,
+        latent_dim: int,
+        l1: float,
+        l1_shuffled: float | None,
     ) -> PosteriorReport:
         """Report on a validation, and move the cap.
 
         Args:
             active: dimensions that differ between pages.
-            dimensions: the most that could be active.
+            dimensions: the most that the validation pages can show to be active.
             beta: weight of the KL now.
+            latent_dim: dimensions of the latent.
             l1: of reconstructions.
             l1_shuffled: of reconstructions from another page's latent; None where not measured.
         """
-        report = self._report(active, dimensions, l1, l1_shuffled)
+        report = self._report(active, dimensions, latent_dim, l1, l1_shuffled)
         self.previous = active
         if self.config.action == "hold_beta":
             self._move_cap(report, beta)
         return report
 
     def _report(
-        self, active: int, dimensions: int, l1: float, l1_shuffled: float | None
+        self, active: int, dimensions: int, latent_dim: int, l1: float, l1_shuffled: float | None
     ) -> PosteriorReport:
         active = min(active, dimensions)  # among few pages all dimensions may count as active
         inactive = dimensions - active
-        count = f"{active} of {dimensions} dimensions active"
+        of = f"{dimensions} dimensions"
+        if dimensions < latent_dim:
+            of = f"the {dimensions} dimensions that the validation pages can show "
+            of += f"({latent_dim} in all)"
+        count = f"{active} of {of} active"
         if inactive > self.config.inactive_share * dimensions:
             if self.previous is None and not self.starts_active:
                 return PosteriorReport("waking", f"{count} at the first validation")
             if self.previous is not None and active > self.previous:
                 return PosteriorReport("waking", f"{count}, {self.previous} at the last validation")
-            return PosteriorReport(
-                "collapsing", f"{inactive} of {dimensions} dimensions inactive; {ADVICE}"
-            )
+            return PosteriorReport("collapsing", f"{inactive} of {of} inactive; {ADVICE}")
         if l1_shuffled is not None and l1_shuffled < MIN_SHUFFLED_RATIO * l1:
             return PosteriorReport(
                 "collapsing",

@@ -35,6 +35,16 @@ def test_card_states_measured_metrics_only():
     assert not any(meaning in text for key, meaning in SHOWN.items() if key not in SCORES)
 
 
+def test_card_states_samples_beside_unseen_real_pages():
+    scores = {"sample_coverage": 0.25, "real_coverage": 0.81, "sample_flat_share": 0.4}
+    scores |= {"flat_share": 0.9, "active_units": 100, "active_units_of": 128}
+    text = model_card(EXPERIMENT, RESULTS | {"final": SCORES | scores}, [])
+    assert "| coverage | 0.25 | 0.81 |" in text
+    assert "| share of flat pixels | 0.4 | 0.9 |" in text
+    assert "| active units, of 128 | 100 |" in text
+    assert "## Samples" not in model_card(EXPERIMENT, RESULTS, [])
+
+
 def test_card_states_data_and_limits():
     text = model_card(EXPERIMENT, RESULTS, [])
     assert "Shards: mine. 90 training pages, 10 validation pages" in text

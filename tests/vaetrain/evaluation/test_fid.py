@@ -12,6 +12,7 @@ from vaetrain.evaluation.fid import (
     RandomFeatures,
     build_features,
     frechet_distance,
+    kernel_distance,
 )
 from vaetrain.settings import ConfigError
 
@@ -117,3 +118,24 @@ def test_a_damaged_inception_file_is_refused_with_one_line(tmp_path, content):
         InceptionFeatures(path)
     (line,) = str(refusal.value).splitlines()
     assert line.startswith(f"{path}: not the weights of Inception")
+
+
+def test_kernel_distance_equals_its_definition_and_is_unbiased():
+    generator = torch.Generator().manual_seed(0)
+    first, second = (torch.randn(n, 5, generator=generator).double() for n in (7, 9))
+
+    def kernel(a: torch.Tensor, b: torch.Tensor) -> float:
+        return float((a @ b / 5 + 1) ** 3)
+
+    within = [
+        sum(kernel(a, b) for i, a in enumerate(x) for j, b in enumerate(x) if i != j)
+        / (len(x) * (len(x) - 1))
+        for x in (first, second)
+    ]
+    across = sum(kernel(a, b) for a in first for b in second) / (7 * 9)
+    assert kernel_distance(first, second) == pytest.approx(sum(within) - 2 * across)
+    halves = [
+        kernel_distance(*torch.randn(2, 8, 5, generator=generator).double()) for _ in range(500)
+    ]
+    error = np.std(halves) / 500**0.5
+    assert abs(np.mean(halves)) < 4 * error

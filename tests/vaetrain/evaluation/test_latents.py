@@ -34,6 +34,7 @@ def test_means_and_deviations(posteriors):
     m, v = mu.numpy(), logvar.exp().numpy()
     deviation = m.std(axis=0, ddof=1)
     assert metrics["active_units"] == (deviation**2 > 0.01).sum() == 5
+    assert metrics["active_units_of"] == len(deviation)
     assert metrics["latent_mean_abs"] == pytest.approx(np.abs(m.mean(axis=0)).mean())
     assert metrics["latent_std_mean"] == pytest.approx(deviation.mean())
     assert metrics["latent_std_min"] == pytest.approx(deviation.min())

@@ -72,7 +72,7 @@ class Log:
 def test_validation_of_a_run_gathers_compared_pages_only(shards, monkeypatch):
     """Metrics that are means of all pages do not change with the number of compared pages."""
     model, data, _ = validation(shards, "model.latent_dim=8", "data.workers=0", count=40)
-    experiment = load_experiment(None, ["model.latent_dim=8"])
+    experiment = load_experiment(None, ["model.latent_dim=8", "train.validation_samples=0"])
     collapse = CollapseMonitor(experiment.collapse, starts_active=False)
     state = SimpleNamespace(
         ema=SimpleNamespace(model=lambda: model),
@@ -85,7 +85,11 @@ def test_validation_of_a_run_gathers_compared_pages_only(shards, monkeypatch):
         monkeypatch.setattr(loading, "MAX_COMPARED_PAGES", limit)
         engine = ThreadRanks(0, [None], Barrier(1))
         run = SimpleNamespace(
-            data=data, engine=engine, state=state, objective=Objective(experiment)
+            data=data,
+            engine=engine,
+            state=state,
+            objective=Objective(experiment),
+            experiment=experiment,
         )
         run.best, run.images, run.clock = {}, 0, clock
         log = Log()

@@ -5,7 +5,7 @@ import pytest
 from vaetrain.config.training import CollapseConfig
 from vaetrain.training.collapse import CAP_DECREASE, CAP_INCREASE, CollapseMonitor
 
-VALIDATION = {"dimensions": 32, "beta": 1.0, "l1": 0.03, "l1_shuffled": 0.06}
+VALIDATION = {"dimensions": 32, "latent_dim": 32, "beta": 1.0, "l1": 0.03, "l1_shuffled": 0.06}
 
 
 def states(monitor: CollapseMonitor, *counts: int) -> list[str]:
@@ -81,3 +81,11 @@ def test_resumed_monitor_continues():
 def test_active_dimensions_are_bounded_by_the_number_of_pages():
     report = CollapseMonitor(CollapseConfig(), starts_active=True).update(128, **VALIDATION)
     assert str(report) == "healthy: 32 of 32 dimensions active"
+
+
+def test_few_pages_do_not_make_all_dimensions_look_active():
+    monitor = CollapseMonitor(CollapseConfig(), starts_active=True)
+    report = monitor.update(128, **VALIDATION | {"latent_dim": 128})
+    assert str(report) == (
+        "healthy: 32 of the 32 dimensions that the validation pages can show (128 in all) active"
+    )
