@@ -31,17 +31,18 @@ def interpolation_blend_gap(
     """Measure how far the middle steps of interpolations are from a blend. Collective.
 
     Returns: `interpolation_blend_gap`: the mean absolute difference between a step and the pixel
-        blend of the decoded ends, divided by that between the ends, both on the rows of the step;
-        ratio of the means over steps. Empty on all ranks but the main process, with fewer than two
-        pages, and if all ends are alike.
+        blend of the decoded ends, divided by that between the ends, on the rows that both ends
+        have; ratio of the means over steps. Empty on all ranks but the main process, with fewer
+        than two pages, and if all ends are alike.
     """
     values = torch.zeros(0, 2, dtype=torch.float64, device=engine.device)
     for pair in page_pairs(pages, pairs)[engine.rank :: engine.world_size]:
         images, heights = decoded_path(model, _read(data, pair, engine))
         share = torch.linspace(0, 1, len(images), device=engine.device)[1:-1, None, None, None]
-        steps, rows = images[1:-1], rows_at(heights[1:-1], images.shape[2])
+        common = torch.minimum(heights[:1], heights[-1:]).expand(STEPS)
+        steps, rows = images[1:-1], rows_at(common, images.shape[2])
         blend = torch.lerp(images[:1], images[-1:], share)
-        pixels = heights[1:-1] * images.shape[3]
+        pixels = common * images.shape[3]
         differences = [steps - blend, (images[:1] - images[-1:]).expand_as(steps)]
         sums = [keep(each.abs(), rows).sum(dim=(1, 2, 3)) / pixels for each in differences]
         values = torch.cat([values, torch.stack(sums, 1).double()])

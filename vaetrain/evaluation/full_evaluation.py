@@ -68,7 +68,7 @@ def evaluate_model(
         weights_at(experiment, math.inf, math.inf),
         compared_ids(selection, compared),
     )
-    networks = NetworkMetrics(trained, data, selection)
+    networks = NetworkMetrics(experiment.loss, data, selection)
     retrieval = RetrievalMetrics(data, compared, engine)
     metrics: dict[str, Any] = {"pages": len(selection)}
     mu = search_vectors = None

@@ -14,7 +14,7 @@ from vaetrain.evaluation.accumulators import MeanAccumulator, MomentAccumulator
 from vaetrain.evaluation.fid import Gaussian, build_features, frechet_distance
 from vaetrain.evaluation.validation import drop_nan
 from vaetrain.inference.each_page import for_each_page
-from vaetrain.inference.trained_model import TrainedModel
+from vaetrain.losses.config import LossConfig
 from vaetrain.losses.factory import find_lpips
 from vaetrain.model.masked import keep, rows_at
 
@@ -24,12 +24,21 @@ MAX_GATHERED_PAGES = 4096  # more features are accumulated: those of a page take
 class NetworkMetrics:
     """FID and LPIPS of reconstructions of one set of pages."""
 
-    def __init__(self, trained: TrainedModel, data: PageReader, pages: Selection) -> None:
-        """Load the networks; raises ConfigError if Inception's file is damaged."""
-        self.engine, self.data, self.pages = trained.engine, data, pages
+    def __init__(self, loss: LossConfig, data: PageReader, pages: Selection) -> None:
+        """Load the networks; raises ConfigError if Inception's file is damaged.
+
+        Args:
+            loss: names the backbone of LPIPS.
+        """
+        self.engine, self.data, self.pages = data.engine, data, pages
         self.features = build_features().to(self.engine.device)
-        lpips = find_lpips(trained.experiment.loss)
+        lpips = find_lpips(loss)
         self.lpips = {} if lpips is None else {lpips[0]: lpips[1].to(self.engine.device)}
+
+    @property
+    def has_weights(self) -> bool:
+        """Whether the weights of Inception or of LPIPS are on this machine."""
+        return bool(self.lpips) or self.features.metric == "fid"
 
     @torch.no_grad()
     def metrics(self, reconstruct: Callable[[Batch], Tensor]) -> dict[str, float]:

@@ -22,6 +22,7 @@ from vaetrain.engines.start import start_engine
 from vaetrain.inference.each_page import for_each_page
 from vaetrain.inference.prior_samples import draw_latents, padded_size
 from vaetrain.model.layers import fit_rows
+from vaetrain.model.vae import VAE
 from vaetrain.page_pictures import cut_pages
 from vaetrain.settings import ConfigError
 
@@ -92,8 +93,7 @@ class TrainedModel:
     @torch.no_grad()
     def reconstruct(self, batch: Batch) -> Tensor:
         """Reconstruct a batch on the device from its `mu`: (B, 1, H, W), not clipped."""
-        posterior = self.model.posterior(batch.images(), batch.heights)
-        return self.model.reconstruct(posterior, batch.heights, batch.size).reconstruction
+        return reconstruct(self.model, batch)
 
     @torch.no_grad()
     def search_features(self, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
@@ -181,3 +181,9 @@ class TrainedModel:
 
     def _padded(self, heights: Tensor) -> tuple[int, int]:
         return padded_size(self.model, heights, self.experiment.data.width)
+
+
+def reconstruct(model: VAE, batch: Batch) -> Tensor:
+    """Reconstruct a batch on the model's device from its `mu`: (B, 1, H, W), not clipped."""
+    posterior = model.posterior(batch.images(), batch.heights)
+    return model.reconstruct(posterior, batch.heights, batch.size).reconstruction

@@ -13,10 +13,12 @@ from vaetrain.artifacts.final_model import write_final
 from vaetrain.config.experiment import as_dict
 from vaetrain.evaluation.baselines import score_baselines
 from vaetrain.evaluation.blend_gap import interpolation_blend_gap
-from vaetrain.evaluation.fid import RandomFeatures, build_features
+from vaetrain.evaluation.fid import RandomFeatures
+from vaetrain.evaluation.network_metrics import NetworkMetrics
 from vaetrain.evaluation.page_measurer import PageMeasurer
 from vaetrain.evaluation.sample_metrics import SampleMetrics
 from vaetrain.evaluation.validation import alive_dimensions, compared_ids, encode_pages, summarise
+from vaetrain.inference.trained_model import reconstruct
 from vaetrain.meters import ids_hash, skipped_steps_warning
 from vaetrain.reporting.model_figures import model_figures
 from vaetrain.reporting.projector import project_latents
@@ -100,22 +102,32 @@ def validate(run: Run, log: RunLog) -> PosteriorReport | None:
 
 
 def prior_metrics(run: Run, log: RunLog) -> dict[str, float]:
-    """Return the metrics of samples and interpolations, on the main process. Collective."""
+    """Return the metrics of samples and interpolations, on the main process. Collective.
+
+    At the end also those that networks compute.
+    """
     data, wanted = run.data, run.experiment.train.validation_samples
     if not wanted:
         return {}
+    model, networks, metrics = run.state.ema.model(), None, {}
     if run.is_at_end:
         fit_final_prior(run)
-    if run.samples is None or run.is_at_end:
-        # The networks take longer than all other metrics together.
-        networks = (RandomFeatures(), build_features()) if run.is_at_end else ()
-        measurer = PageMeasurer(run.engine, int(data.ladder[-1]), data.config.width, networks)
+        # They take longer than all other metrics together.
+        networks = NetworkMetrics(run.experiment.loss, data, data.val)
+    if run.samples is None or networks is not None:
+        measurer = PageMeasurer(
+            run.engine,
+            int(data.ladder[-1]),
+            data.config.width,
+            () if networks is None else (RandomFeatures(), networks.features),
+        )
         sets = (data, data.train), (data, data.val)
         run.samples = SampleMetrics(measurer, *sets, samples=wanted)
         if not run.samples.count:
             log.print(f"samples are not compared with training pages: {run.samples.too_few}")
-    model = run.state.ema.model()
-    metrics = run.samples.metrics(model, run.prior, data.config.max_height)
+    if networks is not None and networks.has_weights:
+        metrics |= networks.metrics(lambda batch: reconstruct(model, batch))
+    metrics |= run.samples.metrics(model, run.prior, data.config.max_height)
     return metrics | interpolation_blend_gap(model, data, data.val, run.engine)
 
 

@@ -29,7 +29,7 @@ def write_backbone(folder: Path) -> lpips.LPIPS:
 def test_metrics_equal_those_of_pages_measured_one_by_one(trained, torch_cache, monkeypatch):
     model, data = trained
     reference = write_backbone(torch_cache)
-    networks = NetworkMetrics(model, data, data.select("all"))
+    networks = NetworkMetrics(model.experiment.loss, data, data.select("all"))
     metrics = networks.metrics(lambda batch: batch.images().flip(3) + 0.1)
     distances, features = [], []
     for number in data.select("all").ids_at(np.arange(19)):
@@ -57,7 +57,7 @@ def test_metrics_equal_those_of_pages_measured_one_by_one(trained, torch_cache, 
 
 def test_lpips_is_omitted_without_weights(trained, torch_cache):
     model, data = trained
-    networks = NetworkMetrics(model, data, data.select("all"))
+    networks = NetworkMetrics(model.experiment.loss, data, data.select("all"))
     assert networks.metrics(lambda batch: batch.images()).keys() == {"fid_random"}
 
 
