@@ -30,6 +30,7 @@ SETTINGS = (
     "train.epochs=100000",
     "train.log_every_images=8",
     "train.validate_every_images=120",
+    "train.validation_samples=0",
     f"train.timeout_seconds={TIMEOUT}",
     "lr.warmup_epochs=0.5",
     "tracker=none",

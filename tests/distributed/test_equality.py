@@ -1,5 +1,7 @@
 """A run is the same for every split of the global batch over ranks and accumulation steps."""
 
+import json
+
 import pytest
 import torch
 
@@ -57,14 +59,30 @@ def test_validation_agrees(trainer, reference, split):
             assert found[key] == pytest.approx(value, rel=1e-4), key
 
 
-def test_pca_start_is_the_same_on_two_ranks(trainer):
-    lines = []
+def test_pca_start_and_samples_are_the_same_on_two_ranks(trainer):
+    lines, samples = [], []
     for engine in ("single", "ddp"):
-        settings = ("model.start=components", "train.max_images=32")
+        settings = ("model.start=components", "train.max_images=32", "train.validation_samples=24")
         trainer.train(f"components-{engine}", *settings, engine=engine)
         lines.append(trainer.lines(f"components-{engine}"))
+        (validation,) = trainer.lines(f"components-{engine}", "val")
+        samples.append({k: v for k, v in validation.items() if k.startswith(("sample", "interp"))})
     for single, ddp in zip(*lines, strict=True):
         assert ddp["loss"] == pytest.approx(single["loss"], rel=1e-5)
+    single, ddp = samples
+    assert {"sample_coverage", "sample_fid_random", "interpolation_blend_gap"} <= set(single)
+    # Numbers of pages, of 24, may differ by one page where weights differ by rounding.
+    assert ddp == pytest.approx(single, rel=1e-3, abs=1 / 24)
+
+
+def test_principal_components_and_pixels_stand_beside_the_mean_page(trainer, split):
+    """The main process alone fits the components, on any number of ranks."""
+    final = trainer.folder / split / "final"
+    baselines = json.loads((final / "config.json").read_text())["results"]["baselines"]
+    assert list(baselines) == ["blank page", "mean page", "pca", "pixels"]
+    assert baselines["pca"]["l1"] < baselines["mean page"]["l1"] < baselines["blank page"]["l1"]
+    assert "l1" not in baselines["pixels"]
+    assert "| | this model | blank page | mean page | pca |" in (final / "README.md").read_text()
 
 
 def test_training_moves_the_weights(trainer, reference):
