@@ -27,13 +27,13 @@ from vaetrain.evaluation.page_measurer import MeasuredPages, PageMeasurer
 from vaetrain.evaluation.sample_metrics import SampleMetrics
 
 CONFIG = DataConfig(width=64, max_height=128, workers=0)
-COUNT = 100  # pages of each set
+COUNT = 130  # pages of each set
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     folder = tmp_path_factory.mktemp("shards")
-    build([SAMPLE], folder, BuildOptions(count=230, workers=1))
+    build([SAMPLE], folder, BuildOptions(count=300, workers=1))
     return folder
 
 
