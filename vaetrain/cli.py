@@ -51,10 +51,15 @@ def whole(minimum: int, maximum: int) -> Callable[[str], int]:
     return parse
 
 
+def print_error(message: str) -> None:
+    """Print an error in one line to stderr, as every command does."""
+    print(f"error: {message}", file=sys.stderr, flush=True)
+
+
 def refuse(message: str) -> NoReturn:
     """Exit with status 2; the first rank of each machine prints the error in one line."""
     if os.environ.get("LOCAL_RANK", "0") == "0":
-        print(f"error: {message}", file=sys.stderr, flush=True)
+        print_error(message)
     sys.exit(2)
 
 
@@ -64,5 +69,5 @@ def fail(message: str) -> NoReturn:
     For errors that only one rank has seen. The other ranks may wait for it in a collective, and
     Python's own exit would wait for that collective, too. The launcher ends the other ranks.
     """
-    print(f"error: rank {os.environ.get('RANK', '0')}: {message}", file=sys.stderr, flush=True)
+    print_error(f"rank {os.environ.get('RANK', '0')}: {message}")
     os._exit(1)

@@ -19,6 +19,8 @@ from omegaconf.errors import ConfigKeyError, OmegaConfBaseException
 
 from shards.errors import UserError
 
+AUTO = "auto"  # value of settings that follow the device or the data when a run starts
+
 _MARKS = {"${": "${...}", "???": "???"}  # OmegaConf's syntax of references and missing values
 MAX_DEPTH = 20  # of nested settings; experiments have five
 MAX_DIGITS = 308  # of the integer part of a float

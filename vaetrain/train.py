@@ -50,7 +50,7 @@ def main() -> None:
         Trainer(build_run(command, engine)).run()
     except TrainingFailed as error:
         if engine.is_main:
-            print(f"error: {error}", file=sys.stderr)
+            cli.print_error(str(error))
         engine.shut_down(1)
     except UserError as error:
         cli.refuse(str(error))

@@ -20,7 +20,7 @@ from shards.atomic_files import write_atomic
 from vaetrain.augmentation.config import AugmentConfig
 from vaetrain.augmentation.operations import CHOICES, OPS
 from vaetrain.data.config import SAMPLE_SHARDS
-from vaetrain.settings import ConfigError, read_yaml
+from vaetrain.settings import AUTO, ConfigError, read_yaml
 
 
 @dataclass(frozen=True)
@@ -112,7 +112,6 @@ _STRONG = {
 
 NAMES = ("none", "default", "strong", "randaugment", "trivialaugment")
 
-AUTO = "auto"
 AUTO_FILE = "policy.yaml"
 """Name of the file in the folder of the shards that `auto` stands for."""
 

@@ -25,6 +25,7 @@ from vaetrain.model.config import ModelConfig, SkipConfig
 from vaetrain.prior.config import PriorConfig
 from vaetrain.schedules import Clock, LrConfig
 from vaetrain.settings import (
+    AUTO,
     ConfigError,
     check_plain,
     checked,
@@ -111,7 +112,7 @@ def checked_together(experiment: Experiment) -> Experiment:
     """Return the experiment; raise ConfigError if two of its settings contradict each other."""
     data, train = experiment.data, experiment.train
     is_remote = protocol_of(data.folder) is not None
-    if experiment.augment.policy == "auto" and is_remote:
+    if experiment.augment.policy == AUTO and is_remote:
         raise ConfigError(
             "augment.policy: auto needs a local folder of shards, but data.shards is an address; "
             "give the path of a policy file"

@@ -5,9 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from vaetrain.engines.spec import PRECISIONS
-from vaetrain.settings import setting
+from vaetrain.settings import AUTO, setting
 
-AUTO = "auto"  # resolved from the device when a run starts
 MIN_PAGES = 20  # fewer samples are not compared with training pages
 
 

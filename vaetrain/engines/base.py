@@ -35,7 +35,7 @@ from vaetrain.engines.devices import cpu_threads
 from vaetrain.engines.heartbeat import Heartbeat
 from vaetrain.engines.optimizers import MOMENTS, STEP, clip_gradients, start_state, step_where
 from vaetrain.engines.spec import ENGINES, Launch, hide_engine
-from vaetrain.settings import ConfigError
+from vaetrain.settings import AUTO, ConfigError
 
 # Collectives time out this much later than the heartbeat, whose message names the rank at fault.
 GRACE_SECONDS = 10.0
@@ -104,7 +104,7 @@ class Engine(Collectives, abc.ABC):
         sys.excepthook = functools.partial(exit_after_exception, self.heartbeat)
         self.is_main = self.accelerator.is_main_process
         self.device = self.accelerator.device
-        if self.precision == "auto":
+        if self.precision == AUTO:
             self.precision = automatic_precision(self.device)
         self.backend = dist.get_backend() if dist.is_initialized() else "none"
         self._check(launch)

@@ -19,7 +19,6 @@ import json
 import os
 import platform
 import signal
-import sys
 import threading
 import time
 from dataclasses import astuple, dataclass
@@ -29,6 +28,7 @@ from typing import NoReturn
 import torch.distributed as dist
 
 from shards.errors import one_line
+from vaetrain import cli
 
 BEAT_SECONDS = 1.0
 MISSED_BEATS = 4  # after so many missed beats in a row a rank is dead
@@ -127,7 +127,7 @@ class Heartbeat:
         with self._ending:
             failure, is_first = self._agree(failure)
             if is_first:
-                print(f"error: {one_line(failure)}", file=sys.stderr, flush=True)
+                cli.print_error(one_line(failure))
             self._kill_silent_neighbours()
             os._exit(1)
 

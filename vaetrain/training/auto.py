@@ -10,8 +10,9 @@ import dataclasses
 
 import torch
 
-from vaetrain.config.training import AUTO, TrainConfig
+from vaetrain.config.training import TrainConfig
 from vaetrain.engines.device_options import automatic_precision, can_compile
+from vaetrain.settings import AUTO
 
 
 def resolve_auto(
