@@ -35,7 +35,7 @@ from vaetrain.model.vae import VAE
 
 WIDTH, ROWS, LABELS, TEMPLATES = 128, 512, 12, 300
 BOUNDED, ALL = "bounded", "all pages"
-MAX_UNBOUNDED = 10_000  # 100,000 pages would take half an hour and tens of gigabytes
+MAX_UNBOUNDED = 10_000  # the time to compare all pages grows with the square of their number
 
 
 @dataclass(frozen=True)

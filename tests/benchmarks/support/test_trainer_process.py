@@ -7,6 +7,7 @@ from multiprocessing import Pipe
 
 import pytest
 
+from benchmarks.support import trainer_process
 from benchmarks.support.trainer_process import QUICK_SETTINGS, TrainerProcess, trainer_settings
 from shards.errors import UserError
 
@@ -21,6 +22,26 @@ def test_settings_of_the_user_follow_those_of_a_quick_run():
 def test_a_wrong_setting_is_refused_before_a_process_is_started():
     with pytest.raises(UserError, match=r"model\.size"):
         TrainerProcess("single", None, ["model.size=huge"])
+
+
+class Started(Exception):
+    """Exception instead of a started process; its arguments are the command."""
+
+
+def test_a_number_of_processes_is_passed_to_the_launcher(monkeypatch):
+    """On eight GPUs an engine file alone starts eight ranks, and `scaling` compares two."""
+
+    def start(command: list[str], **_: object) -> None:
+        raise Started(*command)
+
+    monkeypatch.setattr(trainer_process.subprocess, "Popen", start)
+    with pytest.raises(Started) as raised:
+        TrainerProcess("ddp", None, [], processes=2)
+    command = raised.value.args
+    assert command[command.index("--num_processes") + 1] == "2"
+    with pytest.raises(Started) as raised:
+        TrainerProcess("ddp", None, [])
+    assert "--num_processes" not in raised.value.args
 
 
 def test_the_end_of_the_trainer_is_a_user_error():
