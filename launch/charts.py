@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import io
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import matplotlib
@@ -93,8 +93,12 @@ def dots(settings: Sequence[Dot], label: str, baseline: float | None) -> str:
         return _svg(figure)
 
 
-def rate_distortion(settings: Sequence[Dot]) -> str:
-    """Draw distortion (y, L1) against rate (x, KL in nats) of the settings, in order of rate."""
+def rate_distortion(settings: Sequence[Dot], levels: Mapping[str, float]) -> str:
+    """Draw distortion (y, L1) against rate (x, KL in nats) of the settings, in order of rate.
+
+    Args:
+        levels: distortions by name, drawn as dashed lines; their rate is not comparable.
+    """
     with matplotlib.rc_context(_STYLE):
         figure, axes = _axes(7.2, 3.6)
         ordered = sorted(settings, key=lambda one: one.x.mean)
@@ -112,6 +116,8 @@ def rate_distortion(settings: Sequence[Dot]) -> str:
                 capsize=3,
                 label=_shown(one.label),
             )
+        for name, distortion in levels.items():
+            axes.axhline(distortion, color=COLOURS[7], linestyle="--", linewidth=1, label=name)
         axes.set_xlabel("rate: KL, nats per page")
         axes.set_ylabel("distortion: L1")
         _legend(axes)

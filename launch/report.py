@@ -247,12 +247,20 @@ def draw_charts(study: Study, outcomes: Sequence[Outcome], rows: Sequence[Row]) 
     if varies_beta and beside:
         points = [charts.Dot(r.label, r.scores["l1"], r.scores["kl"]) for r in rows if r in beside]
         drawn["rate_distortion"] = Chart(
-            charts.rate_distortion(points),
+            charts.rate_distortion(points, pca_distortion(outcomes)),
             "Rate and distortion",
             "KL per page against the L1 of its reconstruction, both with 95% confidence intervals. "
-            "Nearer to the lower left corner is better." + note,
+            "Nearer to the lower left corner is better. Dashed: PCA of the "
+            "training pages, with as many components as the latent has dimensions." + note,
         )
     return drawn
+
+
+def pca_distortion(outcomes: Sequence[Outcome]) -> dict[str, float]:
+    """Return the mean L1 of PCA over all trainings, by its name; empty if it was not measured."""
+    records = [record for outcome in outcomes for record in outcome.records.values()]
+    found = [record.baselines["pca"] for record in records if "pca" in record.baselines]
+    return {"PCA": sum(found) / len(found)} if found else {}
 
 
 def settings_charts(study: Study, rows: Sequence[Row]) -> dict[str, Chart]:

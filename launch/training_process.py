@@ -16,7 +16,7 @@ from typing import Any
 from omegaconf import OmegaConf
 
 from shards.atomic_files import write_atomic
-from vaetrain.artifacts.run_dir import METRICS_FILE, read_metrics
+from vaetrain.artifacts.run_dir import METRICS_FILE, RunDir, read_metrics
 from vaetrain.config.experiment import Experiment, as_dict
 
 TRAINER = Path(__file__).resolve().parents[1] / "vaetrain" / "train.py"
@@ -39,6 +39,7 @@ class Record:
         curve: points (images, validation value of the metric of the study).
         images: image count at the end.
         seconds: training time, summed over interruptions, without validation.
+        baselines: L1 of the baselines on the same pages by name; empty in older studies.
     """
 
     metrics: dict[str, float]
@@ -46,6 +47,7 @@ class Record:
     curve: list[list[float]] = field(default_factory=list)
     images: int = 0
     seconds: float = 0.0
+    baselines: dict[str, float] = field(default_factory=dict)
 
     def as_dict(self) -> dict[str, Any]:
         """Return the record as plain dicts and lists."""
@@ -165,7 +167,15 @@ def read_record(run_dir: Path, metric: str) -> Record:
         curve=_thin([[line["images"], line[metric]] for line in validated if metric in line]),
         images=validated[-1]["images"],
         seconds=training_seconds(training),
+        baselines=read_baselines(run_dir),
     )
+
+
+def read_baselines(run_dir: Path) -> dict[str, float]:
+    """Return the L1 of the baselines of a run by name; empty if its final model has none."""
+    run = RunDir(run_dir)
+    found = run.results().get("baselines", {}) if run.is_finished else {}
+    return {name: scores["l1"] for name, scores in found.items() if "l1" in scores}
 
 
 def roughness(losses: list[float]) -> float:

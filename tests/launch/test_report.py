@@ -16,7 +16,14 @@ import pytest
 from scipy import stats
 
 from launch.compare import Interval
-from launch.report import SHOWN, interval_text, plain_markdown, table, write_report
+from launch.report import (
+    SHOWN,
+    interval_text,
+    pca_distortion,
+    plain_markdown,
+    table,
+    write_report,
+)
 from launch.study import Study, folder_name, load_study
 from launch.training_process import Record
 from launch.trials import Outcome
@@ -38,7 +45,14 @@ def finished(study: Study, folder: Path, chosen: dict, ssim: list[float]) -> Out
     for seed, value in enumerate(ssim):
         metrics = {"ssim": value, "l1": 1 - value, "kl": 100 * value, "loss_roughness": 0.1}
         curve = [[8, value / 2], [16, value]]
-        records[seed] = Record(metrics, [[8, 1.0], [16, 0.01]], curve, images=1600, seconds=90.0)
+        records[seed] = Record(
+            metrics,
+            [[8, 1.0], [16, 0.01]],
+            curve,
+            images=1600,
+            seconds=90.0,
+            baselines={"mean page": 0.9, "pca": 0.25},
+        )
     run = folder / folder_name(chosen)
     picture = run / "seed-0" / "final" / "reconstructions.png"
     picture.parent.mkdir(parents=True)
@@ -91,6 +105,15 @@ def test_a_setting_can_be_better_by_one_metric_and_worse_by_another(tmp_path):
     assert "kl against the baseline" in page.read_text()
 
 
+def test_rate_and_distortion_are_drawn_beside_pca(beta_study, tmp_path):
+    study, outcomes = beta_study
+    assert pca_distortion(outcomes) == {"PCA": pytest.approx(0.25)}
+    write_report(study, outcomes, tmp_path)
+    drawing = (tmp_path / "report" / "rate_distortion.svg").read_text()
+    assert "<!-- PCA -->" in drawing
+    assert "<!-- mean page -->" not in drawing
+
+
 @pytest.mark.parametrize(
     ("interval", "text"),
     [
@@ -133,7 +156,7 @@ def test_page_loads_no_external_resource(tmp_path, beta_study):
     assert "0.810 ± 0.025" in page.text
     assert "14,400 images and 13.5 minutes" in page.text
     linked = re.findall(r"\]\(([^)]*)\)", markdown.read_text())
-    assert len(linked) == 7
+    assert len(linked) == 5 + 3  # charts and pictures
     assert all((tmp_path / unquote(address)).is_file() for address in linked)
     for chart in (tmp_path / "report").glob("*.svg"):
         ElementTree.parse(chart)
