@@ -56,13 +56,6 @@ def print_error(message: str) -> None:
     print(f"error: {message}", file=sys.stderr, flush=True)
 
 
-def refuse(message: str) -> NoReturn:
-    """Exit with status 2; the first rank of each machine prints the error in one line."""
-    if os.environ.get("LOCAL_RANK", "0") == "0":
-        print_error(message)
-    sys.exit(2)
-
-
 def fail(message: str) -> NoReturn:
     """Exit at once with status 1; this rank prints the error in one line.
 

@@ -22,7 +22,8 @@ if __name__ == "__main__" and __spec__ is None:
 from shards.errors import DamagedShards, ReaderFailed, UserError
 from shards.lifetime import die_with_parent
 from shards.reading.reader_processes import start_reader_server
-from vaetrain import cli, startup
+from vaetrain import startup
+from vaetrain.engines.launching.refusal import refuse
 
 
 def main() -> None:
@@ -53,7 +54,7 @@ def main() -> None:
             cli.print_error(str(error))
         engine.shut_down(1)
     except UserError as error:
-        cli.refuse(str(error))
+        refuse(str(error))
     except (DamagedShards, ReaderFailed) as error:
         # Only the rank that reads a damaged shard, or whose reader process died, has this one.
         exit_this_rank(engine.heartbeat, str(error))

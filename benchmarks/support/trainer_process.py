@@ -26,6 +26,7 @@ from vaetrain import cli, startup
 from vaetrain.config.command import experiment_path
 from vaetrain.config.experiment import load_experiment
 from vaetrain.engines.engine_files import engine_file
+from vaetrain.engines.launching.refusal import refuse
 
 QUICK_SETTINGS = ("data.width=64", "data.max_height=128", "train.global_batch_size=8")
 SOCKET = "VAETRAIN_BENCHMARK_SOCKET"
@@ -131,7 +132,7 @@ def serve() -> None:
         engine = start_engine(command.launch, command.experiment.train.precision)
         steps = Steps(command, engine)
     except UserError as error:
-        cli.refuse(str(error))
+        refuse(str(error))
     except DamagedShards as error:
         cli.fail(str(error))
     if engine.is_main:

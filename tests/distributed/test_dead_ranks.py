@@ -165,6 +165,6 @@ def test_a_missing_rank_ends_the_start_after_the_timeout(trainer):
     assert done.returncode == 1
     (error,) = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
     assert error == (
-        "error: rank 0: only some of 2 ranks joined the process group within 2 s "
+        "error: rank 0: only 1 of 2 ranks joined the process group at 127.0.0.1:29617 within 2 s "
         "(train.timeout_seconds)"
     )

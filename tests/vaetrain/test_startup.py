@@ -13,7 +13,7 @@ from vaetrain import startup
 from vaetrain.engines import devices
 from vaetrain.engines.base import Engine
 from vaetrain.engines.engine_files import engine_file, engine_names, read_engine_file
-from vaetrain.engines.launcher_command import LauncherCommand
+from vaetrain.engines.launching.launcher_command import LauncherCommand
 from vaetrain.engines.spec import ENGINES, LAUNCH_KINDS, EngineSpec, Launch, running_launch
 from vaetrain.engines.start import start_engine
 from vaetrain.settings import ConfigError

@@ -33,8 +33,11 @@ from vaetrain.engines.crash import exit_after_exception
 from vaetrain.engines.device_options import automatic_precision
 from vaetrain.engines.devices import cpu_threads
 from vaetrain.engines.heartbeat import Heartbeat
+from vaetrain.engines.joining import Joining
+from vaetrain.engines.launching.launch_settings import hide_variables
+from vaetrain.engines.launching.rank_variables import read_ranks
 from vaetrain.engines.optimizers import MOMENTS, STEP, clip_gradients, start_state, step_where
-from vaetrain.engines.spec import ENGINES, Launch, hide_engine
+from vaetrain.engines.spec import ENGINES, Launch
 from vaetrain.settings import AUTO, ConfigError
 
 # Collectives time out this much later than the heartbeat, whose message names the rank at fault.
@@ -56,6 +59,7 @@ class Engine(Collectives, abc.ABC):
     Attributes, in addition to those of `Collectives`:
         accelerator: Accelerate's own object.
         spec: the engine's entry of `spec.ENGINES`.
+        options: options of the launch that the engine reads, by name.
         backend: `gloo`, `nccl`, or `none` without a process group.
         precision: `no`, `bf16` or `fp16`.
         model: after `prepare`, the module to call for forward passes.
@@ -71,8 +75,9 @@ class Engine(Collectives, abc.ABC):
         on_cpu = not torch.cuda.is_available()
         self.precision = precision or launch.precision
         if on_cpu and self.precision == "fp16":
-            raise ConfigError("train.precision: fp16 needs a GPU; allowed on a CPU are no and bf16")
-        self.spec = launch.spec
+            source = launch.precision_source if precision is None else "train.precision"
+            raise ConfigError(f"{source}: fp16 needs a GPU; allowed on a CPU are no and bf16")
+        self.spec, self.options = launch.spec, dict(launch.options)
         handlers: list[KwargsHandler] = []
         if self.spec.has_process_group:
             backend = "gloo" if on_cpu else "nccl"
@@ -83,17 +88,19 @@ class Engine(Collectives, abc.ABC):
             handlers.append(
                 DistributedDataParallelKwargs(gradient_as_bucket_view=True, broadcast_buffers=False)
             )
-        hide_engine(os.environ)
+        hide_variables(os.environ)
+        joining = Joining(read_ranks(os.environ))
         try:
             # Not Accelerate's mixed precision: `apply_options` sets autocast and each engine scales
             # the losses of fp16, so that all engines compute the same.
-            self.accelerator = Accelerator(
-                cpu=on_cpu, mixed_precision="no", kwargs_handlers=handlers
-            )
+            with joining.announced():
+                self.accelerator = Accelerator(
+                    cpu=on_cpu, mixed_precision="no", kwargs_handlers=handlers
+                )
         except dist.DistError:
             cli.fail(
-                f"only some of {launch.world_size} ranks joined the process group within "
-                f"{timeout:g} s (train.timeout_seconds)"
+                f"only {joining.joined} of {launch.world_size} ranks joined the process group at "
+                f"{joining.ranks.address} within {timeout:g} s (train.timeout_seconds)"
             )
         self.rank = self.accelerator.process_index
         self.world_size = self.accelerator.num_processes

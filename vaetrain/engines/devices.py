@@ -10,7 +10,12 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from shards.cores import count_cores
-from vaetrain.engines.launcher_command import LauncherCommand, is_launched, launcher_command
+from vaetrain.engines.launching.launcher_command import (
+    LauncherCommand,
+    is_launched,
+    launcher_command,
+)
+from vaetrain.engines.launching.rank_variables import read_ranks
 
 NVIDIA_PROC = Path("/proc/driver/nvidia/gpus")  # one folder per GPU
 DEVICE_FILES = Path("/dev")
@@ -70,7 +75,7 @@ def cpu_threads(environment: Mapping[str, str]) -> int:
     chosen = user_threads(environment, launcher_command())
     if chosen is not None:
         return chosen
-    return max(1, count_cores() // int(environment.get("LOCAL_WORLD_SIZE", "1")))
+    return max(1, count_cores() // read_ranks(environment).local_world_size)
 
 
 def machine_threads() -> int:

@@ -8,7 +8,6 @@ only and silently becomes DDP without one, so torch is called directly.
 from __future__ import annotations
 
 import contextlib
-import os
 
 import torch
 from torch import Tensor, nn
@@ -40,9 +39,8 @@ class FsdpEngine(TorchEngine):
             parameter.data = parameter.data.contiguous()
         names = {parameter: name for name, parameter in model.named_parameters()}
         self.mesh = init_device_mesh(self.device.type, (self.world_size,))
-        # The launcher passes the engine file's fsdp_config by these variables.
-        reshard = os.environ["FSDP_RESHARD_AFTER_FORWARD"] == "true"
-        for unit in fsdp_units(model, int(os.environ["FSDP_MIN_NUM_PARAMS"])):
+        reshard = self.options["fsdp_reshard_after_forward"] == "true"
+        for unit in fsdp_units(model, int(self.options["fsdp_min_num_params"])):
             fully_shard(unit, mesh=self.mesh, reshard_after_forward=reshard)
         self.model, self.adamw = fully_shard(model, mesh=self.mesh), optimizer
         # `fully_shard` has replaced the parameters, so the optimizer gets the new ones by name.

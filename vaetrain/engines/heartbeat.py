@@ -29,6 +29,7 @@ import torch.distributed as dist
 
 from shards.errors import one_line
 from vaetrain import cli
+from vaetrain.engines.launching.rank_variables import read_ranks
 
 BEAT_SECONDS = 1.0
 MISSED_BEATS = 4  # after so many missed beats in a row a rank is dead
@@ -67,8 +68,9 @@ class Heartbeat:
         self.rank, self.timeout = rank, timeout
         self.interval = min(BEAT_SECONDS, timeout / 20)
         self._progress = (0, "starting")
-        group = os.environ.get("GROUP_RANK", "0")
-        self._launcher = f"{platform.node()} {group} {os.getppid()}"
+        ranks = read_ranks(os.environ)
+        self._address = ranks.address
+        self._launcher = f"{platform.node()} {ranks.machine} {os.getppid()}"
         self._statuses: list[Status | None] = [None] * world_size
         self._silent = [0.0] * world_size  # seconds since a rank's status last changed
         self._failure = ""  # the message in the store, as last read
@@ -86,8 +88,9 @@ class Heartbeat:
         atexit.register(self._stop)
 
     def _connect(self) -> dist.Store:
-        host, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
-        store = dist.TCPStore(host, port, is_master=False, timeout=timedelta(seconds=self.timeout))
+        host, _, port = self._address.rpartition(":")
+        timeout = timedelta(seconds=self.timeout)
+        store = dist.TCPStore(host, int(port), is_master=False, timeout=timeout)
         # A launcher that restarts its ranks keeps its store.
         attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
         return dist.PrefixStore(f"heartbeat/{attempt}", store)
@@ -213,7 +216,7 @@ class Heartbeat:
         silent = self._ranks_silent_for(self.timeout / 2)
         if self.rank in silent:
             return (
-                f"the launcher's store at {os.environ['MASTER_ADDR']} has not answered {duration}; "
+                f"the launcher's store at {self._address} has not answered {duration}; "
                 f"check that machine and the network; {RESUME}"
             )
         if silent:

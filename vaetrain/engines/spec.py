@@ -6,14 +6,27 @@ engine file `accelerate_configs/NAME.yaml`. Nothing here imports torch.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, MutableMapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
 
-from vaetrain.engines.launcher_command import is_torchrun
+from vaetrain.engines.launching.launch_settings import (
+    LaunchSettings,
+    Value,
+    is_true,
+    settings_of_environment,
+)
+from vaetrain.engines.launching.rank_variables import read_ranks
 from vaetrain.settings import ConfigError
 
 PRECISIONS = ("no", "bf16", "fp16")
+FSDP_UNIT = 100_000_000  # Accelerate's default of fsdp_min_num_params
+WHOLE_MODEL = 2**62  # more parameters than any model has
+# DeepSpeed without ZeRO splits nothing, which is data parallelism.
+ZERO_STAGE_0 = {
+    "zero_stage": "0",
+    "offload_optimizer_device": "none",
+    "offload_param_device": "none",
+}
 
 
 @dataclass(frozen=True)
@@ -97,31 +110,6 @@ LAUNCH_KINDS = {
     ),
 }
 
-# Options that are refused in an engine file, because the trainer ignores them or sets them itself:
-# a run would differ from what its file says. Each with its environment variable and the reason.
-UNSUPPORTED = {
-    "deepspeed_config_file": (
-        "ACCELERATE_DEEPSPEED_CONFIG_FILE",
-        "is not read; give zero_stage",
-    ),
-    "gradient_accumulation_steps": (
-        "ACCELERATE_GRADIENT_ACCUMULATION_STEPS",
-        "follows from train.global_batch_size",
-    ),
-    "gradient_clipping": (
-        "ACCELERATE_GRADIENT_CLIPPING",
-        "is set by the experiment's optimizer.clip_norm",
-    ),
-    "fsdp_offload_params": (
-        "FSDP_OFFLOAD_PARAMS",
-        "is not supported by fsdp2; use zero3_offload",
-    ),
-    "fsdp_activation_checkpointing": (
-        "FSDP_ACTIVATION_CHECKPOINTING",
-        "is not supported; use train.checkpoint_activations",
-    ),
-}
-
 
 def _zero(stage: int, *, offload: bool = False) -> EngineSpec:
     host = {True: "cpu", False: "none"}
@@ -165,15 +153,37 @@ ENGINES: dict[str, EngineSpec] = {
 
 @dataclass(frozen=True)
 class Launch:
-    """An engine, the number of its processes, and the precision that the launcher was given."""
+    """An engine, the number of its processes, and what its launcher was asked for.
+
+    Attributes:
+        precision: `no`, `bf16` or `fp16`.
+        options: names and values of the launch's options that the engine reads.
+        visible_gpus: value of CUDA_VISIBLE_DEVICES that is asked for; None: it stays.
+        precision_source: engine file and key, or variable, that `precision` is from.
+        clip_norm: the maximum norm of the gradients that the launcher was given, if any.
+        machines: number of machines, in an engine file.
+        port: port of rank 0; 0: any free port.
+        notes: lines for the user about settings of the launch that have no effect.
+    """
 
     engine: str
     world_size: int
     precision: str
+    options: tuple[tuple[str, str], ...] = ()
+    visible_gpus: str | None = field(default=None, compare=False)
+    precision_source: str = field(default="mixed_precision", compare=False)
+    clip_norm: Value | None = field(default=None, compare=False)
+    machines: int = field(default=1, compare=False)
+    port: int = field(default=0, compare=False)
+    notes: tuple[str, ...] = field(default=(), compare=False)
 
     def __str__(self) -> str:
         processes = "process" if self.world_size == 1 else "processes"
-        return f"{self.engine} with {self.world_size} {processes} and precision {self.precision}"
+        options = "".join(f", {name}={value}" for name, value in self.options)
+        return (
+            f"{self.engine} with {self.world_size} {processes} and precision {self.precision}"
+            f"{options}"
+        )
 
     @property
     def spec(self) -> EngineSpec:
@@ -184,59 +194,93 @@ class Launch:
 def running_launch(environment: Mapping[str, str]) -> Launch:
     """Return the launch that the launcher's environment variables describe.
 
-    Raises ConfigError if no engine fits them.
+    Raises ConfigError naming a variable that is refused, or if no engine fits them.
     """
-    world_size = int(environment.get("WORLD_SIZE", "1"))
-    used = (name for name, kind in LAUNCH_KINDS.items() if _is_set(environment, kind.switch))
+    ranks = read_ranks(environment)
+    settings = settings_of_environment(environment)
+    used = (name for name, kind in LAUNCH_KINDS.items() if is_true(environment, kind.switch))
     # torchrun makes a process group even of one rank, which is ddp on one GPU.
-    grouped = world_size > 1 or is_torchrun(environment)
-    distributed_type = next(used, "MULTI_GPU" if grouped else "NO")
-    kind = LAUNCH_KINDS[distributed_type]
-    options = {option: environment.get(name) for option, name in kind.variables.items()}
-    spec = find_engine(distributed_type, options, "the launcher")
-    unsupported = {key: environment.get(name) for key, (name, _) in UNSUPPORTED.items()}
-    refuse_unsupported(unsupported, "the launcher")
-    return Launch(spec.name, world_size, environment.get("ACCELERATE_MIXED_PRECISION", "no"))
+    distributed_type = next(used, "NO" if ranks.address is None else "MULTI_GPU")
+    spec = find_engine(distributed_type, settings, "the launcher")
+    return launch_of(spec, ranks.world_size, settings)
 
 
-def find_engine(distributed_type: str, options: Mapping[str, Any], where: str) -> EngineSpec:
+def launch_of(spec: EngineSpec, world_size: int, settings: LaunchSettings) -> Launch:
+    """Return the launch of an engine with the settings of an engine file or a launcher.
+
+    Raises ConfigError naming the key or the variable of a value that is not allowed.
+    """
+    precision = settings.get("mixed_precision")
+    text = precision.text
+    if text in ("none", "false"):  # an unquoted `no` is YAML's false
+        old = settings.get("fp16")  # the name in files of old versions
+        precision, text = (old, "fp16") if settings.is_on("fp16") else (precision, "no")
+    if text not in PRECISIONS:
+        raise ConfigError(
+            f"{precision.source} is {precision.value!r}; allowed are {', '.join(PRECISIONS)}"
+        )
+    shards = settings.get("parallelism_config_dp_shard_size")
+    if shards.text not in ("none", "1", str(world_size)):
+        raise ConfigError(
+            f"{shards.source} is {shards.value!r}; fsdp2 splits the model over all "
+            f"{world_size} ranks: write {world_size}, or remove it"
+        )
+    clip_norm = settings.get("gradient_clipping")
+    gpus = settings.get("gpu_ids")
+    visible_gpus = None if gpus.text in ("none", "all") else str(gpus.value).replace(" ", "")
+    return Launch(
+        spec.name,
+        world_size,
+        text,
+        options=_fsdp_options(settings) if spec.distributed_type == "FSDP" else (),
+        visible_gpus="" if settings.is_on("use_cpu") else visible_gpus,
+        precision_source=precision.source,
+        clip_norm=None if clip_norm.text in ("none", "auto") else clip_norm,
+        machines=settings.whole("num_machines", 1),
+        port=settings.whole("main_process_port", 0),
+        notes=tuple(settings.notes),
+    )
+
+
+def _fsdp_options(settings: LaunchSettings) -> tuple[tuple[str, str], ...]:
+    """Return reshard_after_forward and min_num_params of an FSDP launch, with their defaults."""
+    reshard = settings.get("fsdp_reshard_after_forward")
+    if reshard.text not in ("none", "true", "false"):
+        raise ConfigError(f"{reshard.source} is {reshard.value!r}; write true or false")
+    policy = settings.get("fsdp_auto_wrap_policy")
+    if policy.text not in ("none", "size_based_wrap", "no_wrap"):
+        raise ConfigError(
+            f"{policy.source} is {policy.value!r}, whose layers the model does not have; write "
+            "SIZE_BASED_WRAP with fsdp_min_num_params, or NO_WRAP"
+        )
+    size = settings.get("fsdp_min_num_params")
+    number = str(FSDP_UNIT) if size.text == "none" else size.text
+    if not number.isdecimal():
+        raise ConfigError(f"{size.source} is {size.value!r}; write a whole number of parameters")
+    number = str(WHOLE_MODEL) if policy.text == "no_wrap" else number
+    is_on = "false" if reshard.text == "false" else "true"
+    return (("fsdp_reshard_after_forward", is_on), ("fsdp_min_num_params", number))
+
+
+def find_engine(distributed_type: str, settings: LaunchSettings, where: str) -> EngineSpec:
     """Return the engine that a launch's type and options select.
 
     Args:
-        options: values of the kind's `variables`; None and missing ones get their default.
+        settings: those of the launch; options that are not given have their kind's default.
         where: the source of the options, for messages.
 
     Raises ConfigError if there is none.
     """
     kind = LAUNCH_KINDS[distributed_type]
-    given = {key: _text(options.get(key), kind.defaults.get(key)) for key in kind.variables}
+    given = {key: settings.get(key).text for key in kind.variables}
+    given = {k: kind.defaults.get(k, v) if v == "none" else v for k, v in given.items()}
     for spec in ENGINES.values():
         if spec.distributed_type == distributed_type and spec.options == given:
             return spec
+    if given == ZERO_STAGE_0:
+        return ENGINES["ddp"]
     shown = ", ".join(f"{key}={value}" for key, value in given.items())
     raise ConfigError(
         f"{where}: no engine has distributed_type {distributed_type} with {shown}; "
         f"engines are {', '.join(ENGINES)}"
     )
-
-
-def refuse_unsupported(options: Mapping[str, Any], where: str) -> None:
-    """Raise ConfigError if an option in `UNSUPPORTED` is used."""
-    for key, (_, reason) in UNSUPPORTED.items():
-        if str(options.get(key)).lower() not in ("none", "false"):
-            raise ConfigError(f"{where}: {key} {reason}")
-
-
-def hide_engine(environment: MutableMapping[str, str]) -> None:
-    """Remove the variables that would make Accelerate run DeepSpeed or FSDP itself."""
-    for kind in LAUNCH_KINDS.values():
-        if kind.switch is not None:
-            environment.pop(kind.switch, None)
-
-
-def _text(value: Any, default: str | None) -> str:
-    return str(default if value is None else value)
-
-
-def _is_set(environment: Mapping[str, str], name: str | None) -> bool:
-    return name is not None and environment.get(name, "").lower() == "true"

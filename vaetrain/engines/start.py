@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import os
 
 from vaetrain.engines.base import Engine
 from vaetrain.engines.spec import Launch
@@ -23,5 +24,8 @@ def start_engine(
 
     Raises ConfigError or EngineError with a message of one line.
     """
+    if launch.visible_gpus is not None:
+        # Before torch first looks for GPUs.
+        os.environ["CUDA_VISIBLE_DEVICES"] = launch.visible_gpus
     module, _, name = launch.spec.implementation.rpartition(".")
     return getattr(importlib.import_module(module), name)(launch, precision, timeout)

@@ -4,7 +4,7 @@ import pytest
 
 from vaetrain.engines import devices
 from vaetrain.engines.devices import count_gpus, cpu_threads, installed_gpus, user_threads
-from vaetrain.engines.launcher_command import LauncherCommand
+from vaetrain.engines.launching.launcher_command import LauncherCommand
 
 
 @pytest.mark.parametrize(

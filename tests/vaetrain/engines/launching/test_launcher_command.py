@@ -1,6 +1,6 @@
 """Options of the launcher's command; tests/distributed/test_launch.py reads a real launcher's."""
 
-from vaetrain.engines.launcher_command import LauncherCommand
+from vaetrain.engines.launching.launcher_command import LauncherCommand
 
 
 def test_the_last_value_of_an_option_counts():

@@ -29,15 +29,23 @@ class LauncherCommand:
     after: list[str]
     environment: Mapping[str, str]
 
+    @property
+    def options(self) -> dict[str, str]:
+        """Names, with underscores, and values of all options; of a flag `true`."""
+        found = {}
+        for index, word in enumerate(self.before):
+            if not word.startswith("--"):
+                continue
+            flag, equals, text = word[2:].partition("=")
+            following = "".join(self.before[index + 1 : index + 2])
+            is_flag = following in ("", "-m") or following.startswith("--")
+            value = text if equals else "true" if is_flag else following
+            found[flag.replace("-", "_")] = value
+        return found
+
     def option(self, name: str) -> str | None:
         """Return the value of `--name`, the last one; None if it is not given."""
-        flags = (f"--{name}", f"--{name.replace('_', '-')}")
-        value = None
-        for index, word in enumerate(self.before):
-            flag, equals, text = word.partition("=")
-            if flag in flags:
-                value = text if equals else "".join(self.before[index + 1 : index + 2])
-        return value
+        return self.options.get(name)
 
     def with_options(self, *options: str) -> list[str]:
         """Return the command with further options, which win over the same ones given before."""
@@ -52,6 +60,26 @@ def is_launched(environment: Mapping[str, str]) -> bool:
 def is_torchrun(environment: Mapping[str, str]) -> bool:
     """Return whether torchrun started the process, by itself or within accelerate launch."""
     return "TORCHELASTIC_RUN_ID" in environment
+
+
+def launcher_engine_file(launcher: LauncherCommand | None) -> Path | None:
+    """Return the engine file that accelerate launch has read; None if there is none."""
+    if launcher is None or "ACCELERATE_MIXED_PRECISION" not in os.environ:
+        return None
+    options, variables = launcher.options, launcher.environment
+    if "config_file" in options:
+        return Path(options["config_file"])
+    cache = variables.get("XDG_CACHE_HOME", os.path.join(variables.get("HOME", "~"), ".cache"))
+    home = variables.get("HF_HOME", os.path.join(cache, "huggingface"))
+    path = Path(os.path.expanduser(home), "accelerate", "default_config.yaml")
+    return path if path.is_file() and "cpu" not in options else None
+
+
+def is_under_launcher() -> bool:
+    """Return whether a launcher, and not a shell, is the parent of this process."""
+    if PROC.is_dir():
+        return launcher_command() is not None
+    return is_launched(os.environ)
 
 
 def launcher_command() -> LauncherCommand | None:

@@ -1,0 +1,1 @@
+"""How this process was started: the launcher's command, variables and engine file."""
