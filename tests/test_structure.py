@@ -51,6 +51,9 @@ COVERS = {
         *("vaetrain/engines/engine_files.py", "vaetrain/engines/start.py"),
         "vaetrain/engines/spec.py",
     ),
+    "tests/vaetrain/engines/launching/test_accelerate_keys.py": (
+        "vaetrain/engines/launching/launch_settings.py",
+    ),
     "tests/vaetrain/config/test_experiment.py": ("vaetrain/settings.py",),
     "tests/vaetrain/engines/test_model_options.py": ("vaetrain/model/full_precision.py",),
     "tests/vaetrain/gan/test_losses.py": ("vaetrain/gan/regularizers.py",),

@@ -52,6 +52,7 @@ def start(argv: list[str]) -> Command:
     arguments = parse_command(argv)
     try:
         experiment = load_experiment(experiment_path(arguments.experiment), arguments.settings)
+        experiment.batching(1)  # what one rank cannot do, several cannot do either
         load_policy(experiment.augment, experiment.data.folder)
         require_shards(experiment)
         require_trackers(experiment.trackers, f"tracker={experiment.tracker.use}")

@@ -83,15 +83,30 @@ def test_a_second_training_in_a_run_directory_is_refused(trainer):
         first.communicate()
 
 
-def test_an_engine_file_of_an_unknown_type_is_refused(trainer, tmp_path):
-    """With MULTI_CPU, Accelerate starts one process, although the file has two."""
+@pytest.mark.parametrize("place", ["before", "after"])
+def test_multi_cpu_is_ddp_over_gloo(trainer, tmp_path, place):
+    """With MULTI_CPU Accelerate starts one process although the file asks for two."""
     config = tmp_path / "multi_cpu.yaml"
-    text = (REPO / DDP).read_text().replace("MULTI_GPU", "MULTI_CPU")
-    config.write_text(text)
-    start = [ACCELERATE, "launch", "vaetrain/train.py", "--config_file", str(config)]
-    done = trainer.run([*start, *trainer.arguments("multi-cpu")])
+    config.write_text((REPO / DDP).read_text().replace("MULTI_GPU", "MULTI_CPU"))
+    file, script = ["--config_file", str(config)], ["vaetrain/train.py"]
+    start = [*file, *script] if place == "before" else [*script, *file]
+    arguments = trainer.arguments(f"multi-cpu-{place}", TWO_STEPS)
+    done = trainer.run([ACCELERATE, "launch", *start, *arguments])
+    assert done.returncode == 0, done.stderr
+    assert first_line(done.stdout).startswith("engine=ddp backend=gloo world_size=2 ")
+
+
+def test_a_default_config_file_is_named_in_the_error(trainer, tmp_path):
+    """Accelerate reads it without being asked, so no setting of the user's is at fault."""
+    config = tmp_path / "accelerate" / "default_config.yaml"
+    config.parent.mkdir()
+    config.write_text((REPO / DDP).read_text().replace("'no' #", "fp16 #"))
+    start = [ACCELERATE, "launch", "vaetrain/train.py"]
+    done = trainer.run([*start, *trainer.arguments("default-fp16")], HF_HOME=str(tmp_path))
     assert done.returncode != 0
-    assert f"error: {config}: distributed_type is 'MULTI_CPU'" in done.stderr
+    message = f"error: {config}: mixed_precision is fp16, which needs a GPU; write no or bf16 there"
+    assert done.stderr.count(message) == 1
+    assert "train.precision:" not in done.stderr
 
 
 def test_a_second_relaunch_is_refused(trainer):
@@ -161,11 +176,17 @@ def test_a_hundred_launches_exit_with_status_0_on_a_busy_machine(trainer):
         assert list(launchers.map(launch, range(100))) == [0] * 100
 
 
-@pytest.mark.parametrize("kind", ["DEEPSPEED", "FSDP"])
-def test_a_launch_without_an_engine_is_refused(trainer, kind):
+@pytest.mark.parametrize(
+    ("kind", "message"),
+    [
+        ("DEEPSPEED", "zero_stage of DEEPSPEED is not given"),
+        ("FSDP", "no engine has distributed_type FSDP with"),
+    ],
+)
+def test_a_launch_without_an_engine_is_refused(trainer, kind, message):
     done = trainer.run(trainer.command("other", engine=None), **{f"ACCELERATE_USE_{kind}": "true"})
     assert done.returncode == 2
-    assert f"error: the launcher: no engine has distributed_type {kind} with" in done.stderr
+    assert f"error: the launcher: {message}" in done.stderr
 
 
 def test_bf16_has_the_losses_of_fp32_within_its_precision(trainer):

@@ -79,8 +79,8 @@ def read_engine_file(path: Path, overridden: Mapping[str, str] | None = None) ->
     Raises ConfigError if the file cannot be read, a key is refused, or no engine fits it.
     """
     tree = read_yaml(path, "engine file")
-    settings = settings_of_file(tree, path, overridden)
     kind = _kind_of(tree, path)
+    settings = settings_of_file(tree, path, overridden)
     given = settings.values.get("num_processes") or Value(1 if kind == "NO" else None, "")
     processes = _processes(given, kind, path)
     if kind in ("MULTI_GPU", "MULTI_CPU"):

@@ -279,6 +279,10 @@ def find_engine(distributed_type: str, settings: LaunchSettings, where: str) -> 
             return spec
     if given == ZERO_STAGE_0:
         return ENGINES["ddp"]
+    if given.get("zero_stage") == "none":
+        raise ConfigError(
+            f"{where}: zero_stage of {distributed_type} is not given; write 1, 2 or 3"
+        )
     shown = ", ".join(f"{key}={value}" for key, value in given.items())
     raise ConfigError(
         f"{where}: no engine has distributed_type {distributed_type} with {shown}; "

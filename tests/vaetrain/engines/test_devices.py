@@ -101,6 +101,8 @@ def test_threads_of_the_user_and_of_the_launcher_are_told_apart(environment, com
 def test_ranks_share_the_cores_unless_the_user_chose(monkeypatch):
     monkeypatch.setattr(devices, "count_cores", lambda: 7)
     assert cpu_threads({}) == 7
-    assert cpu_threads({"LOCAL_WORLD_SIZE": "2"}) == 3
-    assert cpu_threads({"LOCAL_WORLD_SIZE": "9"}) == 1
-    assert cpu_threads({"OMP_NUM_THREADS": "2", "LOCAL_WORLD_SIZE": "2"}) == 2
+    ranks = {"RANK": "0", "WORLD_SIZE": "9", "LOCAL_RANK": "0"}
+    ranks |= {"MASTER_ADDR": "localhost", "MASTER_PORT": "29500"}
+    assert cpu_threads(ranks | {"LOCAL_WORLD_SIZE": "2"}) == 3
+    assert cpu_threads(ranks | {"LOCAL_WORLD_SIZE": "9"}) == 1
+    assert cpu_threads(ranks | {"OMP_NUM_THREADS": "2", "LOCAL_WORLD_SIZE": "2"}) == 2

@@ -1,1 +1,1 @@
-"""How this process was started: the launcher's command, variables and engine file."""
+"""Start of this process: the launcher's command, variables and engine file."""

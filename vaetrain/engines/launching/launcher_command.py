@@ -64,7 +64,7 @@ def is_torchrun(environment: Mapping[str, str]) -> bool:
 
 def launcher_engine_file(launcher: LauncherCommand | None) -> Path | None:
     """Return the engine file that accelerate launch has read; None if there is none."""
-    if launcher is None or "ACCELERATE_MIXED_PRECISION" not in os.environ:
+    if launcher is None or not any("accelerate" in word for word in launcher.before):
         return None
     options, variables = launcher.options, launcher.environment
     if "config_file" in options:
