@@ -151,7 +151,18 @@ def measure_rates(
         for name, kind in ((BARE, "bare"), (UNMASKED, "unmasked")):
             cases.append(Case(name, lambda kind=kind: one_rank("loop", kind=kind)))
     rates = harness.interleave(cases, **timing)
-    results = [report.result(RATES, case.name, "images/s", rates[case.name]) for case in cases]
+    # On a GPU the number of CPU threads does not decide the rate.
+    budgets = {
+        engine: about["threads"] if about["device"] == "cpu" else None
+        for engine, about in abouts.items()
+    }
+    threads = {f"ours, {engine}": budget for engine, budget in budgets.items()}
+    if one_rank is not None:
+        threads |= dict.fromkeys((BARE, UNMASKED), budgets[one_rank.engine])
+    results = [
+        report.result(RATES, case.name, "images/s", rates[case.name], threads=threads[case.name])
+        for case in cases
+    ]
     entries.results += results
     if one_rank is not None:
         ours = f"ours, {one_rank.engine}"

@@ -20,6 +20,7 @@ from shards.location import require_driver
 from vaetrain.augmentation.policy import load_policy
 from vaetrain.config.command import Command, experiment_path, parse_command
 from vaetrain.config.experiment import Experiment, load_experiment
+from vaetrain.data.config import SAMPLE_SHARDS
 from vaetrain.engines.devices import count_gpus, user_threads
 from vaetrain.engines.engine_files import base_file, is_shipped, read_engine_file
 from vaetrain.engines.launching.launch_settings import refuse_user_variables
@@ -79,11 +80,12 @@ def start(argv: list[str]) -> Command:
 def require_shards(experiment: Experiment) -> None:
     """Raise UserError if the shards are not where `data.shards` says, or their driver is missing.
 
-    An index at an address is read later.
+    An index at an address is read later, and the built-in pages are built later.
     """
     folder = experiment.data.folder
     require_driver(folder, f"data.shards={experiment.data.shards}")
-    if isinstance(folder, Path) and not (folder / "index.json").exists():
+    is_own = isinstance(folder, Path) and folder != SAMPLE_SHARDS
+    if is_own and not (folder / "index.json").exists():
         raise ConfigError(
             f"data.shards: {folder} holds no index.json; build shards there with shards.build"
         )

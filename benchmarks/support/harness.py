@@ -16,6 +16,7 @@ from pathlib import Path
 import torch
 
 from shards import cli
+from vaetrain.engines.devices import cpu_threads
 
 
 @dataclass(frozen=True)
@@ -32,7 +33,12 @@ class Case:
 
 
 def parser(name: str, description: str) -> argparse.ArgumentParser:
-    """Return an argument parser with the flags common to all benchmarks."""
+    """Return an argument parser with the flags common to all benchmarks.
+
+    It also sets the number of threads as the trainer does: that of OMP_NUM_THREADS, else that of
+    the cores that affinity and cgroup allow.
+    """
+    torch.set_num_threads(cpu_threads(os.environ))
     parser = cli.Parser(
         prog=f"benchmarks.{name}",
         description=description,

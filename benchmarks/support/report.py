@@ -67,9 +67,10 @@ SCHEMA = _object(
                     "better": {"enum": ["higher", "lower", "neither"]},
                     **_SPREAD,
                     "rounds": {"type": "array", "items": {"type": "number"}, "minItems": 1},
+                    "threads": {"type": "integer", "minimum": 1},
                     "notes": {"type": "object"},
                 },
-                optional=["notes"],
+                optional=["notes", "threads"],
             ),
         },
         "comparisons": {
@@ -82,8 +83,9 @@ SCHEMA = _object(
                     "target": {"type": ["number", "null"]},
                     "within": {"type": "number", "exclusiveMinimum": 0},
                     "met": {"type": ["boolean", "null"]},
+                    "threads": {"type": "array", "items": {"type": "integer"}},
                 },
-                optional=["within"],
+                optional=["within", "threads"],
             ),
         },
         "details": {"type": "object"},
@@ -148,14 +150,18 @@ def result(
     rounds: Sequence[float],
     notes: dict[str, Any] | None = None,
     better: str = "higher",
+    threads: int | None = None,
 ) -> dict[str, Any]:
     """Return an entry of `results`: the values of all rounds, their median and quartiles.
 
     Args:
+        threads: CPU threads of all ranks of the case together, if cases may differ in it.
         better: `higher` for a rate, `lower` for memory, `neither` for a share of a whole.
     """
     entry = {"group": group, "name": name, "unit": unit, "better": better}
     entry |= {**_spread(rounds), "rounds": list(rounds)}
+    if threads is not None:
+        entry["threads"] = threads
     return entry if notes is None else {**entry, "notes": notes}
 
 
@@ -170,7 +176,8 @@ def compare(
 ) -> dict[str, Any]:
     """Return an entry of `comparisons`: the ratio of `name` to `against`.
 
-    The median and quartiles are of the ratios within rounds, so that a slow round cancels out.
+    The median and quartiles are of the ratios within rounds, so that a slow round cancels out. A
+    ratio of cases with different numbers of threads meets no target.
 
     Args:
         target: minimum of the median ratio.
@@ -179,6 +186,10 @@ def compare(
     values = {entry["name"]: entry["rounds"] for entry in results if entry["group"] == group}
     spread = _spread(np.array(values[name]) / np.array(values[against]))
     entry = {"group": group, "name": name, "against": against, **spread}
+    threads = {entry["name"]: entry.get("threads") for entry in results if entry["group"] == group}
+    if None not in (threads[name], threads[against]) and threads[name] != threads[against]:
+        entry["threads"] = [threads[name], threads[against]]
+        return entry | {"target": 1.0 if target is None and within else target, "met": None}
     if within is not None:
         return entry | {
             "target": 1.0,
@@ -252,7 +263,7 @@ def publish(
 
 def table(record: dict[str, Any]) -> str:
     """Return the results, missing cases and comparisons of a record as lines of text."""
-    lines = []
+    lines = ["", f"threads of this process: {record['environment']['threads']}"]
     for group in dict.fromkeys(entry["group"] for entry in record["results"]):
         results, missing, comparisons = (
             [entry for entry in record[kind] if entry["group"] == group]
@@ -272,6 +283,9 @@ def table(record: dict[str, Any]) -> str:
 def _sentence(entry: dict[str, Any]) -> str:
     ratio = f"{entry['name']}: {entry['median']:.2f}x {entry['against']}"
     ratio += f" ({entry['q1']:.2f} - {entry['q3']:.2f})"
+    if "threads" in entry:
+        ours, others = entry["threads"]
+        return f"{ratio}, not judged: {ours} threads against {others}"
     if entry["target"] is None:
         return ratio
     target = f"{entry['target']:g}x"

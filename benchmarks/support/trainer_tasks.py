@@ -73,6 +73,7 @@ class Steps:
             "engine": self.engine.name,
             "ranks": self.engine.world_size,
             "threads_per_rank": torch.get_num_threads(),
+            "threads": torch.get_num_threads() * self.engine.world_size,
             "precision": self.engine.precision,
             "device": str(self.engine.device),
             "model": dataclasses.asdict(experiment.model),

@@ -78,6 +78,15 @@ def cpu_threads(environment: Mapping[str, str]) -> int:
     return max(1, count_cores() // read_ranks(environment).local_world_size)
 
 
+def thread_line(threads: int) -> str:
+    """Return a line that states the number of threads of this process, and its source."""
+    chosen = user_threads(os.environ, launcher_command())
+    ranks = read_ranks(os.environ).local_world_size
+    cores = f"{count_cores()} core{'s' * (count_cores() > 1)} of this machine may be used"
+    reason = "as set by OMP_NUM_THREADS or the launcher" if chosen == threads else cores
+    return f"threads: {threads}{' per rank' * (ranks > 1)}; {reason}"
+
+
 def machine_threads() -> int:
     """Return the number of threads of a rank on a CPU while this machine's other ranks wait."""
     return user_threads(os.environ, launcher_command()) or count_cores()
@@ -96,4 +105,5 @@ def user_threads(environment: Mapping[str, str], launcher: LauncherCommand | Non
     else:
         text = launcher.option("num_cpu_threads_per_process")
         text = launcher.environment.get("OMP_NUM_THREADS") if text is None else text
-    return int(text) if text is not None and text.isdecimal() and int(text) > 0 else None
+    first = "" if text is None else text.partition(",")[0].strip()  # of nested levels
+    return int(first) if first.isdecimal() and int(first) > 0 else None

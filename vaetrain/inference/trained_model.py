@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
@@ -17,6 +18,7 @@ from shards.randomness import sample_keys
 from shards.reading.batch import Batch
 from vaetrain.artifacts.final_model import load_final_prior, load_run
 from vaetrain.data.loading import EVALUATION_BATCH, PageReader
+from vaetrain.engines.devices import thread_line
 from vaetrain.engines.spec import running_launch
 from vaetrain.engines.start import start_engine
 from vaetrain.inference.each_page import for_each_page
@@ -42,9 +44,14 @@ class TrainedModel:
     """
 
     def __init__(self, run: Path) -> None:
-        """Load the model; raises ConfigError with one line if there is none."""
+        """Load the model and print the number of threads; raises ConfigError if there is none.
+
+        The line goes to stderr, as the output of some commands is read by programs.
+        """
         self.model, self.experiment = load_run(run)
         self.engine = start_engine(running_launch(os.environ), "no")
+        if self.engine.is_main:
+            print(thread_line(torch.get_num_threads()), file=sys.stderr, flush=True)
         self.model.to(self.engine.device)
         prior = load_final_prior(run)
         self.prior = prior and prior.to(self.engine.device)

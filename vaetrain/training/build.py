@@ -20,6 +20,7 @@ from vaetrain.data.config import SAMPLE_SHARDS
 from vaetrain.data.loading import TrainingData, build_sample
 from vaetrain.engines.base import Engine
 from vaetrain.engines.device_options import set_arithmetic
+from vaetrain.engines.devices import thread_line
 from vaetrain.engines.model_options import apply_options
 from vaetrain.engines.optimizers import build_optimizer
 from vaetrain.evaluation.sample_metrics import SampleMetrics
@@ -192,6 +193,7 @@ def log_engine(engine: Engine, batching: Batching) -> None:
         f"precision={engine.precision} global_batch={batching.global_batch} "
         f"micro_batch={batching.micro_batch} accumulation={batching.accumulation}"
     )
+    engine.log(thread_line(torch.get_num_threads()))
 
 
 def prepare_disk(directory: RunDir, experiment: Experiment) -> None:

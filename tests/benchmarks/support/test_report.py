@@ -103,3 +103,24 @@ def test_published_files_have_the_record_and_the_table(record, tmp_path, capsys)
 def test_a_benchmark_may_draw_its_own_figure(record, tmp_path):
     report.publish(record, tmp_path, lambda record, path: path.write_text(record["benchmark"]))
     assert (tmp_path / "speed.png").read_text() == "speed"
+
+
+@pytest.mark.parametrize(("threads", "met"), [((2, 2), True), ((2, None), True), ((2, 1), None)])
+def test_sides_with_different_numbers_of_threads_are_not_judged(record, threads, met):
+    """With one thread for each of two ranks against one thread, ranks would win by their cores."""
+    for options in ({"target": 0.9}, {"target": None, "within": 10.0}):
+        results = [
+            report.result("rate", name, "images/s", [rate], threads=number)
+            for name, rate, number in zip("ab", (40.0, 10.0), threads, strict=True)
+        ]
+        compared = report.compare(results, "rate", "a", "b", **options)
+        assert compared["met"] is met
+        record |= {"results": results, "comparisons": [compared]}
+        report.check(record)
+        printed = report.table(record)
+        assert ("not judged: 2 threads against 1" in printed) is (met is None)
+        assert (": met" in printed) is (met is True)
+
+
+def test_the_table_says_how_many_threads_were_used(record):
+    assert f"threads of this process: {record['environment']['threads']}\n" in report.table(record)
