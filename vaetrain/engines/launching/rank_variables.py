@@ -62,6 +62,8 @@ def read_ranks(environment: Mapping[str, str]) -> Ranks:
     Raises ConfigError naming the variable that is malformed, missing or contradicts another one.
     """
     given = {name: environment[name] for name in NUMBERS if environment.get(name)}
+    if not given.keys() - {"MASTER_PORT"}:  # the port alone asks for nothing, and may be 0
+        given = {}
     values = {name: _number(name, text, *NUMBERS[name]) for name, text in given.items()}
     ranks = {name: value for name, value in values.items() if name != "MASTER_PORT"}
     if not ranks or ranks == {"WORLD_SIZE": 1}:

@@ -23,6 +23,7 @@ def test_a_whole_set_is_read():
         {"WORLD_SIZE": "1"},
         {"RANK": "", "LOCAL_RANK": ""},
         {"MASTER_ADDR": "node1", "MASTER_PORT": "29500"},  # alone, they ask for nothing
+        {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "0"},  # by accelerate launch for MULTI_CPU
         {"SLURM_NTASKS": "4", "SLURM_PROCID": "0"},  # a batch script, which runs once
         {"SLURM_STEP_NUM_TASKS": "1", "SLURM_PROCID": "0", "PMI_SIZE": "1", "PMI_RANK": "0"},
     ],
