@@ -22,7 +22,7 @@ if __name__ == "__main__" and __spec__ is None:
 from shards.errors import DamagedShards, ReaderFailed, UserError
 from shards.lifetime import die_with_parent
 from shards.reading.reader_processes import start_reader_server
-from vaetrain import startup
+from vaetrain import cli, startup
 from vaetrain.engines.launching.refusal import refuse
 
 
