@@ -93,6 +93,8 @@ def _checked(walked: object, width: int) -> tuple[int, list]:
         raise BadLayout("the walk of the page gave no boxes")
     if walked.get("complete") is not True:
         raise BadLayout(f"more than {describe_value(walked.get('elements'))} elements")
+    if walked.get("isBlank") is not False:
+        raise BadLayout("nothing is visible")
     height = _number(walked.get("height"))
     if height < 1 or width < 1:
         raise BadLayout(f"page is {width} x {height} px")

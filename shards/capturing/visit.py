@@ -304,4 +304,6 @@ def _reason_of(error: BrowserError) -> str:
         return "is a download"
     if code := re.search(r"net::(ERR_\w+)", text):
         return f"cannot be opened ({code[1]})"
-    return "went to other pages again and again" if "avigat" in text else "ended unexpectedly"
+    if re.search(r"navigat|context|collected", text, re.IGNORECASE):
+        return "goes to other pages again and again"
+    return "ended unexpectedly"

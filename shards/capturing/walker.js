@@ -38,8 +38,9 @@
   ]),
   BACKDROP_ELEMENTS: 10, // a fixed element over the whole window with no more is a preloader
 
-  /* Return {width, height, elements, complete, boxes} with boxes of [parent, x0, y0, x1, y1, kind] in
-     preorder and px of the page; parent is a row of boxes or -1. Not complete: stopped at maxElements. */
+  /* Return {width, height, elements, complete, isBlank, boxes} with boxes of [parent, x0, y0, x1, y1,
+     kind] in preorder and px of the page; parent is a row of boxes or -1. Not complete: stopped at
+     maxElements. isBlank: no element but the document and its body is visible. */
   walk({ maxHeight, maxElements }) {
     const top = document.scrollingElement || document.documentElement;
     const width = innerWidth;
@@ -47,14 +48,23 @@
     const page = [0, 0, width, height];
     const place = { x: scrollX, y: scrollY, scale: 1 };
     const boxes = [];
+    let isBlank = true;
     const stack = [this.visitOf(document.documentElement, -1, place, page)];
     let elements = 0;
     while (stack.length && elements < maxElements) {
       elements += 1;
-      const children = this.visit(stack.pop(), boxes);
+      const { length } = boxes;
+      const visit = stack.pop();
+      const children = this.visit(visit, boxes);
+      if (boxes.length > length && !this.isRootOrBody(visit.element)) isBlank = false;
       for (let n = children.length - 1; n >= 0; n--) stack.push(children[n]);
     }
-    return { width, height, elements, complete: !stack.length, boxes };
+    return { width, height, elements, complete: !stack.length, isBlank, boxes };
+  },
+
+  isRootOrBody(element) {
+    const { documentElement, body } = element.ownerDocument;
+    return element === documentElement || element === body;
   },
 
   /* A visit: an element, the row of its parent's box, the place of its document on the page, and the

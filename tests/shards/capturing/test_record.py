@@ -21,7 +21,8 @@ ROOT = [-1, 0, 0, 400, 900, None]
 def walked(*boxes: list, height: float = 900) -> dict:
     """Return a value of `walk`."""
     rows = [list(box) for box in boxes]
-    return {"width": 400, "height": height, "elements": len(rows), "complete": True, "boxes": rows}
+    value = {"width": 400, "height": height, "elements": len(rows), "boxes": rows}
+    return value | {"complete": True, "isBlank": False}
 
 
 def test_boxes_are_relative_to_the_box_around_them():
@@ -75,6 +76,7 @@ def test_a_very_deep_page_keeps_its_boxes_on_the_last_level():
     [
         (walked(), "nothing is visible"),
         (walked(ROOT), "nothing is visible"),
+        (walked(ROOT, [0, 9, 9, 90, 90, None]) | {"isBlank": True}, "nothing is visible"),
         (walked(*[[-1, 0, 0, 9, 9, None]] * (MAX_BOXES + 1)), f"more than {MAX_BOXES} boxes"),
         (walked(ROOT) | {"complete": False, "elements": 1000}, "more than 1000 elements"),
         (walked([0, 0, 0, 9, 9, None]), "parent of a box is 0"),

@@ -33,7 +33,16 @@ def specimens(site, tmp_path_factory) -> dict[str, dict]:
         "gallery",
         *("contents", "transforms", "rtl", "shadow", "frames", "lazy", "endless", "dialogs"),
         *("restless", "crash", "busy", "changed-builtins", "forwards", "deep", "never-ends"),
-        *("silent", "moved", "moved-to-private", "private", "locked", "missing"),
+        *(
+            "silent",
+            "moved",
+            "moved-to-private",
+            "private",
+            "locked",
+            "missing",
+            "blank",
+            "reloads",
+        ),
     )
     urls = [site.url(f"{name}.html") for name in names]
     urls += [site.url("file.bin"), site.url("data.json")]
@@ -174,6 +183,8 @@ def test_a_page_of_a_thousand_levels_is_captured(specimens):
         ("private.html", "forbids it"),
         ("moved-to-private.html", "forbids it"),
         ("missing.html", "HTTP 404"),
+        ("blank.html", "nothing is visible"),
+        ("reloads.html", "goes to other pages again and again"),
         ("file.bin", "is a download"),
         ("data.json", "is application/json, not HTML"),
     ],
