@@ -83,7 +83,7 @@ def measure(count: int, limit: int, seed: int) -> Measured:
     pages = Selection(np.empty(0), range(count), np.array([0, count]), WIDTH, ROWS)
     engine = OneRank()
     table = torch.randn(EVALUATION_BATCH, sum(sizes)).abs()
-    structure = torch.rand(EVALUATION_BATCH, model.structure_dim)
+    structure = torch.rand(EVALUATION_BATCH, sum(model.structure_sizes))
     seconds, before = {}, peak_memory()
     start = time.process_time()
     collector = SetCollector(

@@ -1,10 +1,11 @@
-"""Embed shards: write the latent of every page.
+"""Embed shards: write the embedding and the latent of every page.
 
     python -m vaetrain.embed RUN --shards DIR --out FILE.npz
 
-FILE.npz has one row a page: `mu` (N, D) float32, the posterior mean; `ids` (N,), the sample ids;
-and the texts `keys`, `page_ids` (the pages' own ids), `labels` and `templates` (N,). It loads
-without pickle:
+FILE.npz has one row a page: `embedding` (N, E) float32, whose distances measure how unlike pages
+are; `mu` (N, D) float32, the posterior mean; `ids` (N,), the sample ids; and the texts `keys`,
+`page_ids` (the pages' own ids), `labels` and `templates` (N,). `embedding_name` is the name of the
+embedding's definition. The file loads without pickle:
 
     pages = numpy.load("FILE.npz")
 """
@@ -37,14 +38,16 @@ def embed(arguments: argparse.Namespace) -> None:
     # Local imports: torch takes seconds to import, and `--help` must not wait for it.
     import numpy as np
 
-    from vaetrain.inference.embedding import embed_pages
+    from vaetrain.inference.embedding import embedding_arrays
     from vaetrain.inference.trained_model import TrainedModel
 
     trained = TrainedModel(arguments.run)
-    arrays = embed_pages(trained, trained.open_shards(arguments.shards))
+    data = trained.open_shards(arguments.shards)
+    features = trained.features(data)
+    arrays = embedding_arrays(features, trained.space_for(features), data)
     with arguments.out.open("wb") as stream:
         np.savez(stream, **arrays)
-    pages, dimensions = arrays["mu"].shape
+    pages, dimensions = arrays["embedding"].shape
     print(f"{arguments.out}: {pages} pages, {dimensions} dimensions")
 
 

@@ -4,9 +4,9 @@
 
 Prints one line a page, nearest first: key, label, template, distance and the page's own id,
 separated by tabs. Characters of the id that cannot be printed are written as escapes. The distance,
-from 0 to 2.45, compares the pages' latents and the structure of the encoder's first feature map
-(`vaetrain.model.similarity`). The query is a layout, or the first one of a file with several, or a
-wireframe (.png, .jpg). The sheet shows the query, then the pages in order.
+from 0 to 2, is that of the pages' embeddings (`vaetrain.model.embedding`). The query is a layout,
+or the first one of a file with several, or a wireframe (.png, .jpg). The sheet shows the query,
+then the pages in order.
 """
 
 from __future__ import annotations

@@ -7,12 +7,14 @@ import json
 import os
 from collections import OrderedDict
 from collections.abc import Callable, Iterable
+from typing import Any
 
 import numpy as np
 
 from shards.atomic_files import sha256_of
 from shards.errors import DamagedShards
 from shards.format.index import BLOCK, HEADER_NAME, Index
+from shards.format.layout import BadLayout, decode_json, describe_value
 from shards.format.tar import JSON, read_members
 
 
@@ -52,6 +54,16 @@ class ShardFiles:
 
         A shard with the right checksum may still hold a file that cannot be decoded.
         """
+        return self._decoded(sample_id, record, name, decode)
+
+    def metadata(self, sample_id: int) -> dict[str, Any]:
+        """Return the metadata of a sample, see `Layout.meta`; raise as `members` does."""
+        record = self.index.rows(np.array([sample_id]))[0]
+        return self._decoded(sample_id, record, JSON, _json_object)
+
+    def _decoded(
+        self, sample_id: int, record: np.void, name: str, decode: Callable[[bytes], Any]
+    ) -> Any:
         members = self.members_at(sample_id, record)
         try:
             return decode(members[name])
@@ -143,6 +155,13 @@ class ShardFiles:
         """Close files that a cache has removed; open ones would still use space on the disk."""
         for shard in [n for n, file in self._open.items() if not os.fstat(file.fileno()).st_nlink]:
             self._open.pop(shard).close()
+
+
+def _json_object(data: bytes) -> dict[str, Any]:
+    value = decode_json(data)
+    if not isinstance(value, dict):
+        raise BadLayout(f"{describe_value(value)} where an object was expected")
+    return value
 
 
 def stamp(file: io.FileIO) -> tuple[int, ...]:

@@ -11,14 +11,15 @@ from shards.reading.height_ladder import height_ladder
 from shards.reading.shard_files import ShardFiles
 from tests.support.paths import SAMPLE
 from vaetrain import load_model
+from vaetrain.model.embedding import EmbeddingSpace
 
 SAMPLE_FILE = SAMPLE / "npm-sample.jsonl.gz"
 WIDTH, MAX_HEIGHT = 64, 128
 
 
 @torch.no_grad()
-def encode_one_by_one(folder: Path, numbers: range) -> list[np.ndarray]:
-    """Return `mu`, `logvar` and structure of pages, encoded one by one, in float64."""
+def encode_one_by_one(folder: Path, numbers: range) -> list[torch.Tensor]:
+    """Return `mu`, `logvar` and structure of pages, encoded one by one."""
     model = load_model(folder / "run")
     files = ShardFiles(open_index(folder / "shards"))
     ladder = height_ladder(MAX_HEIGHT, model.stride)
@@ -26,16 +27,13 @@ def encode_one_by_one(folder: Path, numbers: range) -> list[np.ndarray]:
     parts = []
     for number in numbers:
         page = collator.batch(np.array([number]), np.array([0]), training=False)
-        mu, logvar, levels = model.posterior(page.images(), page.heights)
-        parts.append((mu, logvar, cell_statistics(levels[0][0][0])))
-    return [torch.cat(part).double().numpy() for part in zip(*parts, strict=True)]
+        images = page.images()
+        mu, logvar, levels = model.posterior(images, page.heights)
+        parts.append((mu, logvar, model.structure(images, page.heights, levels)))
+    return [torch.cat(part) for part in zip(*parts, strict=True)]
 
 
-def cell_statistics(features: torch.Tensor) -> torch.Tensor:
-    """Return mean and deviation of one page's map (C, H, W) in cells of a quarter of its width."""
-    cell = features.shape[2] // 4
-    whole = torch.zeros(len(features), MAX_HEIGHT // 2, features.shape[2])
-    whole[:, : features.shape[1]] = features
-    cells = whole.unfold(1, cell, cell).unfold(2, cell, cell)
-    means, deviations = cells.mean(dim=(3, 4)), cells.std(dim=(3, 4), correction=0)
-    return torch.cat([means.flatten(), deviations.flatten()])[None]
+def fitted_space(folder: Path, count: int) -> EmbeddingSpace:
+    """Fit a space to the first `count` pages of the fixture, without pages at two widths."""
+    sizes = load_model(folder / "run").structure_sizes
+    return EmbeddingSpace.fit(*encode_one_by_one(folder, range(count)), sizes)

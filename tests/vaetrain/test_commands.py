@@ -18,7 +18,13 @@ from shards.format.layout import MAX_DEPTH
 from shards.open import open_index
 from shards.reading.shard_files import ShardFiles
 from tests.support.paths import REPO
-from tests.vaetrain.pages_one_by_one import MAX_HEIGHT, SAMPLE_FILE, WIDTH, encode_one_by_one
+from tests.vaetrain.pages_one_by_one import (
+    MAX_HEIGHT,
+    SAMPLE_FILE,
+    WIDTH,
+    encode_one_by_one,
+    fitted_space,
+)
 from vaetrain.inference.trained_model import TrainedModel
 from vaetrain.page_pictures import BRIGHTNESS, GAP, PAPER
 
@@ -55,7 +61,10 @@ def test_embed_writes_every_page_with_its_names(run_folder, layouts, latents):
     everything = range(len(layouts))
     assert latents["ids"].tolist() == list(everything)
     assert latents["mu"].dtype == np.float32
-    assert latents["mu"] == pytest.approx(encode_one_by_one(run_folder, everything)[0], abs=1e-5)
+    mu, _, structure = encode_one_by_one(run_folder, everything)
+    assert latents["mu"] == pytest.approx(mu.numpy(), abs=1e-5)
+    vectors = fitted_space(run_folder, len(layouts)).vectors(mu, structure)
+    assert latents["embedding"] == pytest.approx(vectors.numpy(), abs=1e-4)
     files = ShardFiles(open_index(run_folder / "shards"))
     stored = [json.loads(files.members(number)["json"]) for number in everything]
     # The ids of the sample are valid keys, so they are unchanged.

@@ -19,12 +19,14 @@ from shards.format.png import encode_png
 from vaetrain.artifacts import checkpoint
 from vaetrain.artifacts.model_card import CARD, model_card
 from vaetrain.config.experiment import Experiment, as_dict, experiment_from
+from vaetrain.model.embedding import NAME, EmbeddingSpace
 from vaetrain.model.encoder import Encoder
 from vaetrain.model.vae import VAE
 from vaetrain.prior.prior import Prior, load_prior
 from vaetrain.settings import ConfigError
 
 WEIGHTS, CONFIG, PRIOR = "model.safetensors", "config.json", "prior.safetensors"
+EMBEDDING = "embedding.safetensors"
 
 
 def write_final(
@@ -38,6 +40,7 @@ def write_final(
     """Write a run's `final/` atomically, in the Hugging Face Hub's layout of a model.
 
     Args:
+        model: with the `space` of its embedding, if one was fitted.
         results: metrics and data of the run, as `RunDir.results` returns them.
         pictures: grey pictures, uint8 (H, W), by name; each becomes a PNG.
         prior: of the model's latents, if one was fitted.
@@ -56,6 +59,9 @@ def write_final(
         if prior is not None:
             checkpoint.save_tensors(draft / PRIOR, prior.tensors())
             config["prior"] = prior.description()
+        if model.space is not None:
+            checkpoint.save_tensors(draft / EMBEDDING, model.space.tensors())
+            config["embedding"] = NAME
         (draft / CONFIG).write_text(json.dumps(config, indent=2))
         (draft / CARD).write_text(model_card(experiment, results, pictures), encoding="utf-8")
         for name, picture in pictures.items():
@@ -93,7 +99,31 @@ def load_run(folder: Path) -> tuple[VAE, Experiment]:
     with torch.device("meta"):
         model = VAE(experiment.model, experiment.data.width, experiment.data.max_height)
     load_weights(model, weights, folder)
+    model.space = load_final_embedding(folder, model)
     return model.eval().requires_grad_(False), experiment
+
+
+def load_final_embedding(folder: Path, model: VAE) -> EmbeddingSpace | None:
+    """Load the space of a finished run's embedding; None if it has none, or one of another version.
+
+    Args:
+        folder: a run directory or its `final/`.
+        model: of this run.
+
+    Raises ConfigError in one line if it is damaged.
+    """
+    final = folder if (folder / WEIGHTS).exists() else folder / "final"
+    if not (final / EMBEDDING).exists():
+        return None
+    try:
+        if json.loads((final / CONFIG).read_text()).get("embedding") != NAME:
+            return None
+        space = EmbeddingSpace.from_tensors(load_file(final / EMBEDDING))
+        if not space.fits(model.latent_dim, model.structure_sizes):
+            raise ValueError("sizes are not those of the model")
+        return space
+    except (OSError, *checkpoint.READ_ERRORS) as error:
+        raise ConfigError(one_line(f"{final / EMBEDDING}: damaged ({error})")) from error
 
 
 def load_final_prior(folder: Path) -> Prior | None:

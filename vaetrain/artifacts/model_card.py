@@ -22,7 +22,7 @@ SHOWN = {
     "psnr": "PSNR, dB",
     "edge_f1": "box-edge F1",
     "l1_sampled": "L1, latent drawn from the posterior",
-    "precision_at_10": "precision@10 of labels among pages of other templates, raw `mu`",
+    "precision_at_10": "precision@10 of labels among pages of other templates, embedding",
     "active_units": "active units",
     "kl": "KL, nats a page",
 }

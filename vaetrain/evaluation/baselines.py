@@ -12,11 +12,11 @@ from shards.reading.batch import Batch
 from shards.reading.selection import Selection
 from vaetrain.data.loading import PageReader, TrainingData
 from vaetrain.engines.base import Engine
-from vaetrain.evaluation.pca import principal_coordinates, shared_principal_components
 from vaetrain.evaluation.pixel_metrics import GRADIENT_ENERGIES, PIXEL_METRICS, pixel_metrics
 from vaetrain.evaluation.retrieval import PageLabels, label_metrics
 from vaetrain.evaluation.validation import page_means
 from vaetrain.inference.each_page import for_each_page
+from vaetrain.model.pca import principal_coordinates, shared_principal_components
 
 MAX_FITTED_PAGES = 4096  # training pages that the mean page and PCA are fitted to
 MAX_TABLE_BYTES = 1 << 30  # of pages that are in memory at once when a training ends

@@ -1,9 +1,9 @@
 """Full evaluation of a trained model: metrics of a validation, and more expensive metrics.
 
 The following metrics are too expensive during training: FID and LPIPS (`network_metrics`), overlap
-of boxes and neighbours by the search distance (`retrieval`), smoothness of interpolations
-(`path_smoothness`), interpolations and reconstructions compared with training pages
-(`sample_metrics`), and baselines that are fitted to training pages (`baselines`).
+of boxes (`retrieval`), smoothness of interpolations (`path_smoothness`), interpolations and
+reconstructions compared with training pages (`sample_metrics`), and baselines that are fitted to
+training pages (`baselines`).
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from vaetrain.evaluation.page_measurer import PageMeasurer
 from vaetrain.evaluation.path_smoothness import MAX_PATHS, path_smoothness
 from vaetrain.evaluation.retrieval import RetrievalMetrics
 from vaetrain.evaluation.sample_metrics import SampleMetrics
-from vaetrain.evaluation.validation import compared_ids, encode_pages, summarise
+from vaetrain.evaluation.validation import compared_ids, encode_pages, of_mu, summarise
 from vaetrain.inference.each_page import for_each_page
 from vaetrain.inference.trained_model import TrainedModel
 from vaetrain.losses.objective import Objective
@@ -40,7 +40,8 @@ from vaetrain.schedules import weights_at
 MAX_EVALUATED_PAGES = 4096
 MAX_SAMPLES = 512  # samples of the prior, and as many training pages
 FLAT_BASELINES = ("pca", "pixels")  # whose metrics are `pca_<metric>` and `pixels_<metric>` as well
-SEARCH_METRICS = ("precision_at_10", "box_iou_at_10")  # measured by the search distance as well
+# Their names of the time when only the search used the embedding; aliases.
+SEARCH_METRICS = ("precision_at_10", "box_iou_at_10")
 
 
 def evaluate_model(
@@ -71,16 +72,19 @@ def evaluate_model(
     networks = NetworkMetrics(experiment.loss, data, selection)
     retrieval = RetrievalMetrics(data, compared, engine)
     metrics: dict[str, Any] = {"pages": len(selection)}
-    mu = search_vectors = None
+    mu = embeddings = None
     if encoded is not None:
         metrics |= summarise(encoded)
-        mu, search_vectors = encoded.pages.mu, encoded.pages.search_vectors()
+        mu = encoded.pages.mu
+        embeddings = encoded.pages.embeddings(trained.space_for(encoded.pages.features))
     metrics |= networks.metrics(trained.reconstruct)
     if encoded is not None and len(selection) > 1:
         metrics["latent_std"] = encoded.latents.deviation.tolist()
-    metrics |= retrieval.metrics(mu)
-    by_search = retrieval.metrics(search_vectors)
-    metrics |= {f"{name}_search": by_search[name] for name in SEARCH_METRICS if name in by_search}
+    by_embedding = retrieval.metrics(embeddings)
+    metrics |= by_embedding | of_mu(retrieval.metrics(mu))
+    metrics |= {
+        f"{name}_search": by_embedding[name] for name in SEARCH_METRICS if name in by_embedding
+    }
     metrics |= path_smoothness(trained, data, selection)
     metrics |= prior_metrics(trained, data, selection, training, networks)
     if training is not None:

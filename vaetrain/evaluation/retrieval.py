@@ -6,7 +6,7 @@ A page's neighbours are always pages of *other templates*: pages of one template
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -18,6 +18,7 @@ from shards.reading.batch import Batch
 from shards.reading.draw import place
 from shards.reading.selection import Selection
 from vaetrain.data.loading import EVALUATION_BATCH, PageReader
+from vaetrain.data.widths import other_widths
 from vaetrain.engines.base import Engine
 from vaetrain.evaluation.layout_iou import neighbour_iou
 
@@ -32,10 +33,16 @@ KMEANS_STARTS, KMEANS_SEED = 10, 0
 
 @dataclass(frozen=True)
 class PageLabels:
-    """Labels and templates of pages as numbers, Long (N,) each; -1 for none."""
+    """Labels and templates of pages as numbers, and their other widths; Long (N,) each.
+
+    Attributes:
+        labels, templates: -1 for none.
+        others: row of the same page at another width, -1 for none; None: not known.
+    """
 
     labels: Tensor
     templates: Tensor
+    others: Tensor | None = None
 
     @classmethod
     def from_index(cls, index: Index, ids: Tensor) -> PageLabels:
@@ -45,6 +52,11 @@ class PageLabels:
             _numbers(rows["label"], index.labels, NO_LABEL),
             _numbers(rows["template"], index.templates, NO_TEMPLATE),
         )
+
+    @classmethod
+    def from_pages(cls, data: PageReader, ids: Tensor) -> PageLabels:
+        """Return them with the other widths, for which the metadata of every page is read."""
+        return replace(cls.from_index(data.index, ids), others=other_widths(data, ids))
 
 
 def _numbers(column: np.ndarray, names: list[str], missing: str) -> Tensor:
@@ -61,7 +73,7 @@ class RetrievalMetrics:
         """Read the pages' labels and boxes; shards of PNG pages have no boxes."""
         self.engine = engine
         self.ids = torch.from_numpy(pages.ids_at(np.arange(len(pages))))
-        self.labels = PageLabels.from_index(data.index, self.ids)
+        self.labels = PageLabels.from_pages(data, self.ids)
         self.boxes = None
         if data.index.header["store"] != "png":
             self.boxes = [
@@ -74,12 +86,13 @@ class RetrievalMetrics:
         Args:
             vectors: (N, D) in ascending order of ids; needed on the main process only.
 
-        Returns: the metrics of `label_metrics`, and `box_iou_at_10`: the mean `layout_iou` with the
-            10 nearest pages of other templates, over at most `MAX_BOX_QUERIES` evenly spaced pages.
+        Returns: the metrics of `vector_metrics`, and `box_iou_at_10`: the mean `layout_iou` with
+            the 10 nearest pages of other templates, over at most `MAX_BOX_QUERIES` evenly spaced
+            pages.
         """
         of_main = None
         if self.engine.is_main:
-            of_main = label_metrics(vectors, self.labels), self._neighbours(vectors)
+            of_main = vector_metrics(vectors, self.labels), self._neighbours(vectors)
         metrics, neighbours = self.engine.broadcast_object(of_main)
         if self.boxes is None:
             return metrics
@@ -109,6 +122,36 @@ def _boxes(data: PageReader, ids: Tensor) -> list[np.ndarray]:
     placed[:, 1::2] = placed[:, 1::2].clamp(min=0).minimum(batch.heights[batch.owner, None])
     visible = (placed[:, 2:] > placed[:, :2]).all(dim=1)
     return [placed[visible & (batch.owner == page)].numpy() for page in range(len(ids))]
+
+
+def vector_metrics(vectors: Tensor, names: PageLabels) -> dict[str, float]:
+    """Return the metrics of `label_metrics` and of `width_metrics`, by name.
+
+    Args:
+        vectors: (N, D), one vector per page, for example its embedding.
+    """
+    return label_metrics(vectors, names) | width_metrics(vectors, names.others)
+
+
+def width_metrics(vectors: Tensor, others: Tensor | None) -> dict[str, float]:
+    """Return how many pages have their other width among their nearest pages of all.
+
+    Args:
+        vectors: (N, D).
+        others: Long (N,), see `PageLabels`; pages without another width are no queries.
+
+    Returns: `viewport_recall_at_1` and `viewport_recall_at_10`; empty without other widths.
+    """
+    if others is None or (others < 0).all():
+        return {}
+    queries = (others >= 0).nonzero()[:, 0]
+    no_templates = torch.full((len(vectors),), -1)
+    found = nearest_of_other_templates(vectors, no_templates, RETRIEVED, queries)
+    hits = found == others[queries, None]
+    return {
+        f"viewport_recall_at_{count}": hits[:, :count].any(dim=1).double().mean().item()
+        for count in (1, RETRIEVED)
+    }
 
 
 def label_metrics(vectors: Tensor, names: PageLabels) -> dict[str, float]:

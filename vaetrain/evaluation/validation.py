@@ -14,7 +14,6 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from shards.format.index import Index
 from shards.randomness import sample_keys
 from shards.reading.batch import Batch
 from shards.reading.selection import Selection
@@ -27,13 +26,15 @@ from vaetrain.evaluation.latents import (
     posterior_samples,
 )
 from vaetrain.evaluation.pixel_metrics import GRADIENT_ENERGIES, PIXEL_METRICS, pixel_metrics
-from vaetrain.evaluation.retrieval import PageLabels, label_metrics
+from vaetrain.evaluation.retrieval import PageLabels, vector_metrics
 from vaetrain.inference.each_page import gather_pages
+from vaetrain.inference.embedding import Features
 from vaetrain.losses.kl import kl_per_page_and_dimension
 from vaetrain.losses.objective import Objective
 from vaetrain.losses.weights import Weights
+from vaetrain.model.embedding import EmbeddingSpace
 from vaetrain.model.encoder import Level
-from vaetrain.model.similarity import Similarity
+from vaetrain.model.masked import Rows
 from vaetrain.model.vae import draw_noise
 
 ALIVE_KL = (
@@ -56,7 +57,7 @@ class EncodedPages:
             `<metric>_<probe>` for every probe.
         mu, logvar: float32 (N, D); of a spatial latent the mean over its positions.
         kl: float64 (N, K), KL in nats of each latent dimension, then of each ladder level.
-        structure: float32 (N, S), see `vaetrain.model.similarity`.
+        structure: float32 (N, S), see `vaetrain.model.embedding`.
     """
 
     ids: Tensor
@@ -67,10 +68,14 @@ class EncodedPages:
     kl: Tensor
     structure: Tensor
 
-    def search_vectors(self) -> Tensor:
-        """Return the vectors by which a search compares these pages: float64 (N, D + S)."""
-        space = Similarity(self.mu, self.logvar, self.structure)
-        return space.vectors(self.mu, self.structure)
+    @property
+    def features(self) -> Features:
+        """Features of which the embedding consists."""
+        return Features(self.ids, self.mu, self.logvar, self.structure)
+
+    def embeddings(self, space: EmbeddingSpace) -> Tensor:
+        """Return the embeddings of these pages: float64 (N, D + E + K)."""
+        return self.features.vectors(space)
 
 
 @dataclass(frozen=True)
@@ -122,7 +127,7 @@ def encode_pages(
     names += [f"{metric}_{probe}" for probe in probes for metric in PROBE_METRICS]
 
     def measure(batch: Batch) -> tuple[Tensor, Level]:
-        """Return all columns but the structure, (B, columns), and the encoder's first map."""
+        """Return all columns but the structure, (B, columns), and the encoder's last map."""
         images, heights = batch.images(), batch.heights
         posterior = model.posterior(images, heights)
         output = model.reconstruct(posterior, heights, batch.size)
@@ -139,19 +144,22 @@ def encode_pages(
         columns = torch.stack([values[name] for name in names], 1)
         latents = [model.embed(x, heights) for x in (output.mu, output.logvar)]
         table = torch.cat([columns, *latents, kl_per_page_and_dimension(output)], 1)
-        return table.float(), posterior.levels[0]
+        return table.float(), posterior.levels[-1]
 
     dimensions = model.latent_dim
     sizes = [len(names), dimensions, dimensions, dimensions + model.ladder_levels]
-    collector = SetCollector(names, sizes, model.structure_dim, engine, compared)
+    structure_dim = sum(model.structure_sizes)
+    collector = SetCollector(names, sizes, structure_dim, engine, compared)
     for batch in batches:
         if batch is not None:
             is_compared = collector.is_compared(batch.ids)
             batch = batch.to(engine.device)
-            table, (first_map, rows) = measure(batch)
-            structure = table.new_empty(0, model.structure_dim)
+            table, (last_map, rows) = measure(batch)
+            structure = table.new_empty(0, structure_dim)
             if len(is_compared):
-                structure = model.structure([(first_map[is_compared], rows)])
+                level = (last_map[is_compared], Rows(*(part[is_compared] for part in rows)))
+                images, heights = batch.images()[is_compared], batch.heights[is_compared]
+                structure = model.structure(images, heights, [level])
             collector.update(batch.ids, batch.heights, table, is_compared, structure)
     return collector.result()
 
@@ -291,11 +299,14 @@ def min_rows(name: str) -> int:
     return 1 if metric is None else metric.min_rows
 
 
-def summarise(encoded: EncodedSet, index: Index | None = None) -> dict[str, float]:
+def summarise(
+    encoded: EncodedSet, names: PageLabels | None = None, space: EmbeddingSpace | None = None
+) -> dict[str, float]:
     """Return the metrics of a set of pages, by the names they are logged under.
 
     Args:
-        index: index of the pages' shards; None: metrics that need labels are omitted.
+        names: of the compared pages; None: metrics that compare vectors of pages are omitted.
+        space: of the embedding that these metrics are of; those with the suffix `_mu` are of `mu`.
     """
     metrics = encoded.means | latent_metrics(encoded.latents)
     pages = encoded.pages
@@ -303,9 +314,15 @@ def summarise(encoded: EncodedSet, index: Index | None = None) -> dict[str, floa
         mu, logvar = pages.mu.double(), pages.logvar.double()
         samples = posterior_samples(pages.ids, mu, logvar)
         metrics["mutual_information"] = mutual_information(mu, logvar, samples)
-    if index is not None:
-        metrics |= label_metrics(pages.mu, PageLabels.from_index(index, pages.ids))
+    if names is not None:
+        metrics |= vector_metrics(pages.embeddings(space), names)
+        metrics |= of_mu(vector_metrics(pages.mu, names))
     return drop_nan(metrics)
+
+
+def of_mu(metrics: dict[str, float]) -> dict[str, float]:
+    """Return metrics of raw `mu` under their names beside those of the embedding."""
+    return {f"{name}_mu": value for name, value in metrics.items()}
 
 
 def alive_dimensions(latents: LatentStatistics, model: nn.Module) -> int:

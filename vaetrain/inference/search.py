@@ -8,14 +8,14 @@ import numpy as np
 
 from shards.reading.batch import Batch
 from vaetrain.data.loading import PageReader
+from vaetrain.inference.embedding import page_features
 from vaetrain.inference.trained_model import TrainedModel
-from vaetrain.model.similarity import Similarity
 from vaetrain.page_pictures import cut_pages
 
 
 @dataclass(frozen=True)
 class SearchResult:
-    """A page with its distance from the query, 0 to 2.45 (see `vaetrain.model.similarity`).
+    """A page with its distance from the query, 0 to 2 (see `vaetrain.model.embedding`).
 
     id: sample id.
     page_id: the page's own id in its source.
@@ -33,14 +33,16 @@ def search_pages(
     trained: TrainedModel, data: PageReader, query: Batch, count: int
 ) -> list[SearchResult]:
     """Return the `count` pages nearest to a single page, nearest first."""
-    ids, mu, logvar, structure = trained.search_features_of_all(data)
-    space = Similarity(mu, logvar, structure)
-    query_mu, _, query_structure = (tensor.cpu() for tensor in trained.search_features(query))
-    query_vector = space.vectors(query_mu, query_structure)
-    distances = (space.vectors(mu, structure) - query_vector).norm(dim=1)
+    features = trained.features(data)
+    space = trained.space_for(features)
+    batch = query.to(trained.engine.device)
+    mu, _, structure = (tensor.cpu() for tensor in page_features(trained.model, batch))
+    distances = (features.vectors(space) - space.vectors(mu, structure)).norm(dim=1)
     nearest = distances.argsort(stable=True)[:count]
     results, index = [], data.index
-    for number, distance in zip(ids[nearest].numpy(), distances[nearest].tolist(), strict=True):
+    for number, distance in zip(
+        features.ids[nearest].numpy(), distances[nearest].tolist(), strict=True
+    ):
         row = index.table[number]
         label, template = index.labels[row["label"]], index.templates[row["template"]]
         key, page_id = data.collator.files.names(number)

@@ -21,8 +21,9 @@ from vaetrain.data.loading import EVALUATION_BATCH, PageReader
 from vaetrain.engines.devices import thread_line
 from vaetrain.engines.spec import running_launch
 from vaetrain.engines.start import start_engine
-from vaetrain.inference.each_page import for_each_page
+from vaetrain.inference.embedding import Features, features_of
 from vaetrain.inference.prior_samples import draw_latents, padded_size
+from vaetrain.model.embedding import EmbeddingSpace
 from vaetrain.model.layers import fit_rows
 from vaetrain.model.vae import VAE
 from vaetrain.page_pictures import cut_pages
@@ -102,32 +103,32 @@ class TrainedModel:
         """Reconstruct a batch on the device from its `mu`: (B, 1, H, W), not clipped."""
         return reconstruct(self.model, batch)
 
-    @torch.no_grad()
-    def search_features(self, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
-        """Return the features that a search compares, on the device.
+    def features(self, data: PageReader, *, to_main: bool = False) -> Features | None:
+        """Return the features of all pages. Collective.
 
-        Returns: `mu` and `logvar` (B, D), and `structure` (B, S), see `vaetrain.model.similarity`.
+        Args:
+            to_main: gather on the main process alone; the other ranks return None.
+
+        Raises DamagedShards naming the damaged shard.
         """
-        batch = batch.to(self.engine.device)
-        mu, logvar, levels = self.model.posterior(batch.images(), batch.heights)
-        latents = [self.model.embed(x, batch.heights) for x in (mu, logvar)]
-        return *latents, self.model.structure(levels)
+        batches = self.batches(data, "all", "encoding")
+        return features_of(self.model, batches, self.engine, to_main=to_main)
 
-    @torch.no_grad()
-    def search_features_of_all(self, data: PageReader) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Return ids Long (N,), ascending, and the `search_features` of all pages. Collective.
+    def space_for(self, features: Features) -> EmbeddingSpace:
+        """Return the space of the embedding.
 
-        Float32 on the host. Raises DamagedShards naming the damaged shard.
+        It is stored with a finished run. For other runs it is fitted to the pages at hand, without
+        those at two widths: metrics of them would be of the pages that were fitted to.
         """
-        dimensions = self.model.latent_dim
-        sizes = [dimensions, dimensions, self.model.structure_dim]
-        ids, _, table = for_each_page(
-            lambda batch: torch.cat(self.search_features(batch), 1),
-            sum(sizes),
-            self.batches(data, "all", "encoding"),
-            self.engine,
-        )
-        return ids, *table.float().split(sizes, dim=1)
+        if self.model.space is not None:
+            return self.model.space
+        if self.engine.is_main:  # on stderr: the output of a search is one line a page
+            print(
+                "the run has no statistics of the embedding (it is not finished, or of an older "
+                "version): those of the pages at hand are used",
+                file=sys.stderr,
+            )
+        return features.fit(self.model, None)
 
     @torch.no_grad()
     def latents(self, batches: Sequence[Batch]) -> Tensor:

@@ -19,15 +19,16 @@ from torch import Tensor, nn
 from shards.randomness import grid_positions, normal, random_bits, uniform
 from vaetrain.model.config import ModelConfig
 from vaetrain.model.decoder import Decoder
+from vaetrain.model.embedding import EmbeddingSpace, StructureSizes, page_structure, structure_sizes
 from vaetrain.model.encoder import Encoder, Level
 from vaetrain.model.full_precision import widened
 from vaetrain.model.gaussian import bounded, reparameterized
 from vaetrain.model.masked import keep, rows_at
 from vaetrain.model.mixup import mix_pairs
 from vaetrain.model.registry import LATENTS
-from vaetrain.model.similarity import structure, structure_size
 from vaetrain.model.sizes import SIZES, STRIDES
 from vaetrain.model.skips import LADDER_CHANNELS
+from vaetrain.settings import ConfigError
 
 LOGIT_EPS = 1 / 255  # the coarse page is clamped to [eps, 1 - eps] before its logits are taken
 
@@ -84,11 +85,13 @@ class VAE(nn.Module):
         latent_dim: D.
         latent: the latent's shape and operations, see `latents`.
         is_spatial: whether the latent is (B, D, H / 16, W / 16) instead of (B, D).
-        map_size: (rows, columns) of the encoder's first map of the tallest page.
+        size: (rows, width) of the tallest image.
         skip_gate: scalar buffer, gate of skip connections in passes without `Noise`.
+        space: of the embedding; set for a finished run.
     """
 
     stride = STRIDES[-1]
+    space: EmbeddingSpace | None = None
 
     def __init__(self, config: ModelConfig, width: int, max_height: int) -> None:
         """Build the model for images `width` wide; grids cover `max_height` rows, rounded up."""
@@ -98,7 +101,7 @@ class VAE(nn.Module):
         self.latent = resolve_name(LATENTS[config.latent])(config.latent_dim)
         self.is_spatial = self.latent.is_spatial
         padded = -(-max_height // self.stride) * self.stride
-        self.map_size = (padded // STRIDES[0], width // STRIDES[0])
+        self.size = (padded, width)
         self.encoder = Encoder(config)
         self.linear, self.head, seed = self.latent.build_layers(config, width, padded)
         self.decoder = Decoder(config, seed, self.linear.cell)
@@ -200,14 +203,26 @@ class VAE(nn.Module):
         """Return one vector per page, (B, D): the latent, or a spatial latent's mean."""
         return self.latent.embed(z, heights)
 
-    def structure(self, levels: list[Level]) -> Tensor:
-        """Describe the boxes of pages by the encoder's first map: (B, S), see `similarity`."""
-        return structure(levels[0][0], self.map_size[0])
+    @torch.no_grad()
+    def embedding(self, images: Tensor, heights: Tensor) -> Tensor:
+        """Return the embeddings of pages: float64 (B, D + E + K) of length 1, on the host.
+
+        Raises ConfigError if the model is not that of a finished run, or of an old version.
+        """
+        if self.space is None:
+            raise ConfigError("the run has no statistics of the embedding (unfinished, or old)")
+        mu, _, levels = self.posterior(images, heights)
+        features = self.embed(mu, heights), self.structure(images, heights, levels)
+        return self.space.vectors(*(part.cpu() for part in features))
+
+    def structure(self, images: Tensor, heights: Tensor, levels: list[Level]) -> Tensor:
+        """Describe the boxes of pages: (B, S), see `embedding.page_structure`."""
+        return page_structure(images, heights, self.size[0], levels[-1])
 
     @property
-    def structure_dim(self) -> int:
-        """S."""
-        return structure_size(SIZES[self.config.size].channels[0], *self.map_size)
+    def structure_sizes(self) -> StructureSizes:
+        """Columns of the structure; their sum is S."""
+        return structure_sizes(*self.size, SIZES[self.config.size].channels[-1])
 
     @torch.no_grad()
     def start_from_pca(self, mean: Tensor, components: Tensor, deviations: Tensor) -> None:

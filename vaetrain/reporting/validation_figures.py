@@ -11,6 +11,7 @@ from vaetrain.data.loading import PageReader, TrainingData
 from vaetrain.evaluation.latents import ACTIVE_VARIANCE, correlation
 from vaetrain.evaluation.retrieval import PageLabels, nearest_of_other_templates
 from vaetrain.evaluation.validation import EncodedPages
+from vaetrain.model.embedding import EmbeddingSpace
 from vaetrain.page_pictures import (
     GAP,
     PAPER,
@@ -31,17 +32,18 @@ MAX_CORRELATED = 512  # dimensions in the picture
 
 
 def validation_figures(
-    model: nn.Module, data: TrainingData, pages: EncodedPages
+    model: nn.Module, data: TrainingData, pages: EncodedPages, space: EmbeddingSpace
 ) -> dict[str, np.ndarray]:
     """Draw all figures of a validation, grey, uint8 (H, W), by name.
 
     Args:
         model: the unwrapped model in evaluation mode.
         pages: its outputs for the compared validation pages.
+        space: of the embedding.
     """
     batch = data.fixed_pages()
     figures = model_figures(model, batch) | latent_charts(pages)
-    figures |= neighbour_figure(data, pages, batch.ids)
+    figures |= neighbour_figure(data, pages, batch.ids, space)
     if len(pages.ids) > 1:
         figures["latent/traversals"] = traversals(model, batch, pages)
     return figures
@@ -108,8 +110,10 @@ def traversals(model: nn.Module, batch: Batch, pages: EncodedPages) -> np.ndarra
     return rows_of_pages(rows, np.full(len(STEPS) + 1, int(height)))
 
 
-def neighbour_figure(data: PageReader, pages: EncodedPages, ids: Tensor) -> dict[str, np.ndarray]:
-    """Draw pages, each followed by its nearest pages of other templates by the search distance.
+def neighbour_figure(
+    data: PageReader, pages: EncodedPages, ids: Tensor, space: EmbeddingSpace
+) -> dict[str, np.ndarray]:
+    """Draw pages, each followed by its nearest pages of other templates by their embeddings.
 
     Args:
         ids: Long, sample ids among those of `pages`; `QUERIES` of them are drawn.
@@ -118,7 +122,7 @@ def neighbour_figure(data: PageReader, pages: EncodedPages, ids: Tensor) -> dict
     """
     queries = ids[:: -(-len(ids) // QUERIES)].contiguous()
     rows = torch.searchsorted(pages.ids, queries)
-    vectors = pages.search_vectors()
+    vectors = pages.embeddings(space)
     templates = PageLabels.from_index(data.index, pages.ids).templates
     neighbours = nearest_of_other_templates(vectors, templates, NEIGHBOURS, rows)
     if (neighbours < 0).all():

@@ -16,8 +16,10 @@ from vaetrain.evaluation.blend_gap import interpolation_blend_gap
 from vaetrain.evaluation.fid import RandomFeatures
 from vaetrain.evaluation.network_metrics import NetworkMetrics
 from vaetrain.evaluation.page_measurer import PageMeasurer
+from vaetrain.evaluation.retrieval import PageLabels
 from vaetrain.evaluation.sample_metrics import SampleMetrics
 from vaetrain.evaluation.validation import alive_dimensions, compared_ids, encode_pages, summarise
+from vaetrain.inference.embedding import MAX_FITTED_PAGES, fit_embedding
 from vaetrain.inference.trained_model import reconstruct
 from vaetrain.meters import ids_hash, skipped_steps_warning
 from vaetrain.reporting.model_figures import model_figures
@@ -27,6 +29,9 @@ from vaetrain.reporting.validation_figures import validation_figures
 from vaetrain.training.build import Run
 from vaetrain.training.collapse import PosteriorReport
 from vaetrain.training.prior_fit import fit_prior
+
+# Training pages that the embedding of a validation is fitted to: encoding them takes time.
+FITTED_PAGES = 256
 
 
 class TrainingFailed(UserError):
@@ -74,10 +79,12 @@ def validate(run: Run, log: RunLog) -> PosteriorReport | None:
     weights, model = run.state.weights_at(epoch), run.state.ema.model()
     data, engine = run.data, run.engine
     count, compared = len(data.val), compared_ids(data.val, data.compared)
+    space = fit_embedding(model, data, data.train.thinned(FITTED_PAGES), engine)
     encoded = encode_pages(model, data.pages(data.val), engine, run.objective, weights, compared)
     results = None
     if encoded is not None:
-        results = summarise(encoded, data.index), alive_dimensions(encoded.latents, model)
+        names = PageLabels.from_pages(data, encoded.pages.ids)
+        results = summarise(encoded, names, space), alive_dimensions(encoded.latents, model)
     # Every rank needs them: the posterior report may change beta or end the run.
     metrics, alive = engine.broadcast_object(results)
     report = None
@@ -97,7 +104,7 @@ def validate(run: Run, log: RunLog) -> PosteriorReport | None:
     if not run.best or metrics["l1"] < run.best["l1"]:
         run.best = {"images": run.images, **metrics}
     if encoded is not None and log.wants_pictures:
-        log.write_pictures(run.images, validation_figures(model, data, encoded.pages))
+        log.write_pictures(run.images, validation_figures(model, data, encoded.pages, space))
     return report
 
 
@@ -183,6 +190,8 @@ def write_final_model(run: Run, log: RunLog) -> None:
     results = {"images": run.images, "best": run.best, "baselines": baselines}
     results["data"] = run.data.summary
     fit_final_prior(run)
+    pages = run.data.train.thinned(MAX_FITTED_PAGES)
+    model.space = fit_embedding(model, run.data, pages, run.engine)
     has_val = len(run.data.val) > 0
 
     def write() -> None:

@@ -7,8 +7,8 @@ from torch import Tensor
 from shards.reading.batch import Batch
 from vaetrain.data.loading import TrainingData
 from vaetrain.engines.base import Engine
-from vaetrain.evaluation.pca import shared_principal_components
 from vaetrain.inference.each_page import for_each_page
+from vaetrain.model.pca import shared_principal_components
 from vaetrain.model.vae import VAE
 
 PAGES = 4096  # the most pages that the PCA is computed from

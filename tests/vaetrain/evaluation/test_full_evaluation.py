@@ -17,9 +17,12 @@ def metrics(trained) -> dict:
     return evaluate_model(model, data, "all", training=data)
 
 
-def test_the_search_distance_has_its_own_retrieval_metrics(metrics):
-    assert {"precision_at_10_search", "box_iou_at_10_search"} <= set(metrics)
-    assert metrics["precision_at_10_search"] != metrics["precision_at_10"]
+def test_metrics_of_vectors_are_of_the_embedding_and_of_mu(metrics):
+    of_vectors = LABEL_METRICS | {"box_iou_at_10"}
+    assert of_vectors | {f"{name}_mu" for name in of_vectors} <= set(metrics)
+    assert metrics["box_iou_at_10"] != metrics["box_iou_at_10_mu"]
+    for name in ("precision_at_10", "box_iou_at_10"):
+        assert metrics[f"{name}_search"] == metrics[name]
 
 
 def test_every_baseline_has_the_metrics_of_its_kind(metrics):

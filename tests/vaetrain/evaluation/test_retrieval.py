@@ -20,6 +20,8 @@ from vaetrain.evaluation.retrieval import (
     label_metrics,
     nearest_of_other_templates,
     retrieval_precision,
+    vector_metrics,
+    width_metrics,
 )
 
 N, D = 90, 5
@@ -159,6 +161,33 @@ def test_undefined_metrics_are_omitted(pages):
     assert set(label_metrics(vectors, one)) == {"nmi", "ari", "ami"}
 
 
+def test_viewport_recall_counts_pages_whose_other_width_is_among_the_nearest_of_all():
+    """Pages on a line: the pairs are (0, 1), (2, 13) and (14, 15); 16 has no other width."""
+    vectors = torch.arange(17.0)[:, None]
+    vectors[13:16, 0] += 0.5
+    others = torch.full((17,), -1)
+    for first, second in ((0, 1), (2, 13), (14, 15)):
+        others[first], others[second] = second, first
+    # Of equally near pages the earlier counts as nearer: 0 to 1, 13 to 14. 16 is nearest to 15.
+    # Of 2 and 13, none is among the ten nearest to the other.
+    expected = {"viewport_recall_at_1": 2 / 6, "viewport_recall_at_10": 4 / 6}
+    metrics = width_metrics(vectors, others)
+    distances = (vectors - vectors.T).abs().fill_diagonal_(torch.inf)
+    order = distances.sort(dim=1, stable=True).indices
+    has = (others >= 0).nonzero()[:, 0]
+    ranks = [order[page].tolist().index(int(others[page])) for page in has]
+    assert metrics["viewport_recall_at_1"] == np.mean([rank < 1 for rank in ranks])
+    assert metrics["viewport_recall_at_10"] == np.mean([rank < 10 for rank in ranks])
+    assert metrics == pytest.approx(expected)
+
+
+def test_equal_vectors_have_no_perfect_viewport_recall():
+    others = torch.arange(40) ^ 1
+    metrics = width_metrics(torch.ones(40, 3), others)
+    assert metrics["viewport_recall_at_1"] < 0.1
+    assert width_metrics(torch.ones(4, 3), torch.full((4,), -1)) == {}
+
+
 def test_retrieval_metrics_compare_boxes_of_neighbours(trained):
     _, data = trained
     selection = data.select("all")
@@ -168,7 +197,7 @@ def test_retrieval_metrics_compare_boxes_of_neighbours(trained):
     neighbours = nearest_of_other_templates(vectors, metric.labels.templates, 10)
     values = neighbour_iou(neighbours, metric.boxes)
     assert metrics["box_iou_at_10"] == pytest.approx(float(values[values.isfinite()].mean()))
-    assert metrics.keys() == {"box_iou_at_10", *label_metrics(vectors, metric.labels)}
+    assert metrics.keys() == {"box_iou_at_10", *vector_metrics(vectors, metric.labels)}
 
 
 def test_boxes_lie_on_the_page(trained):

@@ -5,13 +5,9 @@ import json
 import numpy as np
 import pytest
 
-from tests.vaetrain.pages_one_by_one import encode_one_by_one
+from tests.vaetrain.pages_one_by_one import encode_one_by_one, fitted_space
 from vaetrain.inference.search import result_pictures, search_pages
 from vaetrain.inference.trained_model import TrainedModel
-
-
-def directions(vectors: np.ndarray) -> np.ndarray:
-    return vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
 
 
 @pytest.mark.parametrize("number", [0, 13])
@@ -23,12 +19,9 @@ def test_results_are_the_page_itself_and_the_nearest_pages(run_folder, layouts, 
     results = search_pages(trained, data, trained.read_page(query), 5)
     keys = [data.collator.files.key(page) for page in range(len(layouts))]
     place = keys.index(layouts[number]["id"])
-    mu, logvar, structure = encode_one_by_one(run_folder, range(len(layouts)))
-    latent = directions((mu - mu.mean(0)) / np.sqrt(np.exp(logvar / 2).mean(0)))
-    spread = structure.std(0)
-    cells = directions((structure - structure.mean(0)) / np.maximum(spread, 0.1 * spread.mean()))
-    cosine_distances = [1 - part @ part[place] for part in (latent, cells)]
-    distances = np.sqrt(np.maximum(cosine_distances[0] + 2 * cosine_distances[1], 0))
+    mu, _, structure = encode_one_by_one(run_folder, range(len(layouts)))
+    vectors = fitted_space(run_folder, len(layouts)).vectors(mu, structure).numpy()
+    distances = np.linalg.norm(vectors - vectors[place], axis=1)
     nearest = np.argsort(distances)[:5]
     first = results[0]
     expected = [layouts[number][key] for key in ("id", "label", "template")]

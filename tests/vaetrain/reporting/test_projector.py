@@ -1,4 +1,4 @@
-"""Latents in TensorBoard's embedding projector, with sprites and texts of their pages."""
+"""Embeddings in TensorBoard's embedding projector, with sprites and texts of their pages."""
 
 import numpy as np
 import torch
@@ -12,11 +12,11 @@ from vaetrain.reporting.projector import SPRITE, project_latents
 from vaetrain.reporting.run_log import RunLog
 
 
-def test_every_page_has_its_latent_its_sprite_and_its_texts(shards):
+def test_every_page_has_its_embedding_its_sprite_and_its_texts(shards):
     model, data, pages = validation(shards, "model.latent_dim=8", count=20)
+    model.space = pages.features.fit(model, data)
     projection = project_latents(model, data)
-    unit = (pages.logvar.double() / 2).exp().mean(dim=0)
-    expected = (pages.mu.double() / unit).float()
+    expected = pages.embeddings(model.space).float()
     torch.testing.assert_close(projection.vectors, expected, rtol=1e-4, atol=1e-4)
     assert projection.columns == ["label", "template", "key", "id"]
     keys = [data.collator.files.key(number) for number in pages.ids.tolist()]
@@ -29,7 +29,8 @@ def test_every_page_has_its_latent_its_sprite_and_its_texts(shards):
 
 
 def test_tensorboard_writes_vectors_texts_and_sprites(shards, tmp_path):
-    model, data, _ = validation(shards, "model.latent_dim=8", count=20)
+    model, data, pages = validation(shards, "model.latent_dim=8", count=20)
+    model.space = pages.features.fit(model, data)
     experiment = load_experiment(None, ["tracker=tensorboard"])
     log = RunLog(tmp_path, experiment, horizon=64, images=0, enabled=True)
     log.start_trackers()

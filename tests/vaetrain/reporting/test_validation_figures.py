@@ -13,6 +13,7 @@ from vaetrain.config.experiment import load_experiment
 from vaetrain.data import loading
 from vaetrain.evaluation.retrieval import PageLabels
 from vaetrain.evaluation.validation import EncodedPages
+from vaetrain.inference.embedding import fit_embedding
 from vaetrain.losses.objective import Objective
 from vaetrain.page_pictures import GAP, as_grey
 from vaetrain.reporting import validation_figures
@@ -34,7 +35,9 @@ from vaetrain.training.collapse import CollapseMonitor
     ids=["vector", "narrow", "spatial", "ladder"],
 )
 def test_figures_of_any_latent_and_any_number_of_pages(shards, settings, count):
-    figures = validation_figures.validation_figures(*validation(shards, *settings, count=count))
+    model, data, pages = validation(shards, *settings, count=count)
+    space = pages.features.fit(model, data)
+    figures = validation_figures.validation_figures(model, data, pages, space)
     assert all(picture.dtype == "uint8" and picture.ndim == 2 for picture in figures.values())
     assert {"reconstructions", "prior_samples", "latent/kl_of_dimensions"} <= set(figures)
     several = {"latent/traversals", "latent/std_of_mu", "latent/histograms"}
@@ -51,7 +54,9 @@ def test_figures_show_compared_pages_only(shards, monkeypatch):
     shown = data.fixed_pages().ids
     assert len(shown) == loading.FIGURE_PAGES
     assert set(shown.tolist()) <= set(pages.ids.tolist())
-    assert "nearest_neighbours" in validation_figures.validation_figures(model, data, pages)
+    assert "nearest_neighbours" in validation_figures.validation_figures(
+        model, data, pages, pages.features.fit(model, data)
+    )
 
 
 class Log:
@@ -97,9 +102,14 @@ def test_validation_of_a_run_gathers_compared_pages_only(shards, monkeypatch):
         values.append(log.values)
         received.append(engine.received)
         assert "nearest_neighbours" in log.pictures
-    assert received[1] * 40 == received[0] * 11
+    engine = ThreadRanks(0, [None], Barrier(1))
+    fit_embedding(model, data, data.train.thinned(between_steps.FITTED_PAGES), engine)
+    first, second = (count - engine.received for count in received)
+    assert second * 40 == first * 11 > 0
     everything, subset = values
-    of_subset = {"mutual_information", "knn_label_accuracy", "precision_at_10", "nmi", "ari", "ami"}
+    of_subset = {"knn_label_accuracy", "precision_at_10", "nmi", "ari", "ami"}
+    of_subset |= {f"viewport_recall_at_{count}" for count in (1, 10)}
+    of_subset |= {f"{name}_mu" for name in of_subset} | {"mutual_information"}
     assert subset.keys() - of_subset == everything.keys() - of_subset
     of_all = everything.keys() - of_subset - {"verdict"}
     assert {name: subset[name] for name in of_all} == pytest.approx(
@@ -173,7 +183,8 @@ def test_a_traversal_changes_one_dimension_within_the_range_of_the_pages(
 
 
 def test_neighbours_are_of_other_templates_in_order_of_distance(shards, monkeypatch):
-    _, data, pages = validation(shards, "model.latent_dim=8", count=40)
+    model, data, pages = validation(shards, "model.latent_dim=8", count=40)
+    space = pages.features.fit(model, data)
     queries = data.fixed_pages().ids
     read = []
     monkeypatch.setattr(
@@ -181,7 +192,7 @@ def test_neighbours_are_of_other_templates_in_order_of_distance(shards, monkeypa
         "_read",
         lambda data, ids, real=validation_figures._read: read.append(ids) or real(data, ids),
     )
-    (picture,) = neighbour_figure(data, pages, queries).values()
+    (picture,) = neighbour_figure(data, pages, queries, space).values()
     assert [line[0] for line in read] == queries[::2].tolist()
     templates = dict(
         zip(
@@ -190,7 +201,7 @@ def test_neighbours_are_of_other_templates_in_order_of_distance(shards, monkeypa
             strict=True,
         )
     )
-    places = dict(zip(pages.ids.tolist(), pages.search_vectors(), strict=True))
+    places = dict(zip(pages.ids.tolist(), pages.embeddings(space), strict=True))
     for page, *neighbours in [line.tolist() for line in read]:
         others = [n for n in places if templates[n] != templates[page]]
         nearest = sorted(others, key=lambda n: float((places[n] - places[page]).norm()))

@@ -4,13 +4,13 @@ import numpy as np
 import pytest
 import torch
 
-from vaetrain.evaluation import pca
-from vaetrain.evaluation.pca import (
+from vaetrain.model import pca
+from vaetrain.model.config import ModelConfig
+from vaetrain.model.pca import (
     principal_components,
     principal_coordinates,
     shared_principal_components,
 )
-from vaetrain.model.config import ModelConfig
 from vaetrain.model.vae import VAE
 
 
@@ -39,7 +39,7 @@ def test_fewer_pages_than_dimensions_give_fewer_components():
 
 
 def test_principal_coordinates_keep_distances(monkeypatch):
-    monkeypatch.setattr("vaetrain.evaluation.pca.COLUMNS", 64)  # does not divide 300
+    monkeypatch.setattr("vaetrain.model.pca.COLUMNS", 64)  # does not divide 300
     wide = torch.randn(20, 300, generator=torch.Generator().manual_seed(0))
     coordinates = principal_coordinates(wide)
     assert coordinates.shape == (20, 20)
