@@ -14,7 +14,6 @@ import numpy as np
 from shards.atomic_files import sha256_of
 from shards.errors import DamagedShards
 from shards.format.index import BLOCK, HEADER_NAME, Index
-from shards.format.layout import BadLayout, decode_json, describe_value
 from shards.format.tar import JSON, read_members
 
 
@@ -158,9 +157,12 @@ class ShardFiles:
 
 
 def _json_object(data: bytes) -> dict[str, Any]:
-    value = decode_json(data)
+    try:
+        value = json.loads(data)
+    except RecursionError:
+        raise ValueError("JSON is nested too deeply") from None
     if not isinstance(value, dict):
-        raise BadLayout(f"{describe_value(value)} where an object was expected")
+        raise ValueError("JSON is no object")
     return value
 
 
