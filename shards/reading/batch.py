@@ -28,6 +28,7 @@ class Batch:
         boxes: float32 (T, 4), corners x0, y0, x1, y1 of all boxes, canvas pixels; None: `pixels`.
         owner: Long (T,), the page of each box, 0 to B - 1.
         pixels: uint8 (B, 1, H, W), for shards that hold only images.
+        other: the same pages at their other widths, where they have one; None: not read.
     """
 
     ids: Tensor
@@ -39,6 +40,7 @@ class Batch:
     boxes: Tensor | None = None
     owner: Tensor | None = None
     pixels: Tensor | None = None
+    other: Batch | None = None
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -70,4 +72,6 @@ class Batch:
     def _map(self, change: Callable[[Tensor], Tensor]) -> Batch:
         fields = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
         moved = {k: change(v) if isinstance(v, Tensor) else v for k, v in fields.items()}
+        if self.other is not None:
+            moved["other"] = self.other._map(change)
         return Batch(**moved)

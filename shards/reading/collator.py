@@ -16,7 +16,11 @@ from shards.reading.shard_files import ShardFiles
 
 
 class Collator:
-    """Function of sample ids that returns one batch on the host."""
+    """Function of sample ids that returns one batch on the host.
+
+    Attributes:
+        others: sample id of each page's other width, or its own; None: not known.
+    """
 
     def __init__(
         self, files: ShardFiles, *, width: int, max_height: int, ladder: np.ndarray, seed: int
@@ -26,6 +30,14 @@ class Collator:
         self.max_height = max_height
         self.ladder = ladder
         self.seed = seed
+        self.others: np.ndarray | None = None
+
+    def training_batch(self, ids: np.ndarray, epochs: np.ndarray) -> Batch:
+        """Return the pages of `ids` for training, with their other widths if these are known."""
+        batch = self.batch(ids, epochs, training=True)
+        if self.others is not None:
+            batch.other = self.batch(self.others[ids], epochs, training=True)
+        return batch
 
     def batch(self, ids: np.ndarray, epochs: np.ndarray, *, training: bool) -> Batch:
         """Return the pages of `ids`, int64 (B,), padded to a height of the ladder.

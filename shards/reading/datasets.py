@@ -45,7 +45,7 @@ class TrainingDataset(Dataset):
         # At each accumulation step all ranks get pages of similar height, so no rank is slower.
         first = (part * self.world_size + self.rank) * self.micro_batch_size
         own = slice(first, first + self.micro_batch_size)
-        return self.collator.batch(ids[own], epochs[own], training=True)
+        return self.collator.training_batch(ids[own], epochs[own])
 
 
 class EvaluationDataset(Dataset):

@@ -98,6 +98,17 @@ class Collectives:
         dist.all_gather(parts, padded)
         return _unpadded(parts)
 
+    def gather_equal(self, rows: Tensor) -> Tensor:
+        """Return the rows (N, K) of all ranks, in order of rank; N is equal. Collective.
+
+        Unlike `gather_ragged` it does not synchronise with the device.
+        """
+        if not dist.is_initialized():
+            return rows
+        parts = [torch.empty_like(rows) for _ in range(self.world_size)]
+        dist.all_gather(parts, rows.contiguous())
+        return torch.cat(parts)
+
     def gather_to_main(self, rows: Tensor) -> Tensor | None:
         """Return the rows (N, K) of all ranks, in order of rank, on the main process. Collective.
 

@@ -40,7 +40,7 @@ class Objective(nn.Module):
         self.functions = {
             term: build_term(term, self.loss, load_encoder)
             for term in TERMS
-            if term.is_always_computed or term in self.terms
+            if (term.is_always_computed or term in self.terms) and not term.compares_pages
         }
         # Registered, so that the networks of losses move to the device with the objective.
         self.networks = nn.ModuleList(
@@ -63,6 +63,7 @@ class Objective(nn.Module):
         heights: Tensor,
         weights: Weights,
         shares: Tensor | None = None,
+        contrast: Tensor | None = None,
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """Compute the loss of each page and its parts.
 
@@ -71,6 +72,8 @@ class Objective(nn.Module):
             targets: (B, 1, H, W) in [0, 1], 0 below the heights.
             heights: Long (B,), valid rows.
             shares: (B,), factors of the pages' loss terms, 1 on average; None: all 1.
+            contrast: (B,), losses of the term that compares pages; None, as in an evaluation: it is
+                left out, and its part is nan.
 
         Returns: the losses, float32 (B,), and parts by name, each (B,), detached: `loss`, the
             values of the loss terms (SSIM and MS-SSIM as similarities) and `kl` in nats per page.
@@ -82,7 +85,12 @@ class Objective(nn.Module):
         if shares is not None:
             values = {term: _scale(term, value, shares) for term, value in values.items()}
         total = torch.zeros_like(next(iter(values.values())))
+        for term in self.terms:
+            if term.compares_pages:
+                values[term] = torch.full_like(total, torch.nan) if contrast is None else contrast
         for index, term in enumerate(self.terms):
+            if term.compares_pages and contrast is None:
+                continue
             cost = 1 - values[term] if term.is_similarity else values[term]
             total = total + self._combine(index, weights.terms.get(term.name, 0.0) * cost)
         kl = kl_per_page_and_dimension(output)

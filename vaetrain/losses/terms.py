@@ -30,6 +30,8 @@ class LossTerm:
         is_similarity: the value is 1 for equal pages, and `1 - value` is minimised.
         is_always_computed: computed and logged even if its weight is 0.
         uses_logits: the prediction holds logits where `loss.pixel` is a loss of logits.
+        compares_pages: the loss is computed from all pages of a step, without a function here; it
+            exists in training only (`vaetrain.training.contrast`).
     """
 
     name: str
@@ -40,6 +42,7 @@ class LossTerm:
     is_similarity: bool = False
     is_always_computed: bool = False
     uses_logits: bool = False
+    compares_pages: bool = False
 
 
 # The order is that of the settings, of the sum and of the metrics.
@@ -75,6 +78,11 @@ TERMS = (
         "perceptual",
         "weight of the distance between a frozen network's features",
         builder="vaetrain.losses.factory:build_perceptual",
+    ),
+    LossTerm(
+        "contrastive",
+        "weight of InfoNCE between mu of two views of a page, over the global batch",
+        compares_pages=True,
     ),
 )
 

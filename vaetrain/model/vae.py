@@ -23,6 +23,7 @@ from vaetrain.model.embedding import EmbeddingSpace, StructureSizes, page_struct
 from vaetrain.model.encoder import Encoder, Level
 from vaetrain.model.full_precision import widened
 from vaetrain.model.gaussian import bounded, reparameterized
+from vaetrain.model.layers import fit_rows
 from vaetrain.model.masked import keep, rows_at
 from vaetrain.model.mixup import mix_pairs
 from vaetrain.model.registry import LATENTS
@@ -55,6 +56,8 @@ class VAEOutput(NamedTuple):
         mu, logvar: of the posterior, of the latent's shape; 0 below the pages.
         ladder: KL of a ladder's levels in nats, float32 (B, levels); no columns without a ladder.
         logits: of the reconstruction with `model.output=sigmoid`, else the reconstruction.
+        views: `mu` of two views of each page, one vector each, (2, B, D); (2, 0, D) without a
+            second view; None: not of a model.
     """
 
     reconstruction: Tensor
@@ -62,6 +65,7 @@ class VAEOutput(NamedTuple):
     logvar: Tensor
     ladder: Tensor
     logits: Tensor
+    views: Tensor | None = None
 
 
 class Posterior(NamedTuple):
@@ -108,7 +112,12 @@ class VAE(nn.Module):
         self.register_buffer("skip_gate", torch.ones(()))
 
     def forward(
-        self, images: Tensor, heights: Tensor, noise: Noise, shares: Tensor | None = None
+        self,
+        images: Tensor,
+        heights: Tensor,
+        noise: Noise | None,
+        shares: Tensor | None = None,
+        views: tuple[Tensor, Tensor] | None = None,
     ) -> VAEOutput:
         """Encode, sample `z = mu + exp(logvar / 2) * eps`, decode.
 
@@ -117,8 +126,17 @@ class VAE(nn.Module):
             heights: Long (B,), valid rows.
             noise: from `draw_noise`.
             shares: (B,), each page's share of its pair's latent (`mixup`); None: no mixup.
+            views: images and heights of a second view of each page, which is encoded, too. With
+                `noise` None nothing is decoded, and only `views` of the output counts.
         """
-        mu, logvar, levels = self.posterior(images, heights)
+        if views is None:
+            posterior = self.posterior(images, heights)
+            vectors = posterior.mu.new_empty(2, 0, self.latent_dim)
+        else:
+            posterior, vectors = self._both_views(images, heights, *views)
+        mu, logvar, levels = posterior
+        if noise is None:
+            return VAEOutput(images, mu, logvar, mu.new_empty(len(mu), 0), images, vectors)
         z = reparameterized(mu, logvar, noise.eps)
         if shares is not None:
             z = mix_pairs(z, shares)
@@ -126,7 +144,29 @@ class VAE(nn.Module):
         page, logits, ladder = self._decode(
             z, heights, size, levels, gate=noise.gate, eps=noise.ladder
         )
-        return VAEOutput(page, mu, logvar, ladder, logits)
+        return VAEOutput(page, mu, logvar, ladder, logits, vectors)
+
+    def _both_views(
+        self, images: Tensor, heights: Tensor, others: Tensor, other_heights: Tensor
+    ) -> tuple[Posterior, Tensor]:
+        """Encode two views of pages in one batch; return the first's posterior and all vectors.
+
+        Some engines need that a module is called once in a step.
+        """
+        count, rows = len(images), images.shape[2]
+        padded = max(rows, others.shape[2])
+        both = torch.cat([fit_rows(images, padded), fit_rows(others, padded)])
+        both_heights = torch.cat([heights, other_heights])
+        mu, logvar, levels = self.posterior(both, both_heights)
+        vectors = self.embed(mu, both_heights).unflatten(0, (2, count))
+        own = [
+            (fit_rows(x[:count], rows // stride), rows_at(heights, rows // stride, stride))
+            for stride, (x, _) in zip(STRIDES, levels, strict=True)
+        ]
+        latents = [mu[:count], logvar[:count]]
+        if self.is_spatial:
+            latents = [fit_rows(x, rows // self.stride) for x in latents]
+        return Posterior(*latents, own), vectors
 
     def encode(self, images: Tensor, heights: Tensor) -> tuple[Tensor, Tensor]:
         """Return `mu` and `logvar` of images (B, 1, H, W)."""
@@ -179,7 +219,7 @@ class VAE(nn.Module):
         z = self.keep_latent(z.roll(1, 0), heights) if shuffle else z
         gate = self.skip_gate.expand(len(mu))
         page, logits, ladder = self._decode(z, heights, size, levels if skips else None, gate=gate)
-        return VAEOutput(page, mu, logvar, ladder, logits)
+        return VAEOutput(page, mu, logvar, ladder, logits, mu.new_empty(2, 0, self.latent_dim))
 
     @property
     def starts_from_pca(self) -> bool:

@@ -18,6 +18,7 @@ from vaetrain.config.experiment import Experiment
 from vaetrain.data.batching import Batching
 from vaetrain.data.config import SAMPLE_SHARDS
 from vaetrain.data.loading import TrainingData, build_sample
+from vaetrain.data.widths import read_other_widths
 from vaetrain.engines.base import Engine
 from vaetrain.engines.device_options import set_arithmetic
 from vaetrain.engines.devices import thread_line
@@ -25,6 +26,7 @@ from vaetrain.engines.model_options import apply_options
 from vaetrain.engines.optimizers import build_optimizer
 from vaetrain.evaluation.sample_metrics import SampleMetrics
 from vaetrain.losses.objective import Objective
+from vaetrain.losses.weights import terms_in_use
 from vaetrain.meters import Meter
 from vaetrain.model.vae import VAE
 from vaetrain.prior.prior import Prior
@@ -131,6 +133,9 @@ def build_run(command: Command, engine: Engine) -> Run:
     )
     with torch.device("meta"):
         skeleton = VAE(*shape)
+    if any(term.compares_pages for term in terms_in_use(experiment)):
+        found = read_other_widths(data, data.train)
+        engine.log(f"loss.contrastive: {found} of {len(data.train)} pages are known at two widths")
     stopwatch = Stopwatch()
     forward = ForwardStep(
         experiment,

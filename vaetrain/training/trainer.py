@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import itertools
+from collections.abc import Iterable, Iterator
 from typing import NoReturn
 
 import torch
@@ -10,6 +11,7 @@ from torch import Tensor
 
 from shards.reading.batch import Batch
 from vaetrain.engines.stop_request import StopRequest
+from vaetrain.evaluation.retrieval import PageLabels
 from vaetrain.losses.weights import Weights
 from vaetrain.reporting.run_log import RunLog
 from vaetrain.schedules import skip_gate_at
@@ -21,6 +23,8 @@ from vaetrain.training.between_steps import (
     write_final_model,
 )
 from vaetrain.training.build import Run
+from vaetrain.training.contrast import contrast_of_step
+from vaetrain.training.step import Contrast
 
 
 class Trainer:
@@ -95,13 +99,16 @@ class Trainer:
         engine.module.skip_gate.fill_(skip_gate)  # read by evaluations, which draw no gate
         parts.state.begin(images)
         kl = torch.zeros((), device=engine.device)
-        for index in range(parts.batching.accumulation):
-            engine.mark_progress(f"reading pages at {parts.images} images")
+        pages: Iterable[Batch] = (self.read(batches) for _ in range(parts.batching.accumulation))
+        contrasts: Iterable[Contrast | None] = itertools.repeat(None)
+        if weights.terms.get("contrastive"):
+            pages = list(pages)
+            contrasts = self.contrast(pages)
+        for index, (batch, contrast) in enumerate(zip(pages, contrasts, strict=False)):
             with phase("data"):
-                batch = next(batches).to(engine.device)
-            engine.mark_progress(f"computing at {parts.images} images")
+                batch = batch.to(engine.device)
             with engine.micro_batch(last=index == parts.batching.accumulation - 1):
-                kl += self.forward_backward(batch, weights, skip_gate)["kl"].sum()
+                kl += self.forward_backward(batch, weights, skip_gate, contrast)["kl"].sum()
         with phase("optimizer"):
             norm, applied = parts.state.step(images, kl)
         with phase("log"):
@@ -109,12 +116,37 @@ class Trainer:
             self.log.update_progress(images)
         parts.images = images
 
+    def read(self, batches: Iterator[Batch]) -> Batch:
+        """Return the next micro batch on the host."""
+        parts, engine = self.parts, self.parts.engine
+        engine.mark_progress(f"reading pages at {parts.images} images")
+        with parts.stopwatch.phase("data"):
+            batch = next(batches)
+        engine.mark_progress(f"computing at {parts.images} images")
+        return batch
+
+    def contrast(self, batches: list[Batch]) -> list[Contrast]:
+        """Return the contrastive losses of one step's micro batches on the host. Collective."""
+        parts, device = self.parts, self.parts.engine.device
+        names = [PageLabels.from_index(parts.data.index, batch.ids) for batch in batches]
+        with parts.stopwatch.phase("contrast"):
+            return contrast_of_step(
+                [batch.to(device) for batch in batches],
+                [each.templates.to(device) for each in names],
+                parts.forward,
+                parts.engine,
+            )
+
     def forward_backward(
-        self, batch: Batch, weights: Weights, skip_gate: float
+        self,
+        batch: Batch,
+        weights: Weights,
+        skip_gate: float,
+        contrast: Contrast | None = None,
     ) -> dict[str, Tensor]:
         """Add one micro batch to the step's gradient and to the meter; return the loss parts."""
         parts, phase = self.parts, self.parts.stopwatch.phase
-        losses, terms = parts.forward(batch, weights, skip_gate, parts.state.active_gan)
+        losses, terms = parts.forward(batch, weights, skip_gate, parts.state.active_gan, contrast)
         with phase("backward"):
             parts.engine.backward(losses, parts.batching.global_batch)
         with phase("log"):

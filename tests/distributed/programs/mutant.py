@@ -125,13 +125,13 @@ def _change_losses(is_changed: Callable[[int], bool], change: Callable[[Any], An
 
     forward_backward = Trainer.forward_backward
 
-    def broken(self, batch, weights, skip_gate):
+    def broken(self, batch, *given):
         run = self.parts
         step = run.images // run.batching.global_batch + 1
         objective = run.forward.objective
         if is_changed(step) and run.engine.rank == run.engine.world_size - 1:
-            run.forward.objective = lambda *given: _with_losses(objective(*given), change)
-        parts = forward_backward(self, batch, weights, skip_gate)
+            run.forward.objective = lambda *values: _with_losses(objective(*values), change)
+        parts = forward_backward(self, batch, *given)
         run.forward.objective = objective
         return parts
 

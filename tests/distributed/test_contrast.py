@@ -1,0 +1,34 @@
+"""A run with a contrastive loss is the same for every division of its global batch, and resumed."""
+
+import pytest
+
+from tests.support.tensors import relative_difference
+
+TERM = ("loss.contrastive=0.05", "train.max_images=80")
+
+
+@pytest.fixture(scope="module")
+def reference(trainer):
+    trainer.train("contrast-one-rank", *TERM)
+    return "contrast-one-rank"
+
+
+@pytest.mark.parametrize("engine", ["ddp", "zero3", "fsdp2"])
+def test_ranks_and_accumulation_change_nothing(trainer, reference, engine):
+    name = f"contrast-{engine}"
+    trainer.train(name, "train.micro_batch_size=2", *TERM, engine=engine)
+    expected, found = trainer.lines(reference), trainer.lines(name)
+    assert [line["ids_hash"] for line in found] == [line["ids_hash"] for line in expected]
+    for key in ("loss", "contrastive", "kl"):
+        values = [line[key] for line in found]
+        assert values == pytest.approx([line[key] for line in expected], rel=1e-4), key
+    assert expected[-1]["contrastive"] < expected[0]["contrastive"]
+    assert relative_difference(trainer.weights(name), trainer.weights(reference)) < 1e-4
+    assert "contrastive" not in trainer.lines(name, "val")[-1]
+
+
+def test_resume_gives_identical_weights(trainer, reference):
+    trainer.train("contrast-resumed", *TERM[:1], "train.max_images=40")
+    trainer.train("contrast-resumed", *TERM)
+    expected, found = trainer.weights(reference), trainer.weights("contrast-resumed")
+    assert relative_difference(found, expected) == 0
