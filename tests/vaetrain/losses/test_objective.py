@@ -48,7 +48,10 @@ def test_every_term_is_weighted():
     objective = build(*ALL_TERMS, "beta.reduction=sum")
     output, target = random_output()
     weights = {term.name: 1.1 + 0.2 * number for number, term in enumerate(TERMS)}
-    total, parts = objective(output, target, HEIGHTS, Weights(weights, beta=0.7))
+    contrast = torch.tensor([0.3, 0.4])
+    given = (output, target, HEIGHTS, Weights(weights, beta=0.7))
+    total, parts = objective(*given, contrast=contrast)
+    assert torch.equal(parts["contrastive"], contrast)
     expected = 0.7 * parts["kl"]
     for term in TERMS:
         cost = 1 - parts[term.name] if term.is_similarity else parts[term.name]

@@ -25,8 +25,8 @@ each_function = pytest.mark.parametrize(
 Loss = Callable[[Tensor, Tensor, Tensor], Tensor]
 
 
-def test_every_term_has_a_function_or_a_builder():
-    for term in TERMS:
+def test_every_term_of_a_page_has_a_function_or_a_builder():
+    for term in (term for term in TERMS if not term.compares_pages):
         assert (term.function is None) != (term.builder is None), term.name
         assert callable(resolve_name(term.function or term.builder))
     assert len({term.name for term in TERMS}) == len(TERMS)
