@@ -13,7 +13,7 @@ from shards.reading.selection import Selection
 from vaetrain.data.loading import PageReader, TrainingData
 from vaetrain.engines.base import Engine
 from vaetrain.evaluation.pixel_metrics import GRADIENT_ENERGIES, PIXEL_METRICS, pixel_metrics
-from vaetrain.evaluation.retrieval import PageLabels, label_metrics
+from vaetrain.evaluation.retrieval import PageLabels, vector_metrics
 from vaetrain.evaluation.validation import page_means
 from vaetrain.inference.each_page import for_each_page
 from vaetrain.model.pca import principal_coordinates, shared_principal_components
@@ -181,10 +181,10 @@ def score_baselines(data: TrainingData, components: int) -> dict[str, dict[str, 
         pca.embed, len(pca.components), data.pages(compared), engine, to_main=True
     )
     if projected is not None:
-        labels = PageLabels.from_index(data.index, projected[0])
-        scores["pca"] |= label_metrics(projected[2], labels)
+        labels = PageLabels.from_pages(data, projected[0])
+        scores["pca"] |= vector_metrics(projected[2], labels)
     if len(compared) <= fits:
         pixels = pixel_vectors(data, compared, engine, size)
         if projected is not None:
-            scores["pixels"] = label_metrics(pixels, labels)
+            scores["pixels"] = vector_metrics(pixels, labels)
     return scores
