@@ -50,6 +50,11 @@ class Objective(nn.Module):
         self.log_variances = nn.Parameter(torch.zeros(len(self.terms))) if is_learned else None
 
     @property
+    def compares_pages(self) -> bool:
+        """Whether a term needs the `contrast` of a step's pages."""
+        return any(term.compares_pages for term in self.terms)
+
+    @property
     def parts(self) -> tuple[str, ...]:
         """Names of the values that a call returns beside the losses."""
         always = [term.name for term in TERMS if term.is_always_computed]

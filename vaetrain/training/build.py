@@ -26,7 +26,6 @@ from vaetrain.engines.model_options import apply_options
 from vaetrain.engines.optimizers import build_optimizer
 from vaetrain.evaluation.sample_metrics import SampleMetrics
 from vaetrain.losses.objective import Objective
-from vaetrain.losses.weights import terms_in_use
 from vaetrain.meters import Meter
 from vaetrain.model.vae import VAE
 from vaetrain.prior.prior import Prior
@@ -133,9 +132,6 @@ def build_run(command: Command, engine: Engine) -> Run:
     )
     with torch.device("meta"):
         skeleton = VAE(*shape)
-    if any(term.compares_pages for term in terms_in_use(experiment)):
-        found = read_other_widths(data, data.train)
-        engine.log(f"loss.contrastive: {found} of {len(data.train)} pages are known at two widths")
     stopwatch = Stopwatch()
     forward = ForwardStep(
         experiment,
@@ -146,6 +142,9 @@ def build_run(command: Command, engine: Engine) -> Run:
         device=device,
         phase=stopwatch.phase,
     )
+    if forward.objective.compares_pages:
+        found = read_other_widths(data, data.train)
+        engine.log(f"loss.contrastive: {found} of {len(data.train)} pages are known at two widths")
     run = Run(
         experiment=experiment,
         engine=engine,

@@ -101,7 +101,7 @@ class Trainer:
         kl = torch.zeros((), device=engine.device)
         pages: Iterable[Batch] = (self.read(batches) for _ in range(parts.batching.accumulation))
         contrasts: Iterable[Contrast | None] = itertools.repeat(None)
-        if weights.terms.get("contrastive"):
+        if parts.objective.compares_pages:
             pages = list(pages)
             contrasts = self.contrast(pages)
         for index, (batch, contrast) in enumerate(zip(pages, contrasts, strict=False)):
