@@ -4,7 +4,7 @@ import pytest
 
 from tests.support.tensors import relative_difference
 
-TERM = ("loss.contrastive=0.05", "train.max_images=80")
+TERM = ("loss.contrastive=0.05", "train.max_images=48")
 
 
 @pytest.fixture(scope="module")
@@ -13,7 +13,10 @@ def reference(trainer):
     return "contrast-one-rank"
 
 
-@pytest.mark.parametrize("engine", ["ddp", "zero3", "fsdp2"])
+SLOW = [pytest.param(engine, marks=pytest.mark.slow) for engine in ("zero3", "fsdp2")]
+
+
+@pytest.mark.parametrize("engine", ["ddp", *SLOW])
 def test_ranks_and_accumulation_change_nothing(trainer, reference, engine):
     name = f"contrast-{engine}"
     trainer.train(name, "train.micro_batch_size=2", *TERM, engine=engine)
@@ -28,7 +31,7 @@ def test_ranks_and_accumulation_change_nothing(trainer, reference, engine):
 
 
 def test_resume_gives_identical_weights(trainer, reference):
-    trainer.train("contrast-resumed", *TERM[:1], "train.max_images=40")
+    trainer.train("contrast-resumed", *TERM[:1], "train.max_images=24")
     trainer.train("contrast-resumed", *TERM)
     expected, found = trainer.weights(reference), trainer.weights("contrast-resumed")
     assert relative_difference(found, expected) == 0
