@@ -7,7 +7,9 @@ Uses the averaged weights of the run, which may be finished, or stopped after a 
 Reconstructions are decoded from `mu`. Validation pages are chosen as in training: the pages of the
 run's `data.val_templates` if the shards have any, else the shards' own split. FID and LPIPS are
 measured if their weights are in torch's cache. Without Inception's weights `fid_random` replaces
-`fid`; its values are comparable with one another only. With several processes
+`fid`; its values are comparable with one another only. Samples of the prior are compared with the
+training pages of TRAIN_SHARDS; without it with those of the run's own shards, or, if these are not
+on this machine, of DIR. With several processes
 (`accelerate launch -m vaetrain.evaluate ...`) the pages are shared among the ranks.
 """
 

@@ -66,7 +66,7 @@ class TrainConfig:
     log_every_images: int = setting(512, "images between lines of the training log", minimum=1)
     validate_every_images: int = setting(8192, "images between validations", minimum=1)
     validation_samples: int = setting(
-        128,
+        64,
         "samples of the prior that every validation compares with as many training pages; 0: none",
         minimum=0,
     )

@@ -21,7 +21,7 @@ from vaetrain.model.masked import keep, rows_at
 from vaetrain.model.vae import VAE
 
 STEPS = 3  # between the ends
-PAIRS = 16  # of pages, during a training
+PAIRS = 8  # of pages, during a training
 
 
 @torch.no_grad()

@@ -24,7 +24,7 @@ from vaetrain.model.vae import VAE
 from vaetrain.prior.prior import Prior
 
 MIN_UNSEEN = 50  # with fewer unseen pages, the number of samples does not follow theirs
-REFERENCES = 512  # training pages during a training
+REFERENCES = 256  # training pages among which the nearest is searched, during a training
 
 
 class SampleMetrics:
