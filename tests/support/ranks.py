@@ -20,7 +20,7 @@ class ThreadRanks(Collectives):
         received: bytes of the rows that this rank has gathered.
     """
 
-    heartbeat = None
+    heartbeat, timeout = None, 60.0
     device = torch.device("cpu")
 
     def __init__(self, rank: int, values: list[Any], barrier: Barrier) -> None:
