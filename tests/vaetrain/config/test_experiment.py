@@ -67,6 +67,14 @@ def test_the_timeout_must_be_longer_than_retries_of_a_download():
         load_experiment(None, [*remote, "train.timeout_seconds=60"])
 
 
+def test_too_few_samples_for_a_comparison_are_refused():
+    for allowed in (0, 20):
+        experiment = load_experiment(None, [f"train.validation_samples={allowed}"])
+        assert experiment.train.validation_samples == allowed
+    with pytest.raises(ConfigError, match=r"train\.validation_samples: 19 are too few"):
+        load_experiment(None, ["train.validation_samples=19"])
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [

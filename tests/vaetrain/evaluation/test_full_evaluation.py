@@ -1,11 +1,14 @@
 """Full evaluation of a model and its baselines."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 
 from tests.vaetrain.evaluation.conftest import single_page
 from vaetrain.evaluation import full_evaluation, network_metrics
-from vaetrain.evaluation.full_evaluation import evaluate_model
+from vaetrain.evaluation.full_evaluation import evaluate_model, prior_metrics
+from vaetrain.evaluation.network_metrics import NetworkMetrics
 from vaetrain.evaluation.pixel_metrics import PIXEL_METRICS
 
 LABEL_METRICS = {"knn_label_accuracy", "precision_at_10", "nmi", "ari", "ami"}
@@ -64,3 +67,40 @@ def test_more_pages_than_are_compared_change_only_what_compares_pages(
     assert subset["latent_std"] == pytest.approx(metrics["latent_std"], rel=1e-6)
     assert subset["mutual_information"] <= np.log(9) + 1e-9
     assert subset["baselines"]["pca"]["l1"] == pytest.approx(metrics["baselines"]["pca"]["l1"])
+
+
+def test_metrics_of_pca_and_pixels_stand_beside_those_of_the_model(metrics):
+    baselines = metrics["baselines"]
+    for name in ("pca", "pixels"):
+        flat = {key: metrics[f"{name}_{key}"] for key in baselines[name]}
+        assert flat == baselines[name]
+    assert {"pca_l1", "pca_precision_at_10", "pixels_box_iou_at_10"} <= set(metrics)
+
+
+def test_samples_interpolations_and_reconstructions_are_compared_with_training_pages(
+    trained, shards
+):
+    model, _ = trained
+    data = model.open_shards(shards)
+    pages = data.select("all")
+    networks = NetworkMetrics(model.experiment.loss, data, pages)
+    found = prior_metrics(model, data, pages, data, networks)
+    compared = {"two_sample_accuracy", "precision", "recall", "density", "coverage", "flat_share"}
+    compared |= {"nearest_train", "fid_random", "kid_random", "boxes_distance", "depth_distance"}
+    compared |= {"box_size_distance", "height_distance"}
+    expected = {f"sample_{name}" for name in compared} | {"flat_share"}
+    expected |= {"interpolation_blend_gap"}
+    expected |= {f"reconstruction_{name}" for name in ("two_sample_accuracy", "flat_share")}
+    # There are too few validation pages for `real_*`, and for steps between them.
+    assert set(found) == expected
+    assert found["sample_two_sample_accuracy"] > 0.9  # random weights
+
+
+def test_training_pages_are_those_of_the_run_if_it_is_still_there(trained, shards, tmp_path):
+    model, _ = trained
+    for folder, expected in ((shards, True), (tmp_path, False), ("s3://bucket/pages", False)):
+        data_config = dataclasses.replace(model.experiment.data, shards=str(folder))
+        model.experiment.data, before = data_config, model.experiment.data
+        found = model.training_shards()
+        model.experiment.data = before
+        assert (found is not None) == expected
