@@ -78,8 +78,9 @@ def test_metrics_of_pca_and_pixels_stand_beside_those_of_the_model(metrics):
 
 
 def test_samples_interpolations_and_reconstructions_are_compared_with_training_pages(
-    trained, shards
+    trained, shards, monkeypatch
 ):
+    monkeypatch.setattr(full_evaluation, "MAX_SAMPLES", 20)
     model, _ = trained
     data = model.open_shards(shards)
     pages = data.select("all")
