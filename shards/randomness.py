@@ -35,23 +35,29 @@ def sample_keys(seed: int, epochs: Tensor, ids: Tensor, purpose: str) -> Tensor:
     return random_bits(random_bits(root, epochs), ids)
 
 
-def random_bits(keys: Tensor | int, positions: Tensor) -> Tensor:
+def random_bits(keys: Tensor | int, positions: Tensor | int) -> Tensor:
     """Return output number `positions` (from 0) of splitmix64 seeded with `keys`: 64 bits.
 
     Args:
         keys: Long (...) or one signed 64-bit integer.
-        positions: Long (...), any values; broadcast against the keys.
+        positions: Long (...) or one integer, any values; broadcast against the keys. At least one
+            of the two is a tensor.
 
     Returns: Long of the broadcast shape.
     """
-    z = (positions + 1) * _GAMMA + keys
+    if isinstance(keys, Tensor) and isinstance(positions, Tensor):
+        z = torch.add(keys, positions, alpha=_GAMMA).add_(_GAMMA)
+    elif isinstance(keys, Tensor):
+        z = keys + _signed((positions + 1) * _GAMMA)
+    else:
+        z = (positions * _GAMMA).add_(_signed(keys + _GAMMA))
     # In place from here: on a CPU, noise for every pixel is bound by the passes over memory.
     z.bitwise_xor_(_shifted(z, 30)).mul_(_MIX_1)
     z.bitwise_xor_(_shifted(z, 27)).mul_(_MIX_2)
     return z.bitwise_xor_(_shifted(z, 31))
 
 
-def uniform(keys: Tensor, positions: Tensor) -> Tensor:
+def uniform(keys: Tensor, positions: Tensor | int) -> Tensor:
     """Return float32 in [0, 1), exact multiples of 2^-24, of the arguments' broadcast shape."""
     return _shifted(random_bits(keys, positions), 40).float().mul_(2.0**-24)
 
@@ -62,7 +68,11 @@ def normal(keys: Tensor, positions: Tensor) -> Tensor:
     The two uniform numbers are the halves of one 64-bit output. The largest absolute value is
     below 6.7.
     """
-    bits = random_bits(keys, positions)
+    return normal_of_bits(random_bits(keys, positions))
+
+
+def normal_of_bits(bits: Tensor) -> Tensor:
+    """Return standard normal float32 from outputs of `random_bits`, which are overwritten."""
     radius = _shifted(bits, 32).add_(1).float().mul_(2.0**-32).log_().mul_(-2.0).sqrt_()
     angle = bits.bitwise_and_(0xFFFFFFFF).float().mul_(2.0 * math.pi * 2.0**-32)
     return radius.mul_(angle.cos_())
@@ -84,6 +94,11 @@ def grid_positions(height: int, width: int, device: torch.device | str) -> Tenso
     """
     rows = torch.arange(height, device=device).unsqueeze(1)
     return rows.bitwise_left_shift(32) + torch.arange(width, device=device)
+
+
+def _signed(number: int) -> int:
+    """Return the signed 64-bit integer that equals a number modulo 2^64."""
+    return (number + 2**63) % 2**64 - 2**63
 
 
 def _shifted(bits: Tensor, places: int) -> Tensor:

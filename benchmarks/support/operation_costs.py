@@ -11,7 +11,8 @@ from torch import nn
 from torch.profiler import record_function
 from torch.utils.hooks import RemovableHandle
 
-from vaetrain.model.masked import MaskedCBAM, MaskedGroupNorm, PyramidPool
+from vaetrain.model.attention import MaskedCBAM
+from vaetrain.model.masked import MaskedGroupNorm, PyramidPool
 
 LAYERS: dict[type[nn.Module], str] = {
     nn.Conv2d: "convolution",

@@ -20,7 +20,8 @@ from vaetrain.engines.model_options import apply_options
 from vaetrain.engines.optimizers import build_optimizer, clip_gradients
 from vaetrain.model import decoder, encoder, latents, layers, linear_path, skips
 from vaetrain.model import vae as vae_model
-from vaetrain.model.masked import MaskedCBAM, MaskedGroupNorm, PyramidPool, Rows
+from vaetrain.model.attention import MaskedCBAM
+from vaetrain.model.masked import MaskedGroupNorm, PyramidPool, Rows
 from vaetrain.model.vae import VAE, Noise
 from vaetrain.training.build import Run
 

@@ -107,6 +107,19 @@ def a_batch(pictures: bool, device: torch.device = CUDA) -> Batch:
     )
 
 
+def a_step_on_a_gpu() -> tuple[Step, Batch]:
+    """Return a step with the same weights every time, and a batch of real values for it."""
+    torch.manual_seed(0)
+    with torch.device(CUDA):
+        step = Step("strong")
+    batch = a_batch(pictures=False)
+    for name in ("ids", "epochs", "tops", "owner", "boxes"):
+        getattr(batch, name).zero_()
+    batch.heights.fill_(100)
+    batch.canvas.fill_(100)
+    return step, batch
+
+
 class Step:
     """The trainer's forward path and the KL controller, with parts on the default device."""
 

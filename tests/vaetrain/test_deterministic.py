@@ -11,7 +11,15 @@ import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from tests.support.fake_devices import CPU, CUDA, PAGES, Step, a_batch, a_gan_trainer
+from tests.support.fake_devices import (
+    CPU,
+    CUDA,
+    PAGES,
+    Step,
+    a_batch,
+    a_gan_trainer,
+    a_step_on_a_gpu,
+)
 from vaetrain.engines.device_options import set_arithmetic
 
 # They raise an error on CUDA, some of them for some arguments only.
@@ -141,14 +149,7 @@ def test_a_step_repeats_its_bits_on_a_gpu():
     set_arithmetic(CUDA, deterministic=True, tf32=False)
     gradients = []
     for _ in range(2):
-        torch.manual_seed(0)
-        with torch.device(CUDA):
-            step = Step("strong")
-        batch = a_batch(pictures=False)
-        for name in ("ids", "epochs", "tops", "owner", "boxes"):
-            getattr(batch, name).zero_()
-        batch.heights.fill_(100)
-        batch.canvas.fill_(100)
+        step, batch = a_step_on_a_gpu()
         step.losses(batch)[0].sum().backward()
         gradients.append([parameter.grad for parameter in step.model.parameters()])
     assert all(torch.equal(a, b) for a, b in zip(*gradients, strict=True))

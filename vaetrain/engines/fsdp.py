@@ -79,7 +79,8 @@ def fsdp_units(model: nn.Module, min_parameters: int) -> list[nn.Module]:
     """Return the modules whose weights are gathered together, inner modules first.
 
     Weights outside all units are gathered with the model. A compiled module is not divided: a hook
-    inside it would break its graph.
+    inside it would break its graph. Neither is a module with the attribute `reads_inner_weights`,
+    which does not call the modules inside it, so that their hooks would not run.
 
     Args:
         min_parameters: smallest number of parameters of a unit, without those of units inside it.
@@ -89,7 +90,8 @@ def fsdp_units(model: nn.Module, min_parameters: int) -> list[nn.Module]:
 
     def visit(module: nn.Module) -> None:
         is_compiled = module._compiled_call_impl is not None
-        for child in () if is_compiled else module.children():
+        is_whole = is_compiled or getattr(module, "reads_inner_weights", False)
+        for child in () if is_whole else module.children():
             visit(child)
         own = set(module.parameters()) - in_units
         # FSDP gathers a unit's weights in a hook of its forward pass. A ModuleList has none.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from itertools import pairwise
 from pkgutil import resolve_name
 
@@ -13,7 +14,7 @@ from torch import Tensor, nn
 from vaetrain.model.config import ModelConfig
 from vaetrain.model.encoder import Level
 from vaetrain.model.layers import enlarge, fit_rows, zero_
-from vaetrain.model.masked import Rows, keep, rows_at
+from vaetrain.model.masked import Rows, keep
 from vaetrain.model.registry import SKIPS
 from vaetrain.model.sizes import SIZES, STRIDES
 from vaetrain.model.stage import Stage
@@ -84,7 +85,7 @@ class Decoder(nn.Module):
         self,
         z: Tensor,
         coarse: Tensor,
-        heights: Tensor,
+        page_rows: Sequence[Rows],
         size: tuple[int, int],
         features: list[Level] | None = None,
         gate: Tensor | None = None,
@@ -95,7 +96,7 @@ class Decoder(nn.Module):
         Args:
             z: (B, D) or (B, D, H / 16, W / 16).
             coarse: (B, 1, H / cell, W / cell).
-            heights: Long (B,), rows of each page.
+            page_rows: valid rows of the image, and at each of `STRIDES`.
             size: (H, W).
             features: the encoder's maps, for skip connections; None: no skip connections.
             gate: (B,) in [0, 1], 1 for open skip connections; required with features.
@@ -105,12 +106,10 @@ class Decoder(nn.Module):
             below the pages; the KL of each level of a ladder in nats, float32 (B, levels).
         """
         stride = STRIDES[-1]
-        rows = rows_at(heights, size[0] // stride, stride)
-        x = keep(F.silu(self.seed(z, size[0] // stride)), rows)
+        x = keep(F.silu(self.seed(z, size[0] // stride)), page_rows[-1])
         level_kl = []
         for number, stage in enumerate(self.stages):
-            stride //= 2
-            rows = rows_at(heights, size[0] // stride, stride)
+            stride, rows = stride // 2, page_rows[-2 - number]
             x = stage(x, rows, at_stride(coarse, self.cell, stride, rows))
             if self.skips:
                 # The encoder's maps are ordered from fine to coarse. The last map is the
@@ -120,7 +119,7 @@ class Decoder(nn.Module):
                 x, kl = self.skips[number](x, encoded, gate, noise, rows)
                 if kl is not None:
                     level_kl.append(kl)
-        rows = rows_at(heights, size[0])
+        rows = page_rows[0]
         added = keep(F.pixel_shuffle(self.add(x), 2), rows)
         if level_kl:
             ladder_kl = torch.stack(level_kl, 1)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
@@ -10,8 +11,8 @@ from torch import Tensor, nn
 from vaetrain.model.config import ModelConfig
 from vaetrain.model.gaussian import unbounded
 from vaetrain.model.layers import EqualLinear, fit_rows, zero_
-from vaetrain.model.masked import PyramidPool, Rows, keep, rows_at
-from vaetrain.model.sizes import SIZES, STRIDES
+from vaetrain.model.masked import PyramidPool, Rows, keep
+from vaetrain.model.sizes import SIZES
 from vaetrain.model.stage import Stage
 
 Level = tuple[Tensor, Rows]  # a feature map, 0 below the pages, and its valid rows
@@ -27,13 +28,16 @@ class Encoder(nn.Module):
             Stage(config, i, o, stride=2) for i, o in zip((1, *channels), channels, strict=False)
         )
 
-    def forward(self, images: Tensor, heights: Tensor) -> list[Level]:
-        """Map images (B, 1, H, W) to maps (B, channels[i], H / STRIDES[i], W / STRIDES[i])."""
+    def forward(self, images: Tensor, rows: Sequence[Rows]) -> list[Level]:
+        """Map images (B, 1, H, W) to maps (B, channels[i], H / STRIDES[i], W / STRIDES[i]).
+
+        Args:
+            rows: at each of `STRIDES`.
+        """
         x, levels = images, []
-        for stride, stage in zip(STRIDES, self.stages, strict=True):
-            rows = rows_at(heights, images.shape[2] // stride, stride)
-            x = stage(x, rows)
-            levels.append((x, rows))
+        for of_map, stage in zip(rows, self.stages, strict=True):
+            x = stage(x, of_map)
+            levels.append((x, of_map))
         return levels
 
 

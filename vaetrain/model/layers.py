@@ -34,7 +34,8 @@ class Conv2d(nn.Conv2d):
         """
         if page is None:
             return self._convolve(x, self.weight, self.bias)
-        map_weight, page_weight = self.weight.tensor_split([x.shape[1]], dim=1)
+        # The gradient of a split is one concatenation, that of two slices three operations.
+        map_weight, page_weight = self.weight.split([x.shape[1], page.shape[1]], dim=1)
         if self.kernel_size == (1, 1):
             y = enlarge(self._convolve(x, map_weight, None), rows, 2)
         else:
@@ -60,9 +61,9 @@ def _enlarging_kernel(weight: Tensor) -> Tensor:
 
     Returns: (inputs, outputs, 4, 4), for a stride of 2 and a padding of 1.
     """
-    kernel = F.pad(weight.flip(2, 3), (1, 1, 1, 1)).transpose(0, 1)
-    kernel = kernel[:, :, 1:] + kernel[:, :, :-1]
-    return kernel[:, :, :, 1:] + kernel[:, :, :, :-1]
+    # Sums over the windows of the 2x2 kernel.
+    kernel = F.avg_pool2d(weight.flip(2, 3), 2, stride=1, padding=1, divisor_override=1)
+    return kernel.transpose(0, 1)
 
 
 class EqualLinear(nn.Linear):

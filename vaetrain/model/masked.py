@@ -13,6 +13,7 @@ memory only to apply a mask. `keep` restores the invariant where no norm follows
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -22,18 +23,64 @@ from torch.autograd.function import once_differentiable
 from vaetrain.model.full_precision import widened
 
 GROUPS = 8  # of a norm, if the channels are divisible by it
+FLOOR = 1e30  # above all values of maps; finite, for pages without rows
+CONTIGUOUS = torch.contiguous_format
 
 
 class Rows(NamedTuple):
-    """Valid rows of feature maps.
+    """Valid rows of feature maps (B, C, H, W), and factors that layers derive from them.
+
+    The ratio of a page is H / (rows on the page), or the image's height for a page without rows.
 
     Attributes:
         mask: float32 (B, 1, H, 1), 1 on the page, 0 below.
-        count: float32 (B,), rows on the page, 0 to H.
+        floor: float32 (B, 1, H, 1), 0 on the page, `-FLOOR` below.
+        ratio: float32 (B, 1, 1, 1): a mean over a map that is 0 below the page, times the ratio, is
+            the mean over the page.
+        share: `mask * ratio`, float32 (B, 1, H, 1).
+        inward: `1 - mask * ratio ** 0.5`, of the same shape.
+        unspread: `mask * ratio ** -0.5`, of the same shape.
     """
 
     mask: Tensor
-    count: Tensor
+    floor: Tensor
+    ratio: Tensor
+    share: Tensor
+    inward: Tensor
+    unspread: Tensor
+
+    @property
+    def count(self) -> Tensor:
+        """Rows on the page, 0 to H: float32 (B,)."""
+        return self.mask.sum(dim=(1, 2, 3))
+
+
+def rows_at_strides(heights: Tensor, height: int, strides: Sequence[int]) -> list[Rows]:
+    """Return the rows that hold a pixel of the page, of a map at each stride of the image.
+
+    All are views of a few tensors, so that more strides cost hardly more operations.
+
+    Args:
+        heights: Long (B,), rows of each page in the image.
+        height: rows of the image, a multiple of the strides.
+        strides: image pixels per row of each map.
+    """
+    on_page = torch.arange(height, device=heights.device) < heights[:, None]
+    mask = on_page.float()[None, :, None, :, None]
+    # A row of a map holds a pixel of the page if its first row of pixels does.
+    filled = torch.stack([mask[0, :, 0, ::stride, 0].mean(dim=1) for stride in strides])
+    ratio = filled.clamp(min=1 / height).reciprocal()[:, :, None, None, None]
+    root = ratio.sqrt()
+    of_rows = mask * ratio, 1 - mask * root, mask / root
+    shared = mask[0], (mask[0] - 1) * FLOOR
+    return [
+        Rows(
+            *(each[:, :, ::stride] for each in shared),
+            ratio[index],
+            *(each[index, :, :, ::stride] for each in of_rows),
+        )
+        for index, stride in enumerate(strides)
+    ]
 
 
 def rows_at(heights: Tensor, height: int, stride: int = 1) -> Rows:
@@ -44,9 +91,7 @@ def rows_at(heights: Tensor, height: int, stride: int = 1) -> Rows:
         height: rows of the map.
         stride: image pixels per row of the map.
     """
-    count = torch.div(heights + (stride - 1), stride, rounding_mode="floor").clamp(max=height)
-    mask = torch.arange(height, device=heights.device) < count[:, None]
-    return Rows(mask[:, None, :, None].float(), count.float())
+    return rows_at_strides(heights, height * stride, [stride])[0]
 
 
 def keep(x: Tensor, rows: Rows) -> Tensor:
@@ -58,9 +103,9 @@ class MaskedGroupNorm(nn.Module):
     """Group normalisation (Wu and He 2018) with moments over the page only; 0 below the page.
 
     There are `GROUPS` groups, or the greatest common divisor of `GROUPS` and the channels. Moments
-    are computed in float32 in two passes, so that a large mean does not cancel the variance; the
-    output has the input's dtype. `scale` is the initial weight: with 0 the layers before the norm
-    contribute nothing at first.
+    are computed in float32 at least, in two passes, so that a large mean does not cancel the
+    variance; the output has the input's dtype. `scale` is the initial weight: with 0 the layers
+    before the norm contribute nothing at first.
     """
 
     def __init__(self, channels: int, scale: float = 1.0, eps: float = 1e-5) -> None:
@@ -72,14 +117,21 @@ class MaskedGroupNorm(nn.Module):
 
     def forward(self, x: Tensor, rows: Rows) -> Tensor:
         """Normalise (B, C, H, W); values of `x` below the pages are ignored."""
-        return _GroupNorm.apply(x, self.weight, self.bias, *rows, self.groups, self.eps)
+        return _GroupNorm.apply(x, self.weight, self.bias, self.groups, self.eps, *rows)
 
 
 class _GroupNorm(torch.autograd.Function):
-    """Masked group norm with a manual gradient, in half of autograd's passes over memory.
+    """Masked group norm by torch's kernels for maps without a mask, and its gradient.
 
-    Maps are viewed as (B, groups, C / groups, H, W), so that a group's moments broadcast. Masked
-    sums run over the width first, so that the mask multiplies rows, not pixels.
+    Let a page fill n of the N rows of a map. Move its values away from their mean by the factor
+    sqrt(N / n), and set the rest of the map to the mean. Over all N rows, mean and variance are
+    then those of the page, so torch's norm of this map, with differences from the bias times
+    sqrt(n / N), is the norm of the page. `lerp` does either in one pass.
+
+    In the backward pass the gradient is 0 below the page, so torch's sums are those of the page,
+    and its gradients of weight and bias are right. The gradient of a pixel is the scaled gradient
+    of the output minus means over all pixels; torch divides these by N where n is right. The
+    difference from the scaled gradient is therefore multiplied by N / n.
     """
 
     @staticmethod
@@ -88,53 +140,54 @@ class _GroupNorm(torch.autograd.Function):
         x: Tensor,
         weight: Tensor,
         bias: Tensor,
-        mask: Tensor,
-        count: Tensor,
         groups: int,
         eps: float,
+        *row_tensors: Tensor,
     ) -> Tensor:
-        grouped, mask = x.unflatten(1, (groups, -1)), mask[:, None]
-        size = (count * (grouped.shape[2] * x.shape[3])).clamp(min=1).view(-1, 1, 1, 1, 1)
-        row_sums = grouped.sum(dim=4, keepdim=True, dtype=torch.float32) * mask
-        # 0 below the page from here on: sums need no mask, and contiguous sums are faster.
-        centred = (grouped - row_sums.sum(dim=(2, 3), keepdim=True) / size).mul_(mask)
-        # `vector_norm` sums squares without storing a map of them.
-        squares = torch.linalg.vector_norm(centred, dim=(2, 3, 4), keepdim=True).square()
-        rstd = (squares / size + eps).rsqrt()
-        remaining = rstd  # factor from the map that is kept to the normalised map
-        if x.itemsize < 4:
-            # Kept normalised: differences from the mean can exceed the range of fp16.
-            centred.mul_(rstd)
-            remaining = torch.ones_like(rstd)
-        ctx.save_for_backward(centred.to(x.dtype), weight, rstd, remaining, mask, size)
-        scale, shift = (each.view(groups, -1, 1, 1) for each in (weight, bias))
-        return (centred * (remaining * scale)).add_(shift * mask).flatten(1, 2).to(x.dtype)
+        rows = Rows(*row_tensors)
+        grouped = x.unflatten(1, (groups, -1))
+        # Along the width first, so that the mask multiplies rows, not pixels.
+        row_means = grouped.mean(dim=4, keepdim=True, dtype=sum_dtype(x))
+        mean = row_means.mul_(rows.share[:, None]).mean(dim=(2, 3), keepdim=True)
+        spread = _for_torch(
+            torch.lerp(widened(grouped), mean, rows.inward[:, None].to(mean.dtype)).flatten(1, 2)
+        )
+        weight = weight.to(spread.dtype)
+        size = (x.shape[0], x.shape[1], x.shape[2] * x.shape[3], groups)
+        normed, _, rstd = torch.native_group_norm(spread, weight, bias.to(weight.dtype), *size, eps)
+        ctx.save_for_backward(x, weight, mean.view_as(rstd), rstd, rows.mask, rows.share)
+        ctx.size, ctx.format = size, _memory_format(x)
+        normed = torch.lerp(
+            bias[:, None, None] * rows.mask.to(normed.dtype), normed, rows.unspread.to(normed.dtype)
+        )
+        return normed.to(x.dtype, memory_format=ctx.format)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        centred, weight, rstd, remaining, mask, size = ctx.saved_tensors
+        x, weight, mean, rstd, mask, share = ctx.saved_tensors
+        dtype = x.dtype
         # Products of gradients and maps in half precision overflow, or lose small values.
-        grad = widened(grad).unflatten(1, centred.shape[1:3])
-        scale = weight.view(*centred.shape[1:3], 1, 1)
-        row_sums = grad.sum(dim=4, keepdim=True, dtype=torch.float32) * mask
-        grad_sum = row_sums.sum(dim=3, keepdim=True)
-        grad_dot = (grad * centred).sum(dim=(3, 4), keepdim=True, dtype=torch.float32)
-        mean_grad, mean_dot = (
-            (each * scale).sum(dim=2, keepdim=True) / size for each in (grad_sum, grad_dot)
+        x = _for_torch(widened(x))
+        grad = (widened(grad) * mask).contiguous(memory_format=_memory_format(x))
+        grad_x, grad_weight, grad_bias = torch.ops.aten.native_group_norm_backward(
+            grad, x, mean, rstd, weight, *ctx.size, [True] * 3
         )
-        grad_x = grad * (rstd * scale * mask)
-        # In place: on a CPU a pass that writes to new memory takes as long as three.
-        grad_x.addcmul_(centred, remaining.square() * rstd * mean_dot, value=-1)
-        grad_x.sub_(rstd * mean_grad * mask)
-        grad_weight, grad_bias = (grad_dot * remaining).sum(0).flatten(), grad_sum.sum(0).flatten()
-        grad_x = grad_x.flatten(1, 2).to(centred.dtype)
-        return grad_x, grad_weight, grad_bias, None, None, None, None
+        scale = rstd[:, :, None] * weight.view(rstd.shape[1], -1)
+        grad.mul_(scale.view(*grad.shape[:2], 1, 1))
+        grad_x = torch.lerp(grad, grad_x, share.to(grad.dtype))
+        grad_x = grad_x.to(dtype, memory_format=ctx.format)
+        return grad_x, grad_weight, grad_bias, None, None, *(None for _ in Rows._fields)
 
 
-def _page_sum(x: Tensor, mask: Tensor) -> Tensor:
-    """Sum (B, C, H, W) over the page's pixels: float32 (B, C)."""
-    return (x.sum(dim=3, dtype=torch.float32) * mask[:, :, :, 0]).sum(dim=2)
+def _for_torch(x: Tensor) -> Tensor:
+    """Return a map in a memory format that torch's norms accept; on GPUs that is NCHW alone."""
+    return x.contiguous(memory_format=_memory_format(x) if x.device.type == "cpu" else CONTIGUOUS)
+
+
+def _memory_format(x: Tensor) -> torch.memory_format:
+    is_channels_last = x.is_contiguous(memory_format=torch.channels_last)
+    return torch.channels_last if is_channels_last and not x.is_contiguous() else CONTIGUOUS
 
 
 class PyramidPool(nn.Module):
@@ -142,7 +195,7 @@ class PyramidPool(nn.Module):
 
     Bins divide each page's own rows, and the width, evenly. A row or column on the border of two
     bins counts in each by its share, so a page may have fewer rows than bins. The pooling consists
-    of two matrix products, because adaptive pooling to a grid that does not divide a dynamic size
+    of matrix products, because adaptive pooling to a grid that does not divide a dynamic size
     cannot be exported to ONNX.
     """
 
@@ -153,92 +206,42 @@ class PyramidPool(nn.Module):
 
     def forward(self, x: Tensor, rows: Rows) -> Tensor:
         """Pool (B, C, H, W) to float32 (B, C * bins)."""
-        x = x.float()
-        width = x.new_full((1,), x.shape[3])
-        pooled = []
+        x = widened(x)
+        height, width = x.shape[2:]
+        # The weights of both axes in one computation: the last line is the width.
+        counts = torch.cat([rows.count, rows.count.new_full((1,), width)])
+        weights = bin_weights(counts, self.levels, height + width).to(x.dtype)
+        down, across = weights[:-1, :, :height], weights[-1, :, :width]
         with torch.autocast(x.device.type, enabled=False):
-            for level in self.levels:
-                down = bin_weights(rows.count, level, x.shape[2])
-                across = bin_weights(width, level, x.shape[3])
-                bands = torch.einsum("bnh,bchw->bcnw", down, x)
-                pooled.append((bands @ across[0].T).flatten(1))
+            # All levels along the width at once, then each level along the height.
+            columns = (x @ across.T).split(self.levels, dim=3)
+            pooled = [
+                torch.einsum("bnh,bchm->bcnm", of_level, level).flatten(1)
+                for of_level, level in zip(down.split(self.levels, dim=1), columns, strict=True)
+            ]
         return torch.cat(pooled, dim=1)
 
 
-def bin_weights(count: Tensor, bins: int, length: int) -> Tensor:
-    """Return the weights of means over `bins` equal parts of `[0, count)`.
+def bin_weights(count: Tensor, levels: Sequence[int], length: int) -> Tensor:
+    """Return the weights of means over equal parts of `[0, count)`.
 
     Args:
         count: float (B,), number of cells to divide; 0 gives weights of 0.
-        bins: number of parts.
+        levels: numbers of parts.
         length: number of all cells, at least `count`.
 
-    Returns: float (B, bins, length), each row summing to 1, 0 from `count` on.
+    Returns: float (B, sum of levels, length), each row summing to 1, 0 from `count` on.
     """
-    part = (count / bins)[:, None, None]
-    start = part * torch.arange(bins, device=count.device)[:, None]
-    cells = torch.arange(length, device=count.device)
-    overlap = torch.minimum(cells + 1, start + part) - torch.maximum(cells, start)
-    return overlap.clamp(min=0) / part.clamp(min=1 / bins)
+    device = count.device
+    starts = [torch.linspace(0, 1 - 1 / bins, bins, device=device) for bins in levels]
+    shares = [torch.full((bins,), 1 / bins, device=device) for bins in levels]
+    start = (count[:, None] * torch.cat(starts))[:, :, None]
+    part = (count[:, None] * torch.cat(shares))[:, :, None]
+    cells = torch.arange(length, device=device)
+    overlap = torch.minimum(cells + 1, start + part).sub_(torch.maximum(cells, start))
+    return overlap.clamp_(min=0).div_(part.clamp(min=1 / max(levels)))
 
 
-class MaskedCBAM(nn.Module):
-    """Convolutional block attention (Woo et al. 2018): gates per channel, then per pixel.
-
-    Means and maxima are taken over the page only; 0 below the page stays 0.
-    """
-
-    def __init__(self, channels: int, reduction: int = 8, kernel: int = 7) -> None:
-        super().__init__()
-        hidden = max(channels // reduction, 4)
-        self.squeeze = nn.Linear(channels, hidden)
-        self.excite = nn.Linear(hidden, channels)
-        self.locate = nn.Conv2d(2, 1, kernel, padding=kernel // 2)
-
-    def forward(self, x: Tensor, rows: Rows) -> Tensor:
-        """Gate (B, C, H, W), 0 below the pages."""
-        # The gates are computed in float32: from large maps they, and more so their gradients,
-        # exceed the range of fp16, and the sigmoid's gradient makes inf * 0 = nan of it.
-        with torch.autocast(x.device.type, enabled=False):
-            x = _Gate.apply(x, self._channel_gate(x, rows))
-            return _Gate.apply(x, self._pixel_gate(x))
-
-    def _channel_gate(self, x: Tensor, rows: Rows) -> Tensor:
-        """Return the channels' gates: (B, C, 1, 1), float32 at least."""
-        is_padding = rows.mask[:, :, :, 0] == 0
-        pixels = (rows.count * x.shape[3]).clamp(min=1)[:, None]
-        mean = (_page_sum(x, rows.mask) / pixels).to(_sum_dtype(x))
-        highest = x.amax(dim=3).masked_fill(is_padding, torch.finfo(x.dtype).min).amax(dim=2)
-        hidden = torch.relu(self.squeeze(torch.stack([mean, widened(highest)])))
-        return torch.sigmoid(self.excite(hidden).sum(dim=0))[:, :, None, None]
-
-    def _pixel_gate(self, x: Tensor) -> Tensor:
-        """Return the pixels' gates: (B, 1, H, W), float32 at least."""
-        mean = x.mean(dim=1, keepdim=True, dtype=_sum_dtype(x))
-        highest = widened(x.amax(dim=1, keepdim=True))
-        return torch.sigmoid(self.locate(torch.cat([mean, highest], dim=1)))
-
-
-class _Gate(torch.autograd.Function):
-    """Product of maps and gates that broadcast; the gates' gradient is summed in float32.
-
-    The product has the maps' dtype, the gates' gradient that of the gates. Autograd would multiply
-    gradient and map in half precision, which overflows or loses small values, before it sums them.
-    """
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, gate: Tensor) -> Tensor:
-        ctx.save_for_backward(x, gate)
-        return x * gate.to(x.dtype)
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor]:
-        x, gate = ctx.saved_tensors
-        grad_gate = (widened(grad) * x).sum_to_size(gate.shape)
-        return (grad * gate).to(x.dtype), grad_gate.to(gate.dtype)
-
-
-def _sum_dtype(x: Tensor) -> torch.dtype:
+def sum_dtype(x: Tensor) -> torch.dtype:
     """Return the dtype of sums over `x`: float32 for half precision, else that of `x`."""
     return torch.float32 if x.itemsize < 4 else x.dtype

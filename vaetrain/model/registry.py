@@ -18,7 +18,7 @@ BLOCKS = {
 # Attention at the end of a block: a module of `channels`, called with a map and its `Rows`.
 ATTENTION = {
     "none": None,
-    "cbam": "vaetrain.model.masked:MaskedCBAM",
+    "cbam": "vaetrain.model.attention:MaskedCBAM",
 }
 
 # Connections from the encoder's maps to the decoder's: see `skips.GatedSkip` and `skips.Ladder`.

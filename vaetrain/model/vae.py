@@ -16,7 +16,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from shards.randomness import grid_positions, normal, random_bits, uniform
+from shards.randomness import grid_positions, normal, normal_of_bits, random_bits, uniform
 from vaetrain.model.config import ModelConfig
 from vaetrain.model.decoder import Decoder
 from vaetrain.model.embedding import EmbeddingSpace, StructureSizes, page_structure, structure_sizes
@@ -24,7 +24,7 @@ from vaetrain.model.encoder import Encoder, Level
 from vaetrain.model.full_precision import widened
 from vaetrain.model.gaussian import bounded, reparameterized
 from vaetrain.model.layers import fit_rows
-from vaetrain.model.masked import keep, rows_at
+from vaetrain.model.masked import Rows, keep, rows_at, rows_at_strides
 from vaetrain.model.mixup import mix_pairs
 from vaetrain.model.registry import LATENTS
 from vaetrain.model.sizes import SIZES, STRIDES
@@ -129,8 +129,9 @@ class VAE(nn.Module):
             views: images and heights of a second view of each page, which is encoded, too. With
                 `noise` None nothing is decoded, and only `views` of the output counts.
         """
+        rows = self._rows(heights, images.shape[2])
         if views is None:
-            posterior = self.posterior(images, heights)
+            posterior = self._posterior(images, rows)
             vectors = posterior.mu.new_empty(2, 0, self.latent_dim)
         else:
             posterior, vectors = self._both_views(images, heights, *views)
@@ -142,7 +143,7 @@ class VAE(nn.Module):
             z = mix_pairs(z, shares)
         size = tuple(images.shape[2:])
         page, logits, ladder = self._decode(
-            z, heights, size, levels, gate=noise.gate, eps=noise.ladder
+            z, heights, size, levels, gate=noise.gate, eps=noise.ladder, rows=rows
         )
         return VAEOutput(page, mu, logvar, ladder, logits, vectors)
 
@@ -175,10 +176,7 @@ class VAE(nn.Module):
 
     def posterior(self, images: Tensor, heights: Tensor) -> Posterior:
         """Encode images (B, 1, H, W) for `reconstruct`."""
-        levels = self.encoder(images, heights)
-        x, rows = levels[-1]
-        mu, logvar = self.head(x, rows).chunk(2, dim=1)
-        return Posterior(mu + self.linear.mu(images, rows), bounded(logvar), levels)
+        return self._posterior(images, self._rows(heights, images.shape[2]))
 
     def decode(
         self,
@@ -270,6 +268,16 @@ class VAE(nn.Module):
         self.linear.start_from_pca(mean, components, deviations)
         self.head.start_logvar(self.config.start_logvar)
 
+    def _rows(self, heights: Tensor, height: int) -> list[Rows]:
+        """Return the valid rows of images of `height` rows, and of maps at each of `STRIDES`."""
+        return rows_at_strides(heights, height, (1, *STRIDES))
+
+    def _posterior(self, images: Tensor, rows: list[Rows]) -> Posterior:
+        levels = self.encoder(images, rows[1:])
+        x, last = levels[-1]
+        mu, logvar = self.head(x, last).chunk(2, dim=1)
+        return Posterior(mu + self.linear.mu(images, last), bounded(logvar), levels)
+
     def _decode(
         self,
         z: Tensor,
@@ -278,17 +286,19 @@ class VAE(nn.Module):
         levels: list[Level] | None,
         gate: Tensor | None,
         eps: tuple[Tensor, ...] = (),
+        rows: list[Rows] | None = None,
     ) -> tuple[Tensor, Tensor, Tensor]:
+        rows = self._rows(heights, size[0]) if rows is None else rows
         z = self.keep_latent(z, heights)
         # In bf16 a page in [0, 1] would be rounded by up to 0.002, a twelfth of a nesting level.
         with torch.autocast(z.device.type, enabled=False):
             coarse = self.linear.page(widened(z), size[0])
-        base, added, ladder = self.decoder(z, coarse, heights, size, levels, gate, eps)
+        base, added, ladder = self.decoder(z, coarse, rows, size, levels, gate, eps)
         if self.config.output == "linear":
             page = widened(base) + widened(added)
             return page, page, ladder
         logits = torch.logit(base.float().clamp(LOGIT_EPS, 1 - LOGIT_EPS)) + added
-        return keep(torch.sigmoid(logits), rows_at(heights, size[0])), logits, ladder
+        return keep(torch.sigmoid(logits), rows[0]), logits, ladder
 
 
 def draw_noise(
@@ -302,12 +312,18 @@ def draw_noise(
         gate: of skip connections.
         dropout: share of pages whose gate is 0 instead.
     """
-    eps = _standard_normal(keys, model.latent_shape(size))
+    shape = model.latent_shape(size)
+    if len(shape) == 1:
+        # Position -1 is the gate's; in one computation with the others.
+        bits = random_bits(keys[:, None], torch.arange(-1, shape[0], device=keys.device))
+        gate_keys, eps = bits[:, 0], normal_of_bits(bits[:, 1:])
+    else:
+        gate_keys, eps = random_bits(keys, -1), _standard_normal(keys, shape)
     ladder: tuple[Tensor, ...] = ()
     if model.ladder_levels:
         # Other keys than the latent's: with the same, the levels would repeat the latent's noise.
-        ladder = _ladder_noise(random_bits(keys, torch.full_like(keys, -2)), size)
-    kept = uniform(random_bits(keys, torch.full_like(keys, -1)), torch.zeros_like(keys)) >= dropout
+        ladder = _ladder_noise(random_bits(keys, -2), size)
+    kept = uniform(gate_keys, 0) >= dropout
     return Noise(eps, ladder, kept * gate)
 
 
@@ -315,17 +331,15 @@ def _ladder_noise(keys: Tensor, size: tuple[int, int]) -> tuple[Tensor, ...]:
     """Draw standard normal noise for each level of a ladder, from keys Long (B,)."""
     return tuple(
         _standard_normal(
-            random_bits(keys, torch.full_like(keys, stride)),
+            random_bits(keys, stride),
             (LADDER_CHANNELS, size[0] // stride, size[1] // stride),
         )
         for stride in STRIDES[-2::-1]
     )
 
 
-def _standard_normal(keys: Tensor, shape: tuple[int, ...]) -> Tensor:
-    """Draw standard normal (B, *shape), at positions that do not depend on a page's padding."""
-    if len(shape) == 1:
-        return normal(keys[:, None], torch.arange(shape[0], device=keys.device))
+def _standard_normal(keys: Tensor, shape: tuple[int, int, int]) -> Tensor:
+    """Draw standard normal (B, C, h, w), at positions that do not depend on a page's padding."""
     channels = torch.arange(shape[0], device=keys.device)
     of_channels = random_bits(keys[:, None], channels)[:, :, None, None]
     return normal(of_channels, grid_positions(shape[1], shape[2], keys.device))

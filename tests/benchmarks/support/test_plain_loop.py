@@ -8,8 +8,9 @@ import torch
 from benchmarks.support.plain_loop import textbook, unmasked
 from shards.randomness import sample_keys
 from vaetrain.model import layers
+from vaetrain.model.attention import MaskedCBAM
 from vaetrain.model.config import ModelConfig
-from vaetrain.model.masked import MaskedCBAM, MaskedGroupNorm, PyramidPool
+from vaetrain.model.masked import MaskedGroupNorm, PyramidPool
 from vaetrain.model.vae import VAE, draw_noise
 
 ROWS, WIDTH = 64, 32

@@ -22,6 +22,7 @@ from tests.support.fake_devices import (
     Step,
     a_batch,
     a_gan_trainer,
+    a_step_on_a_gpu,
 )
 from vaetrain.model.vae import VAEOutput
 
@@ -154,14 +155,7 @@ def test_every_weight_gets_a_gradient_without_values():
 # On a CPU, fake CUDA tensors stand in: test_forward_path_stays_on_device.
 @pytest.mark.gpu
 def test_step_never_synchronises_with_a_gpu():
-    torch.manual_seed(0)
-    with torch.device(CUDA):
-        step = Step("strong")
-    batch = a_batch(pictures=False)
-    for name in ("ids", "epochs", "tops", "owner", "boxes"):
-        getattr(batch, name).zero_()
-    batch.heights.fill_(100)
-    batch.canvas.fill_(100)
+    step, batch = a_step_on_a_gpu()
     step.losses(batch)[0].sum().backward()
     torch.cuda.set_sync_debug_mode("error")
     try:

@@ -4,6 +4,7 @@ import torch
 from torch import nn
 
 from vaetrain.engines.fsdp import fsdp_units
+from vaetrain.model.attention import MaskedCBAM
 from vaetrain.model.config import ModelConfig
 from vaetrain.model.vae import VAE
 
@@ -29,3 +30,12 @@ def test_every_unit_has_a_forward_pass_and_units_share_no_weight():
         own.append({p for p in unit.parameters() if p not in in_units})
         in_units |= own[-1]
     assert all(sum(p.numel() for p in parameters) >= 1_000_000 for parameters in own)
+
+
+def test_a_module_that_reads_the_weights_inside_it_is_one_unit():
+    model = VAE(ModelConfig(), 64, 64)
+    attention = {module for module in model.modules() if isinstance(module, MaskedCBAM)}
+    inside = {inner for module in attention for inner in module.children()}
+    units = set(fsdp_units(model, 1))
+    assert attention <= units
+    assert not inside & units

@@ -37,7 +37,7 @@ def test_the_shorter_side_determines_the_levels_of_ms_ssim():
     # Width 32: 32 and 16 pixels hold a window, 8 do not. The first two weights, scaled to sum 1.
     prediction, target = (image.double() for image in flat_and_noisy(2, 64, 32))
     ssim_terms = pytorch_msssim.ssim.__globals__["_ssim"]
-    window = torch.tensor(ssim._gaussian(), dtype=torch.float64).view(1, 1, 1, -1)
+    window = ssim._gaussian(torch.ones((), dtype=torch.float64)).view(1, 1, 1, -1)
     _, contrast = ssim_terms(prediction, target, 1.0, window)
     halved = [torch.nn.functional.avg_pool2d(image, 2) for image in (prediction, target)]
     similarity, _ = ssim_terms(*halved, 1.0, window)

@@ -21,9 +21,10 @@ from vaetrain.losses.gradient_difference import gradient_difference
 from vaetrain.losses.pixel import bce_with_logits, charbonnier, l1, mse
 from vaetrain.losses.ssim import ms_ssim, ssim
 from vaetrain.model import masked
+from vaetrain.model.attention import MaskedCBAM
 from vaetrain.model.config import ModelConfig
 from vaetrain.model.gaussian import bounded, gaussian_kl, reparameterized
-from vaetrain.model.masked import MaskedCBAM, MaskedGroupNorm, PyramidPool, keep, rows_at
+from vaetrain.model.masked import MaskedGroupNorm, PyramidPool, keep, rows_at
 from vaetrain.model.vae import VAE, draw_noise
 
 # Tolerated errors, as shares of the largest absolute value of the reference: some roundings of the
@@ -75,7 +76,7 @@ def test_masked_norm(dtype, scale, upstream):
     weight, bias = 1 + 0.1 * random(8, seed=1), random(8, seed=2)
 
     def norm(x: Tensor) -> Tensor:
-        return masked._GroupNorm.apply(x, weight.float(), bias.float(), *rows, 2, 1e-5)
+        return masked._GroupNorm.apply(x, weight.float(), bias.float(), 2, 1e-5, *rows)
 
     def reference(x: Tensor) -> Tensor:
         return F.group_norm(x, 2, weight.float().double(), bias.float().double(), 1e-5)
@@ -104,15 +105,6 @@ def test_gradients_of_the_masked_norms_parameters(dtype, upstream):
     normed = F.group_norm(x.double(), 8, eps=norm.eps)
     check(norm.weight.grad, (normed * gradient.double()).sum(dim=(0, 2, 3)), TOLERANCE[dtype])
     check(norm.bias.grad, gradient.double().sum(dim=(0, 2, 3)), 1e-5)
-
-
-@DTYPES
-@pytest.mark.parametrize("upstream", [1e-3, 1.0, 1e3])
-@pytest.mark.parametrize("scale", [1e-2, 1.0, 1e3])
-@pytest.mark.parametrize("shape", [(2, 8, 1, 1), (2, 1, 32, 16)], ids=["channels", "pixels"])
-def test_gates(shape, scale, upstream, dtype):
-    inputs = [(scale * random(*SHAPE)).to(dtype), random(*shape, seed=1).to(dtype)]
-    compare(masked._Gate.apply, torch.mul, inputs, upstream)
 
 
 def cbam(seed: int) -> MaskedCBAM:
@@ -153,8 +145,8 @@ def test_pyramid_pooling(dtype, upstream):
     def reference(x: Tensor) -> Tensor:
         pooled = []
         for level in pool.levels:
-            down = masked.bin_weights(rows.count, level, 32).double()
-            across = masked.bin_weights(torch.tensor([16.0]), level, 16).double()
+            down = masked.bin_weights(rows.count, [level], 32).double()
+            across = masked.bin_weights(torch.tensor([16.0]), [level], 16).double()
             bands = torch.einsum("bnh,bchw->bcnw", down, x)
             pooled.append((bands @ across[0].T).flatten(1))
         return torch.cat(pooled, dim=1)

@@ -7,13 +7,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from vaetrain.model.attention import MaskedCBAM
 from vaetrain.model.masked import (
-    MaskedCBAM,
     MaskedGroupNorm,
     PyramidPool,
     bin_weights,
     keep,
     rows_at,
+    rows_at_strides,
 )
 
 HEIGHTS = torch.tensor([1, 5, 16, 9])
@@ -35,6 +36,22 @@ def test_rows_at_a_stride_are_those_with_a_pixel_of_the_page():
     assert rows.count.tolist() == [1, 1, 2, 4]
     assert rows.mask.sum(dim=(1, 2, 3)).tolist() == [1, 1, 2, 4]
     assert rows.mask[2, 0, :, 0].tolist() == [1, 1, 0, 0]
+
+
+def test_rows_at_several_strides_are_those_at_each():
+    several = rows_at_strides(HEIGHTS, 16, (1, 2, 16))
+    for stride, rows in zip((1, 2, 16), several, strict=True):
+        for own, expected in zip(rows, rows_at(HEIGHTS, 16 // stride, stride), strict=True):
+            torch.testing.assert_close(own, expected, rtol=0, atol=0)
+
+
+def test_a_mean_over_the_map_times_the_ratio_is_the_mean_over_the_page():
+    rows = rows_at(HEIGHTS, 16)
+    x = keep(noise(4, 1, 16, 4), rows)
+    expected = [page[:, :height].mean() for page, height in zip(x, HEIGHTS, strict=True)]
+    torch.testing.assert_close(
+        (x.mean(dim=2, keepdim=True) * rows.ratio).mean(dim=(1, 2, 3)), torch.stack(expected)
+    )
 
 
 def test_rows_never_exceed_the_map():
@@ -86,10 +103,10 @@ def test_norm_gradients_equal_those_of_torch_on_cropped_pages():
     inputs = (x, layer.weight, layer.bias)
     upstream = noise(4, 8, 16, 4).double()
     expected = torch.autograd.grad(plain(*inputs), inputs, upstream)
-    # The tolerance is that of row sums in float32.
+    # The tolerance is that of rows' factors in float32.
     gradients = torch.autograd.grad(layer(x, rows), inputs, upstream)
     for gradient, reference in zip(gradients, expected, strict=True):
-        torch.testing.assert_close(gradient.double(), reference, atol=2e-5, rtol=1e-5)
+        torch.testing.assert_close(gradient, reference, atol=1e-5, rtol=1e-6)
 
 
 def test_norm_is_accurate_for_a_mean_far_above_the_deviation():
@@ -128,7 +145,7 @@ def test_a_norm_of_scale_zero_outputs_zeros():
 
 
 def test_bins_weight_cells_by_their_overlap():
-    weights = bin_weights(torch.tensor([3.0, 1.0]), 2, 4)
+    weights = bin_weights(torch.tensor([3.0, 1.0]), [2], 4)
     expected = torch.tensor([[2 / 3, 1 / 3, 0, 0], [0, 1 / 3, 2 / 3, 0]])
     torch.testing.assert_close(weights[0], expected)
     torch.testing.assert_close(weights[1], torch.tensor([[1.0, 0, 0, 0], [1.0, 0, 0, 0]]))
@@ -141,14 +158,6 @@ def test_pyramid_equals_adaptive_pooling_if_bins_divide_the_page():
     expected = [F.adaptive_avg_pool2d(x, level).flatten(1) for level in (1, 2, 4)]
     assert pool.bins == 21
     torch.testing.assert_close(result, torch.cat(expected, dim=1))
-
-
-def test_cbam_excludes_the_padding_from_maxima():
-    layer = randomised(MaskedCBAM(8))
-    rows = rows_at(torch.tensor([3]), 6)
-    x = keep(noise(1, 8, 6, 4, offset=-9.0), rows)  # below 0, so a maximum over the padding is 0
-    alone = layer(x[:, :, :3], rows_at(torch.tensor([3]), 3))
-    torch.testing.assert_close(layer(x, rows)[:, :, :3], alone)
 
 
 @pytest.mark.parametrize("layer", [MaskedGroupNorm(8), MaskedCBAM(8)])
