@@ -48,6 +48,8 @@ def checks_of(parser: str, folder: Path) -> list[Check]:
             data.test_random_trees_are_refused_or_valid_layouts,
             data.test_damaged_json_is_refused_or_a_valid_layout,
             data.test_damaged_pictures_are_refused_or_gray,
+            data.test_damaged_jpegs_are_refused_or_gray,
+            data.test_damaged_dumps_are_refused_or_a_valid_layout,
         ]
     if parser == "captures":
         return [

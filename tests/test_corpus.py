@@ -28,7 +28,14 @@ from shards.reading.collator import Collator
 from shards.reading.shard_files import ShardFiles
 from shards.verify import find_damage
 from tests.corpus import BadFile, settings, write_files
-from tests.corpus.pages import LAYOUT, bad_layouts, bad_lines, bad_pictures, write_odd_files
+from tests.corpus.pages import (
+    LAYOUT,
+    bad_dumps,
+    bad_layouts,
+    bad_lines,
+    bad_pictures,
+    write_odd_files,
+)
 from tests.corpus.runs import write_bad_checkpoints, write_bad_models
 from tests.corpus.shards import write_bad_shards
 from tests.support.paths import REPO
@@ -105,7 +112,8 @@ def built(folder: Path, out: Path, store: str) -> tuple[Index, list[dict]]:
 
 
 def test_bad_layouts_are_refused(tmp_path):
-    files = write_files(tmp_path / "pages", bad_layouts()) + write_odd_files(tmp_path / "pages")
+    bad = [*bad_layouts(), *bad_dumps()]
+    files = write_files(tmp_path / "pages", bad) + write_odd_files(tmp_path / "pages")
     check_refused(
         files, lambda path: read_page(path, width=32, max_height=64, stride=16), UserError
     )

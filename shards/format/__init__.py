@@ -3,4 +3,4 @@
 Importing the package registers the source formats of these modules, see `shards.source_formats`.
 """
 
-from shards.format import jpeg, png, schemas  # noqa: F401
+from shards.format import element_list, figma, jpeg, png, schemas, uiautomator  # noqa: F401

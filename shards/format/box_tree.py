@@ -42,6 +42,7 @@ def layout_of_tree(
     children_key: str,
     canvas: tuple[int, int],
     origin: tuple[float, float] = (0, 0),
+    is_root_a_node: bool = True,
 ) -> Layout:
     """Return the layout of a tree of boxes.
 
@@ -52,10 +53,12 @@ def layout_of_tree(
         children_key: key of a node's list of children.
         canvas: width and height in px, of `canvas_size`.
         origin: point of the tree's coordinates that becomes (0, 0) of the canvas.
+        is_root_a_node: False for a root without a box that only holds the nodes at the top; it is
+            not counted as skipped.
 
     Raises `BadLayout` naming the box, counted in preorder from 0, and its fault.
     """
-    boxes, levels, skipped = _walk(root, read_box, children_key)
+    boxes, levels, skipped = _walk(root, read_box, children_key, 0 if is_root_a_node else -1)
     width, height = canvas
     corners = np.array(boxes, np.float64).reshape(-1, 4) - np.array([*origin, *origin])
     corners = corners.clip(0, [width, height, width, height])
@@ -71,11 +74,16 @@ def layout_of_tree(
     return Layout(width, height, corners[inside], depth, meta)
 
 
-def _walk(root: object, read_box: ReadBox, key: str) -> tuple[list[Box], list[int], int]:
-    """Return the boxes of a tree in preorder, their levels, and the number of skipped nodes."""
+def _walk(
+    root: object, read_box: ReadBox, key: str, first: int
+) -> tuple[list[Box], list[int], int]:
+    """Return the boxes of a tree in preorder, their levels, and the number of skipped nodes.
+
+    first: number of the root; -1 for one that is not counted.
+    """
     boxes: list[Box] = []
     levels: list[int] = []
-    number = skipped = 0
+    number = skipped = first
     stack: list[tuple[object, float, float, int]] = [(root, 0, 0, 1)]
     while stack:
         node, left, top, level = stack.pop()
@@ -130,6 +138,14 @@ def canvas_size(width: object, height: object) -> tuple[int, int]:
 def has_area(box: Box) -> bool:
     """Return whether a box has a positive width and height; False for NaN."""
     return box[2] > box[0] and box[3] > box[1]
+
+
+def clipped(box: Box, clip: Box | None) -> Box:
+    """Return the part of a box inside another one, which may have no area; None: the whole box."""
+    if clip is None or math.isnan(sum(box)):
+        return box
+    x0, y0, x1, y1 = box
+    return max(x0, clip[0]), max(y0, clip[1]), min(x1, clip[2]), min(y1, clip[3])
 
 
 def four_numbers(values: object, names: tuple[str, str, str, str]) -> Box:

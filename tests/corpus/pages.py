@@ -56,6 +56,13 @@ def bad_layouts() -> Iterator[tuple[str, bytes]]:
     records += [put(BOUNDS, ("children", 0, "bounds"), value) for value in ([], "", 5)]
     records += [put(RICO, ("activity",), value) for value in (None, [], {}, {"root": 5})]
     records += [put(RICO, ("activity", "root", "bounds"), [9, 9, 1, 1])]
+    frame = {"type": "FRAME", "absoluteBoundingBox": SIDES, "children": []}
+    for value in (5, [], {}, {**SIDES, "x": "1"}, {**SIDES, "width": 10**6}):
+        records.append({"document": {**frame, "absoluteBoundingBox": value}})
+    records += [{**frame, "children": value} for value in ({}, "x", [5], [[]])]
+    records += [{"document": {"type": "DOCUMENT"}}, {**frame, "visible": False}, {"nodes": {}}]
+    records += [[put(SIDES, (side,), value)] for side in SIDES for value in (True, "5", [], 1e99)]
+    records += [[SIDES] * TOO_MANY, {"1": {}, "2": None}, {"elements": [SIDES], "r": 5}]
     for number, record in enumerate(records):
         yield f"record-{number}.json", json.dumps(record).encode()
     text = json.dumps(LAYOUT).encode()
@@ -72,6 +79,35 @@ def bad_layouts() -> Iterator[tuple[str, bytes]]:
     yield "utf-16.json", json.dumps(LAYOUT).encode("utf-16")[:-1]
     yield "packed.json", gzip.compress(text)
     yield "pickle.json", pickle.dumps(LAYOUT)
+
+
+def bad_dumps() -> Iterator[tuple[str, bytes]]:
+    """Yield name and content of bad view hierarchies in XML."""
+    view = '<node bounds="[0,0][90,80]"/>'
+    whole = f'<?xml version="1.0" encoding="UTF-8"?><hierarchy>{view}</hierarchy>'
+    for length in range(0, len(whole), 12):
+        yield f"cut-{length}.xml", whole[:length].encode()
+    entities = "".join(f'<!ENTITY b{n + 1} "&b{n};&b{n};">' for n in range(30))
+    doctype = f'<!DOCTYPE a [<!ENTITY b0 "bbbbbbbbbb">{entities}]>'
+    texts = {
+        "bomb": f'{doctype}<hierarchy><node text="&b30;" bounds="[0,0][9,9]"/></hierarchy>',
+        "file": whole.replace("<hierarchy>", '<!DOCTYPE a SYSTEM "file:///dev/zero"><hierarchy>'),
+        "levels": "<hierarchy>" + "<node>" * TOO_DEEP + "</node>" * TOO_DEEP + "</hierarchy>",
+        "many": whole.replace(view, view * TOO_MANY),
+        "page": "<html><body/></html>",
+        "empty": "",
+        "no-node": whole.replace(view, ""),
+        "no-area": whole.replace("[90,80]", "[0,80]"),
+        "text": whole.replace("[90,80]", "[a,b]"),
+        "huge": whole.replace("[90,80]", "[90000,80000]"),
+        "digits": whole.replace("90", "9" * 9999),
+        "codec": whole.replace("UTF-8", "rot13"),
+        "layout": json.dumps(LAYOUT),
+    }
+    for name, text in texts.items():
+        yield f"{name}.xml", text.encode()
+    yield "packed.xml.gz", gzip.compress(whole.encode())[:-9]
+    yield "utf-16.xml", whole.encode("utf-16")[:-1]
 
 
 def bad_lines() -> Iterator[tuple[str, bytes, int]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 import shutil
 from collections.abc import Iterator
@@ -13,20 +14,24 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from PIL import Image
 
 from shards.build import build
 from shards.building.options import BuildOptions
 from shards.errors import DamagedShards
 from shards.format.index import HEADER_NAME, RECORD, TABLE_NAME, header_bytes
+from shards.format.jpeg import decode_jpeg
 from shards.format.json_text import decode_json
-from shards.format.layout import MAX_SIDE, BadLayout, parse_layout
+from shards.format.layout import MAX_SIDE, BadLayout, Layout, parse_layouts
 from shards.format.png import decode_png, encode_png
 from shards.format.tar import read_boxes, read_members
+from shards.format.uiautomator import parse_uiautomator
 from shards.open import open_index
 from shards.reading.collator import Collator
 from shards.reading.selection import select
 from shards.reading.shard_files import ShardFiles
 from shards.verify import find_damage
+from tests.support import uiautomator_specimens
 from tests.support.damage import TREES, damaged, mutated
 
 LEAVES = [{"b": [10 * n, 20, 30.5, 15]} for n in range(3)]
@@ -35,8 +40,20 @@ SIDES = {"x": 1, "y": 2, "width": 30, "height": 40}
 BOUNDS = {"bounds": SIDES, "children": [{"bounds": SIDES, "children": []}, None]}
 NODE = {"bounds": [0, 0, 1440, 2560], "visibility": "visible", "children": [None]}
 RICO = {"activity": {"root": {**NODE, "children": [NODE, NODE]}}, "activity_name": "app/a"}
-LAYOUTS = [COMPACT, BOUNDS, RICO]
+FRAME = {"type": "FRAME", "absoluteBoundingBox": {**SIDES}, "children": [], "clipsContent": True}
+TEXT = {"type": "TEXT", "x": 1, "y": 2, "width": 3, "height": 4, "visible": True}
+GROUP = {"type": "GROUP", "children": [TEXT, FRAME], "opacity": 1}
+FILE = {"type": "CANVAS", "name": "c", "children": [{**FRAME, "children": [GROUP, None]}]}
+FIGMA = {"name": "f", "document": {"type": "DOCUMENT", "children": [FILE]}}
+ELEMENTS = [{**SIDES, "id": n, "parent": n - 1} for n in range(3)]
+LISTED = {"elements": [*ELEMENTS, {"rect": SIDES}], "width": 90, "height": 80, "label": "a"}
+BY_NUMBER = {"1": SIDES, "2": None, "3": {**SIDES, "x": 4.5}}
+LAYOUTS = [COMPACT, BOUNDS, RICO, FIGMA, ELEMENTS, LISTED, BY_NUMBER]
+DUMPS = [uiautomator_specimens.specimens()[name][0] for name in ("a screen", "all windows")]
 GRAY = np.arange(600, dtype=np.uint8).reshape(20, 30)
+STREAM = io.BytesIO()
+Image.fromarray(GRAY).save(STREAM, "JPEG")
+JPEG = STREAM.getvalue()
 
 
 @contextmanager
@@ -54,16 +71,24 @@ def only(refusal: type[ValueError]) -> Iterator[None]:
 def check_layout(record: object) -> None:
     """Assert that a record is refused, or parsed into a valid layout."""
     with only(BadLayout):
-        layout = parse_layout(record)
-        assert 1 <= layout.width <= MAX_SIDE
-        assert 1 <= layout.height <= MAX_SIDE
-        assert layout.boxes.dtype in (np.int16, np.float32)
-        x0, y0, x1, y1 = layout.boxes.T
-        assert len(layout.boxes) > 0
-        assert ((x0 >= 0) & (x1 > x0) & (x1 <= layout.width)).all()
-        assert ((y0 >= 0) & (y1 > y0) & (y1 <= layout.height)).all()
-        assert layout.depth >= 1
-        json.dumps(layout.meta).encode()
+        for page in parse_layouts(record):
+            with only(BadLayout):
+                check_page(page)
+
+
+def check_page(layout: Layout | BadLayout) -> None:
+    """Raise the refusal of a page, or assert that it is a valid layout."""
+    if isinstance(layout, BadLayout):
+        raise layout
+    assert 1 <= layout.width <= MAX_SIDE
+    assert 1 <= layout.height <= MAX_SIDE
+    assert layout.boxes.dtype in (np.int16, np.float32)
+    x0, y0, x1, y1 = layout.boxes.T
+    assert len(layout.boxes) > 0
+    assert ((x0 >= 0) & (x1 > x0) & (x1 <= layout.width)).all()
+    assert ((y0 >= 0) & (y1 > y0) & (y1 <= layout.height)).all()
+    assert layout.depth >= 1
+    json.dumps(layout.meta).encode()
 
 
 @given(st.one_of([mutated(layout) for layout in LAYOUTS]))
@@ -88,6 +113,20 @@ def test_damaged_pictures_are_refused_or_gray(data):
         gray = decode_png(data)
         assert gray.dtype == np.uint8
         assert gray.ndim == 2
+
+
+@given(damaged(JPEG) | st.binary())
+def test_damaged_jpegs_are_refused_or_gray(data):
+    with only(BadLayout):
+        gray = decode_jpeg(data)
+        assert gray.dtype == np.uint8
+        assert gray.ndim == 2
+
+
+@given(st.one_of([damaged(dump) for dump in DUMPS]) | st.binary() | st.text().map(str.encode))
+def test_damaged_dumps_are_refused_or_a_valid_layout(data):
+    with only(BadLayout):
+        check_page(parse_uiautomator(data))
 
 
 def build_whole(source: Path) -> Path:

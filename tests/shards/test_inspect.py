@@ -11,6 +11,7 @@ from shards import inspect
 from shards.format.png import decode_png, encode_png
 from shards.open import open_index
 from tests.shards.pages import page, write_lines
+from tests.support import element_specimens, figma_specimens, uiautomator_specimens
 from tests.support.commands import run_module
 
 
@@ -53,6 +54,26 @@ def test_a_source_file_is_shown_as_it_is_trained_on(tmp_path, capsys, monkeypatc
     drawn = decode_png(sheet.read_bytes())
     assert drawn.shape[1] == 128 + 2 * 8
     assert sorted(tmp_path.iterdir()) == [tmp_path / "x.jsonl", sheet]
+
+
+@pytest.mark.parametrize("kind", ["figma", "uiautomator", "elements"])
+def test_sources_of_other_tools_are_shown(tmp_path, capsys, monkeypatch, kind):
+    if kind == "uiautomator":
+        path = tmp_path / "screen.xml"
+        path.write_bytes(uiautomator_specimens.specimens()["views without area"][0])
+        expected = ["nodes skipped, invisible or without area: 4", "1080 x 2400 px", "2 boxes"]
+    elif kind == "figma":
+        path = tmp_path / "file.json"
+        path.write_text(json.dumps(figma_specimens.specimens()["nodes without area"][0]))
+        expected = ["nodes skipped, invisible or without area: 6", "393 x 852 px", "3 boxes"]
+    else:
+        path = tmp_path / "bb.json"
+        path.write_text(json.dumps(element_specimens.specimens()["elements without area"][0]))
+        expected = ["nodes skipped, invisible or without area: 2", "1280 x 720 px", "4 boxes"]
+    lines = inspected(capsys, monkeypatch, path, "--sheet", tmp_path / "x.png")
+    assert lines[0] == f"{path}: 1 pages; 0 inputs refused"
+    assert [lines[1], *lines[-1].split("\t")[5:]] == expected
+    assert decode_png((tmp_path / "x.png").read_bytes()).shape[1] == 128 + 2 * 8
 
 
 def test_a_folder_of_pictures_is_shown(tmp_path, capsys, monkeypatch):

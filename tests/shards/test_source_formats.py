@@ -44,7 +44,8 @@ def build_one(source: Path, out: Path, **options) -> tuple[int, list[dict]]:
 
 
 def test_choices_are_the_registered_formats():
-    schemas, files = ("bounds", "compact", "rico"), ("jpeg", "png")
+    schemas = ("bounds", "compact", "elements", "figma", "rico")
+    files = ("jpeg", "png", "uiautomator")
     assert format_choices() == ("auto", "layout", *sorted((*schemas, *files, "synthetic")))
     command = [sys.executable, "-m", "shards.build", "--help"]
     text = subprocess.run(command, cwd=REPO, capture_output=True, text=True, timeout=60).stdout
@@ -136,6 +137,13 @@ def test_a_name_is_registered_once():
         ({"bounds": {}, "activity": {}}, "rico"),
         ({"bounds": {}}, "bounds"),
         ({"bounds": 5}, "bounds"),
+        ({"type": "FRAME", "x": 0, "y": 0, "width": 9, "height": 9}, "figma"),
+        ({"elements": [{"type": "FRAME"}]}, "figma"),
+        ({"document": {"type": "DOCUMENT"}, "nodes": {}}, "figma"),
+        ({"elements": [{"x": 0, "y": 0, "width": 9, "height": 9}], "nodes": []}, "elements"),
+        ({"12": {"x": 0, "y": 0, "width": 9, "height": 9}, "13": None}, "elements"),
+        ({"elements": [{"type": "FRAME"}], "bounds": []}, "rico"),
+        ({"elements": [{"x": 0, "y": 0, "width": 9, "height": 9}], "r": {}}, "compact"),
     ],
 )
 def test_at_most_one_schema_recognises_a_record(record, schema):
@@ -146,7 +154,8 @@ def test_at_most_one_schema_recognises_a_record(record, schema):
 
 def test_suffixes_of_each_choice():
     json_suffixes = (".jsonl", ".jsonl.gz", ".ndjson", ".ndjson.gz", ".json", ".json.gz")
-    assert suffixes_of("auto") == (*json_suffixes, ".jpg", ".jpeg", ".png")
+    others = (".jpg", ".jpeg", ".png", ".xml", ".uix", ".xml.gz")
+    assert suffixes_of("auto") == (*json_suffixes, *others)
     assert suffixes_of("layout") == suffixes_of("rico") == json_suffixes
     assert suffixes_of("png") == (".png",)
 
