@@ -3,8 +3,9 @@
     python -m shards.build layouts/ --out data/layouts
     python -m shards.build --format synthetic --count 10000 --out data/synthetic
 
-SOURCE is a file of JSON lines (.jsonl), layouts (.json), a picture (.png, .jpg), a tar of such
-files (.tar, .tar.gz), or a folder of them; text files may be compressed (.gz). The same pages and
+SOURCE is a file of JSON lines (.jsonl), layouts or a file of another tool, such as Figma (.json,
+.xml), a picture (.png, .jpg), a tar of such files (.tar, .tar.gz), or a folder of them; text files
+may be compressed (.gz). Each is recognised by its content, see docs/data.md. The same pages and
 seed give the same bytes for any number of workers and any order of the files. The output folder is
 created only when it is complete. Its `rejects.jsonl` lists every input that was refused or is a
 duplicate, with the reason.
@@ -43,9 +44,13 @@ from shards.source_formats import format_choices, generator_of
 
 @dataclass(frozen=True)
 class BuildReport(Assembled):
-    """Summary of a build and its folder; as text, the output of the command."""
+    """Summary of a build and its folder; as text, the output of the command.
+
+    val_fraction: share of validation pages that was requested.
+    """
 
     folder: Path
+    val_fraction: float
 
     def __str__(self) -> str:
         counts = self.counts
@@ -55,9 +60,17 @@ class BuildReport(Assembled):
             f"split by {self.split_by}: {counts['train']} train, {counts['val']} val",
             f"{self.shards} shards, {self.bytes} bytes, in {self.folder}",
         ]
+        if counts["val"] == 0 and self.val_fraction > 0:
+            lines.append(self._describe_missing_validation())
         if counts["read"] > counts["kept"]:
             lines.append(f"reasons for rejected inputs: {self.folder / REJECTS_NAME}")
         return "\n".join(map(one_line, lines + self.notes))
+
+    def _describe_missing_validation(self) -> str:
+        if self.counts["kept"] == 1:
+            return "no validation pages: there is a single page; add others"
+        remedy = f"add pages of another {self.split_by}, or build with --split-by sample"
+        return f"no validation pages: all pages have one {self.split_by}; {remedy}"
 
     @property
     def notes(self) -> list[str]:
@@ -106,7 +119,7 @@ def build(sources: Sequence[str | Path], out: str | Path, options: BuildOptions)
         ) from None
     finally:
         shutil.rmtree(folder, ignore_errors=True)
-    return BuildReport(**vars(done), folder=out)
+    return BuildReport(**vars(done), folder=out, val_fraction=options.val_fraction)
 
 
 def _inputs(

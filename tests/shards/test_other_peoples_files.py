@@ -51,6 +51,19 @@ IDS += ["a\u202eb", "a\nb", "x" * 1024, "登" * 1024, "\uff21\uff22", "AB", "ab"
 IDS += [" ", "-", "..", "/", "'\"\\"]
 
 
+def test_a_build_without_validation_pages_says_why(tmp_path):
+    one = [page(name, x=9 * n, template="app") for n, name in enumerate("abc")]
+    source = write_lines(tmp_path / "p.jsonl", one)
+    report = build([source], tmp_path / "one", OPTIONS)
+    assert "no validation pages: all pages have one template; add pages of" in str(report)
+    split = BuildOptions(workers=1, keep_duplicates=True, split_by="sample")
+    assert "no validation" not in str(build([source], tmp_path / "split", split))
+    none = BuildOptions(workers=1, keep_duplicates=True, val_fraction=0)
+    assert "no validation" not in str(build([source], tmp_path / "none", none))
+    single = build([write_lines(tmp_path / "s.jsonl", one[:1])], tmp_path / "single", OPTIONS)
+    assert "no validation pages: there is a single page" in str(single)
+
+
 def test_ids_of_any_script_are_stored_beside_keys_that_are_ascii(tmp_path):
     records = [
         page(name, x=n, label=f"标签{n % 3}", template=f"模板{n % 5}") for n, name in enumerate(IDS)
