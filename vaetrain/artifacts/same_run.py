@@ -87,7 +87,7 @@ def check_same_experiment(
         free -= {"collapse.inactive_share", "train.validate_every_images"}  # they decide beta
     changed = [
         change
-        for key, change in _changes(saved_experiment, as_dict(experiment)).items()
+        for key, change in _changes(_completed(saved_experiment), as_dict(experiment)).items()
         if key not in free
     ]
     if changed:
@@ -110,6 +110,17 @@ def check_same_policy(saved_policy: dict[str, Any], policy: Policy) -> None:
             "augment.policy: the run was started with another policy and cannot be resumed with "
             f"this one: {', '.join(changed)}; give the old policy, or another --run-dir"
         )
+
+
+def _completed(experiment: dict[str, Any]) -> dict[str, Any]:
+    """Add the settings of later versions to a saved experiment, with the values it computed with.
+
+    0.1 had no contrastive loss.
+    """
+    loss = {"contrastive": 0.0} | experiment.get("loss", {})
+    curriculum = experiment.get("curriculum", {})
+    phases = [{"contrastive": None} | phase for phase in curriculum.get("phases", [])]
+    return experiment | {"loss": loss, "curriculum": curriculum | {"phases": phases}}
 
 
 def _changes(before: dict[str, Any], now: dict[str, Any]) -> dict[str, str]:

@@ -51,3 +51,13 @@ def test_settings_of_another_version_are_named():
         ConfigError, match=r"loss\.ssim \(was absent, now 0\.1\).*; give the old settings"
     ):
         same_run.check_same_experiment(before, Experiment())
+
+
+def test_a_run_of_a_version_without_the_contrastive_loss_resumes():
+    settings = ["curriculum.phases=[{epoch: 1, ssim: 0.2}]"]
+    before = as_dict(load_experiment(None, settings))
+    del before["loss"]["contrastive"], before["curriculum"]["phases"][0]["contrastive"]
+    same_run.check_same_experiment(before, load_experiment(None, settings))
+    other = load_experiment(None, [*settings, "loss.contrastive=0.1"])
+    with pytest.raises(ConfigError, match=r"loss\.contrastive \(was 0\.0, now 0\.1\)"):
+        same_run.check_same_experiment(before, other)
