@@ -82,4 +82,7 @@ if $dry_run; then
     echo
     exit
 fi
+if ((machines > 1)); then
+    echo "machine $rank of $machines: waiting for the other machines at $address:$port" >&2
+fi
 exec "${command[@]}"

@@ -81,6 +81,9 @@ def test_a_dry_run_is_an_option_or_a_variable(tmp_path, switch):
     assert done.stdout.strip() == launched(0, "a", 29500, 2, "").strip()
     done = run("launch/multinode.sh", *arguments, DRY_RUN="", PATH=path)
     assert done.stdout.strip() == "launched"
+    # torch's launcher waits for the other machines without a word.
+    waiting = "machine 0 of 2: waiting for the other machines at a:29500"
+    assert done.stderr.strip() == waiting
 
 
 def test_each_nodes_step_has_the_cores_of_its_task(tmp_path):
