@@ -33,6 +33,7 @@ from vaetrain.config.command import experiment_path
 from vaetrain.config.experiment import experiment_from, load_experiment
 from vaetrain.data.config import SAMPLE_SHARDS
 from vaetrain.data.loading import TrainingData, build_sample
+from vaetrain.engines.devices import thread_line
 from vaetrain.engines.spec import running_launch
 from vaetrain.engines.start import start_engine
 from vaetrain.model.vae import VAE
@@ -42,6 +43,7 @@ def main() -> NoReturn:
     """Run the command, and end the process as the engine does."""
     arguments = _parser().parse_intermixed_args()
     engine = start_engine(running_launch(os.environ), "no")
+    engine.log(thread_line(torch.get_num_threads()))
     saved = None
     if arguments.run is not None:
         saved = newest_checkpoint(arguments.run / "checkpoints", engine.log)
