@@ -24,6 +24,8 @@ from typing import NoReturn
 if __name__ == "__main__" and __package__ is None:  # the launcher runs the file
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
+import torch
+
 from benchmarks.support.batch_size.gradient_noise import MICRO_BATCH, PAGES, losses_at, measure
 from shards import cli, errors
 from shards.atomic_files import write_atomic
