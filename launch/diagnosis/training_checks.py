@@ -123,7 +123,7 @@ def _engine(engine: str, bench: Workbench) -> Held:
 
 
 for _name in ENGINES:
-    register(f"engine_{_name}", seconds=120, plan=partial(_engine_plan, _name), engine=_name)(
+    register(f"engine_{_name}", seconds=180, plan=partial(_engine_plan, _name), engine=_name)(
         partial(_engine, _name)
     )
 
@@ -228,7 +228,7 @@ def vaegan_r1(bench: Workbench) -> Held:
     return Held(text, {"difference": difference, "tolerance": GAN_TOLERANCE})
 
 
-@register("offload", seconds=120, plan=partial(_engine_plan, OFFLOAD), engine=OFFLOAD)
+@register("offload", seconds=180, plan=partial(_engine_plan, OFFLOAD), engine=OFFLOAD)
 def offload(bench: Workbench) -> Held:
     """ZeRO-3 with weights and optimizer state in host memory trains as one process."""
     return _engine(OFFLOAD, bench)
