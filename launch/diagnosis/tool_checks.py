@@ -95,7 +95,7 @@ def _export_plan(machine: Machine) -> str:
     return "outputs of a new model's ONNX file equal to those of PyTorch, on the CPU"
 
 
-@register("export", seconds=120, plan=_export_plan)
+@register("export", seconds=180, plan=_export_plan)
 def export(bench: Workbench) -> Held:
     """The exported ONNX graph computes what PyTorch computes."""
     _export_plan(bench.machine)
