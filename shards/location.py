@@ -8,6 +8,8 @@ from pathlib import Path
 from shards.errors import UserError
 from shards.optional_dependencies import require
 
+INDEX_NAME = "index.json"
+
 DRIVERS = {"s3": "s3fs", "gs": "gcsfs", "http": "aiohttp", "https": "aiohttp"}
 """Supported protocols, and the module that each needs beside fsspec."""
 
@@ -48,3 +50,19 @@ def require_driver(location: str | Path, purpose: str) -> None:
     if protocol is not None:
         for module in ("fsspec", DRIVERS[protocol]):
             require(module, "cloud", purpose)
+
+
+def describe_other_files(folder: Path) -> str | None:
+    """Return the error line for a source that was given in place of a folder of shards.
+
+    Returns None if the folder has an index, is empty, or does not exist.
+    """
+    if folder.is_file():
+        held = "is a file, not a folder of shards"
+    elif not folder.is_dir() or (folder / INDEX_NAME).exists() or not any(folder.iterdir()):
+        return None
+    else:
+        tars = any(folder.glob("*.tar")) or any(folder.glob("*.tar.gz"))
+        held = "holds tars of another tool" if tars else "holds no shards"
+        held += f", no {INDEX_NAME}"
+    return f"{folder}: {held}; build shards of it first: python -m shards.build {folder} --out NEW"

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from shards.errors import UserError
-from shards.location import require_driver
+from shards.location import INDEX_NAME, describe_other_files, require_driver
 from vaetrain.augmentation.policy import load_policy
 from vaetrain.config.command import Command, experiment_path, parse_command
 from vaetrain.config.experiment import Experiment, load_experiment
@@ -85,10 +85,9 @@ def require_shards(experiment: Experiment) -> None:
     folder = experiment.data.folder
     require_driver(folder, f"data.shards={experiment.data.shards}")
     is_own = isinstance(folder, Path) and folder != SAMPLE_SHARDS
-    if is_own and not (folder / "index.json").exists():
-        raise ConfigError(
-            f"data.shards: {folder} holds no index.json; build shards there with shards.build"
-        )
+    if is_own and not (folder / INDEX_NAME).exists():
+        missing = f"{folder} holds no {INDEX_NAME}; build shards there with shards.build"
+        raise ConfigError(f"data.shards: {describe_other_files(folder) or missing}")
 
 
 def started_launch(engine_file: Path | None, launcher: LauncherCommand | None) -> Launch | None:

@@ -20,9 +20,10 @@ from typing import Any, Protocol
 import numpy as np
 
 from shards.errors import DamagedShards
+from shards.location import INDEX_NAME, describe_other_files
 
 SCHEMA = 2
-HEADER_NAME = "index.json"
+HEADER_NAME = INDEX_NAME
 TABLE_NAME = "index.bin"
 REJECTS_NAME = "rejects.jsonl"
 BLOCK = 512  # bytes of a tar block
@@ -155,7 +156,9 @@ def _read_header(path: Path) -> dict[str, Any]:
     try:
         header = json.loads(path.read_bytes())
     except OSError as error:
-        raise DamagedShards(_describe_missing(path, error)) from None
+        held = describe_other_files(path.parent)
+        fault = held or f"{path}: {error.strerror}; rebuild with shards.build"
+        raise DamagedShards(fault) from None
     except (ValueError, RecursionError):
         raise DamagedShards(f"{path}: is damaged: not JSON") from None
     if not isinstance(header, dict) or header.get("schema") != SCHEMA:
@@ -168,21 +171,6 @@ def _read_header(path: Path) -> dict[str, Any]:
     if not _is_sha256(header.get("table_sha256")):
         raise DamagedShards(f'{path}: "table_sha256" must be a SHA-256')
     return header
-
-
-def _describe_missing(path: Path, error: OSError) -> str:
-    """Return the message for a folder without an index; it may hold files of other tools."""
-    folder = path.parent
-    if folder.is_file():
-        held = "is a file, not a folder of shards"
-    elif isinstance(error, FileNotFoundError) and folder.is_dir() and any(folder.iterdir()):
-        tars = any(folder.glob("*.tar")) or any(folder.glob("*.tar.gz"))
-        held = "holds tars of another tool" if tars else "holds no shards"
-        held += f" (no {HEADER_NAME})"
-    else:
-        return f"{path}: {error.strerror}; rebuild with shards.build"
-    command = f"python -m shards.build {folder} --out NEW_FOLDER"
-    return f"{folder}: {held}; build shards of it first: {command}"
 
 
 def _shards(path: Path, header: dict[str, Any]) -> list[Shard]:

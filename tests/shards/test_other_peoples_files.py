@@ -173,7 +173,7 @@ def test_files_of_other_kinds_are_counted_by_suffix(tmp_path):
 
 def test_opening_files_of_other_tools_as_shards_names_the_command_that_builds_them(tmp_path):
     (tmp_path / "train-000000.tar").write_bytes(tar_of({"a.json": b"{}"}))
-    command = f"python -m shards.build {tmp_path} --out NEW_FOLDER"
+    command = f"python -m shards.build {tmp_path} --out NEW"
     with pytest.raises(DamagedShards, match="holds tars of another tool") as refusal:
         open_index(tmp_path)
     assert command in str(refusal.value)
