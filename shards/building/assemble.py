@@ -85,16 +85,18 @@ def assemble(
     counts = Counter(read=len(pages) + len(rejects), rejected=len(rejects))
     if not pages:
         raise UserError(_first_reject(rejects))
+    # Before duplicates are removed: blank pictures of one size repeat one another.
+    blank = [page.place for page in pages if page.is_blank]
+    counts["blank_pictures"] = len(blank)
+    counts["shortened_texts"] = sum(page.shortened for page in pages)
     split_by = split.split_key(pages, options.split_by)
     if not options.keep_duplicates:
         pages = _without_duplicates(pages, spool, rejects, counts)
     keys = plan.unique_keys(pages)
     shards = _plan_shards(pages, keys, split_by, options)
     written = _write_shards(folder, spool, pages, keys, shards, workers)
-    blank = [page for page in pages if page.is_blank]
-    counts.update(kept=len(pages), other_files=found.others.total(), blank_pictures=len(blank))
+    counts.update(kept=len(pages), other_files=found.others.total())
     counts["skipped_nodes"] = sum(page.skipped for page in pages)
-    counts["shortened_texts"] = sum(page.shortened for page in pages)
     for shard in shards:
         counts[shard.split] += len(shard.pages)
     header = {
@@ -109,7 +111,7 @@ def assemble(
     _write_index(folder, header, pages, shards, written)
     write_rejects(folder, sorted(rejects, key=_sort_key))
     size = sum(shard.bytes for shard in written)
-    first_blank = min((page.place for page in blank), default=None)
+    first_blank = min(blank, default=None)
     return Assembled(header["counts"], split_by, len(shards), size, found.others, first_blank)
 
 

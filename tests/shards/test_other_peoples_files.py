@@ -120,6 +120,8 @@ def test_blank_pictures_are_counted_and_a_shape_in_the_alpha_channel_is_read(tmp
     Image.new("L", (20, 30), 80).save(tmp_path / "grey.jpg")
     report = build([tmp_path], tmp_path.parent / f"{tmp_path.name}-out", OPTIONS)
     assert (report.counts["kept"], report.counts["blank_pictures"]) == (5, 4)
+    again = build([tmp_path], tmp_path.parent / f"{tmp_path.name}-again", BuildOptions(workers=1))
+    assert again.counts["blank_pictures"] == 4  # also those that repeat another one
     first = tmp_path / "black.png"
     assert f"blank pictures, all pixels of one value: 4; the first: {first}" in str(report)
 
