@@ -43,8 +43,6 @@ RANKS, RANK = 4, 1
 
 @pytest.fixture
 def group(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    monkeypatch.setenv("FSDP_RESHARD_AFTER_FORWARD", "true")
-    monkeypatch.setenv("FSDP_MIN_NUM_PARAMS", "1000")
     monkeypatch.setattr(torch.cuda, "current_device", lambda: 0)
     dist.init_process_group("fake", rank=RANK, world_size=RANKS, store=FakeStore())
     yield
@@ -57,6 +55,7 @@ def fsdp_engine(model: nn.Module, device: torch.device, precision: str = "no") -
     start(engine, "fsdp2", precision)
     engine.device, engine.rank, engine.world_size = device, RANK, RANKS
     engine.is_main = False
+    engine.options = {"fsdp_reshard_after_forward": "true", "fsdp_min_num_params": "1000"}
     engine.scaler = torch.amp.GradScaler(device.type, enabled=False)
     optimizer = build_optimizer(model, OptimizerConfig())
     engine.prepare(model, optimizer, micro_batch=PAGES, accumulation=1, clip_norm=CLIP)
