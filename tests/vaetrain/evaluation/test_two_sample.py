@@ -27,6 +27,10 @@ def test_accuracy_rises_with_the_difference_up_to_that_of_the_best_classifier():
     assert values == pytest.approx([0.69, 0.84, 1.0], abs=0.05)
 
 
+def test_few_pages_suffice_for_a_clear_difference():
+    assert accuracy(normal(20, 0), normal(20, 1, 8.0)) > 0.9
+
+
 def test_sets_of_different_sizes_count_alike():
     """A classifier that always answers with the larger set would be right in 80%."""
     assert accuracy(normal(400, 0), normal(100, 1)) == pytest.approx(0.5, abs=0.1)
