@@ -1,5 +1,6 @@
 """Launcher and command line start the engine of the engine file, or refuse in one line."""
 
+import json
 import os
 import shutil
 import signal
@@ -9,6 +10,9 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
+from shards.build import build
+from shards.building.options import BuildOptions
+from tests.distributed.conftest import Trainer
 from tests.support.commands import ACCELERATE, MAX_CPU_SECONDS, cpu_seconds_of
 from tests.support.paths import REPO
 
@@ -198,3 +202,18 @@ def test_bf16_has_the_losses_of_fp32_within_its_precision(trainer):
     assert rough != exact
     weights = trainer.weights("precision-bf16")
     assert {str(value.dtype) for value in weights.values()} == {"torch.float32"}
+
+
+@pytest.mark.slow
+def test_a_run_without_validation_pages_says_so(trainer, tmp_path):
+    """In the log and in the model card; the shards have one page, which is for training."""
+    boxes = [{"b": [10 * x, 20 * x, 90, 40]} for x in range(12)]
+    page = {"id": "p0", "w": 390, "h": 844, "r": {"b": [0, 0, 390, 844], "c": boxes}}
+    (tmp_path / "p.jsonl").write_text(json.dumps(page))
+    build([tmp_path / "p.jsonl"], tmp_path / "shards", BuildOptions(workers=1))
+    here = Trainer(tmp_path / "shards", tmp_path)
+    out = here.train("run", TWO_STEPS, engine=None)
+    (warning,) = [line for line in out.splitlines() if line.startswith("warning: ")]
+    assert warning.startswith(f"warning: nothing to validate on in {tmp_path / 'shards'}, ")
+    card = (tmp_path / "run" / "final" / "README.md").read_text()
+    assert "Nothing was measured: the shards have no validation pages." in card

@@ -1,6 +1,7 @@
 """Evaluate command: metrics of a run's averaged model on any shards."""
 
 import functools
+import gzip
 import json
 from pathlib import Path
 
@@ -8,11 +9,14 @@ import numpy as np
 import pytest
 import torch
 
+from shards.build import build
+from shards.building.options import BuildOptions
 from shards.open import open_index
 from shards.reading.collator import Collator
 from shards.reading.height_ladder import height_ladder
 from shards.reading.shard_files import ShardFiles
 from tests.support.commands import run_module
+from tests.vaetrain.pages_one_by_one import SAMPLE_FILE
 from vaetrain import load_model
 from vaetrain.evaluate import print_table
 
@@ -75,3 +79,17 @@ def test_the_table_has_one_column_for_the_model_and_each_baseline(capsys):
     print_table(metrics)
     rows = [line.split() for line in capsys.readouterr().out.splitlines()]
     assert rows == [["model", "pca"], ["pages", "3"], ["l1", "0.25", "0.5"]]
+
+
+def test_a_split_without_pages_is_refused(small_run, tmp_path):
+    """Shards of one page have a training page only."""
+    with gzip.open(SAMPLE_FILE, "rt") as lines:
+        (tmp_path / "page.jsonl").write_text(next(lines))
+    shards = tmp_path / "shards"
+    build([tmp_path / "page.jsonl"], shards, BuildOptions(workers=1))
+    done = evaluate(small_run / "run", "--shards", shards, "--split", "val")
+    assert done.returncode == 2
+    assert done.stderr == (
+        f"vaetrain.evaluate: --shards {shards}: has no pages in `val`; "
+        "name other shards, or --split all\n"
+    )

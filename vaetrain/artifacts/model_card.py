@@ -56,7 +56,7 @@ def model_card(experiment: Experiment, results: dict[str, Any], pictures: Iterab
         _purpose(experiment),
         "## Use\n\n" + _use(),
         "## Data\n\n" + _data(experiment, results.get("data", {})),
-        "## Metrics\n\n" + _metrics(scores, results.get("baselines", {})),
+        "## Metrics\n\n" + _metrics(scores, results),
         "## Samples\n\n" + _samples(scores),
         "## Pictures\n\n" + _pictures(pictures),
         "## Limits\n\n" + _limits(experiment, results.get("data", {})),
@@ -134,10 +134,11 @@ def _data(experiment: Experiment, data: dict[str, Any]) -> str:
     return text + f" Augmentation: {plain(experiment.augment.policy)}."
 
 
-def _metrics(scores: dict[str, float], baselines: dict[str, dict[str, float]]) -> str:
+def _metrics(scores: dict[str, float], results: dict[str, Any]) -> str:
     if not scores:
-        return ""
-    measured = {name: values for name, values in baselines.items() if values}
+        has_none = results.get("data", {}).get("val_pages") == 0
+        return "Nothing was measured: the shards have no validation pages." if has_none else ""
+    measured = {name: values for name, values in results.get("baselines", {}).items() if values}
     columns = {"this model": scores, **measured}
     lines = [
         f"On the validation pages, after {scores['images']} images; reconstructions decoded from "

@@ -168,6 +168,20 @@ class TrainingData(PageReader):
             )
 
     @property
+    def validation_warning(self) -> str | None:
+        """One line if there are too few validation pages to judge the model; None otherwise."""
+        if len(self.val) > 1:
+            return None
+        lacking, effect = "nothing to validate on", "no metrics, posterior report or pictures"
+        if len(self.val) == 1:
+            lacking, effect = "only one validation page", "no posterior report"
+        return (
+            f"warning: {lacking} in {self.index.location}, with {len(self.train)} training pages: "
+            f"there will be {effect}; build the shards of more pages or with a larger "
+            "--val-fraction, or name templates in data.val_templates"
+        )
+
+    @property
     def fingerprint(self) -> str:
         """SHA-256 of the index table, which identifies the shards."""
         return self.index.header["table_sha256"]

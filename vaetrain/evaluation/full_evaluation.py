@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from shards.errors import UserError
 from shards.reading.batch import Batch
 from shards.reading.selection import Selection
 from vaetrain.artifacts.final_model import load_encoder
@@ -57,9 +58,13 @@ def evaluate_model(
         standard deviations of the latent dimensions; `baselines`, the metrics of each baseline by
         its name, and those of `FLAT_BASELINES` again as `<baseline>_<metric>`. On the other ranks,
         an incomplete dictionary.
+
+    Raises UserError if there are no pages.
     """
     experiment, engine = trained.experiment, trained.engine
-    selection = data.select(split)
+    selection = require_pages(data, split, "--shards")
+    if training is not None:
+        require_pages(training, "train", "--baselines")
     compared = selection.spaced(MAX_EVALUATED_PAGES)
     encoded = encode_pages(
         trained.model,
@@ -142,6 +147,15 @@ def prior_metrics(
                 f"{name}_flat_share": measured.flat_share,
             }
     return metrics
+
+
+def require_pages(data: PageReader, split: str, option: str) -> Selection:
+    """Return the pages of a split; raise UserError naming the option if there are none."""
+    pages = data.select(split)
+    if len(pages) == 0:
+        remedy = "name other shards" + (", or --split all" if option == "--shards" else "")
+        raise UserError(f"{option} {data.index.location}: has no pages in `{split}`; {remedy}")
+    return pages
 
 
 def baseline_metrics(

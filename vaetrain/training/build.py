@@ -114,6 +114,8 @@ def build_run(command: Command, engine: Engine) -> Run:
         seed=train.seed,
         global_batch_size=train.global_batch_size,
     )
+    if data.validation_warning:
+        engine.log(data.validation_warning)
     clock = experiment.clock(len(data.train))
     augment = Augment(load_policy(experiment.augment, experiment.data.folder))
     saved = find_checkpoint(directory, engine)

@@ -77,7 +77,9 @@ def test_headings_without_content_are_left_out(heading):
 
 def test_quality_is_unknown_without_validation_pages():
     results = {"data": {**RESULTS["data"], "val_pages": 0}}
-    assert "the quality of the model is unknown" in model_card(EXPERIMENT, results, [])
+    text = model_card(EXPERIMENT, results, [])
+    assert "the quality of the model is unknown" in text
+    assert "## Metrics\n\nNothing was measured: the shards have no validation pages." in text
 
 
 def test_markup_in_user_text_is_replaced():

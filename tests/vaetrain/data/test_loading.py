@@ -1,6 +1,7 @@
 """Pages of an experiment: splits, the shares of the ranks, and refused settings."""
 
 import dataclasses
+import re
 from pathlib import Path
 
 import numpy as np
@@ -116,3 +117,19 @@ def test_cache_must_hold_the_shards_that_are_shuffled_together(shards):
     data.index = dataclasses.replace(data.index, cache=object())  # as if they were at an address
     with pytest.raises(ConfigError, match=r"data\.cache_gb: 1e-06 is less than .* of the shards"):
         data.check_cache()
+
+
+@pytest.mark.parametrize(
+    ("pages", "warning"),
+    [
+        (0, "warning: nothing to validate on in .*: there will be no metrics, posterior report"),
+        (1, "warning: only one validation page in .*: there will be no posterior report"),
+        (2, None),
+    ],
+)
+def test_too_few_validation_pages_are_reported(shards, pages, warning):
+    data = training_data(shards)
+    data.val = data.val.thinned(2)
+    data.val = dataclasses.replace(data.val, ids=data.val.ids[:pages])
+    found = data.validation_warning
+    assert found is None if warning is None else re.match(warning, found)
