@@ -49,8 +49,8 @@ class EncoderGraph(WholeGraph):
     outputs = OUTPUTS[:3]
 
     def forward(self, images: Tensor, heights: Tensor, eps: Tensor) -> tuple[Tensor, ...]:
-        """Compute `VAE.encode` and sample the latent with the noise `eps`."""
-        mu, logvar = self.model.encode(images, heights)
+        """Compute `VAE.posterior` and sample the latent with the noise `eps`."""
+        mu, logvar, _ = self.model.posterior(images, heights)
         z = self.model.keep_latent(reparameterized(mu, logvar, eps), heights)
         return mu, logvar, z
 
@@ -67,7 +67,7 @@ class DecoderGraph(WholeGraph):
     def forward(
         self, z: Tensor, heights: Tensor, ladder: tuple[Tensor, ...] = ()
     ) -> tuple[Tensor, ...]:
-        """Compute `VAE.decode`."""
+        """Compute `VAE.decode_padded`."""
         stride = self.model.stride
         if self.model.is_spatial:
             rows = z.shape[2]
@@ -75,7 +75,7 @@ class DecoderGraph(WholeGraph):
             rows = ((heights.max() + stride - 1) // stride).item()
             torch._check(rows >= 1)
             torch._check(rows <= self.max_rows)
-        return (self.model.decode(z, heights, (stride * rows, self.width), ladder),)
+        return (self.model.decode_padded(z, heights, (stride * rows, self.width), ladder),)
 
 
 def example_inputs(model: VAE, batch: int, size: tuple[int, int]) -> dict[str, Tensor]:

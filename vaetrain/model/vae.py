@@ -23,6 +23,7 @@ from vaetrain.model.embedding import EmbeddingSpace, StructureSizes, page_struct
 from vaetrain.model.encoder import Encoder, Level
 from vaetrain.model.full_precision import widened
 from vaetrain.model.gaussian import bounded, reparameterized
+from vaetrain.model.inputs import checked_images, checked_latents
 from vaetrain.model.layers import fit_rows
 from vaetrain.model.masked import Rows, keep, rows_at, rows_at_strides
 from vaetrain.model.mixup import mix_pairs
@@ -170,7 +171,12 @@ class VAE(nn.Module):
         return Posterior(*latents, own), vectors
 
     def encode(self, images: Tensor, heights: Tensor) -> tuple[Tensor, Tensor]:
-        """Return `mu` and `logvar` of images (B, 1, H, W)."""
+        """Return `mu` and `logvar` of images (B, 1, H, W), float in [0, 1], of `heights` rows.
+
+        H is padded to a multiple of `stride`, which does not change the result. Raises ValueError
+        for any other input, see `checked_images`.
+        """
+        images = checked_images(images, heights, self.size[1], self.stride)
         mu, logvar, _ = self.posterior(images, heights)
         return mu, logvar
 
@@ -189,10 +195,27 @@ class VAE(nn.Module):
 
         Args:
             size: (H, W).
-            ladder: noise of a ladder's prior, see `Noise`; empty: its means are used.
+            ladder: noise of a ladder's prior, see `Noise`; empty: its means are used. It needs an H
+                that is a multiple of `stride`.
+
+        Raises ValueError for any other input, see `checked_latents`.
         """
-        page, _, _ = self._decode(z, heights, size, None, gate=None, eps=ladder)
-        return page
+        padded = (-(-size[0] // self.stride) * self.stride, size[1])
+        checked_latents(z, heights, self.latent_shape(padded), size, self.size[1])
+        return self.decode_padded(z, heights, padded, ladder)[:, :, : size[0]]
+
+    def decode_padded(
+        self,
+        z: Tensor,
+        heights: Tensor,
+        size: tuple[int, int],
+        ladder: tuple[Tensor, ...] = (),
+    ) -> Tensor:
+        """Decode as `decode` does, without its checks; H is a multiple of `stride`.
+
+        For training, whose model may have diverged, and for exports.
+        """
+        return self._decode(z, heights, size, None, gate=None, eps=ladder)[0]
 
     def reconstruct(
         self,

@@ -61,11 +61,11 @@ def prior_samples(
     keys = sample_keys(0, torch.zeros_like(numbers), numbers, "prior")
     z, heights = prior.sample(keys.to(prior.heights.device))
     heights = heights.clamp(max=size[0])
-    return rows_of_pages([as_grey(model.decode(z, heights, size))], heights.cpu().numpy())
+    return rows_of_pages([as_grey(model.decode_padded(z, heights, size))], heights.cpu().numpy())
 
 
 @torch.no_grad()
 def decode_row(model: nn.Module, z: Tensor, size: tuple[int, int]) -> np.ndarray:
     """Decode latents (B, ...) to pages of one size, side by side."""
     heights = torch.full((len(z),), size[0], device=z.device)
-    return rows_of_pages([as_grey(model.decode(z, heights, size))], heights.cpu().numpy())
+    return rows_of_pages([as_grey(model.decode_padded(z, heights, size))], heights.cpu().numpy())

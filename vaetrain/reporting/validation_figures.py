@@ -94,7 +94,7 @@ def traversals(model: nn.Module, batch: Batch, pages: EncodedPages) -> np.ndarra
     """
     place = len(batch) // 4
     batch = batch.to(next(model.parameters()).device)
-    mu, _ = model.encode(batch.images(), batch.heights)
+    mu = model.posterior(batch.images(), batch.heights).mu
     mu, height = mu[place : place + 1], batch.heights[place : place + 1]
     own = model.embed(mu, height)[0].cpu()
     largest = pages.kl[:, : model.latent_dim].mean(dim=0).argsort(descending=True)[:TRAVERSED]
@@ -104,7 +104,7 @@ def traversals(model: nn.Module, batch: Batch, pages: EncodedPages) -> np.ndarra
         z = mu.repeat(len(STEPS), *[1] * (mu.dim() - 1))
         for step, moved in zip(STEPS, z, strict=True):
             moved[dimension] += float(column.mean() + step * column.std() - own[dimension])
-        decoded = model.decode(z, heights, batch.size)
+        decoded = model.decode_padded(z, heights, batch.size)
         change = error_map(decoded[:1], decoded[-1:])
         rows.append(np.concatenate([as_grey(decoded), change]))
     return rows_of_pages(rows, np.full(len(STEPS) + 1, int(height)))

@@ -85,7 +85,7 @@ def encode_latents(
 
     @torch.no_grad()
     def measure(batch: Batch) -> Tensor:
-        mu, logvar = model.encode(batch.images(), batch.heights)
+        mu, logvar, _ = model.posterior(batch.images(), batch.heights)
         return torch.cat([mu, logvar], dim=1)
 
     columns = 2 * model.latent_dim
