@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from shards.errors import DamagedShards
+from shards.memory import free_memory
 from shards.open import open_index
 from shards.reading.batch import Batch
 from shards.reading.collator import Collator
@@ -179,6 +181,28 @@ class TrainingData(PageReader):
             f"warning: {lacking} in {self.index.location}, with {len(self.train)} training pages: "
             f"there will be {effect}; build the shards of more pages or with a larger "
             "--val-fraction, or name templates in data.val_templates"
+        )
+
+    def memory_warning(self, micro_batch: int) -> str | None:
+        """One line if the batches that readers keep ready need more than half the free memory.
+
+        Those of all ranks of this machine count; a batch of boxes is estimated by its files.
+        """
+        config, workers = self.config, self.config.workers
+        page = sum(shard.bytes for shard in self.index.shards) / len(self.index)
+        if self.index.header["store"] == "png":
+            page = config.width * int(self.ladder[-1])
+        ranks = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+        # In addition to those that are ready, a reader process makes one and sends one.
+        needed = ranks * workers * (config.prefetch + 2) * micro_batch * page
+        free = free_memory()
+        if free is None or needed <= free / 2:
+            return None
+        return (
+            f"warning: reader processes keep up to {needed / 1e9:.3g} GB of batches ready ({ranks} "
+            f"ranks x data.workers={workers} x (data.prefetch={config.prefetch} + 2) x "
+            f"{micro_batch} pages x {page / 1e3:.3g} KB), but {free / 1e9:.3g} GB of memory are "
+            "free; lower data.workers or data.prefetch"
         )
 
     @property

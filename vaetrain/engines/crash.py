@@ -9,13 +9,14 @@ from typing import Any, NoReturn
 
 import torch
 
-from shards.errors import REMEDIES, ReaderFailed, plain_os_error
+from shards.errors import REMEDIES, ReaderFailed, one_line, plain_os_error
 from vaetrain import cli
 from vaetrain.engines.heartbeat import Heartbeat
 
 # Parts of the messages of gloo and NCCL on a rank that waited for one that died.
 DEAD_RANK_MESSAGES = ("gloo", "NCCL", "Connection closed by peer", "Connection reset by peer")
 SAVE_MEMORY = "lower train.micro_batch_size or set train.checkpoint_activations=true"
+SHARED_MEMORY, ENLARGE = "/dev/shm", "enlarge it, in Docker with --shm-size=1g"
 MAX_MESSAGE = 300  # characters of an exception that are sent to the other ranks
 
 
@@ -52,6 +53,9 @@ def plain_reason(error: BaseException) -> str | None:
         return f"out of memory ({message}); {SAVE_MEMORY}"
     if isinstance(error, ReaderFailed):
         return message
+    full = next((line for line in str(error).splitlines() if SHARED_MEMORY in line), None)
+    if isinstance(error, RuntimeError) and full is not None:  # of NCCL
+        return f"no space in {SHARED_MEMORY} ({one_line(full)}); {ENLARGE}"
     if isinstance(error, OSError) and error.errno in REMEDIES:
         return plain_os_error(error)
     return None

@@ -60,6 +60,6 @@ def _path_ssim(trained: TrainedModel, ends: list[Batch]) -> Tensor:
     path = interpolate_latents(trained.latents(ends), PATH_POINTS)
     heights = path_heights(ends, PATH_POINTS).to(path.device)
     size = max(end.size for end in ends)
-    made = trained.model.decode(path, heights, size).clamp(0, 1)
+    made = trained.model.decode_padded(path, heights, size).clamp(0, 1)
     common = torch.minimum(heights[:-1], heights[1:])
     return ssim.ssim(made[:-1], made[1:], common)

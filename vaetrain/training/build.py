@@ -114,8 +114,9 @@ def build_run(command: Command, engine: Engine) -> Run:
         seed=train.seed,
         global_batch_size=train.global_batch_size,
     )
-    if data.validation_warning:
-        engine.log(data.validation_warning)
+    for warning in (data.validation_warning, data.memory_warning(batching.micro_batch)):
+        if warning:
+            engine.log(warning)
     clock = experiment.clock(len(data.train))
     augment = Augment(load_policy(experiment.augment, experiment.data.folder))
     saved = find_checkpoint(directory, engine)

@@ -8,8 +8,12 @@ import numpy as np
 import pytest
 import torch
 
+from shards.build import build
+from shards.building.options import BuildOptions
 from shards.reading.selection import Selection
 from tests.support.engines import FakeEngine
+from tests.support.paths import SAMPLE
+from vaetrain.data import loading
 from vaetrain.data.batching import split_global_batch
 from vaetrain.data.config import DataConfig
 from vaetrain.data.loading import EVALUATION_BATCH, FIGURE_PAGES, PageReader, TrainingData
@@ -133,3 +137,26 @@ def test_too_few_validation_pages_are_reported(shards, pages, warning):
     data.val = dataclasses.replace(data.val, ids=data.val.ids[:pages])
     found = data.validation_warning
     assert found is None if warning is None else re.match(warning, found)
+
+
+@pytest.mark.parametrize("store", ["boxes", "png"])
+def test_batches_that_do_not_fit_into_memory_are_reported(shards, tmp_path, monkeypatch, store):
+    if store == "png":
+        shards = tmp_path / "png"
+        build([SAMPLE], shards, BuildOptions(count=20, workers=1, store="png", png_width=64))
+    data = training_data(shards, workers=2, prefetch=3)
+    page = 64 * 128  # bytes of a picture
+    if store == "boxes":
+        page = sum(shard.bytes for shard in data.index.shards) / COUNT
+    needed = 2 * (3 + 2) * 8 * page
+    monkeypatch.setattr(loading, "free_memory", lambda: 2 * needed + 2)
+    assert data.memory_warning(8) is None
+    monkeypatch.setattr(loading, "free_memory", lambda: None)
+    assert data.memory_warning(8) is None
+    monkeypatch.setattr(loading, "free_memory", lambda: 2 * needed - 2)
+    expected = (
+        f"warning: reader processes keep up to {needed / 1e9:.3g} GB of batches ready (1 ranks"
+    )
+    assert data.memory_warning(8).startswith(expected)
+    data.config = dataclasses.replace(data.config, workers=0)
+    assert data.memory_warning(8) is None

@@ -28,11 +28,15 @@ def allocation_error() -> RuntimeError:
         (MemoryError, "out of memory (MemoryError); lower train.micro_batch_size"),
         (lambda: ReaderFailed("a reader process was killed"), "a reader process was killed"),
         (
+            lambda: RuntimeError("NCCL error\nError while creating /dev/shm/nccl-1 (size 9)"),
+            "no space in /dev/shm (Error while creating /dev/shm/nccl-1 (size 9)); enlarge it, in",
+        ),
+        (
             lambda: OSError(errno.EMFILE, "Too many open files", "runs/x"),
             "runs/x: Too many open files; raise the limit on open files (ulimit -n)",
         ),
     ],
-    ids=["cpu-allocator", "cuda-allocator", "python", "reader-process", "descriptors"],
+    ids=["cpu-allocator", "cuda-allocator", "python", "reader-process", "shm", "descriptors"],
 )
 def test_lack_of_a_resource_is_reported_in_one_line(error, message):
     reason = plain_reason(error())
