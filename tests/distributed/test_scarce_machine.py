@@ -103,7 +103,7 @@ def test_a_build_names_shm_and_the_way_without(namespace, tmp_path):
     trainer = Trainer(tmp_path, tmp_path)
     done = trainer.run(prepared(FULL_SHM, [*command, "--workers", 2]))
     assert done.returncode == 2
-    (line,) = done.stderr.splitlines()
+    line = done.stderr.splitlines()[-1]
     assert "/dev/shm" in line
     assert line.endswith("or use --workers 1")
 
