@@ -104,7 +104,7 @@ def read_batches(
         for first in range(min(workers, len(numbers))):
             readers.append(Reader(dataset, numbers[first::workers], prefetch, device))
         for reader in readers:
-            reader.wait_until_started(min(START_SECONDS, patience))
+            reader.wait_until_started(START_SECONDS)
         for place in range(len(numbers)):
             yield readers[place % workers].next_batch(patience)
     finally:

@@ -162,9 +162,9 @@ class SlowPages(Pages):
 
 def test_a_reader_that_hangs_is_reported_after_the_timeout(monkeypatch):
     monkeypatch.setattr(reader_processes, "END_SECONDS", 0.2)
-    reason = r"has made no batch for 2 s; raise train\.timeout_seconds, or set data\.workers=0"
+    reason = r"has made no batch for 4 s; raise train\.timeout_seconds, or set data\.workers=0"
     with limit(SECONDS), pytest.raises(ReaderFailed, match=reason):
-        list(read_batches(SlowPages(), range(COUNT), workers=1, prefetch=1, patience=2.0))
+        list(read_batches(SlowPages(), range(COUNT), workers=1, prefetch=1, patience=4.0))
 
 
 def test_a_reader_that_never_starts_is_reported(monkeypatch):
