@@ -81,11 +81,11 @@ def decoded_path(model: VAE, ends: Batch) -> tuple[Tensor, Tensor]:
 
     Returns: images (STEPS + 2, 1, H, W) in [0, 1], zero below the pages, and their heights, Long.
     """
-    mu, _ = model.encode(ends.images(), ends.heights)
+    mu = model.posterior(ends.images(), ends.heights).mu
     path = interpolate_latents(mu, STEPS + 2)
     share = torch.linspace(0, 1, STEPS + 2, device=mu.device)
     heights = torch.lerp(*ends.heights.float(), share).round().long()
-    images = model.decode(path, heights, ends.size).clamp(0, 1)
+    images = model.decode_padded(path, heights, ends.size).clamp(0, 1)
     return keep(images, rows_at(heights, images.shape[2])), heights
 
 

@@ -176,7 +176,7 @@ class PageMeasurer:
             noise = sample_keys(SEED, torch.zeros_like(numbers), numbers, "prior")
             sizes = {"width": width, "max_height": max_height}
             z, heights, ladder = draw_latents(model, prior, noise.to(engine.device), None, **sizes)
-            images = model.decode(z, heights, padded_size(model, heights, width), ladder)
+            images = model.decode_padded(z, heights, padded_size(model, heights, width), ladder)
             keys.append(torch.stack([numbers.to(engine.device), heights], 1))
             tables.append(self.measure(images, heights))
         return self.gather(keys, tables, lambda numbers: single_groups(len(numbers), "sample"))
