@@ -83,8 +83,8 @@ def test_a_file_compressed_again_in_one_piece_is_continued(tmp_path):
     ("name", "content"),
     [
         ("out.jsonl.gz", b"not gzip at all"),
-        ("out.jsonl.gz", gzip.compress(b"notes of mine\n")),
-        ("out.jsonl.gz", gzip.compress(b'{"id": 3, "r": {}}\n')),
+        ("out.jsonl.gz", gzip.compress(b"notes of mine\n", mtime=0)),
+        ("out.jsonl.gz", gzip.compress(b'{"id": 3, "r": {}}\n', mtime=0)),
         ("out.jsonl", b"notes of mine\n"),
         ("out.jsonl", b"[1]\n"),
         ("out.jsonl", b"no line end"),
