@@ -25,7 +25,7 @@ def test_ranks_and_accumulation_change_nothing(trainer, reference, engine):
     for key in ("loss", "contrastive", "kl"):
         values = [line[key] for line in found]
         assert values == pytest.approx([line[key] for line in expected], rel=1e-4), key
-    assert expected[-1]["contrastive"] < expected[0]["contrastive"]
+    assert all(line["contrastive"] > 0 for line in expected)
     assert relative_difference(trainer.weights(name), trainer.weights(reference)) < 1e-4
     assert "contrastive" not in trainer.lines(name, "val")[-1]
 
