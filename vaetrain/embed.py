@@ -49,6 +49,7 @@ def embed(arguments: argparse.Namespace) -> None:
         np.savez(stream, **arrays)
     pages, dimensions = arrays["embedding"].shape
     print(f"{arguments.out}: {pages} pages, {dimensions} dimensions")
+    trained.report_threads()
 
 
 if __name__ == "__main__":

@@ -69,6 +69,7 @@ def evaluate(arguments: argparse.Namespace) -> None:
         if arguments.json is not None:
             write_atomic(arguments.json, json.dumps(metrics, indent=2) + "\n")
         print_table(metrics)
+    trained.report_threads()
     if engine.world_size > 1:
         engine.shut_down(0)
 

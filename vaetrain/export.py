@@ -63,6 +63,7 @@ def export(arguments: argparse.Namespace) -> None:
         export_int8(trained, arguments.onnx, arguments.calibrate)
     else:
         export_onnx(trained, arguments.onnx, separate=arguments.separate)
+    trained.report_threads()
 
 
 if __name__ == "__main__":

@@ -62,6 +62,7 @@ def fit(arguments: argparse.Namespace) -> None:
     )
     add_prior(final, prior)
     print(f"{final}: prior fitted to {len(prior.heights)} pages")
+    trained.report_threads()
 
 
 if __name__ == "__main__":

@@ -48,6 +48,7 @@ def interpolate(arguments: argparse.Namespace) -> None:
     trained = TrainedModel(arguments.run)
     pictures = interpolate_files(trained, arguments.start, arguments.end, arguments.steps)
     write_sheet(arguments.out, pictures, columns=len(pictures))
+    trained.report_threads()
 
 
 if __name__ == "__main__":

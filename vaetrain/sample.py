@@ -62,6 +62,7 @@ def sample(arguments: argparse.Namespace) -> None:
         write_pages(arguments.out, batches)
     else:
         write_sheet(Path(arguments.out), [page for batch in batches for page in cut_pages(*batch)])
+    trained.report_threads()
 
 
 def rows_or_auto(text: str) -> int | None:

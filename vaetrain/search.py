@@ -58,6 +58,7 @@ def search(arguments: argparse.Namespace) -> None:
     if arguments.sheet is not None:
         pictures = cut_pages(query.images(), query.heights) + result_pictures(data, results)
         write_sheet(arguments.sheet, pictures)
+    trained.report_threads()
 
 
 def _printable(text: str) -> str:

@@ -45,17 +45,21 @@ class TrainedModel:
     """
 
     def __init__(self, run: Path) -> None:
-        """Load the model and print the number of threads; raises ConfigError if there is none.
-
-        The line goes to stderr, as the output of some commands is read by programs.
-        """
+        """Load the model; raises ConfigError with one line if there is none."""
         self.model, self.experiment = load_run(run)
         self.engine = start_engine(running_launch(os.environ), "no")
-        if self.engine.is_main:
-            print(thread_line(torch.get_num_threads()), file=sys.stderr, flush=True)
         self.model.to(self.engine.device)
         prior = load_final_prior(run)
         self.prior = prior and prior.to(self.engine.device)
+
+    def report_threads(self) -> None:
+        """Print the number of threads that a command has used, on the main process.
+
+        To stderr, as programs read the output of some commands, and at the end of a command, so
+        that a command that fails prints one line.
+        """
+        if self.engine.is_main:
+            print(thread_line(torch.get_num_threads()), file=sys.stderr, flush=True)
 
     def read_page(self, path: Path) -> Batch:
         """Read one layout or PNG file at the model's size; see `shards.page_file.read_page`."""
