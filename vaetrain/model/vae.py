@@ -268,10 +268,12 @@ class VAE(nn.Module):
     def embedding(self, images: Tensor, heights: Tensor) -> Tensor:
         """Return the embeddings of pages: float64 (B, D + E + K) of length 1, on the host.
 
-        Raises ConfigError if the model is not that of a finished run, or of an old version.
+        Arguments as of `encode`. Raises ValueError as `encode`, and ConfigError if the model is not
+        that of a finished run, or of an old version.
         """
         if self.space is None:
             raise ConfigError("the run has no statistics of the embedding (unfinished, or old)")
+        images = checked_images(images, heights, self.size[1], self.stride)
         mu, _, levels = self.posterior(images, heights)
         features = self.embed(mu, heights), self.structure(images, heights, levels)
         return self.space.vectors(*(part.cpu() for part in features))
