@@ -11,6 +11,8 @@ from torch import Tensor, nn
 
 from vaetrain.losses.page_means import zero_padded_mean
 from vaetrain.model.encoder import Encoder
+from vaetrain.model.masked import rows_at_strides
+from vaetrain.model.sizes import STRIDES
 
 MIN_SQUARED_NORM = 1e-20  # added under a root, so that its gradient is finite for features of 0
 
@@ -29,12 +31,13 @@ class FeatureDistance(nn.Module):
 
     def forward(self, prediction: Tensor, target: Tensor, heights: Tensor) -> Tensor:
         """Compare images (B, 1, H, W) of Long (B,) valid rows: (B,)."""
+        rows = rows_at_strides(heights, prediction.shape[2], STRIDES)
         with torch.autocast(prediction.device.type, enabled=False):
-            predicted = self.encoder(prediction.float(), heights)
-            expected = self.encoder(target.float(), heights)
+            predicted = self.encoder(prediction.float(), rows)
+            expected = self.encoder(target.float(), rows)
         levels = [
-            zero_padded_mean((unit_length(a) - unit_length(b)).square().sum(dim=1), rows.count)
-            for (a, rows), (b, _) in zip(predicted, expected, strict=True)
+            zero_padded_mean((unit_length(a) - unit_length(b)).square().sum(dim=1), of_map.count)
+            for (a, of_map), (b, _) in zip(predicted, expected, strict=True)
         ]
         return torch.stack(levels).mean(dim=0)
 
