@@ -10,7 +10,7 @@ from shards.reading.batch import Batch
 from shards.reading.draw import draw, place
 from vaetrain.augmentation.added_boxes import add_boxes
 from vaetrain.augmentation.boxes import clip_to_page, edit_boxes, transform
-from vaetrain.augmentation.operations import Kind, ops_of_kind
+from vaetrain.augmentation.operations import OPS, Kind, ops_of_kind
 from vaetrain.augmentation.parameters import Parameters, applied_ops, sample_parameters
 from vaetrain.augmentation.pixels import adjust_tone, corrupt
 from vaetrain.augmentation.policy import Policy
@@ -39,6 +39,9 @@ class Augment:
         stored as pictures have no boxes to edit, so `jitter` and `dropout` leave them unchanged;
         all other operations treat boxes and pictures alike.
         """
+        if not any(map(self.policy.uses, OPS)):
+            images = batch.images()  # no draws: they were a tenth of a forward pass's operations
+            return images, images
         keys = sample_keys(seed, batch.epochs, batch.ids, "augment").unsqueeze(1)
         streams = _CORRUPTIONS + len(ops_of_kind(Kind.CORRUPTION))
         keys = random_bits(keys, torch.arange(streams, device=keys.device))

@@ -41,7 +41,7 @@ class Noise(NamedTuple):
     Attributes:
         eps: standard normal, of the latent's shape, (B, D) or (B, D, H / 16, W / 16).
         ladder: standard normal for each level of a ladder, (B, 4, h, w); empty without a ladder.
-        gate: (B,) in [0, 1], gate of each page's skip connections, 1 for open.
+        gate: (B,) in [0, 1], gate of each page's skip connections, 1 for open; 0 without any.
     """
 
     eps: Tensor
@@ -348,6 +348,8 @@ def draw_noise(
     if model.ladder_levels:
         # Other keys than the latent's: with the same, the levels would repeat the latent's noise.
         ladder = _ladder_noise(random_bits(keys, -2), size)
+    if len(model.decoder.skips) == 0:
+        return Noise(eps, ladder, torch.zeros(len(keys), device=keys.device))
     kept = uniform(gate_keys, 0) >= dropout
     return Noise(eps, ladder, kept * gate)
 
