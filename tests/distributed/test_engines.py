@@ -174,7 +174,12 @@ def test_a_run_may_change_its_engine_and_world_size(trainer, reference, kind, en
 
 
 @pytest.mark.parametrize(
-    "mutation", ["forward_unwrapped", "accumulation_not_averaged", "ranks_not_averaged"]
+    "mutation",
+    [
+        pytest.param("forward_unwrapped", marks=pytest.mark.slow),
+        pytest.param("accumulation_not_averaged", marks=pytest.mark.slow),
+        "ranks_not_averaged",
+    ],
 )
 def test_a_trainer_with_a_fault_differs(trainer, reference, kind, mutation):
     """The comparison of this file fails for each of these faults."""

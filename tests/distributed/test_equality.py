@@ -14,6 +14,10 @@ SPLITS = {
     "accumulation-4": ("single", "train.micro_batch_size=2"),
     "two-ranks-accumulation-2": ("ddp", "train.micro_batch_size=2"),
 }
+SPLIT_CASES = [
+    *(pytest.param(name, marks=pytest.mark.slow) for name in ("two-ranks", "accumulation-2")),
+    *("accumulation-4", "two-ranks-accumulation-2"),
+]
 
 
 @pytest.fixture(scope="module", params=KINDS)
@@ -27,7 +31,7 @@ def reference(trainer, kind):
     return f"{kind}-one-rank"
 
 
-@pytest.fixture(scope="module", params=SPLITS)
+@pytest.fixture(scope="module", params=SPLIT_CASES)
 def split(trainer, kind, request):
     engine, setting = SPLITS[request.param]
     name = f"{kind}-{request.param}"

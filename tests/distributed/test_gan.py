@@ -40,7 +40,13 @@ def worst_difference(lines: list[dict], reference: list[dict], keys: tuple[str, 
     )
 
 
-@pytest.fixture(scope="module", params=KINDS)
+@pytest.fixture(
+    scope="module",
+    params=[
+        "hinge-patch",
+        *(pytest.param(k, marks=pytest.mark.slow) for k in KINDS if k != "hinge-patch"),
+    ],
+)
 def kind(request):
     return request.param
 

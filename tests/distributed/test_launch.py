@@ -45,7 +45,7 @@ def test_the_engine_file_may_be_given_before_or_after_the_script(trainer):
         assert logged_losses(trainer, name) == expected
 
 
-@pytest.mark.parametrize("place", ["before", "after"])
+@pytest.mark.parametrize("place", [pytest.param("before", marks=pytest.mark.slow), "after"])
 def test_one_gpu_is_one_rank_of_ddp(trainer, tmp_path, place):
     """A fake nvidia-smi shows one GPU; torch sees none and trains on the CPU."""
     program = tmp_path / "nvidia-smi"
@@ -66,7 +66,7 @@ def test_one_gpu_is_one_rank_of_ddp(trainer, tmp_path, place):
         assert done.stderr.count(message) == 1
 
 
-@pytest.mark.parametrize("engine", ["single", None])
+@pytest.mark.parametrize("engine", [pytest.param("single", marks=pytest.mark.slow), None])
 def test_single_and_plain_python_run_one_process(trainer, engine):
     out = trainer.train(f"one-process-{engine}", TWO_STEPS, engine=engine)
     assert first_line(out).startswith("engine=single backend=none world_size=1")
@@ -87,7 +87,7 @@ def test_a_second_training_in_a_run_directory_is_refused(trainer):
         first.communicate()
 
 
-@pytest.mark.parametrize("place", ["before", "after"])
+@pytest.mark.parametrize("place", ["before", pytest.param("after", marks=pytest.mark.slow)])
 def test_multi_cpu_is_ddp_over_gloo(trainer, tmp_path, place):
     """With MULTI_CPU Accelerate starts one process although the file asks for two."""
     config = tmp_path / "multi_cpu.yaml"

@@ -73,7 +73,9 @@ def test_run_resumes_with_another_number_of_ranks(trainer, uninterrupted):
     assert hashes[0] == hashes[1]
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])
+@pytest.mark.parametrize(
+    "number", [signal.SIGTERM, pytest.param(signal.SIGUSR1, marks=pytest.mark.slow)]
+)
 def test_stop_signal_saves_a_checkpoint_and_the_run_resumes(trainer, uninterrupted, number):
     name = f"stopped-{number.name}"
     process = trainer.start(trainer.command(name, *SETTINGS, engine="ddp"))
@@ -101,7 +103,7 @@ def kill_launcher(process) -> None:
     process.communicate()
 
 
-@pytest.mark.parametrize("engine", ["ddp", "single", None])
+@pytest.mark.parametrize("engine", ["ddp", pytest.param("single", marks=pytest.mark.slow), None])
 def test_ranks_and_reader_processes_end_with_the_launcher(trainer, engine):
     name = f"orphaned-{engine}"
     settings = ("train.max_images=1000000", "train.log_every_images=8")
