@@ -32,6 +32,7 @@ def test_ranks_and_accumulation_change_nothing(trainer, reference, engine):
     assert "contrastive" not in trainer.lines(name, "val")[-1]
 
 
+@pytest.mark.slow
 def test_resume_gives_identical_weights(trainer):
     name = "contrast-resumed"
     settings = (*TERM, "train.checkpoint_every_images=24")

@@ -91,7 +91,10 @@ def test_reference_run_trains_its_discriminator(trainer, kind, reference):
     assert updated[-1]["d_logit_real"] > updated[-1]["d_logit_fake"]
 
 
-@pytest.mark.parametrize("mutation", ["adaptive_weight_local", "discriminator_local"])
+@pytest.mark.parametrize(
+    "mutation",
+    ["adaptive_weight_local", pytest.param("discriminator_local", marks=pytest.mark.slow)],
+)
 def test_missing_reductions_over_ranks_are_detected(trainer, mutation):
     """The run changes if each rank has its own adaptive weight or its own discriminator."""
     name, script = f"gan-{mutation}", "tests/distributed/programs/mutant.py"
@@ -104,6 +107,7 @@ def test_missing_reductions_over_ranks_are_detected(trainer, mutation):
     assert worst_difference(found, expected, NORMS) > 1e-3
 
 
+@pytest.mark.slow
 def test_resume_after_a_kill_gives_identical_bits(trainer):
     settings = (*GAN, *KINDS["lecam-patch"], SPLIT)
     settings += ("train.log_every_images=24", "train.checkpoint_every_images=40")

@@ -147,6 +147,7 @@ def test_changed_settings_are_refused_by_name(trainer, uninterrupted):
     assert "train.seed (was 0, now 9)" in line
 
 
+@pytest.mark.slow
 def test_changed_policy_file_is_refused(trainer, tmp_path):
     path = tmp_path / "mine.yaml"
     settings = (f"augment.policy={path}", "train.max_images=16")
@@ -181,6 +182,7 @@ def test_checkpoint_of_an_older_version_is_refused_in_one_line(trainer):
         assert f"has no entry {missing}: it was written by another version of this program" in line
 
 
+@pytest.mark.slow
 def test_damaged_checkpoint_is_skipped(trainer):
     trainer.train("damaged", *SETTINGS)
     last = checkpoints(trainer, "damaged")[-1]

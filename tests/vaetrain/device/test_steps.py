@@ -113,7 +113,11 @@ def train(name: str, precision: str, *settings: str) -> Training:
     return training
 
 
-@pytest.mark.parametrize("settings", [(), LEARNED, GAN], ids=["plain", "learned", "gan"])
+@pytest.mark.parametrize(
+    "settings",
+    [(), pytest.param(LEARNED, marks=pytest.mark.slow), GAN],
+    ids=["plain", "learned", "gan"],
+)
 @pytest.mark.parametrize("name", ONE_RANK)
 def test_steps_never_mix_devices(fake, name, settings):
     training = train(name, "no", *settings)

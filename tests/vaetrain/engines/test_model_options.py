@@ -78,7 +78,7 @@ def test_all_blocks_are_compiled_once_for_all_heights():
     torch._dynamo.reset()
     counters.clear()
     limit = torch._dynamo.config.recompile_limit
-    graphs = []
+    graphs, made = [], []
 
     def backend(graph, inputs):
         graphs.append(graph)
@@ -95,12 +95,15 @@ def test_all_blocks_are_compiled_once_for_all_heights():
             torch.testing.assert_close(*results, rtol=1e-5, atol=1e-5)
             for result in results:
                 result.square().sum().backward()
+            made.append(len(graphs))
         gradients = [[p.grad for p in model.parameters()] for model in (compiled, eager)]
         torch.testing.assert_close(*gradients, rtol=1e-5, atol=1e-3)
     finally:
         torch._dynamo.config.recompile_limit = limit
         torch._dynamo.reset()
-    assert len(graphs) == len(compiled.compiled_blocks)
+    # All at the first height, at which one of the blocks has a graph more; none at the others.
+    assert made == [made[0]] * 4
+    assert made[0] <= len(compiled.compiled_blocks) + 1
     assert not counters["graph_break"]
 
 

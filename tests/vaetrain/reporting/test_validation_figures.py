@@ -164,13 +164,13 @@ def test_a_traversal_changes_one_dimension_within_the_range_of_the_pages(
     batch = data.fixed_pages()
     height = batch.heights[len(batch) // 4 :][:1]
     latents = []
-    decode = model.decode
+    decode = model.decode_padded
 
     def record(z, heights, size):
         latents.append(model.embed(model.keep_latent(z, heights), heights))
         return decode(z, heights, size)
 
-    monkeypatch.setattr(model, "decode", record)
+    monkeypatch.setattr(model, "decode_padded", record)
     picture = traversals(model, batch, pages)
     assert picture.shape == (6 * (int(height) + GAP), 6 * (64 + GAP))
     largest = pages.kl.mean(dim=0).argsort(descending=True)[:6]

@@ -107,6 +107,7 @@ def test_learned_weights_converge_to_the_optimum():
     assert weights["learned_recon"] == pytest.approx(1 / (2 * 0.3), rel=0.02)
 
 
+@pytest.mark.slow
 def test_learned_weights_stay_bounded_as_a_loss_goes_to_zero():
     objective = an_objective()
     learned = LearnedWeights(objective.log_variances)
