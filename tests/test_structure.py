@@ -57,7 +57,6 @@ COVERS = {
     "tests/vaetrain/config/test_experiment.py": ("vaetrain/settings.py",),
     "tests/vaetrain/engines/test_model_options.py": ("vaetrain/model/full_precision.py",),
     "tests/vaetrain/gan/test_losses.py": ("vaetrain/gan/regularizers.py",),
-    "tests/vaetrain/model/test_blocks.py": ("vaetrain/model/stage.py",),
     "tests/vaetrain/training/test_prior_fit.py": ("vaetrain/prior/config.py",),
     "tests/vaetrain/trackers/test_trackers.py": (
         *("vaetrain/trackers/*.py", "vaetrain/inference/mlflow_model.py"),

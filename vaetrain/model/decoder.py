@@ -11,13 +11,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from vaetrain.model.blocks import Stage
 from vaetrain.model.config import ModelConfig
 from vaetrain.model.encoder import Level
 from vaetrain.model.layers import enlarge, fit_rows, zero_
 from vaetrain.model.masked import Rows, keep
 from vaetrain.model.registry import SKIPS
 from vaetrain.model.sizes import SIZES, STRIDES
-from vaetrain.model.stage import Stage
 
 
 class VectorSeed(nn.Module):

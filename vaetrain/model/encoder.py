@@ -8,12 +8,12 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from vaetrain.model.blocks import Stage
 from vaetrain.model.config import ModelConfig
 from vaetrain.model.gaussian import unbounded
 from vaetrain.model.layers import EqualLinear, fit_rows, zero_
 from vaetrain.model.masked import PyramidPool, Rows, keep
 from vaetrain.model.sizes import SIZES
-from vaetrain.model.stage import Stage
 
 Level = tuple[Tensor, Rows]  # a feature map, 0 below the pages, and its valid rows
 
