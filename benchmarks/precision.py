@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from benchmarks.support import harness, report
 from shards import cli, optional_dependencies
@@ -103,12 +103,23 @@ def with_int8_layers(model: VAE) -> VAE:
     """Return a copy of the model with its linear layers in torchao's dynamic int8.
 
     They have most of the weights of a model with a vector latent. Weights have a scale for each
-    output, activations one for each page, computed at run time. Convolutions stay in fp32.
+    output, activations one for each page, computed at run time. Convolutions stay in fp32, and so
+    do the small linear layers whose weights a module reads itself (`reads_inner_weights`).
     """
     from torchao.quantization import Int8DynamicActivationInt8WeightConfig, quantize_
 
     model = copy.deepcopy(model)
-    quantize_(model, Int8DynamicActivationInt8WeightConfig())
+    read = {
+        id(layer)
+        for module in model.modules()
+        if getattr(module, "reads_inner_weights", False)
+        for layer in module.modules()
+    }
+
+    def is_called(layer: nn.Module, name: str) -> bool:
+        return isinstance(layer, nn.Linear) and id(layer) not in read
+
+    quantize_(model, Int8DynamicActivationInt8WeightConfig(), filter_fn=is_called)
     return model
 
 

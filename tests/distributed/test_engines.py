@@ -159,6 +159,7 @@ def test_a_resumed_run_equals_the_uninterrupted_run(
         assert relative_difference(weights, expected) < 1e-5
 
 
+@pytest.mark.slow
 def test_a_run_may_change_its_engine_and_world_size(trainer, reference, kind, engine_file):
     """Four engines resume from each other; the whole run has the losses of one process."""
     name = f"{kind}-changing"

@@ -89,6 +89,7 @@ def test_non_finite_step_changes_no_state(trainer, engine, mutation):
     )
 
 
+@pytest.mark.slow
 def test_too_many_consecutive_non_finite_steps_end_the_run(trainer):
     settings = (*SETTINGS, "train.max_skipped_steps=2", "train.checkpoint_every_images=16")
     done = run_mutant(trainer, "bad-steps", "bad_from_the_third", *settings, engine="ddp")

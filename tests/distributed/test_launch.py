@@ -193,6 +193,7 @@ def test_a_launch_without_an_engine_is_refused(trainer, kind, message):
     assert f"error: the launcher: {message}" in done.stderr
 
 
+@pytest.mark.slow
 def test_bf16_has_the_losses_of_fp32_within_its_precision(trainer):
     for precision in ("no", "bf16"):
         out = trainer.train(f"precision-{precision}", f"train.precision={precision}", TWO_STEPS)

@@ -62,7 +62,11 @@ def _enlarging_kernel(weight: Tensor) -> Tensor:
     Returns: (inputs, outputs, 4, 4), for a stride of 2 and a padding of 1.
     """
     # Sums over the windows of the 2x2 kernel.
-    kernel = F.avg_pool2d(weight.flip(2, 3), 2, stride=1, padding=1, divisor_override=1)
+    if torch.compiler.is_exporting():
+        # ONNX's AveragePool has no divisor: the exporter drops it, and exports were wrong.
+        kernel = F.avg_pool2d(weight.flip(2, 3), 2, stride=1, padding=1) * 4
+    else:
+        kernel = F.avg_pool2d(weight.flip(2, 3), 2, stride=1, padding=1, divisor_override=1)
     return kernel.transpose(0, 1)
 
 

@@ -19,6 +19,7 @@ from vaetrain.engines.base import Engine
 from vaetrain.evaluation.blend_gap import STEPS, interpolation_blend_gap, middle_steps
 from vaetrain.evaluation.page_measurer import PageMeasurer
 from vaetrain.inference import interpolation
+from vaetrain.model.vae import Posterior
 
 PAGES = 16
 
@@ -32,12 +33,12 @@ class KnownDecoder:
     def __init__(self, *, moving: bool) -> None:
         self.moving = moving
 
-    def encode(self, images: Tensor, heights: Tensor) -> tuple[Tensor, Tensor]:
+    def posterior(self, images: Tensor, heights: Tensor) -> Posterior:
         position = torch.arange(len(images)) % 2
         mu = torch.stack([position.float(), torch.ones(len(images))], 1)
-        return mu, torch.zeros_like(mu)
+        return Posterior(mu, torch.zeros_like(mu), [])
 
-    def decode(self, z: Tensor, heights: Tensor, size: tuple[int, int]) -> Tensor:
+    def decode_padded(self, z: Tensor, heights: Tensor, size: tuple[int, int]) -> Tensor:
         column = torch.arange(size[1])
         if self.moving:
             start = 40 * z[:, :1]
