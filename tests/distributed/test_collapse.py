@@ -21,7 +21,8 @@ def test_stop_action_ends_the_run_on_all_ranks(trainer):
     assert done.returncode == 1
     lines = {line for line in done.stderr.splitlines() if line.startswith("error: ")}
     (line,) = lines  # the launcher's own messages have no such prefix
-    assert "stopped: the posterior is collapsing: 5 of 5 dimensions inactive; try" in line
+    assert "stopped: the posterior is collapsing: 5 of the 5 dimensions that" in line
+    assert "(16 in all) inactive; try" in line
     # The command above ended, so no reader process is left that would keep its pipes open.
     assert verdicts(trainer, "collapsed") == ["waking", "collapsing"]
     assert "saved at 128 images" in line
