@@ -65,6 +65,7 @@ def receive(connection: socket.socket) -> object:
         head, *buffers = [_read(connection, length) for length in lengths]
     except OSError as error:
         raise Disconnected from error
+    # Only the trainer and its own reader hold this socket pair, which has no name or address.
     return pickle.loads(head, buffers=buffers)
 
 
