@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from vaetrain.evaluation.accumulators import Moments
 from vaetrain.losses.backbones import torch_cache
 from vaetrain.model.masked import keep, rows_at
-from vaetrain.model.sizes import STRIDES
+from vaetrain.model.registry import STRIDES
 from vaetrain.settings import ConfigError
 
 INCEPTION = "pt_inception-2015-12-05-6726825d.pth"

@@ -14,7 +14,7 @@ from torch.export import Dim
 from shards.errors import UserError
 from shards.reading.batch import Batch
 from vaetrain.model.gaussian import reparameterized
-from vaetrain.model.sizes import STRIDES
+from vaetrain.model.registry import STRIDES
 from vaetrain.model.skips import LADDER_CHANNELS
 from vaetrain.model.vae import VAE, Noise
 

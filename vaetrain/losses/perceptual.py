@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from vaetrain.losses.page_means import zero_padded_mean
 from vaetrain.model.encoder import Encoder
 from vaetrain.model.masked import rows_at_strides
-from vaetrain.model.sizes import STRIDES
+from vaetrain.model.registry import STRIDES
 
 MIN_SQUARED_NORM = 1e-20  # added under a root, so that its gradient is finite for features of 0
 

@@ -12,8 +12,7 @@ from torch.utils.checkpoint import checkpoint
 from vaetrain.model.config import ModelConfig
 from vaetrain.model.layers import Conv2d
 from vaetrain.model.masked import MaskedGroupNorm, Rows
-from vaetrain.model.registry import ATTENTION, BLOCKS
-from vaetrain.model.sizes import SIZES
+from vaetrain.model.registry import ATTENTION, BLOCKS, SIZES
 
 GROWTH = 32  # channels that a layer of a dense block adds (Huang et al. 2017, section 4)
 DENSE_LAYERS = 2  # of a dense block, for each residual block of the size

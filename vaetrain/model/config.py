@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from vaetrain.model.registry import ATTENTION, BLOCKS, LATENTS, SKIPS
-from vaetrain.model.sizes import SIZES
+from vaetrain.model.registry import ATTENTION, BLOCKS, LATENTS, SIZES, SKIPS
 from vaetrain.settings import setting
 
 

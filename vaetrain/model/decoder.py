@@ -16,8 +16,7 @@ from vaetrain.model.config import ModelConfig
 from vaetrain.model.encoder import Level
 from vaetrain.model.layers import enlarge, fit_rows, zero_
 from vaetrain.model.masked import Rows, keep
-from vaetrain.model.registry import SKIPS
-from vaetrain.model.sizes import SIZES, STRIDES
+from vaetrain.model.registry import SIZES, SKIPS, STRIDES
 
 
 class VectorSeed(nn.Module):

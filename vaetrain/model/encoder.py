@@ -13,7 +13,7 @@ from vaetrain.model.config import ModelConfig
 from vaetrain.model.gaussian import unbounded
 from vaetrain.model.layers import EqualLinear, fit_rows, zero_
 from vaetrain.model.masked import PyramidPool, Rows, keep
-from vaetrain.model.sizes import SIZES
+from vaetrain.model.registry import SIZES
 
 Level = tuple[Tensor, Rows]  # a feature map, 0 below the pages, and its valid rows
 

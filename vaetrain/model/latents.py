@@ -11,7 +11,7 @@ from vaetrain.model.decoder import SpatialSeed, VectorSeed
 from vaetrain.model.encoder import SpatialHead, VectorHead
 from vaetrain.model.linear_path import PatchPath, VectorPath
 from vaetrain.model.masked import keep, rows_at
-from vaetrain.model.sizes import STRIDES
+from vaetrain.model.registry import STRIDES
 
 STRIDE = STRIDES[-1]
 

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from vaetrain.model.layers import EqualLinear, fit_rows, zero_
 from vaetrain.model.masked import Rows, keep
-from vaetrain.model.sizes import STRIDES
+from vaetrain.model.registry import STRIDES
 
 COARSE_WIDTH = 64  # cells per row of the coarse page: this many, up to twice as many
 

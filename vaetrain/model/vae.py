@@ -27,8 +27,7 @@ from vaetrain.model.inputs import checked_images, checked_latents
 from vaetrain.model.layers import fit_rows
 from vaetrain.model.masked import Rows, keep, rows_at, rows_at_strides
 from vaetrain.model.mixup import mix_pairs
-from vaetrain.model.registry import LATENTS
-from vaetrain.model.sizes import SIZES, STRIDES
+from vaetrain.model.registry import LATENTS, SIZES, STRIDES
 from vaetrain.model.skips import LADDER_CHANNELS
 from vaetrain.settings import ConfigError
 

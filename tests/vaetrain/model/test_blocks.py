@@ -6,8 +6,7 @@ import torch
 from vaetrain.model.blocks import ResBlock, Stage
 from vaetrain.model.config import ModelConfig
 from vaetrain.model.masked import keep, rows_at
-from vaetrain.model.registry import ATTENTION, BLOCKS
-from vaetrain.model.sizes import SIZES
+from vaetrain.model.registry import ATTENTION, BLOCKS, SIZES
 
 
 def test_a_new_residual_block_passes_its_input_on():

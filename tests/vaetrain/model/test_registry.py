@@ -1,11 +1,16 @@
-"""The tables of exchangeable parts."""
+"""The tables of sizes and exchangeable parts."""
 
+from itertools import pairwise
 from pkgutil import resolve_name
 
 import pytest
+import torch
 
 from tests.support.commands import run_python
 from vaetrain.model import registry
+from vaetrain.model.config import ModelConfig
+from vaetrain.model.registry import BLOCKS, SIZES
+from vaetrain.model.vae import VAE
 
 TABLES = (registry.BLOCKS, registry.ATTENTION, registry.SKIPS, registry.LATENTS)
 
@@ -13,6 +18,20 @@ TABLES = (registry.BLOCKS, registry.ATTENTION, registry.SKIPS, registry.LATENTS)
 @pytest.mark.parametrize("path", [path for table in TABLES for path in table.values() if path])
 def test_every_entry_names_a_class(path):
     assert isinstance(resolve_name(path), type)
+
+
+@pytest.mark.parametrize("blocks", BLOCKS)
+def test_each_size_has_more_than_twice_the_parameters_of_the_one_before(blocks):
+    with torch.device("meta"):
+        models = [VAE(ModelConfig(size=size, blocks=blocks), 128, 512) for size in SIZES]
+    counts = [sum(p.numel() for p in model.decoder.stages.parameters()) for model in models]
+    assert all(2 * smaller < larger for smaller, larger in pairwise(counts))
+
+
+def test_the_large_model_has_a_hundred_million_parameters():
+    with torch.device("meta"):
+        model = VAE(ModelConfig(size="large"), 128, 512)
+    assert sum(p.numel() for p in model.parameters()) >= 100_000_000
 
 
 NEW_BLOCK = """
