@@ -20,7 +20,8 @@ SPLIT_CASES = [
 ]
 
 
-@pytest.fixture(scope="module", params=KINDS)
+# A fault of the plain training is one of the augmented training, too.
+@pytest.fixture(scope="module", params=[pytest.param("plain", marks=pytest.mark.slow), "augmented"])
 def kind(request):
     return request.param
 
