@@ -19,7 +19,7 @@ BRIGHTNESS = 2.5  # real pages use less than half of the grey range
 FONTS = ("NotoSansCJK-Regular.ttc", "NotoSans-Regular.ttf", "DejaVuSans.ttf")
 """Fonts searched on the machine for texts that are not ASCII."""
 
-_FONT_SIZE = 10  # px
+FONT_SIZE = 10  # px
 _NO_CHARACTER = "\uffff"  # drawn as the box that stands for a missing character
 _STRIDE = 16
 
@@ -81,20 +81,38 @@ def _caption(texts: list[str], width: int) -> Image.Image:
     pen = ImageDraw.Draw(image)
     for line, text in enumerate(texts):
         text = one_line(text)[:width]
-        font = _font(text)
-        if font is None:
-            text, font = text.encode("ascii", "backslashreplace").decode(), _font("")
-        pen.text((0, line * CAPTION // 2), text, fill=0, font=font)
+        draw_text(pen, (0, line * CAPTION // 2), text)
     return image
 
 
-def _font(text: str) -> ImageFont.ImageFont | ImageFont.FreeTypeFont | None:
+def draw_text(
+    pen: ImageDraw.ImageDraw,
+    place: tuple[int, int],
+    text: str,
+    size: int = FONT_SIZE,
+    fill: int | tuple[int, int, int] = 0,
+) -> None:
+    """Draw one line of text in any script; as escapes if no font has all of its characters.
+
+    Args:
+        place: left and top, px.
+        size: of the font, px.
+        fill: its grey or colour.
+    """
+    text = one_line(text)
+    font = _font(text, size)
+    if font is None:
+        text, font = text.encode("ascii", "backslashreplace").decode(), _font("", size)
+    pen.text(place, text, fill=fill, font=font)
+
+
+def _font(text: str, size: int) -> ImageFont.ImageFont | ImageFont.FreeTypeFont | None:
     """Return a font that has all characters of a text; None if the machine has none."""
     if text.isascii():
-        return ImageFont.load_default()
+        return ImageFont.load_default(size)
     for name in FONTS:
         try:
-            font = ImageFont.truetype(name, _FONT_SIZE)
+            font = ImageFont.truetype(name, size)
         except OSError:
             continue
         missing = bytes(font.getmask(_NO_CHARACTER))

@@ -73,6 +73,11 @@ class Selection:
         """Return the sample ids, int64 (M,), at these positions of the selection."""
         return places + self.ids.start if isinstance(self.ids, range) else self.ids[places]
 
+    def part(self, first: int, stop: int) -> Selection:
+        """Return the samples at the positions from `first` to before `stop`."""
+        starts = np.unique(_clip(self.starts, range(first, stop)))
+        return replace(self, ids=self.ids[first:stop], starts=starts)
+
     def thinned(self, limit: int) -> Selection:
         """Return at most `limit` of the samples, spread evenly over few shards.
 

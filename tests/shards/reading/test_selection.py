@@ -40,3 +40,15 @@ def test_thinning_opens_few_of_many_shards(limit):
     assert opened[-1] == 999
     assert np.diff(opened).max() <= 3 * 1000 / len(opened)
     assert len(thin.starts) == len(opened) + 1
+
+
+@pytest.mark.parametrize(("first", "stop"), [(0, 45), (45, 90), (31, 32), (30, 60)])
+def test_a_part_has_the_samples_at_its_positions_cut_by_shard(first, stop):
+    ids = np.arange(3 * PER_SHARD) * 2
+    starts = np.arange(4) * PER_SHARD
+    part = Selection(np.zeros(200, RECORD), ids, starts, 128, 512).part(first, stop)
+    assert part.ids.tolist() == ids[first:stop].tolist()
+    assert part.starts[0] == 0
+    assert part.starts[-1] == len(part) == stop - first
+    for start, end in zip(part.starts[:-1], part.starts[1:], strict=True):
+        assert len({(first + place) // PER_SHARD for place in range(start, end)}) == 1
