@@ -13,7 +13,7 @@ import contextlib
 import os
 import tempfile
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -79,6 +79,8 @@ def measure(quick: bool, device: torch.device, seed: int) -> dict[str, Any]:
         peers = {OURS: our_peer(trainer, sizes.pages), **peers}
         cases = [Case(name, peer.epoch) for name, peer in peers.items()]
         rates = harness.interleave(cases, **timing)
+        # After the epochs: a library may change the number while it trains.
+        threads = {name: peer.threads() for name, peer in peers.items()}
         canvas, gflops = count_flops(peers, task)
     notes = {
         name: {
@@ -87,7 +89,7 @@ def measure(quick: bool, device: torch.device, seed: int) -> dict[str, Any]:
         }
         for name in peers
     }
-    results = [report.result(GROUP, name, "images/s", rates[name], notes[name]) for name in peers]
+    results, comparisons = measured_entries(rates, notes, threads if device.type == "cpu" else {})
     settings = timing | {"device": str(device), "batch": task.pages.batch_size}
     return report.record(
         "peers",
@@ -95,13 +97,30 @@ def measure(quick: bool, device: torch.device, seed: int) -> dict[str, Any]:
         settings=settings | {"workers": WORKERS, **asdict(sizes)},
         packages=PACKAGES,
         results=results,
-        comparisons=[
-            report.compare(results, GROUP, OURS, name, TARGETS[name])
-            for name in peers
-            if name != OURS
-        ],
+        comparisons=comparisons,
         missing=missing,
     )
+
+
+def measured_entries(
+    rates: Mapping[str, Sequence[float]],
+    notes: Mapping[str, dict[str, Any]],
+    threads: Mapping[str, int],
+) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """Return results and comparisons of the measured rates.
+
+    Args:
+        rates: images per second of every round by name.
+        threads: CPU threads by name; empty on a GPU.
+    """
+    results = [
+        report.result(GROUP, name, "images/s", rates[name], notes[name], threads=threads.get(name))
+        for name in rates
+    ]
+    comparisons = [
+        report.compare(results, GROUP, OURS, name, TARGETS[name]) for name in rates if name != OURS
+    ]
+    return results, comparisons
 
 
 def start_trainer(folder: Path, pages: int, seed: int) -> Steps:

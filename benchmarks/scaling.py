@@ -30,7 +30,7 @@ from benchmarks.support import harness, huge_index, report, scaling_plot
 from benchmarks.support import scaling_model as model
 from benchmarks.support.harness import Case
 from benchmarks.support.sample_pages import build_shards, sample_lines
-from benchmarks.support.trainer_process import TrainerProcess
+from benchmarks.support.trainer_process import TrainerProcess, thread_budget
 from shards import cli
 
 RANKS, WITHIN = 2, 0.1
@@ -68,11 +68,13 @@ class ScalingMeasurements:
         steps: seconds of every step of a round.
         rates: images a second.
         links: results of `all_reduce_speed.measure`, with the key `sizes` added.
+        threads: CPU threads of the ranks whose images are counted, by case; None on a GPU.
     """
 
     steps: dict[str, list[list[float]]] = field(default_factory=dict)
     rates: dict[str, list[float]] = field(default_factory=dict)
     links: list[dict[str, Any]] = field(default_factory=list)
+    threads: dict[str, int | None] = field(default_factory=dict)
 
 
 def main() -> int:
@@ -187,9 +189,12 @@ class ScalingTrainers:
         rates = harness.interleave(cases, device=torch.device("cpu"), **timing)
         del rates["link"]
         steps = {name: rounds[warmup:] for name, rounds in self.measured.steps.items()}
-        return ScalingMeasurements(steps, rates, self.measured.links[warmup:])
+        links = self.measured.links[warmup:]
+        return ScalingMeasurements(steps, rates, links, self.measured.threads)
 
     def _steps(self, name: str, trainers: Sequence[TrainerProcess], pages: int) -> Case:
+        self.measured.threads[name] = thread_budget(trainers[0]("about"))
+
         def run() -> int:
             with ThreadPoolExecutor(len(trainers)) as pool:
                 timed = list(pool.map(lambda each: timed_steps(each, self.sizes.steps), trainers))
@@ -240,9 +245,14 @@ def measured_entries(
         size: bytes of the gradients.
         micro: pages per step of one rank.
     """
+    threads = measured.threads
     results = [
-        report.result(MEASURED, name, "images/s", rates) for name, rates in measured.rates.items()
+        report.result(MEASURED, name, "images/s", rates, threads=threads[name])
+        for name, rates in measured.rates.items()
     ]
+    # A prediction is of as many single ranks, each with the threads of one beside another.
+    of_one = threads[BESIDE]
+    of_prediction = None if of_one is None else RANKS * of_one
     comparisons = []
     for engine in sizes.engines:
         predicted = [
@@ -250,7 +260,7 @@ def measured_entries(
             for computing, link in zip(measured.steps[BESIDE], measured.links, strict=True)
         ]
         name = f"{two_ranks(engine)}, predicted"
-        results.append(report.result(MEASURED, name, "images/s", predicted))
+        results.append(report.result(MEASURED, name, "images/s", predicted, threads=of_prediction))
         within = WITHIN if engine == "ddp" else None
         comparisons += [
             report.compare(results, MEASURED, name, two_ranks(engine), None, within=within),

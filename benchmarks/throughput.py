@@ -25,6 +25,7 @@ from benchmarks.support.harness import Case
 from benchmarks.support.trainer_process import (
     TrainerProcess,
     add_trainer_arguments,
+    thread_budget,
     trainer_settings,
 )
 from shards import cli
@@ -151,11 +152,7 @@ def measure_rates(
         for name, kind in ((BARE, "bare"), (UNMASKED, "unmasked")):
             cases.append(Case(name, lambda kind=kind: one_rank("loop", kind=kind)))
     rates = harness.interleave(cases, **timing)
-    # On a GPU the number of CPU threads does not decide the rate.
-    budgets = {
-        engine: about["threads"] if about["device"] == "cpu" else None
-        for engine, about in abouts.items()
-    }
+    budgets = {engine: thread_budget(about) for engine, about in abouts.items()}
     threads = {f"ours, {engine}": budget for engine, budget in budgets.items()}
     if one_rank is not None:
         threads |= dict.fromkeys((BARE, UNMASKED), budgets[one_rank.engine])

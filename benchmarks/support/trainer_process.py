@@ -12,7 +12,7 @@ import socket
 import subprocess
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
@@ -42,6 +42,15 @@ def trainer_settings(arguments: argparse.Namespace) -> list[str]:
     """Return the settings of a benchmark's trainer; a later setting overrides an earlier one."""
     quick = QUICK_SETTINGS if arguments.quick else ()
     return [*quick, *arguments.settings, f"train.seed={arguments.seed}"]
+
+
+def thread_budget(about: Mapping[str, Any]) -> int | None:
+    """Return the CPU threads of all ranks together; None on a GPU, whose rate they do not decide.
+
+    Args:
+        about: result of `Steps.about`.
+    """
+    return about["threads"] if about["device"] == "cpu" else None
 
 
 class TrainerProcess:

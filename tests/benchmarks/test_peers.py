@@ -41,6 +41,15 @@ def test_a_peer_that_is_not_installed_is_reported_missing(task, monkeypatch):
     assert "pythae" in missing[0]["reason"]
 
 
+@pytest.mark.parametrize(("of_peer", "met"), [(2, True), (1, None)])
+def test_a_peer_with_another_number_of_threads_is_not_judged(of_peer, met):
+    name = "pythae"
+    rates, notes = {peers.OURS: [20.0, 20.0], name: [10.0, 10.0]}, {peers.OURS: {}, name: {}}
+    results, (comparison,) = peers.measured_entries(rates, notes, {peers.OURS: 2, name: of_peer})
+    assert [entry["threads"] for entry in results] == [2, of_peer]
+    assert comparison["met"] is met
+
+
 @pytest.mark.slow
 def test_quick_run_measures_every_peer_that_is_installed(tmp_path):
     record, _ = quick_run("peers", tmp_path)
@@ -48,3 +57,4 @@ def test_quick_run_measures_every_peer_that_is_installed(tmp_path):
     assert sorted(names) == sorted([peers.OURS, *training.PEERS])
     targets = {entry["against"]: entry["target"] for entry in record["comparisons"]}
     assert targets["plain script, one canvas"] == targets["plain script, like heights"] == 1.5
+    assert all(entry["threads"] >= 1 for entry in record["results"])

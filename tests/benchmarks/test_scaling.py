@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import subprocess
 import sys
+from collections.abc import Iterable
 
 import pytest
 
@@ -31,7 +33,12 @@ def test_a_step_of_two_ranks_is_the_slower_one_plus_the_all_reduce():
 def measurements(ddp: float) -> ScalingMeasurements:
     steps = {ONE: [[0.2] * 2] * 2, BESIDE: [[0.25] * 4] * 2}
     rates = {ONE: [40.0] * 2, BESIDE: [32.0] * 2, TWICE: [44.0] * 2, "ddp, 2 ranks": [ddp] * 2}
-    return ScalingMeasurements(steps, rates | {"zero3, 2 ranks": [50.0] * 2}, [LINK] * 2)
+    rates |= {"zero3, 2 ranks": [50.0] * 2}
+    return ScalingMeasurements(steps, rates, [LINK] * 2, threads_of(rates, of_two_ranks=2))
+
+
+def threads_of(names: Iterable[str], of_two_ranks: int) -> dict[str, int]:
+    return {name: of_two_ranks if "2 ranks" in name else 1 for name in names}
 
 
 @pytest.mark.parametrize(("ddp", "met"), [(61.0, True), (50.0, False), (75.0, False)])
@@ -43,6 +50,19 @@ def test_a_prediction_is_met_within_a_tenth(ddp, met):
     assert comparison["against"] == "ddp, 2 ranks"
     assert comparison["met"] is met
     assert all(entry["group"] == MEASURED for entry in results)
+
+
+@pytest.mark.parametrize(("of_two_ranks", "met"), [(2, True), (4, None)])
+def test_a_prediction_for_other_threads_is_not_judged(of_two_ranks, met):
+    measured = measurements(61.0)
+    threads = threads_of(measured.rates, of_two_ranks)
+    results, comparisons = scaling.measured_entries(
+        dataclasses.replace(measured, threads=threads), SIZES, 10**7, 8
+    )
+    threads |= {f"{engine}, 2 ranks, predicted": 2 for engine in SIZES.engines}
+    assert {entry["name"]: entry["threads"] for entry in results} == threads
+    (comparison,) = [entry for entry in comparisons if entry["target"] is not None]
+    assert comparison["met"] is met
 
 
 def test_projected_efficiency_decreases_with_ranks_and_slower_links():
@@ -74,5 +94,7 @@ def test_quick_run_predicts_ddp_and_opens_indexes(tmp_path):
     names = {ONE, BESIDE, TWICE, "ddp, 2 ranks", "ddp, 2 ranks, predicted"}
     assert names_of(record, MEASURED) == names
     assert [each["within"] for each in record["comparisons"] if "within" in each] == [0.1]
+    measured = [each for each in record["results"] if each["group"] == MEASURED]
+    assert all(each["threads"] >= 1 for each in measured)
     first_batch = [each for each in record["results"] if "first batch" in each["group"]]
     assert [each["name"] for each in first_batch] == ["100,000 samples", "1,000,000 samples"]

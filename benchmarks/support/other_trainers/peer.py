@@ -87,6 +87,10 @@ class Peer:
             self.forward(images, torch.tensor([height], device=device)).sum().backward()
         return counter.get_total_flops()
 
+    def threads(self) -> int:
+        """Return the number of CPU threads that torch uses in this process."""
+        return torch.get_num_threads()
+
 
 class PeerProcess:
     """A peer in its own process; made by `peer_process`."""
@@ -104,6 +108,10 @@ class PeerProcess:
     def flops(self, height: int, width: int, device: torch.device) -> int:
         """Count FLOPs, as `Peer.flops`."""
         return self._pool.submit(_flops, height, width, device).result()
+
+    def threads(self) -> int:
+        """Return the threads of the peer's process, as `Peer.threads`; a library may set them."""
+        return self._pool.submit(_threads).result()
 
 
 @contextlib.contextmanager
@@ -136,3 +144,7 @@ def _epoch() -> tuple[int, Counter[int]]:
 
 def _flops(*size: Any) -> int:
     return _process_peer[0].flops(*size)
+
+
+def _threads() -> int:
+    return _process_peer[0].threads()

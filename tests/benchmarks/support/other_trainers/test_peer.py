@@ -13,4 +13,5 @@ def test_a_peer_trains_in_its_own_process(task):
     with peer_process(plain_sorted, task) as peer:
         assert peer.epoch() == peer.epoch() == 16
         assert sum(peer.rows.values()) == 32
+        assert peer.threads() == torch.get_num_threads()
         assert peer.flops(64, 128, cpu) == plain_sorted(task).flops(64, 128, cpu)
