@@ -73,7 +73,7 @@ def main() -> int:
     if tracked is not None and not left:
         best = best_first(study, table(study, outcomes))[0]
         means = {name: interval.mean for name, interval in best.scores.items()}
-        tracked.finish(reports, means, failed=bool(failed))
+        tracked.finish(reports, best.label, means, failed=bool(failed))
     for path in reports:
         print(path)
     return 1 if failed else 0

@@ -157,8 +157,11 @@ def test_a_study_is_one_run_in_mlflow_with_a_child_for_each_setting_and_seed(swe
     assert {run.info.status for run in runs} == {"FINISHED"}
     kept = {file.path for file in client.list_artifacts(parent.info.run_id)}
     assert {"report.html", "report.md", "report"} <= kept
-    best = max(run.data.metrics["val/ssim"] for run in children)
-    assert parent.data.metrics["best/ssim"] == pytest.approx(best)
+    best = max(children, key=lambda run: run.data.metrics["val/ssim"])
+    assert parent.data.metrics["best/ssim"] == pytest.approx(best.data.metrics["val/ssim"])
+    assert f"mine/{parent.data.tags['best setting']}/seed-0" == best.info.run_name
+    assert "Settings of `beta.max`" in parent.data.tags["mlflow.note.content"]
+    assert parent.data.tags["mlflow.source.name"].endswith("sweep.py")
 
     status, out = sweep.run("tracker=mlflow", "train.max_images=8", "tracker.experiment=pages")
     assert status == 0, out

@@ -135,6 +135,11 @@ class RunLog:
         """True if a tracker shows pictures."""
         return bool(self.trackers)
 
+    @property
+    def viewers(self) -> list[str]:
+        """Shell commands that show the run."""
+        return [tracker.viewer for tracker in self.trackers if tracker.viewer]
+
     def update_progress(self, images: int) -> None:
         """Move the progress bar to an image count."""
         self.bar.update(images - self.bar.n)
@@ -173,8 +178,12 @@ def keep_lines_until(path: Path, images: int) -> None:
         write_atomic(path, "".join(json.dumps(line) + "\n" for line in kept))
 
 
-def summary_lines(run_dir: Path, results: dict[str, Any]) -> list[str]:
-    """Return the last lines of a finished run's log: its best scores beside the baselines."""
+def summary_lines(run_dir: Path, results: dict[str, Any], viewers: list[str]) -> list[str]:
+    """Return the last lines of a finished run's log: its best scores beside the baselines.
+
+    Args:
+        viewers: shell commands that show the run.
+    """
     lines = [f"finished after {results['images']} images: {run_dir}"]
     scored = {name: scores for name, scores in results["baselines"].items() if "l1" in scores}
     if results["best"]:
@@ -184,7 +193,7 @@ def summary_lines(run_dir: Path, results: dict[str, Any]) -> list[str]:
         }
     for name, scores in scored.items():
         lines.append(f"  validation l1 {scores['l1']:.4f}  ssim {scores['ssim']:.4f}  {name}")
-    return [*lines, f"open it: tensorboard --logdir {run_dir}"]
+    return [*lines, *(f"open it: {viewer}" for viewer in viewers)]
 
 
 class Stopwatch:

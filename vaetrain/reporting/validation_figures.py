@@ -21,6 +21,7 @@ from vaetrain.page_pictures import (
     error_map,
     rows_of_pages,
 )
+from vaetrain.prior.prior import Prior
 from vaetrain.reporting import charts
 from vaetrain.reporting.model_figures import model_figures
 
@@ -32,7 +33,11 @@ MAX_CORRELATED = 512  # dimensions in the picture
 
 
 def validation_figures(
-    model: nn.Module, data: TrainingData, pages: EncodedPages, space: EmbeddingSpace
+    model: nn.Module,
+    data: TrainingData,
+    pages: EncodedPages,
+    space: EmbeddingSpace,
+    prior: Prior | None = None,
 ) -> dict[str, np.ndarray]:
     """Draw all figures of a validation, grey, uint8 (H, W), by name.
 
@@ -40,9 +45,10 @@ def validation_figures(
         model: the unwrapped model in evaluation mode.
         pages: its outputs for the compared validation pages.
         space: of the embedding.
+        prior: of the samples; None: a standard normal distribution.
     """
     batch = data.fixed_pages()
-    figures = model_figures(model, batch) | latent_charts(pages)
+    figures = model_figures(model, batch, prior) | latent_charts(pages)
     figures |= neighbour_figure(data, pages, batch.ids, space)
     if len(pages.ids) > 1:
         figures["latent/traversals"] = traversals(model, batch, pages)

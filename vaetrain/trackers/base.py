@@ -55,9 +55,11 @@ class RunTracker:
         run_id: identifier of the run at the service; None without a service.
         failures: exceptions that mean that the service cannot be reached.
         has_projector: True if `log_projection` shows anything.
+        viewer: shell command that shows the run; None if another machine shows it.
     """
 
     run_id: str | None = None
+    viewer: str | None = None
     failures: tuple[type[Exception], ...] = (OSError,)
     has_projector = False
 

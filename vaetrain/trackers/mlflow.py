@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +23,8 @@ LOCAL_STORE, ARTIFACTS = "mlflow.db", "mlartifacts"
 MODEL_CODE = Path(__file__).parents[1] / "inference" / "mlflow_model.py"  # run by MLflow
 # Environment of the trainings of a study: the folder of its local store, and its parent run.
 FOLDER_VARIABLE, PARENT_VARIABLE = "VAETRAIN_MLFLOW_FOLDER", "VAETRAIN_MLFLOW_PARENT"
+# Without this tag the user interface shows pages for prompts and traces of language models.
+MODEL_TRAINING = {"mlflow.experimentKind": "custom_model_development"}
 
 
 def choose_store(folder: Path) -> str | None:
@@ -28,6 +32,9 @@ def choose_store(folder: Path) -> str | None:
 
     Returns: the address for artifacts of new experiments; None where the server decides.
     """
+    # MLflow's own lines and bars (creation of tables, copies of files) would interrupt the log.
+    logging.getLogger("mlflow").setLevel(logging.WARNING)
+    os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
     if os.environ.get("MLFLOW_TRACKING_URI"):
         return None
     folder = folder.resolve()
@@ -39,7 +46,7 @@ def create_experiment(client: MlflowClient, name: str, artifacts: str | None) ->
     """Create an experiment if there is none; another run may create it at the same time."""
     if client.get_experiment_by_name(name) is None:
         try:
-            client.create_experiment(name, artifacts)
+            client.create_experiment(name, artifacts, tags=MODEL_TRAINING)
         except MlflowException as error:
             if error.error_code != "RESOURCE_ALREADY_EXISTS":
                 raise
@@ -60,6 +67,9 @@ class MLflow(RunTracker, MLflowTracker):
         super().__init__(
             run.experiment, logging_dir=artifacts, run_id=run.run_id, run_name=run.name
         )
+        store = mlflow.get_tracking_uri()
+        if store.startswith("sqlite:"):
+            self.viewer = f"mlflow ui --backend-store-uri {shlex.quote(store)}"
         self.run_dir = run.folder
         self.logged_until: dict[str, int] = {}
         self.has_final_model = False
@@ -122,6 +132,7 @@ class MLflow(RunTracker, MLflowTracker):
             signature=ModelSignature(inputs=Schema([pages]), outputs=Schema([latents])),
             input_example=np.zeros((1, 1, 16, width), np.float32),
             pip_requirements=["vaetrain", "torch", "numpy"],
+            step=step,
         )
         self.has_final_model = True
 

@@ -2,13 +2,61 @@
 
 from __future__ import annotations
 
+import shlex
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from accelerate.tracking import TensorBoardTracker
+from torch.utils.tensorboard.summary import hparams
 
 from vaetrain.trackers.base import Projection, RunTracker, TrackedRun
+
+# Charts of several curves by category and title, for the dashboard CUSTOM SCALARS.
+CHARTS: dict[str, dict[str, tuple[str, ...]]] = {
+    "Losses of training and validation": {
+        name: (f"train/{name}", f"val/{name}") for name in ("loss", "recon", "ssim", "kl")
+    },
+    "Reconstructions from mu, and from a latent drawn from the posterior": {
+        name: (f"val/{name}", f"val/{name}_sampled") for name in ("l1", "ssim")
+    },
+    "Samples, and unseen real pages, both compared with training pages. Latents of samples are "
+    "from N(0, I); only the last validation has a fitted prior": {
+        "accuracy of telling them from training pages (0.5: impossible)": (
+            "val/sample_two_sample_accuracy",
+            "val/real_two_sample_accuracy",
+        ),
+        **{
+            name: (f"val/sample_{name}", f"val/real_{name}")
+            for name in ("precision", "recall", "density", "coverage")
+        },
+        "distance to the nearest training page, L1": (
+            "val/sample_nearest_train",
+            "val/real_nearest_train",
+        ),
+        "share of flat pixels": ("val/sample_flat_share", "val/flat_share"),
+        "interpolations: difference from a blend (0: a cross-fade)": (
+            "val/interpolation_blend_gap",
+        ),
+    },
+    "Embedding, and raw mu": {
+        name: (f"val/{name}", f"val/{name}_mu")
+        for name in ("precision_at_10", "knn_label_accuracy", "nmi", "viewport_recall_at_10")
+    },
+}
+
+
+def custom_charts(tags: Collection[str]) -> dict[str, dict[str, list[Any]]]:
+    """Return the charts of these curves, as `SummaryWriter.add_custom_scalars` takes them."""
+    layout: dict[str, dict[str, list[Any]]] = {}
+    for category, charts in CHARTS.items():
+        for title, curves in charts.items():
+            # TensorBoard takes regular expressions and matches the beginning of a tag.
+            known = [f"{curve}$" for curve in curves if curve in tags]
+            if known:
+                layout.setdefault(category, {})[title] = ["Multiline", known]
+    return layout
 
 
 class TensorBoard(RunTracker, TensorBoardTracker):
@@ -19,10 +67,21 @@ class TensorBoard(RunTracker, TensorBoardTracker):
     def __init__(self, run: TrackedRun) -> None:
         # Points beyond the checkpoint that a run resumes from are hidden.
         super().__init__("events", run.folder, purge_step=run.images + 1)
+        self.viewer = f"tensorboard --logdir {shlex.quote(str(run.folder))}"
+        self.tags: set[str] = set()
+        self.has_charts = False
 
     def store_init_configuration(self, values: dict[str, Any]) -> None:
         """Keep the settings until the final metrics, with which they are written."""
         self.settings = values
+
+    def log(self, values: dict[str, float], step: int, **options: Any) -> None:
+        """Log numbers; after the first validation, also the charts that show several curves."""
+        super().log(values, step=step, **options)
+        self.tags |= values.keys()
+        if not self.has_charts and any(tag.startswith("val/") for tag in values):
+            self.writer.add_custom_scalars(custom_charts(self.tags))
+            self.has_charts = True
 
     def log_pictures(self, pictures: dict[str, np.ndarray], step: int) -> None:
         """Log grey pictures, uint8 (H, W), by name."""
@@ -41,10 +100,11 @@ class TensorBoard(RunTracker, TensorBoardTracker):
         )
 
     def log_final_model(self, final: Path, metrics: dict[str, Any], step: int) -> None:
-        """Log settings and final metrics for TensorBoard's table of runs.
+        """Log settings and the names of the metrics for TensorBoard's table of runs.
 
-        Event files do not contain models.
+        The table shows the last points of the validation curves. `SummaryWriter.add_hparams` would
+        add a curve of one point for every metric. Event files do not contain models.
         """
-        named = {f"final/{name}": value for name, value in metrics.items()}
-        # `run_name` is the run's own folder: the default would show it as a second run.
-        self.writer.add_hparams(self.settings, named, run_name=".", global_step=step)
+        named = {f"val/{name}": value for name, value in metrics.items()}
+        for summary in hparams(self.settings, named):
+            self.writer.file_writer.add_summary(summary, step)

@@ -104,7 +104,8 @@ def validate(run: Run, log: RunLog) -> PosteriorReport | None:
     if not run.best or metrics["l1"] < run.best["l1"]:
         run.best = {"images": run.images, **metrics}
     if encoded is not None and log.wants_pictures:
-        log.write_pictures(run.images, validation_figures(model, data, encoded.pages, space))
+        figures = validation_figures(model, data, encoded.pages, space, run.prior)
+        log.write_pictures(run.images, figures)
     return report
 
 
@@ -204,7 +205,7 @@ def write_final_model(run: Run, log: RunLog) -> None:
         log.write_final_model(run.directory.final)
         if log.has_projector and has_val:
             log.write_projection(run.images, project_latents(model, run.data))
-    for line in summary_lines(run.directory.folder, results):
+    for line in summary_lines(run.directory.folder, results, log.viewers):
         log.print(line)
 
 

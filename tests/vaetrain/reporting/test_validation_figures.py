@@ -47,6 +47,23 @@ def test_figures_of_any_latent_and_any_number_of_pages(shards, settings, count):
         assert "nearest_neighbours" in figures
 
 
+def test_samples_are_of_the_prior_once_it_is_fitted(shards):
+    model, data, pages = validation(shards, "model.latent_dim=8")
+    space = pages.features.fit(model, data)
+    heights = torch.full((8,), 48)
+    prior = SimpleNamespace(heights=heights, sample=lambda keys: (torch.zeros(8, 8), heights))
+    figures = [
+        validation_figures.validation_figures(model, data, pages, space, *priors)
+        for priors in ((), (prior,))
+    ]
+    drawn = [each.pop("prior_samples") for each in figures]
+    with torch.no_grad():
+        page = as_grey(model.decode_padded(torch.zeros(1, 8), heights[:1], (128, 64)))[0]
+    assert (drawn[1][:48, :64] == page[:48]).all()
+    assert drawn[0].shape != drawn[1].shape
+    assert all((figures[0][name] == figures[1][name]).all() for name in figures[0])
+
+
 def test_figures_show_compared_pages_only(shards, monkeypatch):
     monkeypatch.setattr(loading, "MAX_COMPARED_PAGES", 11)
     model, data, pages = validation(shards, "model.latent_dim=8", count=40)
@@ -95,6 +112,7 @@ def test_validation_of_a_run_gathers_compared_pages_only(shards, monkeypatch):
             state=state,
             objective=Objective(experiment),
             experiment=experiment,
+            prior=None,
         )
         run.best, run.images, run.clock = {}, 0, clock
         log = Log()

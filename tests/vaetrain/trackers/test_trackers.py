@@ -18,7 +18,6 @@ import mlflow
 import numpy as np
 import pytest
 import torch
-from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from tests.support.models import perturbed_model
 from tests.support.paths import REPO
@@ -187,6 +186,7 @@ def test_mlflow_continues_the_same_run_after_a_resume(local_store):
     log = an_mlflow_log(local_store, 16, "train.epochs=7")
     log.write_metrics("train", 24, {"loss": 1 / 24})
     log.write_metrics("train", 32, {"loss": 1 / 32})
+    log.write_metrics("val", 32, {"ssim": 0.5})
     log.write_pictures(32, {"latent/page": np.zeros((4, 4), np.uint8)})
     model = perturbed_model(SMALL_EXPERIMENT.model, 64, 128, 0.05)
     write_final(local_store / "run" / "final", model, SMALL_EXPERIMENT, {}, {})
@@ -205,6 +205,8 @@ def test_mlflow_continues_the_same_run_after_a_resume(local_store):
     assert all(torch.equal(value, stored[name]) for name, value in model.state_dict().items())
     text = mlflow.artifacts.load_text(f"{run.info.artifact_uri}/experiment.yaml")
     assert text == "name: mine\n"
+    (logged,) = run.outputs.model_outputs
+    assert logged.step == 32
     encoder = mlflow.pyfunc.load_model(f"runs:/{run_id}/model")
     pages = torch.rand(2, 1, 32, 64, generator=torch.Generator().manual_seed(0))
     latents = encoder.predict(pages.numpy())
@@ -219,6 +221,8 @@ def test_a_run_is_in_the_experiment_of_the_settings(local_store):
     (run,) = mlflow.search_runs(**all_experiments())
     experiment = mlflow.get_experiment(run.info.experiment_id)
     assert experiment.name == "landing pages"
+    # MLflow's user interface opens with the pages for training, not for language models.
+    assert experiment.tags["mlflow.experimentKind"] == "custom_model_development"
 
 
 def test_a_training_of_a_study_is_a_child_in_the_store_of_the_study(local_store, monkeypatch):
@@ -231,6 +235,20 @@ def test_a_training_of_a_study_is_a_child_in_the_store_of_the_study(local_store,
     assert run.data.tags["mlflow.parentRunId"] == "5" * 32
 
 
+def test_each_tracker_names_the_command_that_shows_the_run(local_store, monkeypatch):
+    experiment = load_experiment(None, ["tracker=tensorboard,mlflow"])
+    (local_store / "my run").mkdir()
+    log = RunLog(local_store / "my run", experiment, horizon=64, images=0, enabled=True)
+    log.start_trackers()
+    log.close()
+    assert log.viewers == [
+        f"tensorboard --logdir '{local_store}/my run'",
+        f"mlflow ui --backend-store-uri sqlite:///{local_store}/mlflow.db",
+    ]
+    log.trackers = []
+    assert log.viewers == []
+
+
 def all_experiments() -> dict:
     return {"search_all_experiments": True, "output_format": "list"}
 
@@ -241,24 +259,6 @@ def test_an_unreachable_server_is_refused_with_one_line(local_store, monkeypatch
     with pytest.raises(ConfigError, match=r"^tracker: mlflow: .*127\.0\.0\.1") as refusal:
         an_mlflow_log(local_store, 0)
     assert "\n" not in str(refusal.value)
-
-
-def test_tensorboard_has_settings_and_final_metrics_in_one_run(tmp_path):
-    experiment = load_experiment(None, ["tracker=tensorboard"])
-    log = RunLog(tmp_path, experiment, horizon=64, images=0, enabled=True)
-    log.start_trackers()
-    log.write_metrics("train", 8, {"loss": 3.0})
-    log.write_metrics("val", 8, {"ssim": 0.25})
-    log.write_metrics("val", 16, {"ssim": 0.5})
-    log.write_final_model(tmp_path / "final")
-    log.close()
-    events = tmp_path / "events"
-    assert all(path.parent == events for path in events.rglob("events.out.*"))
-    read = EventAccumulator(str(events)).Reload()
-    assert [(point.step, point.value) for point in read.Scalars("final/ssim")] == [(16, 0.5)]
-    assert [point.value for point in read.Scalars("val/ssim")] == [0.25, 0.5]
-    session = read.summary_metadata["_hparams_/session_start_info"].plugin_data.content
-    assert b"beta.max" in session
 
 
 @pytest.fixture
