@@ -22,6 +22,7 @@ from vaetrain.gan.discriminators import build_discriminator
 from vaetrain.gan.trainer import GanTrainer
 from vaetrain.losses.objective import Objective
 from vaetrain.losses.weights import Weights
+from vaetrain.model.outputs import build_output
 from vaetrain.model.vae import VAE
 from vaetrain.schedules import Clock
 from vaetrain.training.controllers import KLController
@@ -153,6 +154,6 @@ class Step:
 def a_gan_trainer(settings: tuple[str, ...]) -> GanTrainer:
     experiment = load_experiment(None, settings)
     clock = Clock(epoch_images=10, global_batch_size=2 * PAGES, horizon=100)
-    at_logits = experiment.loss.on_logits
+    output = build_output(experiment.model) if experiment.loss.on_logits else None
     discriminator = build_discriminator(experiment.gan)
-    return GanTrainer(experiment.gan, discriminator, clock, FakeEngine(), at_logits=at_logits)
+    return GanTrainer(experiment.gan, discriminator, clock, FakeEngine(), output=output)

@@ -18,12 +18,20 @@ from vaetrain.model.vae import VAE, Noise, draw_noise
 ARCHITECTURES = [
     {"blocks": blocks, "attention": attention, "skips": skips, "latent": latent}
     for blocks, attention, skips, latent in itertools.product(BLOCKS, ATTENTION, SKIPS, LATENTS)
+] + [
+    {"output": "levels", "skips": "hierarchical", "latent": "vector"},
 ]
 
 
 def architecture_name(architecture: dict[str, str]) -> str:
     """Return a short name of one of `ARCHITECTURES`."""
     return "-".join(architecture.values())
+
+
+def settings_of(architecture: dict[str, str]) -> list[str]:
+    """Return the settings of an architecture, with the pixel loss that its output needs."""
+    settings = [f"model.{key}={value}" for key, value in architecture.items()]
+    return settings + (["loss.pixel=nll"] if architecture.get("output") == "levels" else [])
 
 
 def perturbed_model(config: ModelConfig, width: int, max_height: int, noise: float) -> VAE:

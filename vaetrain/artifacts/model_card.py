@@ -25,6 +25,7 @@ SHOWN = {
     "precision_at_10": "precision@10 of labels among pages of other templates, embedding",
     "active_units": "active units",
     "kl": "KL, nats a page",
+    "bits_per_page": "bound on the code length, bits a page",
 }
 COMPARED = {
     "two_sample_accuracy": "accuracy of a classifier that tells them from training pages",

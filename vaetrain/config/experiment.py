@@ -21,6 +21,7 @@ from vaetrain.data.config import DataConfig
 from vaetrain.engines.config import OptimizerConfig
 from vaetrain.gan.config import GanConfig
 from vaetrain.losses.config import BetaConfig, CurriculumConfig, LossConfig
+from vaetrain.losses.terms import PIXEL_LOSSES
 from vaetrain.model.config import ModelConfig, SkipConfig
 from vaetrain.prior.config import PriorConfig
 from vaetrain.schedules import Clock, LrConfig
@@ -122,10 +123,14 @@ def checked_together(experiment: Experiment) -> Experiment:
             f"data.retry_seconds: {data.retry_seconds:g} must be less than "
             f"train.timeout_seconds={train.timeout_seconds:g}, after which the other ranks give up"
         )
-    if experiment.loss.on_logits != (experiment.model.output == "sigmoid"):
+    pixel, output = experiment.loss.pixel, experiment.model.output
+    if PIXEL_LOSSES[pixel].output != output:
+        # The pair of the value that is not the default, l1 or linear.
+        fitting = next(name for name, loss in PIXEL_LOSSES.items() if loss.output == output)
+        pair = (fitting, output) if output != "linear" else (pixel, PIXEL_LOSSES[pixel].output)
         raise ConfigError(
-            "loss.pixel: bce and model.output=sigmoid must be used together; they are "
-            f"loss.pixel={experiment.loss.pixel} and model.output={experiment.model.output}"
+            f"loss.pixel: {pair[0]} and model.output={pair[1]} must be used together; they are "
+            f"loss.pixel={pixel} and model.output={output}"
         )
     if experiment.prior.kind == "flow" and experiment.model.latent != "vector":
         raise ConfigError(

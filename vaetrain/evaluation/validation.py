@@ -35,7 +35,7 @@ from vaetrain.losses.weights import Weights
 from vaetrain.model.embedding import EmbeddingSpace
 from vaetrain.model.encoder import Level
 from vaetrain.model.masked import Rows
-from vaetrain.model.vae import draw_noise
+from vaetrain.model.vae import Noise, draw_noise
 
 ALIVE_KL = (
     0.1  # nats a page of an alive latent dimension or channel; a collapsed one has thousandths
@@ -113,7 +113,8 @@ def encode_pages(
     Reconstructions are decoded from `mu` with the model's skip connections. The probes are further
     reconstructions: `sampled` from a latent drawn from the posterior and, if the model has skip
     connections, `without_skips` from `mu` alone and `shuffled` from the `mu` of another page with
-    the skip connections of this page.
+    the skip connections of this page. `bits_per_page` is of a sample of all latents, if the pixel
+    loss is a likelihood.
 
     Args:
         compared: Long, ids of the compared pages, see `compared_ids`. None: all pages are compared,
@@ -125,6 +126,8 @@ def encode_pages(
     probes = probe_settings(model)
     names = list(dict.fromkeys([*objective.parts, *PIXEL_METRICS, *GRADIENT_ENERGIES]))
     names += [f"{metric}_{probe}" for probe in probes for metric in PROBE_METRICS]
+    has_bound = objective.is_likelihood and model.decodes_latents_only
+    names += ["bits_per_page"] if has_bound else []
 
     def measure(batch: Batch) -> tuple[Tensor, Level]:
         """Return all columns but the structure, (B, columns), and the encoder's last map."""
@@ -133,14 +136,20 @@ def encode_pages(
         output = model.reconstruct(posterior, heights, batch.size)
         _, values = objective(output, images, heights, weights)
         values |= pixel_metrics(output.reconstruction, images, heights)
+        noise = evaluation_noise(model, batch)
         for probe, settings in probes.items():
             if probe == "sampled":
-                settings = {"eps": evaluation_noise(model, batch)}
+                settings = {"eps": noise.eps}
             probed = model.reconstruct(posterior, heights, batch.size, **settings)
             page = probed.reconstruction.clamp(0, 1)
             for metric in PROBE_METRICS:
                 value = PIXEL_METRICS[metric].function(page, images, heights)
                 values[f"{metric}_{probe}"] = value
+        if has_bound:
+            sample = model.reconstruct(
+                posterior, heights, batch.size, eps=noise.eps, ladder=noise.ladder
+            )
+            values["bits_per_page"] = objective.bits_per_page(sample, images, heights)
         columns = torch.stack([values[name] for name in names], 1)
         latents = [model.embed(x, heights) for x in (output.mu, output.logvar)]
         table = torch.cat([columns, *latents, kl_per_page_and_dimension(output)], 1)
@@ -262,10 +271,10 @@ def probe_settings(model: nn.Module) -> dict[str, dict[str, bool]]:
     return settings
 
 
-def evaluation_noise(model: nn.Module, batch: Batch) -> Tensor:
+def evaluation_noise(model: nn.Module, batch: Batch) -> Noise:
     """Draw the noise of posterior samples; a page has the same noise in every evaluation."""
     keys = sample_keys(0, torch.zeros_like(batch.ids), batch.ids, "evaluation")
-    return draw_noise(model, keys, batch.size, gate=1.0, dropout=0.0).eps
+    return draw_noise(model, keys, batch.size, gate=1.0, dropout=0.0)
 
 
 def page_means(values: dict[str, Tensor], heights: Tensor) -> dict[str, float]:

@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from vaetrain.engines.base import Engine
 from vaetrain.engines.optimizers import optimizer_tensors, start_state
@@ -28,7 +28,7 @@ from vaetrain.gan.monitor import DiscriminatorMonitor
 from vaetrain.gan.registry import LOSSES, NO_REGULARIZER, REGULARIZERS
 from vaetrain.gan.regularizers import Regularizer, RegularizerInput
 from vaetrain.meters import StepMeans
-from vaetrain.model.masked import keep, rows_at
+from vaetrain.model.masked import rows_at
 from vaetrain.model.vae import VAEOutput
 from vaetrain.schedules import Clock, lr_at
 
@@ -94,21 +94,21 @@ class GanTrainer:
         clock: Clock,
         engine: Engine,
         *,
-        at_logits: bool = False,
+        output: nn.Module | None = None,
     ) -> None:
         """Start the optimizer and the controllers.
 
         Args:
             discriminator: on the device, with the same weights on every rank.
-            at_logits: the pixel loss is a function of the reconstruction's logits, so the gradients
-                of both losses meet there.
+            output: of the model, if the pixel loss is a function of the reconstruction's logits.
+                The gradients of both losses then meet there, and `output.page` decodes the logits.
         """
         self.config = config
         self.loss: GanLoss = LOSSES[config.loss].load()
         self.regularizer: Regularizer | None = None
         if config.regularizer != NO_REGULARIZER:
             self.regularizer = REGULARIZERS[config.regularizer].load()
-        self.at_logits = at_logits
+        self.output = output
         self.clock = clock
         self.engine = engine
         self.discriminator = discriminator.requires_grad_(False)
@@ -173,12 +173,12 @@ class GanTrainer:
         Returns: the output for the objective, and the reconstruction (B, 1, H, W) for the
             discriminator.
         """
-        if not self.at_logits:
+        if self.output is None:
             page, fake = self.balance.fork(output.reconstruction, self.factor)
             return output._replace(reconstruction=page), fake
         logits, fake_logits = self.balance.fork(output.logits, self.factor)
         rows = rows_at(heights, logits.shape[2])
-        page, fake = (keep(torch.sigmoid(branch), rows) for branch in (logits, fake_logits))
+        page, fake = (self.output.page(branch, rows) for branch in (logits, fake_logits))
         return output._replace(reconstruction=page, logits=logits), fake
 
     def generator_terms(

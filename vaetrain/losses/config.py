@@ -62,7 +62,7 @@ class LossConfig(with_term_fields(_LossConfig, "float", _weight)):
     @property
     def on_logits(self) -> bool:
         """Whether the pixel loss is computed from logits."""
-        return PIXEL_LOSSES[self.pixel].on_logits
+        return PIXEL_LOSSES[self.pixel].output != "linear"
 
 
 @dataclass

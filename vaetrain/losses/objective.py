@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor, nn
 
 from vaetrain.losses.config import ObjectiveSettings
 from vaetrain.losses.factory import LoadEncoder, build_term, no_encoder
 from vaetrain.losses.kl import kl_loss, kl_per_page_and_dimension
-from vaetrain.losses.terms import TERMS, LossTerm
+from vaetrain.losses.terms import PIXEL_LOSSES, TERMS, LossTerm
 from vaetrain.losses.weights import Weights, terms_in_use
 from vaetrain.model.vae import VAEOutput
 
@@ -105,6 +107,26 @@ class Objective(nn.Module):
         parts = {term.name: value for term, value in values.items()}
         parts |= {"kl": kl.sum(dim=1), "loss": total}
         return total, {name: part.detach() for name, part in parts.items()}
+
+    @property
+    def is_likelihood(self) -> bool:
+        """Whether the pixel loss is the exact negative log likelihood of a page's pixels."""
+        return PIXEL_LOSSES[self.loss.pixel].is_likelihood
+
+    def bits_per_page(self, output: VAEOutput, targets: Tensor, heights: Tensor) -> Tensor:
+        """Compute the bound on each page's code length in bits, of a likelihood: (B,).
+
+        It is the negative evidence lower bound (Kingma and Welling 2014, eq. 3), estimated from one
+        sample of the latents: the negative log likelihood plus the KL, in bits.
+
+        Args:
+            output: decoded from a sample of the posterior, of a ladder's levels too.
+            targets, heights: as of a call.
+        """
+        (term,) = (term for term in self.functions if term.uses_logits)
+        nll = self.functions[term](self._prediction(term, output), targets, heights)
+        kl = kl_per_page_and_dimension(output).sum(dim=1)
+        return (nll * (heights * targets.shape[3]) + kl) / math.log(2)
 
     def learned_weights(self) -> dict[str, float]:
         """Return the learned factor of each loss term beside its set weight. Synchronises."""

@@ -7,9 +7,11 @@ these rows is ignored. Losses are computed in float32 or higher precision, also 
 
 from __future__ import annotations
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from shards.format.layout import MAX_DEPTH
 from vaetrain.losses.page_means import masked_mean
 from vaetrain.model.full_precision import full_precision
 
@@ -47,3 +49,25 @@ def bce_with_logits(prediction: Tensor, target: Tensor, heights: Tensor) -> Tens
     return masked_mean(
         F.binary_cross_entropy_with_logits(prediction, target, reduction="none"), heights
     )
+
+
+@full_precision
+def levels_nll(prediction: Tensor, target: Tensor, heights: Tensor) -> Tensor:
+    """Compute the mean negative log likelihood in nats of the page's nesting depths: (B,).
+
+    A pixel between two levels (antialiasing) counts as both, each with its share. This is the
+    expected value for a page whose pixels are rounded at random to one of their two levels. Depths
+    over K - 1 count as K - 1.
+
+    Args:
+        prediction: logits of the levels 0 to K - 1, (B, K, H, W).
+        target: pages (B, 1, H, W), values are depth / 40.
+    """
+    last = prediction.shape[1] - 1
+    depth = (MAX_DEPTH * target).clamp(0, last)
+    lower = depth.floor().clamp(max=last - 1)
+    share = depth - lower  # of the upper level
+    index = torch.cat([lower, lower + 1], dim=1).long()
+    both = prediction.log_softmax(dim=1).gather(1, index)
+    likelihood = (both * torch.cat([1 - share, share], dim=1)).sum(dim=1, keepdim=True)
+    return masked_mean(-likelihood, heights)

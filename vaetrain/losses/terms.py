@@ -93,16 +93,21 @@ class PixelLoss:
 
     Attributes:
         function: `module:name` of the loss, see `LossTerm`.
-        on_logits: the prediction holds logits, so `model.output=sigmoid` is needed.
+        output: the value of `model.output` whose logits are the prediction.
+        is_likelihood: the loss is the exact negative log likelihood of the page's pixels in nats.
+            `bce` is not: it is that of a page of black and white pixels, of which the page's values
+            are the probabilities.
     """
 
     function: str
-    on_logits: bool = False
+    output: str = "linear"
+    is_likelihood: bool = False
 
 
 PIXEL_LOSSES = {
     "l1": PixelLoss("vaetrain.losses.pixel:l1"),
     "mse": PixelLoss("vaetrain.losses.pixel:mse"),
     "charbonnier": PixelLoss("vaetrain.losses.pixel:charbonnier"),
-    "bce": PixelLoss("vaetrain.losses.pixel:bce_with_logits", on_logits=True),
+    "bce": PixelLoss("vaetrain.losses.pixel:bce_with_logits", output="sigmoid"),
+    "nll": PixelLoss("vaetrain.losses.pixel:levels_nll", output="levels", is_likelihood=True),
 }

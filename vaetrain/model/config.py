@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from vaetrain.model.registry import ATTENTION, BLOCKS, LATENTS, SIZES, SKIPS
+from shards.format.layout import MAX_DEPTH
+from vaetrain.model.registry import ATTENTION, BLOCKS, LATENTS, OUTPUTS, SIZES, SKIPS
 from vaetrain.settings import setting
 
 
@@ -43,8 +44,20 @@ class ModelConfig:
     )
     output: str = setting(
         "linear",
-        "output of the decoder: the page, or the page's logits, as loss.pixel=bce needs",
-        choices=("linear", "sigmoid"),
+        "output of the decoder. linear: the page; sigmoid: the page's logits, as loss.pixel=bce "
+        "needs; levels: a distribution over nesting depths at every pixel, as loss.pixel=nll needs",
+        choices=tuple(OUTPUTS),
+    )
+    levels: int = setting(
+        20,
+        "model.output=levels: number of nesting depths, 0 and up; deeper boxes have the last",
+        minimum=2,
+        maximum=MAX_DEPTH + 1,
+    )
+    decode: str = setting(
+        "median",
+        "model.output=levels: what the distribution of a pixel is decoded to",
+        choices=("median", "mean"),
     )
 
 

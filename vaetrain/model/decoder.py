@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from vaetrain.model.blocks import Stage
 from vaetrain.model.config import ModelConfig
 from vaetrain.model.encoder import Level
-from vaetrain.model.layers import enlarge, fit_rows, zero_
+from vaetrain.model.layers import enlarge, fit_rows, four_pixels, zero_
 from vaetrain.model.masked import Rows, keep
 from vaetrain.model.registry import SIZES, SKIPS, STRIDES
 
@@ -56,14 +56,22 @@ class SpatialSeed(nn.Module):
 class Decoder(nn.Module):
     """Stages of blocks, from the feature map of the seed to an image.
 
-    Each stage also receives the coarse page. The image is to be added to the coarse page.
+    Each stage also receives the coarse page. Its values are to be added to the coarse page, see
+    `outputs`.
 
     Attributes:
         skips: one skip connection per stage; empty for `model.skips=none`.
         has_ladder: whether the skip connections have latents of their own.
     """
 
-    def __init__(self, config: ModelConfig, seed: nn.Module, cell: int) -> None:
+    def __init__(self, config: ModelConfig, seed: nn.Module, cell: int, values: int) -> None:
+        """Build the decoder.
+
+        Args:
+            seed: its first layer.
+            cell: image pixels per cell of the coarse page.
+            values: number of values for each pixel.
+        """
         super().__init__()
         channels = SIZES[config.size].channels[::-1]
         self.seed, self.cell = seed, cell
@@ -78,7 +86,7 @@ class Decoder(nn.Module):
             self.has_ladder = skip.has_latent
         # Each position gives four pixels (Shi et al. 2016), because another stage at full
         # resolution would cost more than all other stages together.
-        self.add = zero_(nn.Conv2d(channels[-1], 4, 3, padding=1))
+        self.add = zero_(nn.Conv2d(channels[-1], 4 * values, 3, padding=1))
 
     def forward(
         self,
@@ -101,8 +109,9 @@ class Decoder(nn.Module):
             gate: (B,) in [0, 1], 1 for open skip connections; required with features.
             eps: noise of each level of a ladder, (B, 4, h, w); empty: use the mean of each level.
 
-        Returns: the coarse page at full size, and the image to add to it, both (B, 1, H, W) and 0
-            below the pages; the KL of each level of a ladder in nats, float32 (B, levels).
+        Returns: the coarse page at full size, (B, 1, H, W), and the values to add to it,
+            (B, values, H, W), both 0 below the pages; the KL of each level of a ladder in nats,
+            float32 (B, levels).
         """
         stride = STRIDES[-1]
         x = keep(F.silu(self.seed(z, size[0] // stride)), page_rows[-1])
@@ -119,7 +128,7 @@ class Decoder(nn.Module):
                 if kl is not None:
                     level_kl.append(kl)
         rows = page_rows[0]
-        added = keep(F.pixel_shuffle(self.add(x), 2), rows)
+        added = keep(four_pixels(self.add(x)), rows)
         if level_kl:
             ladder_kl = torch.stack(level_kl, 1)
         else:

@@ -55,6 +55,13 @@ SKIPS = {
     "hierarchical": "vaetrain.model.skips:Ladder",
 }
 
+# Outputs of the decoder: see `outputs.LinearOutput`.
+OUTPUTS = {
+    "linear": "vaetrain.model.outputs:LinearOutput",
+    "sigmoid": "vaetrain.model.outputs:SigmoidOutput",
+    "levels": "vaetrain.model.outputs:LevelsOutput",
+}
+
 # Shapes of the latent: see `latents.VectorLatent`.
 LATENTS = {
     "vector": "vaetrain.model.latents:VectorLatent",

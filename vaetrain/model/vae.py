@@ -25,13 +25,12 @@ from vaetrain.model.full_precision import widened
 from vaetrain.model.gaussian import bounded, reparameterized
 from vaetrain.model.inputs import checked_images, checked_latents
 from vaetrain.model.layers import fit_rows
-from vaetrain.model.masked import Rows, keep, rows_at, rows_at_strides
+from vaetrain.model.masked import Rows, rows_at, rows_at_strides
 from vaetrain.model.mixup import mix_pairs
+from vaetrain.model.outputs import build_output
 from vaetrain.model.registry import LATENTS, SIZES, STRIDES
 from vaetrain.model.skips import LADDER_CHANNELS
 from vaetrain.settings import ConfigError
-
-LOGIT_EPS = 1 / 255  # the coarse page is clamped to [eps, 1 - eps] before its logits are taken
 
 
 class Noise(NamedTuple):
@@ -55,7 +54,7 @@ class VAEOutput(NamedTuple):
         reconstruction: (B, 1, H, W), not clipped, 0 below the pages.
         mu, logvar: of the posterior, of the latent's shape; 0 below the pages.
         ladder: KL of a ladder's levels in nats, float32 (B, levels); no columns without a ladder.
-        logits: of the reconstruction with `model.output=sigmoid`, else the reconstruction.
+        logits: that the reconstruction is decoded from, float32 (B, K, H, W), see `outputs`.
         views: `mu` of two views of each page, one vector each, (2, B, D); (2, 0, D) without a
             second view; None: not of a model.
     """
@@ -90,6 +89,7 @@ class VAE(nn.Module):
         latent: the latent's shape and operations, see `latents`.
         is_spatial: whether the latent is (B, D, H / 16, W / 16) instead of (B, D).
         size: (rows, width) of the tallest image.
+        output: decodes pages, see `outputs`.
         skip_gate: scalar buffer, gate of skip connections in passes without `Noise`.
         space: of the embedding; set for a finished run.
     """
@@ -108,7 +108,8 @@ class VAE(nn.Module):
         self.size = (padded, width)
         self.encoder = Encoder(config)
         self.linear, self.head, seed = self.latent.build_layers(config, width, padded)
-        self.decoder = Decoder(config, seed, self.linear.cell)
+        self.output = build_output(config)
+        self.decoder = Decoder(config, seed, self.linear.cell, self.output.channels)
         self.register_buffer("skip_gate", torch.ones(()))
 
     def forward(
@@ -225,6 +226,7 @@ class VAE(nn.Module):
         skips: bool = True,
         shuffle: bool = False,
         eps: Tensor | None = None,
+        ladder: tuple[Tensor, ...] = (),
     ) -> VAEOutput:
         """Decode `mu` as in an evaluation, with `skip_gate` as the gate of skip connections.
 
@@ -233,18 +235,26 @@ class VAE(nn.Module):
             shuffle: decode the next page's latent with a page's own skip connections, to measure
                 how much of the result depends on the latent.
             eps: standard normal noise, to decode a sample of the posterior instead of `mu`.
+            ladder: noise of a ladder's levels, see `Noise`; empty: their means are used.
         """
         mu, logvar, levels = posterior
         z = mu if eps is None else reparameterized(mu, logvar, eps)
         z = self.keep_latent(z.roll(1, 0), heights) if shuffle else z
         gate = self.skip_gate.expand(len(mu))
-        page, logits, ladder = self._decode(z, heights, size, levels if skips else None, gate=gate)
-        return VAEOutput(page, mu, logvar, ladder, logits, mu.new_empty(2, 0, self.latent_dim))
+        page, logits, ladder_kl = self._decode(
+            z, heights, size, levels if skips else None, gate=gate, eps=ladder
+        )
+        return VAEOutput(page, mu, logvar, ladder_kl, logits, mu.new_empty(2, 0, self.latent_dim))
 
     @property
     def starts_from_pca(self) -> bool:
         """Whether the linear path is to be initialised with the PCA of the training pages."""
         return self.config.start == "components" and self.latent.can_start_from_pca
+
+    @property
+    def decodes_latents_only(self) -> bool:
+        """Whether all that the decoder knows of a page has a KL, so that there is a bound."""
+        return not self.decoder.skips or self.decoder.has_ladder
 
     @property
     def ladder_levels(self) -> int:
@@ -318,11 +328,8 @@ class VAE(nn.Module):
         with torch.autocast(z.device.type, enabled=False):
             coarse = self.linear.page(widened(z), size[0])
         base, added, ladder = self.decoder(z, coarse, rows, size, levels, gate, eps)
-        if self.config.output == "linear":
-            page = widened(base) + widened(added)
-            return page, page, ladder
-        logits = torch.logit(base.float().clamp(LOGIT_EPS, 1 - LOGIT_EPS)) + added
-        return keep(torch.sigmoid(logits), rows[0]), logits, ladder
+        logits = self.output(base, added)
+        return self.output.page(logits, rows[0]), logits, ladder
 
 
 def draw_noise(

@@ -59,7 +59,7 @@ class TrainingState:
                 discriminator,
                 clock,
                 engine,
-                at_logits=experiment.loss.on_logits,
+                output=engine.module.output if experiment.loss.on_logits else None,
             )
             engine.log(self.gan.plan)
         self.collapse = CollapseMonitor(

@@ -15,7 +15,12 @@ import torch
 from safetensors.torch import save_file
 
 from shards.reading.batch import Batch
-from tests.support.models import ARCHITECTURES, architecture_name, perturbed_model
+from tests.support.models import (
+    ARCHITECTURES,
+    architecture_name,
+    perturbed_model,
+    settings_of,
+)
 from vaetrain.augmentation.pipeline import Augment
 from vaetrain.augmentation.policy import load_policy
 from vaetrain.config.experiment import load_experiment
@@ -83,7 +88,7 @@ def main() -> None:
     engine = start_engine(running_launch(os.environ), "no")
     gradients = {}
     for architecture in ARCHITECTURES:
-        settings = [f"model.{key}={value}" for key, value in architecture.items()]
+        settings = settings_of(architecture)
         for name, value in gradient(engine, int(sys.argv[2]), settings).items():
             gradients[f"{architecture_name(architecture)}/{name}"] = value
     if engine.is_main:

@@ -52,6 +52,7 @@ GANS = {
     "lecam-features": ("gan.regularizer=lecam", "gan.feature_matching=1"),
     "two-updates": ("gan.loss=nonsaturating", "gan.updates=2"),
     "logits": ("loss.pixel=bce", "model.output=sigmoid"),
+    "levels": ("loss.pixel=nll", "model.output=levels"),
 }
 
 
@@ -78,7 +79,8 @@ def test_discriminator_steps_stay_on_device(kind, monkeypatch):
         gan = a_gan_trainer(("gan.enabled=true", "gan.start_epoch=0", *GANS[kind]))
         empty = torch.empty(PAGES, 0)
         originals = torch.empty(PAGES, 1, ROWS, WIDTH)
-        logits = torch.empty(PAGES, 1, ROWS, WIDTH, requires_grad=True)
+        channels = 1 if gan.output is None else gan.output.channels
+        logits = torch.empty(PAGES, channels, ROWS, WIDTH, requires_grad=True)
         heights = torch.empty(PAGES, dtype=torch.long)
         applied = torch.ones((), dtype=torch.bool)
     monkeypatch.setattr(gan.optimizer, "step", lambda: None)  # Adam's kernels need values
@@ -86,7 +88,9 @@ def test_discriminator_steps_stay_on_device(kind, monkeypatch):
         for step in (1, 2):
             gan.begin(step * 2 * PAGES)
             for _ in range(2):
-                output = VAEOutput(logits, empty, empty, empty, logits)
+                output = VAEOutput(originals, empty, empty, empty, logits)
+                if gan.output is None:
+                    output = output._replace(reconstruction=logits)
                 output, fake = gan.fork(output, heights)
                 page = output.reconstruction
                 losses = (page - originals).square().mean(dim=(1, 2, 3))
@@ -94,7 +98,7 @@ def test_discriminator_steps_stay_on_device(kind, monkeypatch):
                 assert (losses.shape, losses.dtype) == ((PAGES,), torch.float32)
                 losses.sum().backward()
             gan.step(applied)
-    assert logits.grad.shape == originals.shape
+    assert logits.grad.shape == logits.shape
     assert all(value.device == META for value in gan.tensors().values())
 
 
@@ -113,14 +117,21 @@ def test_every_architecture_stays_on_device(blocks, attention, skips, latent):
     check(*run("none", *(f"model.{name}={value}" for name, value in settings.items())))
 
 
-@pytest.mark.parametrize("net", ["features", "alex", "vgg", "squeeze"])
-def test_every_loss_stays_on_device(net):
+OUTPUT_SETTINGS = {
+    "sigmoid": ("model.output=sigmoid", "loss.pixel=bce"),
+    "levels": ("model.output=levels", "loss.pixel=nll"),
+}
+
+
+@pytest.mark.parametrize(
+    ("net", "output"),
+    [(net, "sigmoid") for net in ("features", "alex", "vgg", "squeeze")] + [("features", "levels")],
+)
+def test_every_loss_stays_on_device(net, output):
     weights = "null" if net == "features" else "random"
     settings = (f"loss.perceptual_net={net}", f"loss.perceptual_weights={weights}")
     terms = ("loss.perceptual=1", "loss.ms_ssim=1", "loss.gradient=1", "loss.combine=learned")
-    total, parts = run(
-        "none", *settings, *terms, "beta.free_bits=0.1", "model.output=sigmoid", "loss.pixel=bce"
-    )
+    total, parts = run("none", *settings, *terms, "beta.free_bits=0.1", *OUTPUT_SETTINGS[output])
     check(total, parts)
     assert {"perceptual", "ms_ssim", "gradient"} <= set(parts)
 

@@ -33,6 +33,7 @@ KINDS = {
     "skips": ("model.skips=gated",),
     "ladder": ("model.skips=hierarchical",),
     "spatial": ("model.latent=spatial",),
+    "levels": ("model.output=levels", "loss.pixel=nll", "model.skips=hierarchical"),
 }
 
 

@@ -1,5 +1,6 @@
 """Validation metrics, compared with formulas in numpy, and the probes."""
 
+import math
 from types import SimpleNamespace
 
 import pytest
@@ -16,10 +17,13 @@ from vaetrain.evaluation.validation import (
     EncodedSet,
     alive_dimensions,
     encode_pages,
+    evaluation_noise,
     page_means,
     summarise,
 )
+from vaetrain.losses.kl import kl_per_page_and_dimension
 from vaetrain.losses.objective import Objective
+from vaetrain.losses.pixel import levels_nll
 from vaetrain.schedules import weights_at
 
 N, D = 40, 6
@@ -88,9 +92,9 @@ def four_pages() -> Batch:
     )
 
 
-def encode_four_pages(skips: str, *, ignores_z: bool = False) -> EncodedSet:
+def encode_four_pages(skips: str, *settings: str, ignores_z: bool = False) -> EncodedSet:
     """Encode four pages with a random model; `ignores_z`: the decoder ignores the latent."""
-    experiment = load_experiment(None, [f"model.skips={skips}", "model.latent_dim=8"])
+    experiment = load_experiment(None, [f"model.skips={skips}", "model.latent_dim=8", *settings])
     model = perturbed_model(experiment.model, 64, 64, 0.05).eval()
     if ignores_z:
         for layer in (model.linear.to_page, model.decoder.seed):
@@ -121,6 +125,37 @@ def test_a_model_without_skip_connections_has_one_probe():
     metrics = summarise(encode_four_pages("none"))
     assert {"l1_sampled", "ssim_sampled"} <= set(metrics)
     assert not [name for name in metrics if "shuffled" in name or "without" in name]
+
+
+LEVELS = ("model.output=levels", "loss.pixel=nll")
+
+
+@pytest.mark.parametrize("skips", ["none", "hierarchical"])
+def test_bits_per_page_are_the_bound_of_a_sample_of_all_latents(skips):
+    experiment = load_experiment(None, [f"model.skips={skips}", "model.latent_dim=8", *LEVELS])
+    model = perturbed_model(experiment.model, 64, 64, 0.05).eval()
+    batch = four_pages()
+    noise = evaluation_noise(model, batch)
+    assert len(noise.ladder) == model.ladder_levels
+    with torch.no_grad():
+        sample = model(batch.images(), batch.heights, noise._replace(gate=torch.ones(4)))
+    nll = levels_nll(sample.logits, batch.images(), batch.heights) * 64 * 64
+    kl = kl_per_page_and_dimension(sample).sum(dim=1)
+    bits = encode_four_pages(skips, *LEVELS).pages.values["bits_per_page"]
+    torch.testing.assert_close(bits.float(), (nll + kl) / math.log(2), rtol=1e-5, atol=1e-2)
+
+
+@pytest.mark.parametrize(
+    ("skips", "settings"),
+    [
+        # The decoder sees features of the page that have no KL.
+        ("gated", LEVELS),
+        ("none", ()),
+        ("none", ("model.output=sigmoid", "loss.pixel=bce")),
+    ],
+)
+def test_without_a_bound_there_are_no_bits_per_page(skips, settings):
+    assert "bits_per_page" not in summarise(encode_four_pages(skips, *settings))
 
 
 def test_a_registered_metric_appears_in_validation_and_in_baselines(monkeypatch):

@@ -14,7 +14,10 @@ from vaetrain.gan import losses
 from vaetrain.gan.config import GanConfig
 from vaetrain.gan.discriminators import build_discriminator
 from vaetrain.gan.trainer import GanTrainer, gan_step_at
-from vaetrain.losses.pixel import bce_with_logits
+from vaetrain.losses.pixel import bce_with_logits, levels_nll
+from vaetrain.model.config import ModelConfig
+from vaetrain.model.masked import rows_at
+from vaetrain.model.outputs import LevelsOutput, SigmoidOutput
 from vaetrain.model.vae import VAEOutput
 from vaetrain.schedules import Clock, LrConfig
 
@@ -167,25 +170,34 @@ def test_vae_gets_the_weighed_gradient_and_the_discriminator_none():
     torch.testing.assert_close(fake.grad, gradient)
 
 
-def test_gradients_are_measured_at_logits_where_the_pixel_loss_uses_them():
+@pytest.mark.parametrize(
+    ("kind", "pixel_loss", "channels"),
+    [(SigmoidOutput, bce_with_logits, 1), (LevelsOutput, levels_nll, 20)],
+)
+def test_gradients_are_measured_at_logits_where_the_pixel_loss_uses_them(
+    kind, pixel_loss, channels
+):
     config = dataclasses.replace(QUICK, weight=0.3)
+    decoded = kind(ModelConfig())
     torch.manual_seed(0)
-    gan = GanTrainer(config, build_discriminator(config), CLOCK, FakeEngine(), at_logits=True)
+    gan = GanTrainer(config, build_discriminator(config), CLOCK, FakeEngine(), output=decoded)
     gan.begin(BATCH)
     assert gan.current is not None
-    real, fake = pages(1)
-    logits = torch.logit(fake, eps=1e-3).requires_grad_()
-    output, fake_view = gan.fork(an_output(torch.sigmoid(logits), logits), HEIGHTS)
+    real, _ = pages(1)
+    logits = torch.randn(BATCH, channels, 32, 32, requires_grad=True)
+    rows = rows_at(HEIGHTS, 32)
+    output, fake_view = gan.fork(an_output(decoded.page(logits, rows), logits), HEIGHTS)
     below = torch.arange(32)[:, None] >= HEIGHTS[:, None, None, None]
-    torch.testing.assert_close(fake_view, torch.sigmoid(logits).masked_fill(below, 0))
+    torch.testing.assert_close(fake_view, decoded.page(logits, rows))
+    assert (fake_view[below.expand_as(fake_view)] == 0).all()
     torch.testing.assert_close(output.reconstruction, fake_view)
 
     terms = gan.generator_terms(output.reconstruction, fake_view, real, HEIGHTS)
-    pixel = bce_with_logits(output.logits, real, HEIGHTS)
+    pixel = pixel_loss(output.logits, real, HEIGHTS)
     (pixel.sum() + terms.sum()).backward()
     free = logits.detach().clone().requires_grad_()
-    pixel_gradient = torch.autograd.grad(bce_with_logits(free, real, HEIGHTS).sum(), free)[0]
-    fake_output = gan.discriminator(torch.sigmoid(free).masked_fill(below, 0), HEIGHTS)
+    pixel_gradient = torch.autograd.grad(pixel_loss(free, real, HEIGHTS).sum(), free)[0]
+    fake_output = gan.discriminator(decoded.page(free, rows), HEIGHTS)
     gan_gradient = torch.autograd.grad(
         losses.generator_loss(losses.HINGE, fake_output).sum(), free
     )[0]

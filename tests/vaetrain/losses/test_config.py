@@ -4,6 +4,7 @@ import dataclasses
 
 from vaetrain.losses.config import LossConfig, Phase
 from vaetrain.losses.terms import PIXEL_LOSSES, TERMS
+from vaetrain.model.registry import OUTPUTS
 
 
 def test_sections_list_the_terms_in_the_order_of_the_table():
@@ -16,4 +17,8 @@ def test_sections_list_the_terms_in_the_order_of_the_table():
 
 
 def test_pixel_losses_say_whether_they_need_logits():
-    assert {name for name in PIXEL_LOSSES if LossConfig(pixel=name).on_logits} == {"bce"}
+    assert {name for name in PIXEL_LOSSES if LossConfig(pixel=name).on_logits} == {"bce", "nll"}
+
+
+def test_every_output_has_a_pixel_loss():
+    assert {loss.output for loss in PIXEL_LOSSES.values()} == set(OUTPUTS)

@@ -126,3 +126,37 @@ def test_half_precision_gives_the_float32_losses_within_its_rounding():
         torch.testing.assert_close(
             parts[name], value, rtol=2**-7, atol=2**-7, equal_nan=name == "contrastive"
         )
+
+
+def levels_output_of(target: torch.Tensor) -> VAEOutput:
+    """Return an output with logits of six levels."""
+    output, _ = random_output(ladder=2)
+    generator = torch.Generator().manual_seed(3)
+    return output._replace(logits=torch.randn(2, 6, *target.shape[2:], generator=generator))
+
+
+def test_with_beta_1_the_loss_of_levels_is_the_evidence_bound():
+    _, target = random_output()
+    target = target / 10
+    heights = torch.tensor([20, 13])
+    target[1, :, 13:] = 0
+    output = levels_output_of(target)
+    objective = build("model.output=levels", "loss.pixel=nll")
+    losses, parts = objective(output, target, heights, Weights({"recon": 1.0}, beta=1.0))
+    pixels = 32 * heights
+    nats = parts["recon"] * pixels + kl_of(output) + output.ladder.sum(dim=1)
+    torch.testing.assert_close(losses * pixels, nats)
+    bits = objective.bits_per_page(output, target, heights)
+    torch.testing.assert_close(bits, nats / 0.6931471805599453)
+    assert objective.is_likelihood
+    assert not build().is_likelihood
+    assert not build("model.output=sigmoid", "loss.pixel=bce").is_likelihood
+
+
+def test_a_uniform_distribution_over_levels_costs_their_logarithm():
+    _, target = random_output()
+    output, _ = random_output()
+    output = output._replace(logits=torch.zeros(2, 8, 32, 32))
+    objective = build("model.output=levels", "loss.pixel=nll")
+    bits = objective.bits_per_page(output, target / 10, HEIGHTS)
+    torch.testing.assert_close(bits, 3 * 32 * 20 + kl_of(output) / 0.6931471805599453)

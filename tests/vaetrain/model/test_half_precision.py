@@ -18,7 +18,7 @@ from vaetrain.gan.config import GanConfig
 from vaetrain.gan.discriminators import build_discriminator
 from vaetrain.gan.regularizers import RegularizerInput, lecam, r1
 from vaetrain.losses.gradient_difference import gradient_difference
-from vaetrain.losses.pixel import bce_with_logits, charbonnier, l1, mse
+from vaetrain.losses.pixel import bce_with_logits, charbonnier, l1, levels_nll, mse
 from vaetrain.losses.ssim import ms_ssim, ssim
 from vaetrain.model import masked
 from vaetrain.model.attention import MaskedCBAM
@@ -186,6 +186,19 @@ def test_losses(loss, contrast, dtype):
         lambda x: loss(x, target, heights),
         lambda x: loss(x, target.double(), heights),
         [prediction.to(dtype)],
+        1.0,
+    )
+
+
+@DTYPES
+def test_likelihood_of_levels(dtype):
+    heights = torch.tensor([32, 25])
+    target = keep(random(2, 1, 32, 24).sigmoid() / 4, rows_at(heights, 32)).float()
+    logits = 3 * random(2, 8, 32, 24, seed=1)
+    compare(
+        lambda x: levels_nll(x, target, heights),
+        lambda x: levels_nll(x, target.double(), heights),
+        [logits.to(dtype)],
         1.0,
     )
 

@@ -6,8 +6,15 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from vaetrain.model.layers import Conv2d, EqualLinear, fit_rows
+from vaetrain.model.layers import Conv2d, EqualLinear, fit_rows, four_pixels
 from vaetrain.model.masked import keep, rows_at
+
+
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+@pytest.mark.parametrize("channels", [1, 3])
+def test_four_pixels_are_a_pixel_shuffle(channels, layout):
+    x = torch.randn(2, 4 * channels, 5, 3).contiguous(memory_format=layout)
+    assert torch.equal(four_pixels(x), F.pixel_shuffle(x, 2))
 
 
 @pytest.mark.parametrize("kernel", [1, 3])

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from tests.support.models import ARCHITECTURES, architecture_name, noise_for
+from tests.support.models import ARCHITECTURES, architecture_name, noise_for, settings_of
 from tests.vaetrain.model.pages import LATENT_DIM, WIDTH, build_model, padded, random_pages
 from vaetrain.config.experiment import load_experiment
 from vaetrain.engines.model_options import apply_options
@@ -51,7 +51,7 @@ def test_a_page_in_a_padded_batch_has_the_outputs_of_the_page_alone(architecture
 @each_architecture
 def test_two_micro_batches_have_the_gradient_of_one_batch(architecture):
     model = build_model(**architecture)
-    objective = Objective(load_experiment(None, []))
+    objective = Objective(load_experiment(None, settings_of(architecture)))
     images, heights = random_pages([64, 100, 333, 320])
     weights = Weights({"recon": 1.0, "ssim": 0.1}, beta=1.0)
 
@@ -80,12 +80,13 @@ def test_every_parameter_has_a_gradient(architecture):
     assert without == []
 
 
+@pytest.mark.parametrize("output", ["linear", "levels"])
 @pytest.mark.parametrize("option", ["channels_last", "checkpoint_activations"])
-def test_options_do_not_change_gradients(option):
+def test_options_do_not_change_gradients(option, output):
     images, heights = random_pages([64, 100])
     gradients = []
     for is_on in (False, True):
-        model = build_model(skips="hierarchical")
+        model = build_model(skips="hierarchical", output=output)
         apply_options(model, torch.device("cpu"), **{option: is_on})
         output = model(images, heights, noise_for(model, tuple(images.shape[2:]), [0, 1]))
         output.reconstruction.square().sum().backward()
