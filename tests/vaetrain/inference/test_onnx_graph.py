@@ -39,6 +39,14 @@ def test_separate_encoder_and_decoder_equal_pytorch(graph, run_folder, tmp_path)
     assert largest_difference(graph, tmp_path / "part.onnx", [(5, (96, 64))]) <= TOLERANCE
 
 
+def test_decoded_levels_equal_pytorch(tmp_path):
+    model = build_model(output="levels", attention="none").requires_grad_(False)
+    graph = DecoderGraph(model, WIDTH, 128)
+    write_graph(graph, tmp_path / "decoder.onnx", WIDTH, 128)
+    sizes = [(5, (96, WIDTH))]
+    assert largest_difference(graph, tmp_path / "decoder.onnx", sizes) <= TOLERANCE
+
+
 def test_a_graph_that_differs_from_pytorch_is_refused(run_folder, tmp_path, monkeypatch):
     monkeypatch.setattr(onnx_graph, "largest_difference", lambda *_: 0.5)
     graph = DecoderGraph(load_model(run_folder / "run"), 64, 128)
