@@ -115,12 +115,17 @@ def check_same_policy(saved_policy: dict[str, Any], policy: Policy) -> None:
 def _completed(experiment: dict[str, Any]) -> dict[str, Any]:
     """Add the settings of later versions to a saved experiment, with the values it computed with.
 
-    0.1 had no contrastive loss.
+    0.1 had neither the contrastive loss nor `model.output=levels`.
     """
+    model = {"levels": 20, "decode": "median"} | experiment.get("model", {})
     loss = {"contrastive": 0.0} | experiment.get("loss", {})
     curriculum = experiment.get("curriculum", {})
     phases = [{"contrastive": None} | phase for phase in curriculum.get("phases", [])]
-    return experiment | {"loss": loss, "curriculum": curriculum | {"phases": phases}}
+    return experiment | {
+        "model": model,
+        "loss": loss,
+        "curriculum": curriculum | {"phases": phases},
+    }
 
 
 def _changes(before: dict[str, Any], now: dict[str, Any]) -> dict[str, str]:

@@ -61,3 +61,9 @@ def test_a_run_of_a_version_without_the_contrastive_loss_resumes():
     other = load_experiment(None, [*settings, "loss.contrastive=0.1"])
     with pytest.raises(ConfigError, match=r"loss\.contrastive \(was 0\.0, now 0\.1\)"):
         same_run.check_same_experiment(before, other)
+
+
+def test_a_run_of_a_version_without_levels_resumes():
+    before = as_dict(Experiment())
+    del before["model"]["levels"], before["model"]["decode"]
+    same_run.check_same_experiment(before, Experiment())

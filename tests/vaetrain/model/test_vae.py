@@ -80,13 +80,13 @@ def test_every_parameter_has_a_gradient(architecture):
     assert without == []
 
 
-@pytest.mark.parametrize("output", ["linear", "levels"])
+@pytest.mark.parametrize("kind", ["linear", "levels"])
 @pytest.mark.parametrize("option", ["channels_last", "checkpoint_activations"])
-def test_options_do_not_change_gradients(option, output):
+def test_options_do_not_change_gradients(option, kind):
     images, heights = random_pages([64, 100])
     gradients = []
     for is_on in (False, True):
-        model = build_model(skips="hierarchical", output=output)
+        model = build_model(skips="hierarchical", output=kind)
         apply_options(model, torch.device("cpu"), **{option: is_on})
         output = model(images, heights, noise_for(model, tuple(images.shape[2:]), [0, 1]))
         output.reconstruction.square().sum().backward()
