@@ -39,6 +39,7 @@ def test_separate_encoder_and_decoder_equal_pytorch(graph, run_folder, tmp_path)
     assert largest_difference(graph, tmp_path / "part.onnx", [(5, (96, 64))]) <= TOLERANCE
 
 
+@pytest.mark.slow
 def test_decoded_levels_equal_pytorch(tmp_path):
     model = build_model(output="levels", attention="none").requires_grad_(False)
     graph = DecoderGraph(model, WIDTH, 128)
