@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from launch.trials import Outcome
 
 SHOWN = 8  # maximum of settings in a chart with a legend; more colours are hard to distinguish
+ROUNDING = 1e-9  # half width relative to the mean below which all values are equal
 IN_ORDER = 12  # longer tables are sorted by the metric instead of the order of the study
 TEMPLATES = Path(__file__).parent / "templates"
 PICTURE = Path("final") / "reconstructions.png"
@@ -298,6 +299,8 @@ def interval_text(interval: Interval, *, signed: bool = False) -> str:
     sign, half_width = "+" if signed else "", interval.half_width
     if interval.count == 1:
         return f"{interval.mean:{sign}.4g}"
+    if half_width < ROUNDING * abs(interval.mean):  # equal values, up to rounding
+        half_width = 0.0
     if not 0 < half_width < math.inf:
         return f"{interval.mean:{sign}.4g} ± {half_width:g}"
     decimals = max(0, 1 - math.floor(math.log10(half_width)))

@@ -121,6 +121,7 @@ def test_rate_and_distortion_are_drawn_beside_pca(beta_study, tmp_path):
         (Interval(152.47, 9.12, 3), "152.5 ± 9.1"),
         (Interval(1234.5, 567.0, 3), "1234 ± 567"),
         (Interval(126.0, 0.0, 3), "126 ± 0"),
+        (Interval(0.12450980392156863, 1.8e-19, 2), "0.1245 ± 0"),
         (Interval(0.87654, float("inf"), 1), "0.8765"),
     ],
 )

@@ -23,8 +23,6 @@ LOCAL_STORE, ARTIFACTS = "mlflow.db", "mlartifacts"
 MODEL_CODE = Path(__file__).parents[1] / "inference" / "mlflow_model.py"  # run by MLflow
 # Environment of the trainings of a study: the folder of its local store, and its parent run.
 FOLDER_VARIABLE, PARENT_VARIABLE = "VAETRAIN_MLFLOW_FOLDER", "VAETRAIN_MLFLOW_PARENT"
-# Without this tag the user interface shows pages for prompts and traces of language models.
-MODEL_TRAINING = {"mlflow.experimentKind": "custom_model_development"}
 
 
 def choose_store(folder: Path) -> str | None:
@@ -46,7 +44,7 @@ def create_experiment(client: MlflowClient, name: str, artifacts: str | None) ->
     """Create an experiment if there is none; another run may create it at the same time."""
     if client.get_experiment_by_name(name) is None:
         try:
-            client.create_experiment(name, artifacts, tags=MODEL_TRAINING)
+            client.create_experiment(name, artifacts)
         except MlflowException as error:
             if error.error_code != "RESOURCE_ALREADY_EXISTS":
                 raise

@@ -221,8 +221,6 @@ def test_a_run_is_in_the_experiment_of_the_settings(local_store):
     (run,) = mlflow.search_runs(**all_experiments())
     experiment = mlflow.get_experiment(run.info.experiment_id)
     assert experiment.name == "landing pages"
-    # MLflow's user interface opens with the pages for training, not for language models.
-    assert experiment.tags["mlflow.experimentKind"] == "custom_model_development"
 
 
 def test_a_training_of_a_study_is_a_child_in_the_store_of_the_study(local_store, monkeypatch):
