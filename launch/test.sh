@@ -9,9 +9,9 @@ if [ "${1:-}" = --oldest ]; then
     shift
     export VENV=${VENV:-.venv}-oldest PIP_CONSTRAINT=$PWD/launch/oldest.txt
 fi
-use_environment test sweep track export capture
+use_environment test sweep track export capture atlas
 install_chromium() {
-    # For the tests of shards.capture, which are skipped without it.
+    # For the tests of shards.capture and of the atlas, which are skipped without it.
     if [ "$(id -u)" = 0 ] && command -v apt-get > /dev/null && ! command -v chromium > /dev/null; then
         echo "installing chromium"
         { apt-get -qq update && DEBIAN_FRONTEND=noninteractive apt-get -qq install --yes \

@@ -41,8 +41,8 @@ def write_atomic(path: Path, content: str | bytes) -> None:
 def atomic_folder(path: Path) -> Iterator[Path]:
     """Give a new folder to fill; at the end sync it to disk and rename it to `path`.
 
-    An existing `path` is replaced. Raises CannotWrite if a write fails; an existing `path` is kept
-    then.
+    An existing `path` is replaced. Raises CannotWrite if a write fails. After this or any other
+    exception an existing `path` is kept, and the new folder is removed.
     """
     draft = path.with_name(f".{path.name}.tmp")
     with writing(path):
@@ -57,7 +57,7 @@ def atomic_folder(path: Path) -> Iterator[Path]:
                 remove_folder(path)
             draft.rename(path)
             sync_path(path.parent)
-        except OSError:
+        except BaseException:
             shutil.rmtree(draft, ignore_errors=True)  # it may fill the disk
             raise
 

@@ -29,10 +29,14 @@ def sample_keys(seed: int, epochs: Tensor, ids: Tensor, purpose: str) -> Tensor:
 
     Returns: Long (B,).
     """
+    return random_bits(random_bits(purpose_root(seed, purpose), epochs), ids)
+
+
+def purpose_root(seed: int, purpose: str) -> int:
+    """Return the signed 64-bit integer from which `sample_keys` derives all keys."""
     # Python salts hash(), so every rank would get other numbers; hashlib does not.
     digest = hashlib.blake2b(f"{purpose}/{seed}".encode(), digest_size=8).digest()
-    root = int.from_bytes(digest, "little", signed=True)
-    return random_bits(random_bits(root, epochs), ids)
+    return int.from_bytes(digest, "little", signed=True)
 
 
 def random_bits(keys: Tensor | int, positions: Tensor | int) -> Tensor:

@@ -61,6 +61,7 @@ COVERS = {
     "tests/vaetrain/trackers/test_trackers.py": (
         *("vaetrain/trackers/*.py", "vaetrain/inference/mlflow_model.py"),
     ),
+    "tests/vaetrain/atlas_site/test_build.py": ("vaetrain/atlas.py", "vaetrain/atlas_site/*.py"),
     "tests/distributed/test_engines_without_trainer.py": (
         *("vaetrain/engines/base.py", "vaetrain/engines/collectives.py"),
         *("vaetrain/engines/replicated.py", "vaetrain/engines/torch_engine.py"),

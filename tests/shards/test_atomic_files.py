@@ -44,6 +44,18 @@ def test_a_failed_folder_keeps_the_old_one_and_names_the_path(tmp_path):
     assert list(tmp_path.iterdir()) == [target]
 
 
+@pytest.mark.parametrize("fault", [ValueError, KeyboardInterrupt])
+def test_a_folder_is_absent_after_any_exception(tmp_path, fault):
+    def write_half() -> None:
+        with atomic_folder(tmp_path / "folder") as draft:
+            (draft / "file").write_text("half")
+            raise fault
+
+    with pytest.raises(fault):
+        write_half()
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_a_folder_is_removed(tmp_path):
     (tmp_path / "folder").mkdir()
     (tmp_path / "folder" / "file").write_text("x")

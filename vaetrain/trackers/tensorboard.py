@@ -11,6 +11,8 @@ import numpy as np
 from accelerate.tracking import TensorBoardTracker
 from torch.utils.tensorboard.summary import hparams
 
+from shards.errors import one_line
+from vaetrain.data.config import SAMPLE_SHARDS
 from vaetrain.trackers.base import Projection, RunTracker, TrackedRun
 
 # Charts of several curves by category and title, for the dashboard CUSTOM SCALARS.
@@ -59,6 +61,19 @@ def custom_charts(tags: Collection[str]) -> dict[str, dict[str, list[Any]]]:
     return layout
 
 
+def atlas_commands(run: Path, shards: str | Path) -> str:
+    """Return the commands that group a run's pages and show them in a browser, as Markdown."""
+    folder, source, clusters = (
+        shlex.quote(one_line(str(path))) for path in (run, shards, run / "clusters")
+    )
+    commands = (
+        f"python -m vaetrain.cluster {folder} --shards {source} --out {clusters}",
+        f"python -m vaetrain.atlas {folder} --shards {source} --clusters {clusters} --serve",
+    )
+    lines = "".join(f"\n    {command}" for command in commands)
+    return f"The kinds of pages, and a map of all pages in a browser:\n{lines}\n"
+
+
 class TensorBoard(RunTracker, TensorBoardTracker):
     """Event files in `events/` of the run directory."""
 
@@ -70,10 +85,17 @@ class TensorBoard(RunTracker, TensorBoardTracker):
         self.viewer = f"tensorboard --logdir {shlex.quote(str(run.folder))}"
         self.tags: set[str] = set()
         self.has_charts = False
+        self.run = run
 
     def store_init_configuration(self, values: dict[str, Any]) -> None:
-        """Keep the settings until the final metrics, with which they are written."""
+        """Keep the settings until the final metrics, with which they are written.
+
+        The tab of texts gets the commands that show the run's pages in a browser.
+        """
         self.settings = values
+        shards = values["data.shards"]
+        text = atlas_commands(self.run.folder, SAMPLE_SHARDS if shards == "None" else shards)
+        self.writer.add_text("atlas", text, self.run.images)
 
     def log(self, values: dict[str, float], step: int, **options: Any) -> None:
         """Log numbers; after the first validation, also the charts that show several curves."""

@@ -1,10 +1,13 @@
 """TensorBoard: one run with settings, curves, and charts of several curves."""
 
+from pathlib import Path
+
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboard.plugins.custom_scalar import layout_pb2
 
 from vaetrain.config.experiment import load_experiment
 from vaetrain.reporting.run_log import RunLog
+from vaetrain.trackers.tensorboard import atlas_commands
 
 
 def test_tensorboard_has_settings_and_final_metrics_in_one_run(tmp_path):
@@ -28,6 +31,13 @@ def test_tensorboard_has_settings_and_final_metrics_in_one_run(tmp_path):
     }
     assert b"beta.max" in content["session_start_info"]
     assert b"val/ssim" in content["experiment"]
+    text = read.Tensors("atlas/text_summary")[0].tensor_proto.string_val[0].decode()
+    assert f"vaetrain.atlas {tmp_path} --shards data/sample --clusters {tmp_path}/clusters" in text
+
+
+def test_commands_of_the_atlas_are_quoted():
+    text = atlas_commands(Path("my runs/`a`"), "s3://b c")
+    assert "vaetrain.cluster 'my runs/`a`' --shards 's3://b c' --out" in text
 
 
 def test_tensorboard_shows_samples_beside_unseen_pages(tmp_path):

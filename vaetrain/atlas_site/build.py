@@ -1,0 +1,119 @@
+"""Build of an atlas: measure the pages, place them on the map, write the folder."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from shards.atomic_files import atomic_folder, sha256_of
+from vaetrain.atlas_site.clusters import Clusters, read_clusters
+from vaetrain.atlas_site.latent_files import reason_against, write_latent
+from vaetrain.atlas_site.map_files import application_version, write_map
+from vaetrain.atlas_site.pages import fitted_space, measure_pages
+from vaetrain.atlas_site.projection import find_neighbours, project
+from vaetrain.atlas_site.target import STAMP, check_target
+from vaetrain.inference.trained_model import TrainedModel
+from vaetrain.settings import ConfigError
+
+SOURCES = (".py", ".html", ".css", ".js")  # an atlas of another version is built again
+PAGE = Path(__file__).parent / "page"
+
+
+def build_atlas(
+    run: Path, shards: str | Path, out: Path, clusters: Path | None, thumbnail: int
+) -> None:
+    """Build the atlas of a run and some shards, unless the folder already holds the same one.
+
+    Args:
+        out: folder to write; an atlas that is there is replaced, any other folder is refused.
+        clusters: file of clusters, or its folder; None: none.
+        thumbnail: width of the pages' thumbnails in pixels.
+
+    Raises UserError in one line; then `out` is as before.
+    """
+    check_target(out)
+    application_version()
+    groups = read_clusters(clusters)
+    trained = TrainedModel(run)
+    if trained.engine.world_size > 1:
+        raise ConfigError("the atlas is built by one process; start it without a launcher")
+    data = trained.open_shards(shards)
+    if len(data.index) == 0:
+        raise ConfigError(f"{shards}: has no pages")
+    stamp = _stamp(trained, data.index.header["table_sha256"], groups, thumbnail)
+    if (out / STAMP).is_file() and json.loads((out / STAMP).read_text()) == stamp:
+        print(f"{out}: is up to date")
+        return
+    with tempfile.TemporaryDirectory(prefix="atlas-") as folder:
+        space = fitted_space(trained, data)
+        pages = measure_pages(trained, data, space, thumbnail, Path(folder))
+        print(f"{len(pages)} pages encoded; comparing them", flush=True)
+        neighbours = find_neighbours(pages.vectors)
+        places = project(pages.vectors, neighbours)
+        print("writing the files", flush=True)
+        with atomic_folder(out) as draft:
+            shutil.copytree(PAGE, draft, dirs_exist_ok=True)
+            reason = reason_against(trained)
+            write_map(draft / "map", pages, places, neighbours, groups, opens=reason is None)
+            if reason is None:
+                latent = (trained, space, pages, places, neighbours, groups)
+                write_latent(draft / "latent", *latent)
+            else:
+                print(f'without the page "Latent": {reason}')
+                remove_latent(draft)
+            (draft / STAMP).write_text(json.dumps(stamp))
+    _print_size(out, len(pages))
+    trained.report_threads()
+
+
+def remove_latent(folder: Path) -> None:
+    """Remove the page "Latent" from a folder, and the links to it."""
+    shutil.rmtree(folder / "latent")
+    (folder / "latent.html").unlink()
+    index = folder / "index.html"
+    index.write_text(index.read_text().replace('<a href="latent.html"', "<a hidden"))
+
+
+def _stamp(
+    trained: TrainedModel, shards: str, clusters: Clusters, thumbnail: int
+) -> dict[str, Any]:
+    """Return what an atlas depends on."""
+    digest = hashlib.sha256()
+    tensors = dict(trained.model.state_dict())
+    if trained.prior is not None:
+        tensors |= {f"prior.{name}": tensor for name, tensor in trained.prior.tensors().items()}
+    if trained.model.space is not None:
+        tensors |= {f"space.{n}": tensor for n, tensor in trained.model.space.tensors().items()}
+    for name in sorted(tensors):
+        digest.update(name.encode())
+        digest.update(tensors[name].detach().cpu().contiguous().view(-1).view(torch.uint8).numpy())
+    own = hashlib.sha256()
+    for file in sorted(path for path in PAGE.parent.rglob("*") if path.suffix in SOURCES):
+        own.update(file.read_bytes())
+    return {
+        "source": own.hexdigest(),
+        "application": application_version(),
+        "model": digest.hexdigest(),
+        "shards": shards,
+        "clusters": clusters.path and sha256_of(clusters.path),
+        "thumbnail": thumbnail,
+    }
+
+
+def _print_size(out: Path, pages: int) -> None:
+    """Print the size of the folder, and of its parts that grow with the pages."""
+
+    def size(*patterns: str) -> int:
+        return sum(file.stat().st_size for p in patterns for file in out.rglob(p) if file.is_file())
+
+    growing = size("data/*.parquet", "blocks/*", "places.bin", "groups.bin")
+    print(
+        f"{out}: {pages} pages, {size('*') / 1e6:.1f} MB, of which {growing / 1e6:.1f} MB "
+        f"({growing / pages / 1e3:.2f} KB a page) grow with the pages"
+    )

@@ -1,0 +1,134 @@
+// Reader of the atlas' files: its description, and the pages in blocks.
+
+const KEPT_BLOCKS = 12;
+const KINDS = {
+  texts: (response) => response.json(),
+  pictures: (response) => response.arrayBuffer(),
+  latents: async (response) => new Float32Array(await response.arrayBuffer()),
+  vectors: async (response) => fromHalf(new Uint16Array(await response.arrayBuffer())),
+};
+const ENDINGS = { texts: "json", pictures: "png.bin", latents: "mu.bin", vectors: "vectors.bin" };
+
+export class Atlas {
+  /** Open the atlas whose files are in the folder `base`, an URL that ends with a slash. */
+  static async open(base) {
+    const [description, places, groups] = await Promise.all([
+      get(base, "atlas.json", (response) => response.json()),
+      get(base, "places.bin", (response) => response.arrayBuffer()),
+      get(base, "groups.bin", (response) => response.arrayBuffer()),
+    ]);
+    return new Atlas(base, description, new Float32Array(places), new Int32Array(groups));
+  }
+
+  constructor(base, description, places, groups) {
+    Object.assign(this, description);
+    this.base = base;
+    this.x = places.subarray(0, this.pages);
+    this.y = places.subarray(this.pages);
+    this.clusterOf = groups.subarray(0, this.pages);
+    this.labelOf = groups.subarray(this.pages);
+    this.kept = new Map();
+  }
+
+  get blocks() {
+    return Math.ceil(this.pages / this.block);
+  }
+
+  /** Return one kind of values of a block; the most recent ones are kept. */
+  read(kind, number) {
+    const name = `blocks/${number}.${ENDINGS[kind]}`;
+    const known = this.kept.get(name);
+    const found = known ?? get(this.base, name, KINDS[kind]);
+    this.kept.delete(name);
+    this.kept.set(name, found);
+    found.catch(() => this.kept.delete(name));
+    if (this.kept.size > KEPT_BLOCKS * 3) this.kept.delete(this.kept.keys().next().value);
+    return found;
+  }
+
+  /** Return texts and numbers of a page. */
+  async page(row) {
+    const { texts, at } = await this._textsOf(row);
+    const names = ["id", "label", "template", "height", "error", "cluster", "neighbours", "distances"];
+    return { row, ...Object.fromEntries(names.map((name) => [name, texts[name][at]])) };
+  }
+
+  /** Return the thumbnail of a page as a PNG file. */
+  async picture(row) {
+    const { texts, block, at } = await this._textsOf(row);
+    const bytes = await this.read("pictures", block);
+    const start = at === 0 ? 0 : texts.ends[at - 1];
+    return new Blob([bytes.slice(start, texts.ends[at])], { type: "image/png" });
+  }
+
+  /** Return the latent of a page. */
+  async latent(row) {
+    const block = Math.floor(row / this.block);
+    const at = (row - block * this.block) * this.dimensions;
+    return (await this.read("latents", block)).slice(at, at + this.dimensions);
+  }
+
+  /** Return rows and distances of the `count` pages nearest to an embedding, nearest first. */
+  async nearest(vector, count, progress = () => {}) {
+    let found = [];
+    for (let block = 0; block < this.blocks; block++) {
+      progress(block / this.blocks);
+      const vectors = await this.read("vectors", block);
+      for (let at = 0, row = block * this.block; at < vectors.length; at += vector.length, row++) {
+        let sum = 0;
+        for (let i = 0; i < vector.length; i++) {
+          const difference = vectors[at + i] - vector[i];
+          sum += difference * difference;
+        }
+        if (found.length < count || sum < found[found.length - 1].sum) {
+          found.push({ row, sum });
+          found.sort((a, b) => a.sum - b.sum || a.row - b.row);
+          found = found.slice(0, count);
+        }
+      }
+    }
+    return found.map(({ row, sum }) => ({ row, distance: Math.sqrt(sum) }));
+  }
+
+  /** Return at most `count` rows whose id, label or template contains a text. */
+  async search(text, count) {
+    const wanted = text.toLowerCase();
+    const found = [];
+    for (let block = 0; block < this.blocks && found.length < count; block++) {
+      const texts = await this.read("texts", block);
+      for (let at = 0; at < texts.id.length && found.length < count; at++) {
+        const names = [texts.id[at], texts.label[at], texts.template[at]];
+        if (names.some((name) => name.toLowerCase().includes(wanted))) {
+          found.push(block * this.block + at);
+        }
+      }
+    }
+    return found;
+  }
+
+  async _textsOf(row) {
+    const block = Math.floor(row / this.block);
+    return { texts: await this.read("texts", block), block, at: row - block * this.block };
+  }
+}
+
+async function get(base, name, convert) {
+  const response = await fetch(new URL(name, base));
+  if (!response.ok) throw new Error(`${name}: cannot be read (${response.status})`);
+  return convert(response);
+}
+
+/** Convert numbers of half precision (IEEE 754 binary16) to a Float32Array. */
+export function fromHalf(halves) {
+  const numbers = new Float32Array(halves.length);
+  for (let i = 0; i < halves.length; i++) {
+    const bits = halves[i];
+    const exponent = (bits >> 10) & 31;
+    const fraction = bits & 1023;
+    const size = exponent === 0
+      ? fraction * 2 ** -24
+      : (1 + fraction / 1024) * 2 ** (exponent - 15);
+    numbers[i] = bits & 0x8000 ? -size : size;
+  }
+  return numbers;
+}
