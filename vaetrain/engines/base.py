@@ -83,11 +83,7 @@ class Engine(Collectives, abc.ABC):
             backend = "gloo" if on_cpu else "nccl"
             collective_timeout = datetime.timedelta(seconds=timeout + GRACE_SECONDS)
             handlers.append(InitProcessGroupKwargs(backend=backend, timeout=collective_timeout))
-            # The model's only buffer is set from the image count, to the same value on every rank;
-            # by default DDP would broadcast it in every forward pass.
-            handlers.append(
-                DistributedDataParallelKwargs(gradient_as_bucket_view=True, broadcast_buffers=False)
-            )
+            handlers.append(ddp_options())
         hide_variables(os.environ)
         joining = Joining(read_ranks(os.environ))
         try:
@@ -339,3 +335,12 @@ class Engine(Collectives, abc.ABC):
         step_where(applied & norm.isfinite(), optimizer)
         optimizer.zero_grad()
         return norm
+
+
+def ddp_options() -> DistributedDataParallelKwargs:
+    """Return the arguments with which Accelerate calls DDP.
+
+    The model's only buffer is set from the image count, to the same value on every rank; by default
+    DDP would broadcast it in every forward pass.
+    """
+    return DistributedDataParallelKwargs(gradient_as_bucket_view=True, broadcast_buffers=False)

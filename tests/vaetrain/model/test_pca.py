@@ -1,5 +1,7 @@
 """PCA, compared with numpy's SVD, and a model that starts from it."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
@@ -12,6 +14,7 @@ from vaetrain.model.pca import (
     shared_principal_components,
 )
 from vaetrain.model.vae import VAE
+from vaetrain.training import pca_start
 
 
 def random_table(pages: int, cells: int) -> torch.Tensor:
@@ -114,3 +117,20 @@ def test_only_the_main_process_computes_the_components(monkeypatch, dtype):
     assert len(threads) == 1
     for part, wanted in zip(received, expected, strict=True):
         torch.testing.assert_close(part, wanted)
+
+
+def test_a_rank_other_than_the_main_one_decomposes_nothing(monkeypatch):
+    """The start from a PCA asks for the components of the main process."""
+    table, sent = random_table(5, 50).float(), []
+    monkeypatch.setattr(pca_start, "for_each_page", lambda *_: (None, None, table))
+    linear = SimpleNamespace(to_mu=SimpleNamespace(in_features=50))
+    started: list[torch.Tensor] = []
+    model = SimpleNamespace(
+        linear=linear, latent_dim=10, start_from_pca=lambda *parts: started.append(parts[1])
+    )
+    train = SimpleNamespace(thinned=lambda count: None)
+    data = SimpleNamespace(train=train, pages=lambda selection: None)
+    pca_start.start_from_pca(model, data, OneRank(sent, is_main=True))
+    monkeypatch.delattr(torch.linalg, "eigh")
+    pca_start.start_from_pca(model, data, OneRank(sent, is_main=False))
+    torch.testing.assert_close(*started, rtol=0, atol=0)

@@ -1,15 +1,21 @@
 """Settings with the value `auto`."""
 
+import dataclasses
 from types import SimpleNamespace
 
 import pytest
 import torch
 
 from tests.support.paths import REPO
+from tests.vaetrain.artifacts.test_checkpoint import a_checkpoint
+from vaetrain.artifacts.checkpoint import STATE_KEYS
 from vaetrain.artifacts.same_run import check_same_experiment
+from vaetrain.config.command import Command
 from vaetrain.config.experiment import as_dict, load_experiment
-from vaetrain.settings import ConfigError
-from vaetrain.training import auto
+from vaetrain.engines.spec import Launch
+from vaetrain.engines.start import start_engine
+from vaetrain.settings import AUTO, ConfigError
+from vaetrain.training import auto, build
 from vaetrain.training.auto import resolve_auto
 from vaetrain.training.build import resolve_device_options
 
@@ -83,6 +89,29 @@ def test_auto_is_refused_where_it_resolves_differently_on_resume(good_gpu):
     assert "train.compile (was True, now False)" in message
     assert "auto chose" in message
     assert "\n" not in message
+
+
+@pytest.mark.parametrize(
+    ("name", "there", "here"),
+    [("precision", "bf16", "no"), ("channels_last", True, False), ("compile", True, False)],
+)
+def test_no_run_is_built_from_a_checkpoint_where_auto_was_different(
+    tmp_path, shards, monkeypatch, name, there, here
+):
+    """`train.precision` may change on resume, unless `auto` has changed it."""
+    experiment = load_experiment(
+        None, [f"data.shards={shards}", "data.workers=0", "model.start=random", *ALL_AUTO]
+    )
+    train = {"precision": "no", "channels_last": False, "compile": False} | {name: there}
+    on_gpu = dataclasses.replace(experiment, train=dataclasses.replace(experiment.train, **train))
+    state = dict.fromkeys(STATE_KEYS) | {"experiment": as_dict(on_gpu)}
+    saved = dataclasses.replace(a_checkpoint(16), state=state)
+    monkeypatch.setattr(build, "find_checkpoint", lambda *_: saved)
+    launch = Launch("single", 1, "no")
+    command = Command(experiment, tmp_path / "run", launch)
+    refusal = rf"^the run was started .* train\.{name} \(was {there!r}, now {here!r}\) [^\n]*$"
+    with pytest.raises(ConfigError, match=refusal):
+        build.build_run(command, start_engine(launch, AUTO))
 
 
 def test_an_explicit_precision_may_change_on_resume():
