@@ -43,14 +43,18 @@ def main() -> int:
     machine = facts.gather()
     print("this machine:", *facts.describe(machine), sep="\n")
     if arguments.gpus is not None:
-        gpu = (*machine.gpus, facts.Gpu("imagined", 80.0, "9.0"))[0]
+        gpu = (*machine.gpus, facts.Gpu("a GPU of 80 GiB that computes in bf16", 80.0, "9.0"))[0]
         machine = dataclasses.replace(machine, gpus=(gpu,) * arguments.gpus)
         number = f"{arguments.gpus or 'no'} GPU{'s' * (arguments.gpus != 1)}"
-        print(f"\nthe same machine with {number} (imagined):")
+        kind = f", each like {gpu.name}" if machine.gpus else ""
+        print(f"\nthe same machine with {number} (imagined{kind}):")
     print(*support.describe(machine), sep="\n")
     print(flush=True)
     if arguments.dry_run:
-        print(f"checks that would run, at most {arguments.minutes:g} minutes together:")
+        print(
+            "checks that would run, in this order; each ends at its own limit, and all together at "
+            f"{arguments.minutes:g} minutes:"
+        )
         print(*runner.plan(checks, machine), sep="\n")
         return 0
     results = []

@@ -118,7 +118,7 @@ def exit_status(results: Iterable[Result]) -> int:
 
 def line(result: Result) -> str:
     """Return a result as a line of the table."""
-    return f"{result.check:<16}{result.seconds:>7.1f} s  {result.status}: {result.reason}"
+    return f"{result.check:<22}{result.seconds:>7.1f} s  {result.status}: {result.reason}"
 
 
 def table(results: Sequence[Result]) -> str:
@@ -148,4 +148,4 @@ def plan(checks: Iterable[Check], machine: Machine) -> Iterator[str]:
             text = f"{check.plan(machine)} (at most {check.seconds:.0f} s)"
         except Skipped as skipped:
             text = f"skipped: {skipped}"
-        yield f"{check.name:<16} {text}"
+        yield f"{check.name:<20} {text}"

@@ -35,7 +35,9 @@ def small_experiment(*settings: str) -> Experiment:
 
 def _device_plan(machine: Machine) -> str:
     if machine.gpus:
-        return "forward and backward on the GPU; the second pass must not synchronise"
+        return (
+            "forward and backward twice on the GPU; the second time, the host must not wait for it"
+        )
     return "forward on fake CUDA tensors, backward on fake CPU tensors: shapes without values"
 
 

@@ -22,13 +22,10 @@ from launch.diagnosis.trainings import (
 )
 from launch.processes import kill_family
 from shards.atomic_files import sha256_of
-from vaetrain.engines import spec
 from vaetrain.engines.engine_files import engine_names
 
 OFFLOAD = "zero3_offload"
-ENGINES = tuple(
-    name for name in engine_names() if name != "single" and not spec.ENGINES[name].offload
-)
+ENGINES = tuple(name for name in engine_names() if name not in ("single", OFFLOAD))
 LOW_PRECISION_TOLERANCE = {"bf16": 0.01, "fp16": 0.01}
 CHECKPOINTS = f"train.checkpoint_every_images={GLOBAL_BATCH}"
 RESUME_TOLERANCE = 1e-3  # of weights where the device's own kernels do not repeat their sums
@@ -75,7 +72,8 @@ def precision_fp32(bench: Workbench) -> Held:
 def _precision_plan(precision: str, machine: Machine) -> str:
     if problem := precision_problem(precision, machine):
         raise Skipped(problem)
-    return f"{A_TRAINING} by one process in {precision}: losses close to those of fp32"
+    losses = "finite losses, the first one" if precision == "fp16" else "losses"
+    return f"{A_TRAINING} by one process in {precision}: {losses} close to those of fp32"
 
 
 def _precision(precision: str, bench: Workbench) -> Held:
@@ -228,7 +226,11 @@ def vaegan_r1(bench: Workbench) -> Held:
     return Held(text, {"difference": difference, "tolerance": GAN_TOLERANCE})
 
 
-@register("offload", seconds=180, plan=partial(_engine_plan, OFFLOAD), engine=OFFLOAD)
+def _offload_plan(machine: Machine) -> str:
+    return f"{OFFLOAD}: {_engine_plan(OFFLOAD, machine)}"
+
+
+@register("offload", seconds=180, plan=_offload_plan, engine=OFFLOAD)
 def offload(bench: Workbench) -> Held:
     """ZeRO-3 with weights and optimizer state in host memory trains as one process."""
     return _engine(OFFLOAD, bench)

@@ -54,14 +54,16 @@ def test_plan_for_one_gpu():
     assert planned["engine_zero3"].startswith("6 steps on one GPU, world size 1")
     assert planned["engine_ddp"].startswith("6 steps on one GPU, world size 1")
     assert planned["resume"].startswith("single on one GPU")
-    assert "must not synchronise" in planned["device_path"]
-    assert "fp16" in planned["precision_fp16"]
+    assert "must not wait" in planned["device_path"]
+    assert "in fp16: finite losses, the first one close" in planned["precision_fp16"]
+    assert "in bf16: losses close" in planned["precision_bf16"]
 
 
 def test_plan_for_eight_gpus():
     planned = plans(8)
-    for name in ("engine_ddp", "engine_fsdp2", "offload"):
+    for name in ("engine_ddp", "engine_fsdp2", "engine_zero1_offload"):
         assert planned[name].startswith("6 steps on 8 GPUs (NCCL)")
+    assert planned["offload"].startswith("zero3_offload: 6 steps on 8 GPUs (NCCL)")
     assert not [text for text in planned.values() if text.startswith("skipped: needs a GPU")]
 
 
@@ -133,8 +135,8 @@ def test_results_table_and_json(tmp_path):
     ]
     assert runner.exit_status(results) == 0
     assert runner.table(results).splitlines() == [
-        "a                   1.5 s  held: equal",
-        "b                   0.0 s  skipped: needs a GPU",
+        "a                         1.5 s  held: equal",
+        "b                         0.0 s  skipped: needs a GPU",
         "1 held, 1 skipped in 2 s (CPU time 2 s)",
     ]
     results.append(Result("c", FAILED, "differs", 2.0))
