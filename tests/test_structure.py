@@ -55,6 +55,7 @@ COVERS = {
         "vaetrain/engines/launching/launch_settings.py",
     ),
     "tests/vaetrain/config/test_experiment.py": ("vaetrain/settings.py",),
+    "tests/vaetrain/engines/test_heartbeat.py": ("benchmarks/support/simulated_ranks.py",),
     "tests/vaetrain/engines/test_model_options.py": ("vaetrain/model/full_precision.py",),
     "tests/vaetrain/gan/test_losses.py": ("vaetrain/gan/regularizers.py",),
     "tests/vaetrain/training/test_prior_fit.py": ("vaetrain/prior/config.py",),

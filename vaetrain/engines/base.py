@@ -102,7 +102,7 @@ class Engine(Collectives, abc.ABC):
         self.world_size = self.accelerator.num_processes
         self.heartbeat, self.timeout = None, timeout
         if self.world_size > 1:
-            self.heartbeat = Heartbeat(self.rank, self.world_size, timeout)
+            self.heartbeat = Heartbeat(joining.ranks, timeout)
         # Set after the process group has set its own hook.
         sys.excepthook = functools.partial(exit_after_exception, self.heartbeat)
         self.is_main = self.accelerator.is_main_process

@@ -2,9 +2,12 @@
 
 Ranks train in step, so one that dies or hangs makes all others wait, each at another place. A
 thread of every rank writes its status once a second to the launcher's key-value store: that it is
-alive, and where its training is. A rank that makes progress reads nothing. A rank that makes none
-reads the statuses of the others: the culprit is the rank whose status has stopped changing, or, if
-all ranks are alive, the one that has made the least progress.
+alive, and where its training is. A rank that makes progress reads nothing. Of those that make none,
+the first rank of each machine, its watcher, reads all statuses: the culprit is the rank whose
+status has stopped changing, or, if all ranks are alive, the one that has made the least progress.
+The other ranks read only their own status, that of their watcher, and the message that a watcher
+writes. They read all statuses if their watcher is silent, or if a collective of theirs has failed.
+So the requests to the store grow with the ranks, and not with their square.
 
 Times are of the monotonic clock, so setting the wall clock has no effect. A process that was paused
 does not take its own pause for the silence of others.
@@ -29,7 +32,7 @@ import torch.distributed as dist
 
 from shards.errors import one_line
 from vaetrain import cli
-from vaetrain.engines.launching.rank_variables import read_ranks
+from vaetrain.engines.launching.rank_variables import Ranks
 
 BEAT_SECONDS = 1.0
 MISSED_BEATS = 4  # after so many missed beats in a row a rank is dead
@@ -59,26 +62,31 @@ class Status:
 class Heartbeat:
     """Writer of this rank's status, and monitor of the other ranks'."""
 
-    def __init__(self, rank: int, world_size: int, timeout: float) -> None:
+    def __init__(self, ranks: Ranks, timeout: float) -> None:
         """Start both threads.
 
         Args:
+            ranks: numbers of this process, with the address of the store.
             timeout: seconds without progress after which this process ends itself.
         """
-        self.rank, self.timeout = rank, timeout
+        self.rank, self.timeout = ranks.rank, timeout
         self.interval = min(BEAT_SECONDS, timeout / 20)
         self._progress = (0, "starting")
-        ranks = read_ranks(os.environ)
         self._address = ranks.address
         self._launcher = f"{platform.node()} {ranks.machine} {os.getppid()}"
-        self._statuses: list[Status | None] = [None] * world_size
-        self._silent = [0.0] * world_size  # seconds since a rank's status last changed
+        self._watcher = ranks.rank - ranks.local_rank
+        self._few = sorted({self.rank, self._watcher})
+        self._read_ranks = self._few  # the ranks whose statuses are read
+        self._read_all = 0.0  # seconds since all statuses are read
+        self._written: set[int] = set()  # ranks that have written a status
+        self._statuses: list[Status | None] = [None] * ranks.world_size
+        self._silent = [0.0] * ranks.world_size  # seconds since a rank's status last changed
         self._failure = ""  # the message in the store, as last read
         self._reading, self._stopped = threading.Event(), threading.Event()
         self._ending = threading.Lock()
         self._collective_failed = False
         self._store = self._connect()
-        self._keys = [f"status/{number}" for number in range(world_size)]
+        self._keys = [f"status/{number}" for number in range(ranks.world_size)]
         self._store.compare_set(FAILURE, "", "")
         self._write_status(0)
         self._beating = threading.Thread(target=self._beat, daemon=True)
@@ -113,7 +121,8 @@ class Heartbeat:
             if self._failure:
                 return self._failure
             dead = self._ranks_silent_for(MISSED_BEATS * self.interval)
-            if dead and self.rank not in dead:
+            knows_all = self._read_all >= MISSED_BEATS * self.interval
+            if dead and knows_all and self.rank not in dead:
                 return f"{rank_list(dead, 'is', 'are')} dead; {self._last_seen(dead)}; {RESUME}"
         return None
 
@@ -173,13 +182,25 @@ class Heartbeat:
             try:
                 self._write_status(number)
                 if self._reading.is_set():
-                    self._statuses = [self._read_status(key) for key in self._keys]
-                    self._failure = self._store.get(FAILURE).decode()
+                    self._read(self._read_ranks)
             except dist.DistError:
                 return  # the launcher has ended, and has sent SIGTERM to its ranks
 
-    def _read_status(self, key: str) -> Status | None:
-        return Status(*json.loads(self._store.get(key))) if self._store.check([key]) else None
+    def _read(self, ranks: list[int]) -> None:
+        """Read the statuses of these ranks and the failure, in one request."""
+        # `multi_get` waits for keys that are missing. Statuses are never removed.
+        missing = [number for number in ranks if number not in self._written]
+        if missing and self._store.check([self._keys[number] for number in missing]):
+            self._written.update(missing)
+        elif missing:
+            self._written.update(n for n in missing if self._store.check([self._keys[n]]))
+        numbers = [number for number in ranks if number in self._written]
+        keys = [FAILURE, *(self._keys[number] for number in numbers)]
+        failure, *texts = self._store.multi_get(keys)
+        statuses = list(self._statuses)
+        for number, text in zip(numbers, texts, strict=True):
+            statuses[number] = Status(*json.loads(text))
+        self._statuses, self._failure = statuses, failure.decode()
 
     def _monitor(self) -> None:
         without_progress, progress, before = 0.0, 0, time.monotonic()
@@ -194,18 +215,34 @@ class Heartbeat:
             if without_progress < 3 * self.interval and not self._collective_failed:
                 self._reading.clear()
                 self._silent = [0.0] * len(self._statuses)
+                self._read_all = 0.0
                 continue
             self._reading.set()
-            for number, status in enumerate(self._statuses):
+            for number in self._read_ranks:
+                status = self._statuses[number]
                 beat = None if status is None else status.beat
                 same_beat = beat == beats[number]
                 self._silent[number] = self._silent[number] + elapsed if same_beat else 0.0
                 beats[number] = beat
+            self._choose_ranks(elapsed)
             failure = "" if self._collective_failed else self._failure
             if without_progress >= self.timeout:
                 failure = failure or self._find_culprit()
             if failure:
                 self.end(failure)
+
+    def _choose_ranks(self, elapsed: float) -> None:
+        """Set the ranks whose statuses are read from now on."""
+        watcher_is_silent = self._silent[self._watcher] >= MISSED_BEATS * self.interval
+        if self.rank == self._watcher or watcher_is_silent or self._collective_failed:
+            self._read_ranks = list(range(len(self._statuses)))
+            self._read_all += elapsed
+        elif self._read_all:
+            self._read_ranks, self._read_all = self._few, 0.0
+            of_few = [(number, self._silent[number]) for number in self._few]
+            self._silent = [0.0] * len(self._statuses)
+            for number, silent in of_few:
+                self._silent[number] = silent
 
     def _ranks_silent_for(self, seconds: float) -> list[int]:
         return [number for number, silent in enumerate(self._silent) if silent >= seconds]
@@ -219,6 +256,8 @@ class Heartbeat:
                 f"the launcher's store at {self._address} has not answered {duration}; "
                 f"check that machine and the network; {RESUME}"
             )
+        if self._read_all < self.timeout / 2:
+            return ""  # the watcher of this machine finds the culprit
         if silent:
             subject = rank_list(silent, "has", "have")
             return f"{subject} been silent {duration}; {self._last_seen(silent)}; {RESUME}"
