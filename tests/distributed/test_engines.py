@@ -25,7 +25,8 @@ SETTINGS = (
     "data.workers=0",
 )
 ONE = (*SETTINGS, "train.micro_batch_size=4")  # as many accumulation steps as two ranks have
-ENGINES = ("ddp", "zero1", "zero2", "zero3", "zero3_offload", "fsdp2")
+OFFLOADED = ("zero1_offload", "zero2_offload", "zero3_offload")
+ENGINES = ("ddp", "zero1", "zero2", "zero3", *OFFLOADED, "fsdp2")
 STEPS, HALFWAY = 30, 120
 TITLE = "largest relative difference to one process over 30 steps"
 

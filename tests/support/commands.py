@@ -58,9 +58,9 @@ def cpu_seconds_of(*command: object) -> tuple[float, subprocess.CompletedProcess
 
 
 def run_launched(
-    engine: str, *arguments: object, processes: int | None = None
+    engine: str, *arguments: object, processes: int | None = None, timeout: float = 600
 ) -> subprocess.CompletedProcess[str]:
     """Run a script or module under an engine; assert that it succeeds."""
-    done = run_command(*launcher(engine, processes), *arguments, timeout=600)
+    done = run_command(*launcher(engine, processes), *arguments, timeout=timeout)
     assert done.returncode == 0, done.stdout + done.stderr
     return done
