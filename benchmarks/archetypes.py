@@ -1,12 +1,12 @@
 """Quality and cost of clusters of pages.
 
-    python -m benchmarks.archetypes quality RUN --shards DIR [--json FILE]
+    python -m benchmarks.archetypes quality RUN --shards DIR [--known DIR] [--json FILE]
     python -m benchmarks.archetypes size PAGES [--method kmeans|gmm|hdbscan]
 
-`quality` compares clusters of the validation pages with k-means on PCA components (fitted to the
-training pages), on pixels and on raw `mu`: agreement with labels, with 95% intervals over
-templates. All have as many clusters as are found in the embedding; a second table is of as many as
-there are labels.
+`quality` compares clusters of the shards' own validation pages, without the templates that the run
+was trained on (--known), with k-means on PCA components (fitted to the training pages), on pixels
+and on raw `mu`: agreement with labels, with 95% intervals over templates. All have as many clusters
+as are found in the embedding; a second table is of as many as there are labels.
 
 `size` clusters made-up embeddings of 296 dimensions, of twelve kinds of pages and templates of ten,
 which lie in files as those of `vaetrain.cluster` do. It prints seconds, by part, and the growth of
@@ -27,12 +27,14 @@ import numpy as np
 import torch
 
 from shards import cli
+from shards.reading.selection import select
 from vaetrain.cli import output_file, whole
 from vaetrain.clustering.agreement import NAMES, Value, agreement
 from vaetrain.clustering.clusters import ClusterOptions, cluster_pages
 from vaetrain.clustering.methods import METHODS
 from vaetrain.clustering.subset import page_groups
 from vaetrain.clustering.vectors import PART, Vectors
+from vaetrain.data.loading import PageReader
 from vaetrain.evaluation.baselines import MAX_FITTED_PAGES, PagePCA, pixel_vectors
 from vaetrain.evaluation.retrieval import PageLabels
 from vaetrain.inference.each_page import for_each_page
@@ -54,6 +56,9 @@ def main() -> int:
     quality_parser = commands.add_parser("quality", help="agreement with labels, on unseen pages")
     quality_parser.add_argument("run", type=Path, metavar="RUN", help="run directory")
     quality_parser.add_argument("--shards", type=cli.location, required=True, metavar="DIR")
+    quality_parser.add_argument(
+        "--known", type=cli.location, metavar="DIR", help="shards that the run was trained on"
+    )
     quality_parser.add_argument("--json", type=output_file, metavar="FILE", help="write it here")
     size_parser = commands.add_parser("size", help="seconds and memory, by number of pages")
     size_parser.add_argument("pages", type=whole(1000, 10**8), metavar="PAGES")
@@ -62,7 +67,7 @@ def main() -> int:
     if arguments.command == "size":
         measure_size(arguments.pages, arguments.method)
         return 0
-    tables = compare_vectors(TrainedModel(arguments.run), arguments.shards)
+    tables = compare_vectors(TrainedModel(arguments.run), arguments.shards, arguments.known)
     for clusters, table in tables.items():
         print_table(clusters, table)
     if arguments.json is not None:
@@ -78,18 +83,21 @@ def main() -> int:
 
 
 def compare_vectors(
-    trained: TrainedModel, shards: str | Path
+    trained: TrainedModel, shards: str | Path, known: str | Path | None
 ) -> dict[int, dict[str, dict[str, Value]]]:
     """Return, by number of clusters, the agreement of each kind of vectors, see `agreement`."""
     from sklearn.cluster import KMeans
 
     data = trained.open_shards(shards)
-    pages, engine = data.select("val"), trained.engine
+    # By the split of the build: few of these shards' pages may be of the run's own `val_templates`.
+    limits = {"width": data.config.width, "max_height": data.config.max_height}
+    training, pages = (select(data.index, split, **limits) for split in ("train", "val"))
+    engine = trained.engine
     features = features_of(trained.model, data.pages(pages), engine)
     embeddings = features.vectors(trained.space_for(features)).float().numpy()
     size = (int(data.ladder[-1]), data.config.width)
-    training = data.select("train").thinned(MAX_FITTED_PAGES)
-    pca = PagePCA(data.pages(training), engine, size, trained.model.latent_dim)
+    fitted = training.thinned(MAX_FITTED_PAGES)
+    pca = PagePCA(data.pages(fitted), engine, size, trained.model.latent_dim)
     _, _, projected = for_each_page(pca.embed, len(pca.components), data.pages(pages), engine)
     del pca
     others = {
@@ -98,7 +106,12 @@ def compare_vectors(
         "raw mu": features.mu.numpy(),
     }
     names = PageLabels.from_index(data.index, features.ids)
-    groups, labels = page_groups(names.templates.numpy()), names.labels.numpy()
+    is_unseen = np.ones(len(embeddings), bool)
+    if known is not None:
+        is_unseen = ~np.isin(templates_of(data, features.ids.numpy()), trained_on(trained, known))
+    groups = page_groups(names.templates.numpy()[is_unseen])
+    labels, embeddings = names.labels.numpy()[is_unseen], embeddings[is_unseen]
+    print(f"{len(groups)} pages of {groups.max() + 1} templates")
     found = cluster_pages(Vectors([embeddings]), groups, ClusterOptions())
     print(found.verdict)
     tables = {}
@@ -113,11 +126,23 @@ def compare_vectors(
         )
         compared = {name: each.labels.astype(np.int64) for name, each in made.items()}
         compared |= {
-            name: KMeans(clusters, n_init=10, random_state=0).fit_predict(vectors)
+            name: KMeans(clusters, n_init=10, random_state=0).fit_predict(vectors[is_unseen])
             for name, vectors in others.items()
         }
         tables[clusters] = agreement(labels, compared, groups)
     return tables
+
+
+def trained_on(trained: TrainedModel, shards: str | Path) -> np.ndarray:
+    """Return the names of the templates of a run's training pages."""
+    data = trained.open_shards(shards)
+    pages = data.select("train")
+    return np.unique(templates_of(data, pages.ids_at(np.arange(len(pages)))))
+
+
+def templates_of(data: PageReader, ids: np.ndarray) -> np.ndarray:
+    """Return the names of the templates of pages."""
+    return np.array(data.index.templates)[data.index.rows(ids)["template"]]
 
 
 def print_table(clusters: int, table: dict[str, dict[str, Value]]) -> None:
