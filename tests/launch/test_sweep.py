@@ -157,9 +157,11 @@ def test_a_study_is_one_run_in_mlflow_with_a_child_for_each_setting_and_seed(swe
     assert {run.info.status for run in runs} == {"FINISHED"}
     kept = {file.path for file in client.list_artifacts(parent.info.run_id)}
     assert {"report.html", "report.md", "report"} <= kept
-    best = max(children, key=lambda run: run.data.metrics["val/ssim"])
-    assert parent.data.metrics["best/ssim"] == pytest.approx(best.data.metrics["val/ssim"])
-    assert f"mine/{parent.data.tags['best setting']}/seed-0" == best.info.run_name
+    scores = {run.info.run_name: run.data.metrics["val/ssim"] for run in children}
+    assert parent.data.metrics["best/ssim"] == pytest.approx(max(scores.values()))
+    # Several settings may be equally good after so few images.
+    best = f"mine/{parent.data.tags['best setting']}/seed-0"
+    assert scores[best] == pytest.approx(max(scores.values()))
     assert "Settings of `beta.max`" in parent.data.tags["mlflow.note.content"]
     assert parent.data.tags["mlflow.source.name"].endswith("sweep.py")
 
