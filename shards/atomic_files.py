@@ -38,6 +38,29 @@ def write_atomic(path: Path, content: str | bytes) -> None:
 
 
 @contextlib.contextmanager
+def atomic_stream(path: Path) -> Iterator[BinaryIO]:
+    """Give a file to write to; at the end sync it to disk and rename it to `path`.
+
+    After an exception the file is removed, and an existing `path` is kept. Raises CannotWrite if
+    the file cannot be opened, or completed at the end.
+    """
+    draft = path.with_name(f".{path.name}.tmp")
+    try:
+        with writing(path):
+            stream = draft.open("wb")
+        with stream:
+            yield stream
+            with writing(path):
+                stream.flush()
+                os.fsync(stream.fileno())
+                draft.replace(path)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            draft.unlink(missing_ok=True)
+        raise
+
+
+@contextlib.contextmanager
 def atomic_folder(path: Path) -> Iterator[Path]:
     """Give a new folder to fill; at the end sync it to disk and rename it to `path`.
 

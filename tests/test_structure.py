@@ -47,6 +47,10 @@ COVERS = {
         *("vaetrain/embed.py", "vaetrain/interpolate.py"),
         *("vaetrain/fit_prior.py", "vaetrain/sample.py", "vaetrain/search.py"),
     ),
+    "tests/vaetrain/layouts/test_boxes.py": (
+        *("vaetrain/layouts/rectangles.py", "vaetrain/layouts/shared_edges.py"),
+    ),
+    "tests/vaetrain/layouts/test_page_files.py": ("vaetrain/layouts/svg.py",),
     "tests/vaetrain/test_startup.py": (
         *("vaetrain/engines/engine_files.py", "vaetrain/engines/start.py"),
         "vaetrain/engines/spec.py",

@@ -20,18 +20,34 @@ def output_file(text: str) -> Path:
     return path
 
 
-def picture_or_folder(text: str) -> str:
-    """Parse the path of a picture to write, or of a folder, see `is_folder`."""
-    if not is_folder(text):
-        return str(output_file(text))
+def output_folder(text: str) -> str:
+    """Parse the path of a folder to write to, which is created if it does not exist."""
     if Path(text).exists() and not Path(text).is_dir():
         raise argparse.ArgumentTypeError(f"{text}: is a file; name a folder")
     return text
 
 
+def picture_or_folder(text: str) -> str:
+    """Parse the path of a picture to write, or of a folder, see `is_folder`."""
+    return output_folder(text) if is_folder(text) else str(output_file(text))
+
+
 def is_folder(path: str) -> bool:
     """Return whether a path to write to is a folder: it ends with a slash, or there is one."""
     return path.endswith("/") or Path(path).is_dir()
+
+
+def add_layout_options(parser: argparse.ArgumentParser) -> None:
+    """Add the options of commands that make pages: files of the boxes found in them."""
+    parser.add_argument(
+        "--layouts",
+        type=output_file,
+        metavar="FILE.jsonl",
+        help="find the boxes of every page and write one layout a line (compact schema)",
+    )
+    parser.add_argument(
+        "--svg", type=output_folder, metavar="DIR", help="write the boxes of every page as SVG"
+    )
 
 
 def whole(minimum: int, maximum: int) -> Callable[[str], int]:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from shards.atomic_files import write_atomic
 from shards.format.png import encode_png
 
 BRIGHTNESS = 2.5  # real pages use less than half of the grey range
@@ -41,6 +40,12 @@ def cut_pages(images: Tensor, heights: Tensor) -> list[np.ndarray]:
     return [page[:height] for page, height in zip(as_grey(images), heights.tolist(), strict=True)]
 
 
+def depth_pages(images: Tensor, heights: Tensor) -> list[np.ndarray]:
+    """Convert images (B, 1, H, W) to pages without padding: float32 (height, W) in [0, 1]."""
+    depth = images.detach().float().clamp(0, 1)[:, 0].cpu().numpy()
+    return [page[:height] for page, height in zip(depth, heights.tolist(), strict=True)]
+
+
 def contact_sheet(pages: Sequence[np.ndarray], columns: int) -> np.ndarray:
     """Arrange pages uint8 (height, W) of one width in reading order, `columns` a line.
 
@@ -61,23 +66,6 @@ def contact_sheet(pages: Sequence[np.ndarray], columns: int) -> np.ndarray:
 def write_sheet(path: Path, pages: Sequence[np.ndarray], columns: int = 8) -> None:
     """Write a contact sheet as a PNG file."""
     path.write_bytes(encode_png(contact_sheet(pages, columns)))
-
-
-def write_pages(folder: str, batches: Iterable[tuple[Tensor, Tensor]]) -> None:
-    """Write one PNG a page, `page-00000.png` and so on; its grey value is nesting depth / 40.
-
-    Args:
-        folder: created if it does not exist.
-        batches: images (B, 1, H, W) in [0, 1] and heights Long (B,).
-
-    Raises OSError if the disk is full or read-only.
-    """
-    Path(folder).mkdir(parents=True, exist_ok=True)
-    number = 0
-    for images, heights in batches:
-        for page, height in zip(_grey(images), heights.tolist(), strict=True):
-            write_atomic(Path(folder) / f"page-{number:05}.png", encode_png(page[:height]))
-            number += 1
 
 
 def rows_of_pages(rows: list[np.ndarray], heights: np.ndarray) -> np.ndarray:

@@ -1,12 +1,13 @@
 """Sample new pages from the prior of a run.
 
     python -m vaetrain.sample RUN --out PNG_OR_FOLDER [--count N] [--height ROWS] [--label L]
-        [--seed S]
+        [--seed S] [--layouts FILE.jsonl] [--svg DIR]
 
 With a fitted prior (settings `prior.*`) the pages have heights like those of the training pages.
 Without one, latents are drawn from the standard normal distribution, and the height is the run's
 data.max_height. A file gets all pages as one contact sheet; a folder (a name that ends with / or is
-a folder) gets one PNG a page, whose grey value is the nesting depth / 40.
+a folder) gets one PNG a page, whose grey value is the nesting depth / 40. `--layouts` and `--svg`
+write the boxes that are found in the pages.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from pathlib import Path
 
 from shards import cli
 from shards.errors import UserError
-from vaetrain.cli import is_folder, picture_or_folder, whole
+from vaetrain.cli import add_layout_options, is_folder, picture_or_folder, whole
 
 
 def main() -> int:
@@ -41,6 +42,7 @@ def main() -> int:
         "--label", metavar="L", help="label that the pages should have; needs a fitted prior"
     )
     parser.add_argument("--seed", type=int, default=0, metavar="S", help="default 0")
+    add_layout_options(parser)
     sample(parser.parse_args())
     return 0
 
@@ -49,7 +51,8 @@ def sample(arguments: argparse.Namespace) -> None:
     """Sample the pages and write them as one contact sheet, or one file each."""
     # Local imports: torch takes seconds to import, and `--help` must not wait for it.
     from vaetrain.inference.trained_model import TrainedModel
-    from vaetrain.page_pictures import cut_pages, write_pages, write_sheet
+    from vaetrain.layouts.page_files import PageFiles
+    from vaetrain.page_pictures import cut_pages, depth_pages, write_sheet
 
     trained = TrainedModel(arguments.run)
     max_height, height = trained.experiment.data.max_height, arguments.height
@@ -58,10 +61,20 @@ def sample(arguments: argparse.Namespace) -> None:
             f"--height: is {height}; the run's model was trained on pages of 1..{max_height} rows"
         )
     batches = trained.sample(arguments.count, height, arguments.seed, arguments.label)
-    if is_folder(arguments.out):
-        write_pages(arguments.out, batches)
-    else:
-        write_sheet(Path(arguments.out), [page for batch in batches for page in cut_pages(*batch)])
+    folder = arguments.out if is_folder(arguments.out) else None
+    texts = {} if arguments.label is None else {"label": arguments.label}
+    sheet = []
+    number = 0
+    with PageFiles(folder, arguments.layouts, arguments.svg) as files:
+        for images, heights in batches:
+            for page in depth_pages(images, heights):
+                page_id = f"sample-{arguments.seed}-{number:05}"
+                files.write(f"page-{number:05}", page, {"id": page_id, **texts})
+                number += 1
+            if folder is None:
+                sheet += cut_pages(images, heights)
+    if folder is None:
+        write_sheet(Path(arguments.out), sheet)
     trained.report_threads()
 
 

@@ -255,7 +255,7 @@ def test_fits_that_cannot_be_made_are_refused(run_with_prior, monkeypatch, argum
         ("sample", ["run", "--out", "s.png", "--height", "tall"], "whole number"),
         ("sample", ["run", "--out", "s.png", "--count", "0"], "1..1024"),
         ("sample", ["run", "--out", "none/s.png"], "no folder"),
-        ("interpolate", ["run", "a", "b", "--out", "."], "is a folder"),
+        ("interpolate", ["run", "a", "b", "--out", "none/p.png"], "no folder"),
         ("search", ["run", "--shards", "s", "--query", "q", "--top", "few"], "whole number"),
         ("embed", ["run", "--out", "o.npz"], "--shards"),
         ("evaluate", ["run", "--shards", "s", "--json", "none/m.json"], "no folder"),
@@ -313,7 +313,8 @@ def test_a_damaged_shard_is_named_in_one_line(run_folder, tmp_path, name):
 
 
 @pytest.mark.parametrize(
-    "name", ["embed", "search", "interpolate", "sample", "fit_prior", "evaluate", "export"]
+    "name",
+    ["embed", "search", "interpolate", "sample", "fit_prior", "evaluate", "export", "reconstruct"],
 )
 def test_help_does_not_import_torch(name):
     command_line = [sys.executable, "-X", "importtime", "-m", f"vaetrain.{name}", "--help"]

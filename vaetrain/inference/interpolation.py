@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from pathlib import Path
+from collections.abc import Iterator, Sequence
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from shards.reading.batch import Batch
 from vaetrain.inference.trained_model import TrainedModel
-from vaetrain.page_pictures import cut_pages
 
 
 def slerp(start: Tensor, end: Tensor, steps: int) -> Tensor:
@@ -46,16 +43,12 @@ def path_heights(ends: Sequence[Batch], steps: int) -> Tensor:
     return torch.linspace(first, last, steps).round().long()
 
 
-def interpolate_files(
-    trained: TrainedModel, start: Path, end: Path, steps: int
-) -> list[np.ndarray]:
-    """Return pictures of an interpolation between two files, uint8 (height, W) each.
+def interpolate_pages(
+    trained: TrainedModel, ends: Sequence[Batch], steps: int
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Yield the `steps` decoded pages from one single page's reconstruction to another's.
 
-    Returns: the first file's page, `steps` decoded pages from its reconstruction to that of the
-        second, and the second file's page.
+    Returns: batches of images (B, 1, H, W), not clipped, and their heights Long (B,).
     """
-    ends = [trained.read_page(path) for path in (start, end)]
     path = interpolate_latents(trained.latents(ends), steps)
-    decoded = trained.decode(path, path_heights(ends, steps))
-    first, last = (cut_pages(page.images(), page.heights) for page in ends)
-    return first + decoded + last
+    yield from trained.decode_batches(path, path_heights(ends, steps))

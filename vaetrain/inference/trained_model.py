@@ -103,9 +103,9 @@ class TrainedModel:
         return self.model.embed(mu, batch.heights)
 
     @torch.no_grad()
-    def reconstruct(self, batch: Batch) -> Tensor:
-        """Reconstruct a batch on the device from its `mu`: (B, 1, H, W), not clipped."""
-        return reconstruct(self.model, batch)
+    def reconstruct(self, batch: Batch, *, skips: bool = True) -> Tensor:
+        """Reconstruct a batch on the device, see `reconstruct`."""
+        return reconstruct(self.model, batch, skips=skips)
 
     def features(self, data: PageReader, *, to_main: bool = False) -> Features | None:
         """Return the features of all pages. Collective.
@@ -181,21 +181,26 @@ class TrainedModel:
         )
 
     @torch.no_grad()
-    def decode(self, z: Tensor, heights: Tensor) -> list[np.ndarray]:
-        """Decode latents (N, ...) to pictures of `heights` (N,) rows: uint8 (height, W) each."""
+    def decode_batches(self, z: Tensor, heights: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+        """Decode latents (N, ...) to pages of `heights` (N,) rows, in batches as of `sample`."""
         size = self._padded(heights)
         z, heights = z.to(self.engine.device), heights.to(self.engine.device)
-        pages = []
         for first in range(0, len(z), EVALUATION_BATCH):
             part = slice(first, first + EVALUATION_BATCH)
-            pages += cut_pages(self.model.decode(z[part], heights[part], size), heights[part])
-        return pages
+            yield self.model.decode(z[part], heights[part], size), heights[part]
+
+    def decode(self, z: Tensor, heights: Tensor) -> list[np.ndarray]:
+        """Decode latents (N, ...) to pictures of `heights` (N,) rows: uint8 (height, W) each."""
+        return [page for batch in self.decode_batches(z, heights) for page in cut_pages(*batch)]
 
     def _padded(self, heights: Tensor) -> tuple[int, int]:
         return padded_size(self.model, heights, self.experiment.data.width)
 
 
-def reconstruct(model: VAE, batch: Batch) -> Tensor:
-    """Reconstruct a batch on the model's device from its `mu`: (B, 1, H, W), not clipped."""
+def reconstruct(model: VAE, batch: Batch, *, skips: bool = True) -> Tensor:
+    """Reconstruct a batch on the model's device from its `mu`: (B, 1, H, W), not clipped.
+
+    skips: False: from the latent alone; levels of a ladder are then their prior's means.
+    """
     posterior = model.posterior(batch.images(), batch.heights)
-    return model.reconstruct(posterior, batch.heights, batch.size).reconstruction
+    return model.reconstruct(posterior, batch.heights, batch.size, skips=skips).reconstruction

@@ -1,0 +1,1 @@
+"""Pages as layouts again: boxes found in a picture, and files of layouts."""
