@@ -10,6 +10,8 @@ if [ "${1:-}" = --oldest ]; then
     export VENV=${VENV:-.venv}-oldest PIP_CONSTRAINT=$PWD/launch/oldest.txt
 fi
 use_environment test sweep track export capture atlas
+python -c 'import importlib.metadata as m; m.version("embedding-atlas")' 2> /dev/null ||
+    python -m pip install -qq --no-deps -r launch/atlas.txt
 install_chromium() {
     # For the tests of shards.capture and of the atlas, which are skipped without it.
     if [ "$(id -u)" = 0 ] && command -v apt-get > /dev/null && ! command -v chromium > /dev/null; then

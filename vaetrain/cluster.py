@@ -20,13 +20,12 @@ have no structure, and are one cluster. Labels have no influence.
 from __future__ import annotations
 
 import argparse
-import importlib.util
 from pathlib import Path
 from typing import Any
 
-from shards import cli
-from shards.errors import UserError, one_line
-from vaetrain.cli import whole
+from shards import cli, optional_dependencies
+from shards.errors import one_line
+from vaetrain.cli import output_folder, whole
 
 METHODS = ("kmeans", "gmm", "hdbscan")
 MAX_CLUSTERS = 1000
@@ -59,16 +58,6 @@ def main() -> int:
     return 0
 
 
-def output_folder(text: str) -> Path:
-    """Parse the path of a folder to write to; refuse a file, and a folder in one that is not."""
-    path = Path(text)
-    if path.exists() and not path.is_dir():
-        raise argparse.ArgumentTypeError(f"{path}: is a file; name a folder")
-    if not path.resolve().parent.is_dir():
-        raise argparse.ArgumentTypeError(f"{path}: there is no folder {path.parent}; create it")
-    return path
-
-
 def count_or_auto(text: str) -> int | None:
     """Parse a number of clusters; None for `auto`."""
     return None if text == "auto" else whole(2, MAX_CLUSTERS)(text)
@@ -76,8 +65,7 @@ def count_or_auto(text: str) -> int | None:
 
 def cluster(arguments: argparse.Namespace) -> None:
     """Embed and cluster all pages, write the files and print a table."""
-    if importlib.util.find_spec("pyarrow") is None:
-        raise UserError("clusters.parquet needs pyarrow; pip install -e '.[cluster]'")
+    optional_dependencies.require("pyarrow", "cluster", "clusters.parquet")
     # Local imports: torch takes seconds to import, and `--help` must not wait for it.
     import numpy as np
     import torch
@@ -91,9 +79,8 @@ def cluster(arguments: argparse.Namespace) -> None:
     from vaetrain.inference.trained_model import TrainedModel
 
     trained = TrainedModel(arguments.run)
-    if trained.engine.world_size > 1:
-        raise UserError("clusters are computed by one process; start it with python -m")
-    data, out = trained.open_shards(arguments.shards), arguments.out
+    trained.require_one_process("vaetrain.cluster")
+    data, out = trained.open_shards(arguments.shards), Path(arguments.out)
     vectors = embed_pages(trained, data, out / "embedding")
     names = PageLabels.from_index(data.index, torch.arange(len(vectors)))
     groups = page_groups(names.templates.numpy())

@@ -67,8 +67,7 @@ def reconstruct(arguments: argparse.Namespace) -> None:
     from vaetrain.page_pictures import depth_pages
 
     trained = TrainedModel(arguments.run)
-    if trained.engine.world_size > 1:
-        raise UserError("runs as one process; start it with python, not with accelerate launch")
+    trained.require_one_process("vaetrain.reconstruct")
     data = trained.open_shards(arguments.shards)
     pages = data.select(arguments.split)
     if len(pages) == 0:

@@ -9,13 +9,11 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from shards.atomic_files import atomic_folder, sha256_of
 from vaetrain.atlas_site.clusters import Clusters, read_clusters
 from vaetrain.atlas_site.latent_files import reason_against, write_latent
 from vaetrain.atlas_site.map_files import application_version, write_map
-from vaetrain.atlas_site.pages import fitted_space, measure_pages
+from vaetrain.atlas_site.pages import measure_pages
 from vaetrain.atlas_site.projection import find_neighbours, project
 from vaetrain.atlas_site.target import STAMP, check_target
 from vaetrain.inference.trained_model import TrainedModel
@@ -41,8 +39,7 @@ def build_atlas(
     application_version()
     groups = read_clusters(clusters)
     trained = TrainedModel(run)
-    if trained.engine.world_size > 1:
-        raise ConfigError("the atlas is built by one process; start it without a launcher")
+    trained.require_one_process("vaetrain.atlas")
     data = trained.open_shards(shards)
     if len(data.index) == 0:
         raise ConfigError(f"{shards}: has no pages")
@@ -51,7 +48,7 @@ def build_atlas(
         print(f"{out}: is up to date")
         return
     with tempfile.TemporaryDirectory(prefix="atlas-") as folder:
-        space = fitted_space(trained, data)
+        space = trained.space_of(data)
         pages = measure_pages(trained, data, space, thumbnail, Path(folder))
         print(f"{len(pages)} pages encoded; comparing them", flush=True)
         neighbours = find_neighbours(pages.vectors)
@@ -84,22 +81,13 @@ def _stamp(
     trained: TrainedModel, shards: str, clusters: Clusters, thumbnail: int
 ) -> dict[str, Any]:
     """Return what an atlas depends on."""
-    digest = hashlib.sha256()
-    tensors = dict(trained.model.state_dict())
-    if trained.prior is not None:
-        tensors |= {f"prior.{name}": tensor for name, tensor in trained.prior.tensors().items()}
-    if trained.model.space is not None:
-        tensors |= {f"space.{n}": tensor for n, tensor in trained.model.space.tensors().items()}
-    for name in sorted(tensors):
-        digest.update(name.encode())
-        digest.update(tensors[name].detach().cpu().contiguous().view(-1).view(torch.uint8).numpy())
     own = hashlib.sha256()
     for file in sorted(path for path in PAGE.parent.rglob("*") if path.suffix in SOURCES):
         own.update(file.read_bytes())
     return {
         "source": own.hexdigest(),
         "application": application_version(),
-        "model": digest.hexdigest(),
+        "run": trained.digests(),
         "shards": shards,
         "clusters": clusters.path and sha256_of(clusters.path),
         "thumbnail": thumbnail,

@@ -10,10 +10,10 @@ import pyarrow as pa
 from pyarrow import parquet
 
 from shards.errors import UserError
+from vaetrain.clustering.files import TABLE
+from vaetrain.clustering.methods import NOISE
 
-FILE_NAME = "clusters.parquet"
 COLUMNS = ["key", "cluster", "distance"]
-NO_CLUSTER = -1
 
 
 @dataclass
@@ -29,8 +29,8 @@ class Clusters:
     path: Path | None = None
 
     def of(self, keys: list[str]) -> tuple[np.ndarray, np.ndarray]:
-        """Return the clusters int32 and distances float32 of pages; `NO_CLUSTER` and nan: none."""
-        pairs = [self.cluster_of.get(key, (NO_CLUSTER, np.nan)) for key in keys]
+        """Return the clusters int32 and distances float32 of pages; `NOISE` and nan: none."""
+        pairs = [self.cluster_of.get(key, (NOISE, np.nan)) for key in keys]
         numbers, distances = zip(*pairs, strict=True)
         return np.array(numbers, np.int32), np.array(distances, np.float32)
 
@@ -42,16 +42,16 @@ def read_clusters(path: Path | None) -> Clusters:
     """
     if path is None:
         return Clusters()
-    file = path / FILE_NAME if path.is_dir() else path
+    file = path / TABLE if path.is_dir() else path
     try:
         table = parquet.read_table(file, columns=COLUMNS)
         keys = table["key"].cast(pa.string()).to_pylist()
-        numbers = table["cluster"].cast(pa.int32()).fill_null(NO_CLUSTER).to_pylist()
+        numbers = table["cluster"].cast(pa.int32()).fill_null(NOISE).to_pylist()
         distances = table["distance"].cast(pa.float32()).fill_null(float("nan")).to_pylist()
     except FileNotFoundError:
         raise UserError(
             f"{file}: no such file; `python -m vaetrain.cluster RUN --shards DIR --out DIR` writes "
-            f"a {FILE_NAME}"
+            f"a {TABLE}"
         ) from None
     except (pa.ArrowException, KeyError) as error:
         reason = str(error).partition("\n")[0]

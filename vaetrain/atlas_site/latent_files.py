@@ -15,11 +15,12 @@ from typing import Any
 import numpy as np
 
 from shards.randomness import purpose_root
-from vaetrain.atlas_site.clusters import NO_CLUSTER, Clusters
+from vaetrain.atlas_site.clusters import Clusters
 from vaetrain.atlas_site.graphs import write_embedder, write_velocity
 from vaetrain.atlas_site.map_files import cluster_names
 from vaetrain.atlas_site.pages import Pages, shown
 from vaetrain.atlas_site.projection import Neighbours
+from vaetrain.clustering.methods import NOISE
 from vaetrain.inference.onnx_graph import DecoderGraph, write_graph
 from vaetrain.inference.trained_model import TrainedModel
 from vaetrain.model.embedding import EmbeddingSpace
@@ -69,7 +70,7 @@ def write_latent(
         write_velocity(prior.flow, graphs / "velocity.onnx")
     blocks = folder / "blocks"
     blocks.mkdir()
-    members = np.full(len(pages), NO_CLUSTER, np.int32)
+    members = np.full(len(pages), NOISE, np.int32)
     labels: dict[str, int] = {}
     label_numbers = np.zeros(len(pages), np.uint16)
     closeness = np.full(len(pages), np.nan, np.float32)
@@ -145,7 +146,7 @@ def _write_block(
 def _typical(members: np.ndarray, distances: np.ndarray) -> list[dict[str, Any]]:
     """Return name, size and most typical page, the nearest to the centre, of each cluster."""
     found = []
-    for cluster in np.unique(members[members != NO_CLUSTER]):
+    for cluster in np.unique(members[members != NOISE]):
         rows = np.flatnonzero(members == cluster)
         typical = rows[np.argmin(np.nan_to_num(distances[rows], nan=np.inf))]
         name = cluster_names(np.array([cluster]))[0]

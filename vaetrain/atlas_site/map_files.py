@@ -16,9 +16,10 @@ import pyarrow as pa
 from pyarrow import parquet
 
 from shards.errors import UserError
-from vaetrain.atlas_site.clusters import NO_CLUSTER, Clusters
+from vaetrain.atlas_site.clusters import Clusters
 from vaetrain.atlas_site.pages import Pages
 from vaetrain.atlas_site.projection import Neighbours
+from vaetrain.clustering.methods import NOISE
 
 PACKAGE = "embedding-atlas"  # 0.22 draws with WebGL where there is no WebGPU; later ones do not
 ROWS = 8192  # pages in a row group of the table
@@ -45,7 +46,7 @@ def application_files() -> Path:
         distribution = importlib.metadata.distribution(PACKAGE)
     except importlib.metadata.PackageNotFoundError:
         raise UserError(
-            f"the atlas needs {PACKAGE}; install it with: pip install -e '.[atlas]'"
+            f"the atlas needs {PACKAGE}; install it with: pip install --no-deps -r launch/atlas.txt"
         ) from None
     folder = Path(str(distribution.locate_file("embedding_atlas/static")))
     if not (folder / "index.html").is_file():
@@ -126,7 +127,7 @@ def _table_of(
 
 def cluster_names(numbers: np.ndarray) -> list[str]:
     """Return the names of clusters by their numbers, int32 (N,)."""
-    return ["no cluster" if number == NO_CLUSTER else f"cluster {number}" for number in numbers]
+    return ["no cluster" if number == NOISE else f"cluster {number}" for number in numbers]
 
 
 def _metadata(has_clusters: bool) -> dict:

@@ -16,7 +16,6 @@ import torch
 from PIL import Image
 
 from vaetrain.data.loading import PageReader
-from vaetrain.inference.embedding import MAX_FITTED_PAGES, features_of
 from vaetrain.inference.trained_model import TrainedModel
 from vaetrain.losses.page_means import masked_mean
 from vaetrain.model.embedding import EmbeddingSpace
@@ -86,17 +85,7 @@ def shown(text: str) -> str:
     Characters that reverse the direction of text are among those that are replaced.
     """
     cut = text if len(text) <= LONGEST_TEXT else text[: LONGEST_TEXT - 3] + "..."
-    return "".join(
-        letter if letter.isprintable() else "\N{REPLACEMENT CHARACTER}" for letter in cut
-    )
-
-
-def fitted_space(trained: TrainedModel, data: PageReader) -> EmbeddingSpace:
-    """Return the space of the run's embedding, or one fitted to pages of these shards."""
-    if trained.model.space is not None:
-        return trained.model.space
-    some = data.select("all").spaced(MAX_FITTED_PAGES)
-    return trained.space_for(features_of(trained.model, data.pages(some), trained.engine))
+    return "".join(letter if letter.isprintable() else UNPRINTABLE for letter in cut)
 
 
 @torch.no_grad()

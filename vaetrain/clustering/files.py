@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from shards import cli
-from shards.atomic_files import write_atomic, writing
+from shards.atomic_files import atomic_stream, write_atomic, writing
 from shards.format.layout import NO_LABEL
 from vaetrain.clustering.agreement import Value
 from vaetrain.clustering.clusters import Clustering
@@ -43,29 +43,22 @@ def write_table(path: Path, data: PageReader, clustering: Clustering) -> None:
     schema = pa.schema(fields, {"embedding": NAME})
     index, names = data.index, data.collator.files.names
     labels, templates = np.array(index.labels), np.array(index.templates)
-    draft = path.with_name(f".{path.name}.tmp")
     pages = len(clustering.labels)
     bar = cli.progress(total=pages, desc="writing", unit="page")
-    with writing(path), bar:
-        try:
-            with ParquetWriter(draft, schema) as writer:
-                for first in range(0, pages, ROWS):
-                    part = slice(first, min(first + ROWS, pages))
-                    ids = np.arange(part.start, part.stop)
-                    rows = index.rows(ids)
-                    keys, page_ids = zip(*(names(number) for number in ids), strict=True)
-                    columns = [ids, keys, labels[rows["label"]], templates[rows["template"]]]
-                    columns += [page_ids, clustering.labels[part]]
-                    columns += [clustering.distances[part], clustering.probabilities[part]]
-                    arrays = [
-                        pa.array(column, kind)
-                        for column, kind in zip(columns, schema.types, strict=True)
-                    ]
-                    writer.write_table(pa.Table.from_arrays(arrays, schema=schema))
-                    bar.update(len(ids))
-            draft.replace(path)
-        finally:
-            draft.unlink(missing_ok=True)
+    with writing(path), bar, atomic_stream(path) as stream, ParquetWriter(stream, schema) as writer:
+        for first in range(0, pages, ROWS):
+            part = slice(first, min(first + ROWS, pages))
+            ids = np.arange(part.start, part.stop)
+            rows = index.rows(ids)
+            keys, page_ids = zip(*(names(number) for number in ids), strict=True)
+            columns = [ids, keys, labels[rows["label"]], templates[rows["template"]]]
+            columns += [page_ids, clustering.labels[part]]
+            columns += [clustering.distances[part], clustering.probabilities[part]]
+            arrays = [
+                pa.array(column, kind) for column, kind in zip(columns, schema.types, strict=True)
+            ]
+            writer.write_table(pa.Table.from_arrays(arrays, schema=schema))
+            bar.update(len(ids))
 
 
 def describe_clusters(

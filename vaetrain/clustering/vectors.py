@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import io
 import json
 import shutil
@@ -18,9 +17,9 @@ from shards import cli
 from shards.atomic_files import write_atomic, writing
 from shards.errors import UserError
 from vaetrain.data.loading import PageReader
-from vaetrain.inference.embedding import MAX_FITTED_PAGES, features_of
+from vaetrain.inference.embedding import features_of
 from vaetrain.inference.trained_model import TrainedModel
-from vaetrain.model.embedding import NAME, EmbeddingSpace
+from vaetrain.model.embedding import NAME
 
 PART = 4096  # pages of a file
 STAMP = "embedding.json"  # of which shards and which model the files are
@@ -76,13 +75,11 @@ def embed_pages(trained: TrainedModel, data: PageReader, folder: Path) -> Vector
     Raises CannotWrite, and DamagedShards naming the damaged shard.
     """
     pages, model = data.select("all"), trained.model
-    space = model.space
-    if space is None:
-        sample = data.pages(pages.spaced(MAX_FITTED_PAGES))
-        space = trained.space_for(features_of(model, sample, trained.engine))
+    space, digests = trained.space_of(data), trained.digests()
+    digests.pop("prior", None)
     stamp = {
         "embedding": NAME,
-        "model": _digest(trained, space),
+        "run": digests,
         "shards": data.index.header["table_sha256"],
         "pages": len(pages),
         "part": PART,
@@ -121,13 +118,3 @@ def _start(folder: Path, stamp: dict) -> None:
     elif any(folder.iterdir()):
         raise UserError(f"{folder}: holds other files; name another folder in --out")
     write_atomic(path, json.dumps(stamp))
-
-
-def _digest(trained: TrainedModel, space: EmbeddingSpace) -> str:
-    """Return a SHA-256 of the weights and of the statistics of the embedding."""
-    digest = hashlib.sha256()
-    for tensors in (trained.model.state_dict(), space.tensors()):
-        for name in sorted(tensors):
-            digest.update(name.encode())
-            digest.update(tensors[name].detach().cpu().contiguous().numpy().tobytes())
-    return digest.hexdigest()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import sys
 from collections.abc import Iterable, Iterator, Sequence
@@ -12,6 +13,7 @@ import torch
 from torch import Tensor
 
 from shards import cli
+from shards.errors import UserError
 from shards.format.index import HEADER_NAME
 from shards.page_file import read_page
 from shards.randomness import sample_keys
@@ -21,7 +23,7 @@ from vaetrain.data.loading import EVALUATION_BATCH, PageReader
 from vaetrain.engines.devices import thread_line
 from vaetrain.engines.spec import running_launch
 from vaetrain.engines.start import start_engine
-from vaetrain.inference.embedding import Features, features_of
+from vaetrain.inference.embedding import MAX_FITTED_PAGES, Features, features_of
 from vaetrain.inference.prior_samples import draw_latents, padded_size
 from vaetrain.model.embedding import EmbeddingSpace
 from vaetrain.model.layers import fit_rows
@@ -51,6 +53,13 @@ class TrainedModel:
         self.model.to(self.engine.device)
         prior = load_final_prior(run)
         self.prior = prior and prior.to(self.engine.device)
+
+    def require_one_process(self, command: str) -> None:
+        """Raise UserError if a command that only works as one process was started on ranks."""
+        if self.engine.world_size > 1:
+            raise UserError(
+                f"{command} runs as one process; start it with python, not with accelerate launch"
+            )
 
     def report_threads(self) -> None:
         """Print the number of threads that a command has used, on the main process.
@@ -134,6 +143,28 @@ class TrainedModel:
             )
         return features.fit(self.model, None)
 
+    def space_of(self, data: PageReader) -> EmbeddingSpace:
+        """Return the space of the embedding as `space_for`, for pages of any number.
+
+        That of a run without statistics is fitted to at most `MAX_FITTED_PAGES` of the pages.
+        """
+        if self.model.space is not None:
+            return self.model.space
+        some = data.pages(data.select("all").spaced(MAX_FITTED_PAGES))
+        return self.space_for(features_of(self.model, some, self.engine))
+
+    def digests(self) -> dict[str, str]:
+        """Return SHA-256 digests of the weights, of the embedding's statistics and of the prior.
+
+        They tell whether files that were computed with a model are of this one.
+        """
+        parts = {"model": self.model.state_dict()}
+        if self.model.space is not None:
+            parts["embedding"] = self.model.space.tensors()
+        if self.prior is not None:
+            parts["prior"] = self.prior.tensors()
+        return {name: _digest(tensors) for name, tensors in parts.items()}
+
     @torch.no_grad()
     def latents(self, batches: Sequence[Batch]) -> Tensor:
         """Return the `mu` of single pages, stacked; spatial ones are padded to the tallest."""
@@ -195,6 +226,15 @@ class TrainedModel:
 
     def _padded(self, heights: Tensor) -> tuple[int, int]:
         return padded_size(self.model, heights, self.experiment.data.width)
+
+
+def _digest(tensors: dict[str, Tensor]) -> str:
+    digest = hashlib.sha256()
+    for name in sorted(tensors):
+        digest.update(name.encode())
+        tensor = tensors[name].detach().cpu().contiguous()
+        digest.update(tensor.view(-1).view(torch.uint8).numpy())
+    return digest.hexdigest()
 
 
 def reconstruct(model: VAE, batch: Batch, *, skips: bool = True) -> Tensor:

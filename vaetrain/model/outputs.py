@@ -123,9 +123,9 @@ def median_level(probabilities: Tensor) -> Tensor:
     """
     probabilities = probabilities + MEDIAN_FLOOR
     # On a CPU, torch's kernel for cumulative sums over channels takes five times as long.
-    above = torch.stack(list(accumulate(probabilities.unbind(dim=1))), dim=1)
-    half = 0.5 * above[:, -1:]
+    up_to = torch.stack(list(accumulate(probabilities.unbind(dim=1))), dim=1)
+    half = 0.5 * up_to[:, -1:]
     # The share of each level's interval that lies below the median: 1, ..., 1, share, 0, ..., 0.
-    shares = ((half - above) / probabilities + 1).clamp(0, 1)
+    shares = ((half - up_to) / probabilities + 1).clamp(0, 1)
     last = probabilities.shape[1] - 1
     return (shares.sum(dim=1, keepdim=True) - 0.5).clamp(0, last)

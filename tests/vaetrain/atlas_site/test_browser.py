@@ -209,10 +209,9 @@ def test_dropped_file_is_placed_as_python_does(latent, trained, atlas, layouts, 
 
 def embedding_of(trained: TrainedModel, atlas, query) -> np.ndarray:
     """Return the embedding of one page, in the space of the atlas."""
-    from vaetrain.atlas_site.pages import fitted_space
     from vaetrain.inference.embedding import page_features
 
-    space = fitted_space(trained, trained.open_shards(atlas.shards))
+    space = trained.space_of(trained.open_shards(atlas.shards))
     mu, _, structure = page_features(trained.model, query)
     return space.vectors(mu, structure)[0].numpy()
 

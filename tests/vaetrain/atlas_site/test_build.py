@@ -23,7 +23,7 @@ from pyarrow import parquet
 from shards.errors import UserError
 from tests.support.paths import REPO
 from vaetrain.atlas_site.build import PAGE, build_atlas, remove_latent
-from vaetrain.atlas_site.clusters import NO_CLUSTER, read_clusters
+from vaetrain.atlas_site.clusters import read_clusters
 from vaetrain.atlas_site.latent_files import RUNTIME, SCRIPT, WASM, reason_against
 from vaetrain.atlas_site.pages import shown, thumbnail
 from vaetrain.atlas_site.projection import (
@@ -32,6 +32,7 @@ from vaetrain.atlas_site.projection import (
     project,
 )
 from vaetrain.atlas_site.target import check_target
+from vaetrain.clustering.methods import NOISE
 from vaetrain.config.experiment import load_experiment
 from vaetrain.inference.search import search_pages
 from vaetrain.inference.trained_model import TrainedModel
@@ -120,10 +121,10 @@ def test_clusters_are_read_by_key(tmp_path):
     parquet.write_table(pa.table(table), tmp_path / "clusters.parquet")
     clusters = read_clusters(tmp_path)  # the file's folder
     numbers, distances = clusters.of(["a", "b", "unknown"])
-    assert numbers.tolist() == [-1, 3, NO_CLUSTER]
+    assert numbers.tolist() == [-1, 3, NOISE]
     assert distances.tolist()[:2] == [0.25, 0.5]
     assert np.isnan(distances[2])
-    assert read_clusters(None).of(["a"])[0].tolist() == [NO_CLUSTER]
+    assert read_clusters(None).of(["a"])[0].tolist() == [NOISE]
 
 
 def test_files_that_are_no_clusters_are_refused(tmp_path):
