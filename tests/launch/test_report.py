@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import shutil
 import subprocess
 from html import unescape
 from html.parser import HTMLParser
@@ -28,6 +27,7 @@ from launch.study import Study, folder_name, load_study
 from launch.training_process import Record
 from launch.trials import Outcome
 from shards.format.png import encode_png
+from tests.support import chromium
 
 HOSTILE = "<script>alert('x')</script> | a $b$ _c_ [d](http://e) `f` & {{ 7 * 7 }}"
 SSIM = {0.1: [0.80, 0.82, 0.81], 1.0: [0.70, 0.72, 0.71], 3.0: [0.69, 0.75, 0.70]}
@@ -210,14 +210,18 @@ def test_a_study_without_finished_settings_has_a_report(tmp_path):
     assert "1 running" in Page(html.read_text()).text
 
 
+@chromium.needs_chromium_command
 @pytest.mark.slow
 def test_page_opens_in_a_browser_without_errors(tmp_path, beta_study):
-    browser = shutil.which("chromium") or shutil.which("google-chrome")
-    if browser is None:
-        pytest.skip("there is no Chromium on this machine")
     html, _ = write_report(*beta_study, tmp_path)
     shot = tmp_path / "shot.png"
-    command = [browser, "--headless", "--no-sandbox", "--disable-gpu", "--enable-logging=stderr"]
+    command = [
+        chromium.COMMAND,
+        "--headless",
+        "--no-sandbox",
+        "--disable-gpu",
+        "--enable-logging=stderr",
+    ]
     command += [f"--user-data-dir={tmp_path}/profile", "--window-size=1300,2000"]
     command += [f"--screenshot={shot}", "--host-resolver-rules=MAP * ~NOTFOUND", html.as_uri()]
     done = subprocess.run(command, capture_output=True, text=True, timeout=180, check=True)

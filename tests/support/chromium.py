@@ -8,16 +8,18 @@ from pathlib import Path
 
 import pytest
 
-_COMMANDS = ("chromium", "chromium-browser", "google-chrome-stable", "google-chrome")
+_NAMES = ("chromium", "chromium-browser", "google-chrome-stable", "google-chrome")
+COMMAND = next(filter(None, map(shutil.which, _NAMES)), None)
 
 
 def _missing() -> str | None:
     if importlib.util.find_spec("playwright") is None:
         return "needs playwright: pip install -e '.[capture]'"
     own = Path.home().glob(".cache/ms-playwright/chromium-*/*/chrome")
-    if any(map(shutil.which, _COMMANDS)) or any(own):
+    if COMMAND or any(own):
         return None
     return "needs Chromium: apt-get install chromium, or playwright install chromium"
 
 
+needs_chromium_command = pytest.mark.skipif(COMMAND is None, reason="there is no Chromium here")
 needs_chromium = pytest.mark.skipif(_missing() is not None, reason=str(_missing()))

@@ -3,7 +3,6 @@
 import importlib
 import importlib.util
 import os
-import shutil
 import signal
 import socket
 import subprocess
@@ -19,6 +18,7 @@ import numpy as np
 import pytest
 import torch
 
+from tests.support import chromium
 from tests.support.models import perturbed_model
 from tests.support.paths import REPO
 from vaetrain import load_model, startup
@@ -348,11 +348,9 @@ def test_weights_and_biases_works_offline(tmp_path, shards):
     assert b"model.safetensors" in content
 
 
+@chromium.needs_chromium_command
 @pytest.mark.slow
 def test_tensorboard_opens_in_a_browser_without_an_error(tmp_path, shards):
-    browser = shutil.which("chromium") or shutil.which("google-chrome")
-    if browser is None:
-        pytest.skip("no Chromium on this machine")
     train(tmp_path / "run", f"data.shards={shards}", "train.max_images=16")
     port = free_port()
     command = [sys.executable, "-m", "tensorboard.main", "--logdir", str(tmp_path / "run")]
@@ -363,7 +361,7 @@ def test_tensorboard_opens_in_a_browser_without_an_error(tmp_path, shards):
         options = ["--headless", "--no-sandbox", "--disable-gpu", "--enable-logging=stderr"]
         options += [f"--user-data-dir={tmp_path}/profile", "--virtual-time-budget=30000"]
         done = subprocess.run(
-            [browser, *options, "--dump-dom", f"{address}/#timeseries"],
+            [chromium.COMMAND, *options, "--dump-dom", f"{address}/#timeseries"],
             capture_output=True,
             text=True,
             timeout=300,
