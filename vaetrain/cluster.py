@@ -26,8 +26,8 @@ from typing import Any
 from shards import cli, optional_dependencies
 from shards.errors import one_line
 from vaetrain.cli import output_folder, whole
+from vaetrain.clustering.methods import METHODS
 
-METHODS = ("kmeans", "gmm", "hdbscan")
 MAX_CLUSTERS = 1000
 
 
@@ -44,7 +44,7 @@ def main() -> int:
     parser.add_argument(
         "--clusters", type=count_or_auto, metavar="auto|N", help="number of clusters; default auto"
     )
-    parser.add_argument("--method", choices=METHODS, default=METHODS[0], help="default kmeans")
+    parser.add_argument("--method", choices=tuple(METHODS), default="kmeans", help="default kmeans")
     parser.add_argument(
         "--by-page", action="store_true", help="every page counts, not every template"
     )

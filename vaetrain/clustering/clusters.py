@@ -16,6 +16,7 @@ from vaetrain.clustering.quality import (
     Search,
     agreement_of_halves,
     compare_sizes,
+    steps,
 )
 from vaetrain.clustering.subset import MAX_FITTED, choose_pages, without_near_duplicates
 from vaetrain.clustering.vectors import Vectors
@@ -127,7 +128,7 @@ def cluster_pages(
         groups[chosen[searched]],
         sizes,
         options.seed,
-        start("comparing sizes", len(sizes)),
+        start("comparing sizes", steps(sizes)),
     )
     if search.has_structure or options.clusters is not None:
         # The smallest size of a cluster is one of the pages that were searched.

@@ -42,6 +42,21 @@ def test_the_kinds_are_found_and_numbered_by_size():
         assert found.medoids[cluster] == np.flatnonzero(found.labels == cluster)[medoid]
 
 
+def test_progress_ends_at_its_total():
+    totals, done = {}, {}
+
+    def progress(name: str, total: int):
+        totals[name], done[name] = total, 0
+
+        def advance():
+            done[name] += 1
+
+        return advance
+
+    cluster_pages(Vectors([kinds_of_pages(3, 10)[0]]), np.arange(30), OF_THREE, progress)
+    assert done == totals
+
+
 def test_pages_without_structure_are_one_cluster_and_it_is_said():
     found = cluster_pages(Vectors([one_gaussian(80)]), np.arange(80), AUTO)
     assert (found.count, set(found.labels)) == (1, {0})
