@@ -18,14 +18,13 @@ from torch import Tensor, nn
 
 from vaetrain.engines.model_options import apply_options
 from vaetrain.engines.optimizers import build_optimizer, clip_gradients
-from vaetrain.model import decoder, encoder, latents, layers, linear_path, skips
-from vaetrain.model import vae as vae_model
+from vaetrain.model import decoder, encoder, latents, layers, linear_path, outputs, skips
 from vaetrain.model.attention import MaskedCBAM
 from vaetrain.model.masked import MaskedGroupNorm, PyramidPool, Rows
 from vaetrain.model.vae import VAE, Noise
 from vaetrain.training.build import Run
 
-MASKING_MODULES = (decoder, encoder, latents, layers, linear_path, skips, vae_model)  # with `keep`
+MASKING_MODULES = (decoder, encoder, latents, layers, linear_path, outputs, skips)  # with `keep`
 
 Replacement = Callable[[nn.Module], contextlib.AbstractContextManager[None]]
 
@@ -175,9 +174,11 @@ class MaskingDisabled:
     """Reusable context manager in which `keep` masks nothing."""
 
     def __enter__(self) -> None:
-        self.stack = contextlib.ExitStack()
-        for module in MASKING_MODULES:
-            self.stack.enter_context(mock.patch.object(module, "keep", lambda x, rows: x))
+        with contextlib.ExitStack() as stack:
+            for module in MASKING_MODULES:
+                stack.enter_context(mock.patch.object(module, "keep", lambda x, rows: x))
+            # Only now: if a module has no `keep`, the others get theirs back.
+            self.stack = stack.pop_all()
 
     def __exit__(self, *_: object) -> None:
         self.stack.close()
