@@ -234,7 +234,9 @@ def test_extras_exist(page):
     setup = configparser.ConfigParser()
     setup.read(REPO / "setup.cfg")
     for words in commands(page):
-        if words[0] == "pip":
+        if words[0] == "pip" and "-r" in words:
+            assert (REPO / words[words.index("-r") + 1]).is_file(), words
+        elif words[0] == "pip":
             extras = re.search(r"\[(.*)\]", words[-1])[1].split(",")
             assert set(extras) <= set(setup["options.extras_require"]), words
 
