@@ -141,14 +141,17 @@ def encode_pages(
             if probe == "sampled":
                 settings = {"eps": noise.eps}
             probed = model.reconstruct(posterior, heights, batch.size, **settings)
+            if probe == "sampled":
+                sample = probed
             page = probed.reconstruction.clamp(0, 1)
             for metric in PROBE_METRICS:
                 value = PIXEL_METRICS[metric].function(page, images, heights)
                 values[f"{metric}_{probe}"] = value
         if has_bound:
-            sample = model.reconstruct(
-                posterior, heights, batch.size, eps=noise.eps, ladder=noise.ladder
-            )
+            if noise.ladder:
+                sample = model.reconstruct(
+                    posterior, heights, batch.size, eps=noise.eps, ladder=noise.ladder
+                )
             values["bits_per_page"] = objective.bits_per_page(sample, images, heights)
         columns = torch.stack([values[name] for name in names], 1)
         latents = [model.embed(x, heights) for x in (output.mu, output.logvar)]
