@@ -1,5 +1,6 @@
 """The command that reconstructs the pages of shards."""
 
+import copy
 import json
 
 import numpy as np
@@ -11,8 +12,11 @@ from shards.building.options import BuildOptions
 from shards.errors import UserError
 from shards.open import open_index
 from shards.reading.shard_files import ShardFiles
+from tests.support.models import perturbed_model
+from tests.vaetrain.conftest import EXPERIMENT
 from tests.vaetrain.pages_one_by_one import MAX_HEIGHT, WIDTH
 from tests.vaetrain.test_commands import command
+from vaetrain.artifacts.final_model import write_final
 from vaetrain.inference.trained_model import TrainedModel
 from vaetrain.page_pictures import depth_pages
 
@@ -45,14 +49,26 @@ def test_every_page_is_written_and_its_layouts_can_be_built_again(
 
 
 def test_limit_and_latent(run_folder, tmp_path, monkeypatch):
-    where = [run_folder / "run", "--shards", run_folder / "shards", "--limit", 3]
-    for latent in ("all", "vector"):
-        command("reconstruct", monkeypatch, *where, "--out", tmp_path / latent, "--latent", latent)
-    names = [
-        sorted(path.name for path in (tmp_path / latent).iterdir()) for latent in ("all", "vector")
-    ]
-    assert len(names[0]) == 3
-    assert names[0] == names[1]
+    """With skip connections the latent alone decodes to other pages."""
+    settings = copy.deepcopy(EXPERIMENT)
+    settings.model.skips = "gated"
+    model = perturbed_model(settings.model, WIDTH, MAX_HEIGHT, 0.2)
+    write_final(tmp_path / "run" / "final", model, settings, {}, {})
+    shards = run_folder / "shards"
+    where = [tmp_path / "run", "--shards", shards, "--limit", 3]
+    trained = TrainedModel(tmp_path / "run")
+    data = trained.open_shards(shards)
+    (batch,) = data.pages(data.select("all").spaced(3))
+    found = {}
+    for latent, skips in (("all", True), ("vector", False)):
+        out = tmp_path / latent
+        command("reconstruct", monkeypatch, *where, "--out", out, "--latent", latent)
+        found[latent] = [np.asarray(Image.open(path)) / 255 for path in sorted(out.iterdir())]
+        made = depth_pages(trained.reconstruct(batch, skips=skips), batch.heights)
+        for picture, page in zip(found[latent], made, strict=True):
+            assert np.abs(picture - page).max() < 0.003
+    pairs = zip(found["all"], found["vector"], strict=True)
+    assert all(np.abs(one - other).max() > 0.02 for one, other in pairs)
 
 
 def test_shards_without_pages_of_the_split_are_refused(run_folder, tmp_path, monkeypatch):

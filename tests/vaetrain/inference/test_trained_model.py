@@ -6,6 +6,8 @@ import torch
 from tests.vaetrain.pages_one_by_one import MAX_HEIGHT, WIDTH
 from vaetrain.inference.trained_model import TrainedModel
 from vaetrain.model.vae import VAE
+from vaetrain.prior.config import PriorConfig
+from vaetrain.prior.prior import Prior, build_flow
 
 
 def test_prior_samples_are_standard_normal(run_folder, monkeypatch):
@@ -35,3 +37,18 @@ def test_decoded_pictures_have_the_heights_of_their_pages(run_folder):
     assert [picture.shape for picture in pictures] == [(int(h), WIDTH) for h in heights]
     (alone,) = trained.decode(z[1:2], heights[1:2])
     assert np.abs(alone.astype(int) - pictures[1]).max() <= 1  # rounding differs with padding
+
+
+def test_digests_tell_which_part_of_a_model_has_changed(run_folder):
+    trained = TrainedModel(run_folder / "run")
+    before = trained.digests()
+    assert set(before) == {"model"}  # an unfinished run
+    assert TrainedModel(run_folder / "run").digests() == before
+    flow = build_flow(PriorConfig(width=8, blocks=1), trained.model.latent_dim, 0, MAX_HEIGHT)
+    trained.prior = Prior(flow, torch.tensor([MAX_HEIGHT]), torch.tensor([0]), [])
+    with_prior = trained.digests()
+    assert with_prior == before | {"prior": with_prior["prior"]}
+    flow.mean[0] += 1
+    next(trained.model.parameters()).data.view(-1)[0] += 1
+    changed = trained.digests()
+    assert all(changed[name] != with_prior[name] for name in ("model", "prior"))
