@@ -4,7 +4,7 @@
 
 Inputs are `images` (B, 1, H, W) float32 in [0, 1], with H a multiple of 16 up to the model's
 max_height, `heights` (B,) int64, and `eps`, noise of the latent's shape; zeros decode from `mu`. A
-model with a ladder also takes the noise of its levels, `ladder_8`, `ladder_4` and `ladder_2`.
+model with a ladder also takes the noise of its levels, `ladder_16`, ..., `ladder_2`.
 Outputs are `mu`, `logvar`, `z` and `reconstruction`. With --separate two files are written,
 NAME-encoder.onnx, and NAME-decoder.onnx from `z` and `heights`. With --int8 FILE is quantised: it
 is calibrated on training pages of the shards in DIR, and its loss of SSIM is measured on their

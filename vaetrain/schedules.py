@@ -100,7 +100,8 @@ def weights_at(experiment: ObjectiveSettings, epoch: float, epochs: float) -> We
     capacity = None
     if beta.capacity is not None:
         capacity = beta.capacity * ramp(epoch, beta.capacity_epochs)
-    return Weights(terms, peak * beta_share(beta, epoch, epochs), capacity)
+    levels = beta.levels * ramp(epoch, beta.levels_warmup_epochs)
+    return Weights(terms, peak * beta_share(beta, epoch, epochs), levels, capacity)
 
 
 def phase_at(
@@ -145,8 +146,14 @@ def beta_share(config: BetaConfig, epoch: float, epochs: float) -> float:
     return 1.0
 
 
-def skip_gate_at(config: SkipConfig, epoch: float) -> float:
-    """Return the gate of skip connections: 0 up to `start_epoch`, then a linear rise to 1."""
+def skip_gate_at(config: SkipConfig, kind: str, epoch: float) -> float:
+    """Return the gate of skip connections: 0 up to `start_epoch`, then a linear rise to 1.
+
+    The gate of a ladder (`kind`, the value of `model.skips`, is `hierarchical`) is always open: its
+    KL keeps it from replacing the latent.
+    """
+    if kind == "hierarchical":
+        return 1.0
     return (
         0.0 if epoch < config.start_epoch else ramp(epoch - config.start_epoch, config.ramp_epochs)
     )

@@ -37,6 +37,8 @@ SETTINGS = (
     ("model: {latent_dim: 1.5}", "model.latent_dim"), ("model: {pyramid: [0]}", "model.pyramid"),
     ("model: {pyramid: [x]}", "model.pyramid"), ("model: {pyramid: 4}", "model.pyramid"),
     ("model: {pyramid: [1000000]}", "model.pyramid"), ("model: {skips: [none]}", "model.skips"),
+    ("model: {ladder_channels: [8, 8]}", "model.ladder_channels"),
+    ("model: {ladder_channels: [0, 0, 0, 0]}", "model.ladder_channels"),
     ("model: {output: sigmoid}", "model.output"), ("loss: {pixel: bce}", "loss.pixel"),
     ("loss: {recon: -1}", "loss.recon"), ("loss: {recon: .nan}", "loss.recon"),
     ("optimizer: {lr: 0}", "optimizer.lr"), ("optimizer: {lr: .inf}", "optimizer.lr"),

@@ -114,10 +114,22 @@ def test_a_phase_sets_the_maximum_of_the_beta_schedule():
     assert [weights_at(experiment, epoch, 20).beta for epoch in (2, 4, 8)] == [0.25, 1.5, 3]
 
 
+def test_the_price_of_a_ladder_rises_to_its_factor_of_beta():
+    experiment = load_experiment(None, ["beta.levels=0.2", "beta.levels_warmup_epochs=4"])
+    assert [weights_at(experiment, epoch, 20).levels for epoch in (0, 2, 4, 9)] == [
+        0,
+        0.1,
+        0.2,
+        0.2,
+    ]
+
+
 def test_the_skip_gate_stays_closed_and_then_opens():
     skips = SkipConfig(start_epoch=5, ramp_epochs=4)
-    assert [skip_gate_at(skips, e) for e in (0, 5 - 1e-9, 5, 7, 9, 99)] == [0, 0, 0, 0.5, 1, 1]
-    assert skip_gate_at(SkipConfig(start_epoch=0, ramp_epochs=0), 0) == 1
+    epochs = (0, 5 - 1e-9, 5, 7, 9, 99)
+    assert [skip_gate_at(skips, "gated", e) for e in epochs] == [0, 0, 0, 0.5, 1, 1]
+    assert skip_gate_at(SkipConfig(start_epoch=0, ramp_epochs=0), "gated", 0) == 1
+    assert skip_gate_at(skips, "hierarchical", 0) == 1
 
 
 def test_a_cosine_follows_the_warm_up_and_stays_at_its_floor():

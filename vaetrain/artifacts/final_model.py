@@ -27,6 +27,7 @@ from vaetrain.settings import ConfigError
 
 WEIGHTS, CONFIG, PRIOR = "model.safetensors", "config.json", "prior.safetensors"
 EMBEDDING = "embedding.safetensors"
+OLD_LADDER = "decoder.skips.0.posterior.weight"  # in models of version 0.1 with a ladder
 
 
 def write_final(
@@ -166,6 +167,11 @@ def load_weights(model: VAE, weights: dict[str, Tensor], folder: Path) -> None:
     Raises ConfigError naming the folder if the weights are of another architecture.
     """
     on_meta = model.skip_gate.is_meta
+    if OLD_LADDER in weights:
+        raise ConfigError(
+            f"{folder}: written by an older version, whose ladder (model.skips=hierarchical) had "
+            "other layers; train it again"
+        )
     try:
         model.load_state_dict({k: v.float() for k, v in weights.items()}, assign=on_meta)
     except RuntimeError as error:

@@ -115,15 +115,21 @@ def check_same_policy(saved_policy: dict[str, Any], policy: Policy) -> None:
 def _completed(experiment: dict[str, Any]) -> dict[str, Any]:
     """Add the settings of later versions to a saved experiment, with the values it computed with.
 
-    0.1 had neither the contrastive loss nor `model.output=levels`.
+    0.1 had neither the contrastive loss nor `model.output=levels`; a run without a ladder does not
+    depend on the ladder's settings.
     """
-    model = {"levels": 20, "decode": "median"} | experiment.get("model", {})
+    default = Experiment()
+    channels = default.model.ladder_channels
+    model = {"levels": 20, "decode": "median", "ladder_channels": channels}
+    ladder = ("levels", "levels_warmup_epochs")
+    beta = {name: getattr(default.beta, name) for name in ladder} | experiment.get("beta", {})
     loss = {"contrastive": 0.0} | experiment.get("loss", {})
     curriculum = experiment.get("curriculum", {})
     phases = [{"contrastive": None} | phase for phase in curriculum.get("phases", [])]
     return experiment | {
-        "model": model,
+        "model": model | experiment.get("model", {}),
         "loss": loss,
+        "beta": beta,
         "curriculum": curriculum | {"phases": phases},
     }
 

@@ -23,6 +23,7 @@ from vaetrain.gan.config import GanConfig
 from vaetrain.losses.config import BetaConfig, CurriculumConfig, LossConfig
 from vaetrain.losses.terms import PIXEL_LOSSES
 from vaetrain.model.config import ModelConfig, SkipConfig
+from vaetrain.model.registry import STRIDES
 from vaetrain.prior.config import PriorConfig
 from vaetrain.schedules import Clock, LrConfig
 from vaetrain.settings import (
@@ -131,6 +132,12 @@ def checked_together(experiment: Experiment) -> Experiment:
         raise ConfigError(
             f"loss.pixel: {pair[0]} and model.output={pair[1]} must be used together; they are "
             f"loss.pixel={pixel} and model.output={output}"
+        )
+    channels = experiment.model.ladder_channels
+    if len(channels) != len(STRIDES) or not any(channels):
+        raise ConfigError(
+            f"model.ladder_channels: {channels} is not allowed; give {len(STRIDES)} numbers, not "
+            "all 0, one for each level"
         )
     if experiment.prior.kind == "flow" and experiment.model.latent != "vector":
         raise ConfigError(

@@ -105,11 +105,15 @@ def latent_metrics(latents: LatentStatistics) -> dict[str, float]:
 
     Returns: for one page, which has no variance, only three of them.
     """
+    of_latent, levels = latents.kl.tensor_split([len(latents.variance)])
     metrics = {
-        "kl_per_dim_max": latents.kl.max().item(),
+        "kl_per_dim_max": of_latent.max().item(),
         "latent_mean_abs": latents.mean.abs().mean().item(),
         "posterior_std_mean": latents.posterior_std,
     }
+    if len(levels):
+        metrics["kl_latent"] = of_latent.sum().item()
+        metrics |= {f"kl_level_{number}": kl for number, kl in enumerate(levels.tolist(), 1)}
     if latents.count < 2:
         return metrics
     return metrics | {

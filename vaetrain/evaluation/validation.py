@@ -25,7 +25,12 @@ from vaetrain.evaluation.latents import (
     mutual_information,
     posterior_samples,
 )
-from vaetrain.evaluation.pixel_metrics import GRADIENT_ENERGIES, PIXEL_METRICS, pixel_metrics
+from vaetrain.evaluation.pixel_metrics import (
+    GRADIENT_ENERGIES,
+    PIXEL_METRICS,
+    gradient_energy,
+    pixel_metrics,
+)
 from vaetrain.evaluation.retrieval import PageLabels, vector_metrics
 from vaetrain.inference.each_page import gather_pages
 from vaetrain.inference.embedding import Features
@@ -40,10 +45,18 @@ from vaetrain.model.vae import Noise, draw_noise
 ALIVE_KL = (
     0.1  # nats a page of an alive latent dimension or channel; a collapsed one has thousandths
 )
-PROBES = ("sampled", "without_skips", "shuffled")
-PROBE_METRICS = ("l1", "ssim")
+PROBES = ("sampled", "without_skips", "shuffled", "vector")
+PROBE_METRICS = ("l1", "ssim", "edge_f1")
+VECTOR_ENERGY = "vector_gradient_energy"  # of the probe `vector`
+
+
+def probe_value(metric: str, probe: str) -> str:
+    """Return the name of a probe's metric."""
+    return f"vector_{metric}" if probe == "vector" else f"{metric}_{probe}"
+
+
 # Names of probe metrics, and the pixel metric of each.
-PROBE_VALUES = {f"{metric}_{probe}": metric for probe in PROBES for metric in PROBE_METRICS}
+PROBE_VALUES = {probe_value(metric, probe): metric for probe in PROBES for metric in PROBE_METRICS}
 
 
 @dataclass(frozen=True)
@@ -53,8 +66,8 @@ class EncodedPages:
     Attributes:
         ids: Long (N,), sample ids.
         heights: Long (N,), rows of each page.
-        values: float64 (N,) each, by name: the objective's parts, pixel metrics, and
-            `<metric>_<probe>` for every probe.
+        values: float64 (N,) each, by name: the objective's parts, pixel metrics, and those of
+            every probe, see `probe_value`.
         mu, logvar: float32 (N, D); of a spatial latent the mean over its positions.
         kl: float64 (N, K), KL in nats of each latent dimension, then of each ladder level.
         structure: float32 (N, S), see `vaetrain.model.embedding`.
@@ -111,10 +124,11 @@ def encode_pages(
     """Run the model over this rank's batches and combine the results of all ranks. Collective.
 
     Reconstructions are decoded from `mu` with the model's skip connections. The probes are further
-    reconstructions: `sampled` from a latent drawn from the posterior and, if the model has skip
+    reconstructions: `sampled` from latents drawn from the posterior and, if the model has skip
     connections, `without_skips` from `mu` alone and `shuffled` from the `mu` of another page with
-    the skip connections of this page. `bits_per_page` is of a sample of all latents, if the pixel
-    loss is a likelihood.
+    the skip connections of this page. `without_skips` decodes the means of a ladder's priors;
+    `vector` samples of them. `bits_per_page` is of a sample of all latents, if the pixel loss is a
+    likelihood.
 
     Args:
         compared: Long, ids of the compared pages, see `compared_ids`. None: all pages are compared,
@@ -125,7 +139,8 @@ def encode_pages(
     """
     probes = probe_settings(model)
     names = list(dict.fromkeys([*objective.parts, *PIXEL_METRICS, *GRADIENT_ENERGIES]))
-    names += [f"{metric}_{probe}" for probe in probes for metric in PROBE_METRICS]
+    names += [probe_value(metric, probe) for probe in probes for metric in PROBE_METRICS]
+    names += [VECTOR_ENERGY] if "vector" in probes else []
     has_bound = objective.is_likelihood and model.decodes_latents_only
     names += ["bits_per_page"] if has_bound else []
 
@@ -139,14 +154,18 @@ def encode_pages(
         noise = evaluation_noise(model, batch)
         for probe, settings in probes.items():
             if probe == "sampled":
-                settings = {"eps": noise.eps}
+                settings = {"eps": noise.eps, "ladder": noise.ladder}
+            elif probe == "vector":
+                settings = {"skips": False, "ladder": noise.ladder}
             probed = model.reconstruct(posterior, heights, batch.size, **settings)
             if probe == "sampled":
                 sample = probed
             page = probed.reconstruction.clamp(0, 1)
             for metric in PROBE_METRICS:
                 value = PIXEL_METRICS[metric].function(page, images, heights)
-                values[f"{metric}_{probe}"] = value
+                values[probe_value(metric, probe)] = value
+            if probe == "vector":
+                values[VECTOR_ENERGY] = gradient_energy(page, heights)
         if has_bound:
             if noise.ladder:
                 sample = model.reconstruct(
@@ -267,15 +286,17 @@ class SetCollector:
 
 
 def probe_settings(model: nn.Module) -> dict[str, dict[str, bool]]:
-    """Return the probes of a model, each with its arguments of `VAE.reconstruct`."""
+    """Return the probes of a model, each with its arguments of `VAE.reconstruct` but the noise."""
     settings: dict[str, dict[str, bool]] = {"sampled": {}}
     if model.config.skips != "none":
         settings |= {"without_skips": {"skips": False}, "shuffled": {"shuffle": True}}
+    if model.ladder_levels:
+        settings["vector"] = {}
     return settings
 
 
 def evaluation_noise(model: nn.Module, batch: Batch) -> Noise:
-    """Draw the noise of posterior samples; a page has the same noise in every evaluation."""
+    """Draw the noise of samples; a page has the same noise in every evaluation."""
     keys = sample_keys(0, torch.zeros_like(batch.ids), batch.ids, "evaluation")
     return draw_noise(model, keys, batch.size, gate=1.0, dropout=0.0)
 
@@ -297,11 +318,14 @@ def page_means(values: dict[str, Tensor], heights: Tensor) -> dict[str, float]:
 
 
 def with_energy_ratio(means: dict[str, float]) -> dict[str, float]:
-    """Replace both `GRADIENT_ENERGIES` by their ratio, and omit undefined means."""
+    """Replace the gradient energies by their ratios to the page's, and omit undefined means."""
     means = dict(means)
     reconstructed, original = (means.pop(name) for name in GRADIENT_ENERGIES)
+    of_vector = means.pop(VECTOR_ENERGY, None)
     if original > 0:
         means["gradient_energy_ratio"] = reconstructed / original
+        if of_vector is not None:
+            means["vector_gradient_energy_ratio"] = of_vector / original
     return drop_nan(means)
 
 

@@ -14,13 +14,10 @@ from torch.export import Dim
 from shards.errors import UserError
 from shards.reading.batch import Batch
 from vaetrain.model.gaussian import reparameterized
-from vaetrain.model.registry import STRIDES
-from vaetrain.model.skips import LADDER_CHANNELS
 from vaetrain.model.vae import VAE, Noise
 
 TOLERANCE = 1e-4  # largest difference from PyTorch of any value of any output
 CHECKED_BATCHES = (1, 3)  # batch sizes
-LADDER_STRIDES = STRIDES[-2::-1]
 OUTPUTS = ("mu", "logvar", "z", "reconstruction")
 
 
@@ -93,8 +90,8 @@ def example_inputs(model: VAE, batch: int, size: tuple[int, int]) -> dict[str, T
     images = torch.rand(batch, 1, *size, generator=generator)
     images *= (torch.arange(size[0]) < heights[:, None])[:, None, :, None]
     named = {"images": images, "heights": heights, "eps": normal(*model.latent_shape(size))}
-    for stride in LADDER_STRIDES if model.ladder_levels else ():
-        named[f"ladder_{stride}"] = normal(LADDER_CHANNELS, size[0] // stride, size[1] // stride)
+    for stride, shape in zip(model.ladder_strides, model.ladder_shapes(size), strict=True):
+        named[f"ladder_{stride}"] = normal(*shape)
     return named
 
 

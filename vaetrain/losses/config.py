@@ -94,6 +94,14 @@ class BetaConfig:
     free_bits: float = setting(
         0.0, "minimum KL of each page and latent dimension in the loss, in nats", minimum=0
     )
+    levels: float = setting(
+        0.1,
+        "beta of a ladder's levels (model.skips=hierarchical), as a factor of beta",
+        minimum=0,
+    )
+    levels_warmup_epochs: float = setting(
+        5.0, "epochs of the linear rise of that factor from 0", minimum=0
+    )
     capacity: float | None = setting(
         None, "target of the KL in nats per page, approached from either side; null: off", minimum=0
     )

@@ -101,7 +101,8 @@ class Objective(nn.Module):
             cost = 1 - values[term] if term.is_similarity else values[term]
             total = total + self._combine(index, weights.terms.get(term.name, 0.0) * cost)
         kl = kl_per_page_and_dimension(output)
-        reduced = kl_loss(kl, self.beta, weights.capacity, heights, targets.shape[3])
+        levels, width = output.ladder.shape[1], targets.shape[3]
+        reduced = kl_loss(kl, self.beta, weights.capacity, heights, width, levels, weights.levels)
         # A controller's beta is float64; the loss keeps the dtype of the loss terms.
         total = (total + weights.beta * reduced).to(total.dtype)
         parts = {term.name: value for term, value in values.items()}

@@ -24,11 +24,13 @@ class Weights:
     Attributes:
         terms: weights of the loss terms by name; 0 for a term that is left out.
         beta: weight of the KL: a number, or a scalar on the device if a controller sets it.
+        levels: factor of beta for a ladder's levels.
         capacity: target of the KL in nats; None: 0.
     """
 
     terms: Mapping[str, float]
     beta: float | Tensor = 0.0
+    levels: float = 1.0
     capacity: float | None = None
 
 

@@ -26,6 +26,13 @@ class ModelConfig:
         choices=tuple(LATENTS),
     )
     latent_dim: int = setting(128, "dimensions of a latent vector", minimum=1)
+    ladder_channels: list[int] = setting(
+        [8, 8, 4, 4],
+        "latent dimensions at each position of a ladder's levels, of 16 x 16, 8 x 8, 4 x 4 and "
+        "2 x 2 pixels (model.skips=hierarchical); 0: no such level",
+        minimum=0,
+        maximum=1024,
+    )
     start: str = setting(
         "components",
         "initial weights of the linear path between a page and a vector latent: the PCA of the "
@@ -64,9 +71,15 @@ class ModelConfig:
 @dataclass
 class SkipConfig:
     start_epoch: float = setting(
-        5.0, "epochs in which the gate of skip connections stays closed", minimum=0
+        5.0, "gated: epochs in which the gate of skip connections stays closed", minimum=0
     )
-    ramp_epochs: float = setting(5.0, "epochs in which the gate then opens linearly", minimum=0)
+    ramp_epochs: float = setting(
+        5.0, "gated: epochs in which the gate then opens linearly", minimum=0
+    )
     dropout: float = setting(
-        0.5, "share of training pages decoded without skip connections", minimum=0, maximum=1
+        0.5,
+        "share of training pages decoded without skip connections; of a ladder, from the means of "
+        "its priors",
+        minimum=0,
+        maximum=1,
     )

@@ -60,7 +60,8 @@ class Decoder(nn.Module):
     `outputs`.
 
     Attributes:
-        skips: one skip connection per stage; empty for `model.skips=none`.
+        skips: skip connections, from coarse to fine; empty for `model.skips=none`.
+        skip_places: number of stages before each of them.
         has_ladder: whether the skip connections have latents of their own.
     """
 
@@ -79,10 +80,13 @@ class Decoder(nn.Module):
             Stage(config, i + 1, o, stride=1) for i, o in pairwise(channels)
         )
         self.skips = nn.ModuleList()
+        self.skip_places: list[int] = []
         self.has_ladder = False
         if SKIPS[config.skips] is not None:
             skip = resolve_name(SKIPS[config.skips])
-            self.skips.extend(skip(c) for c in channels[1:])
+            levels = skip.build_levels(config)
+            self.skips.extend(levels.values())
+            self.skip_places = list(levels)
             self.has_ladder = skip.has_latent
         # Each position gives four pixels (Shi et al. 2016), because another stage at full
         # resolution would cost more than all other stages together.
@@ -107,7 +111,7 @@ class Decoder(nn.Module):
             size: (H, W).
             features: the encoder's maps, for skip connections; None: no skip connections.
             gate: (B,) in [0, 1], 1 for open skip connections; required with features.
-            eps: noise of each level of a ladder, (B, 4, h, w); empty: use the mean of each level.
+            eps: noise of each level of a ladder, (B, C, h, w); empty: use the mean of each level.
 
         Returns: the coarse page at full size, (B, 1, H, W), and the values to add to it,
             (B, values, H, W), both 0 below the pages; the KL of each level of a ladder in nats,
@@ -116,15 +120,16 @@ class Decoder(nn.Module):
         stride = STRIDES[-1]
         x = keep(F.silu(self.seed(z, size[0] // stride)), page_rows[-1])
         level_kl = []
-        for number, stage in enumerate(self.stages):
-            stride, rows = stride // 2, page_rows[-2 - number]
-            x = stage(x, rows, at_stride(coarse, self.cell, stride, rows))
-            if self.skips:
-                # The encoder's maps are ordered from fine to coarse. The last map is the
-                # coarsest and is not used: the latent is computed from it.
-                encoded = None if features is None else features[-2 - number][0]
-                noise = eps[number] if eps else None
-                x, kl = self.skips[number](x, encoded, gate, noise, rows)
+        for number in range(len(STRIDES)):
+            rows = page_rows[-1 - number]
+            if number > 0:
+                stride //= 2
+                x = self.stages[number - 1](x, rows, at_stride(coarse, self.cell, stride, rows))
+            if number in self.skip_places:
+                index = self.skip_places.index(number)
+                # The encoder's maps are ordered from fine to coarse.
+                encoded = None if features is None else features[-1 - number][0]
+                x, kl = self.skips[index](x, encoded, gate, eps[index] if eps else None, rows)
                 if kl is not None:
                     level_kl.append(kl)
         rows = page_rows[0]

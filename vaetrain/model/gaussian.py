@@ -30,6 +30,12 @@ def reparameterized(mu: Tensor, logvar: Tensor, eps: Tensor) -> Tensor:
 
 
 @full_precision
+def in_deviations(difference: Tensor, logvar: Tensor) -> Tensor:
+    """Divide a difference of means by the standard deviation of a Gaussian of `logvar`."""
+    return difference * torch.exp(-0.5 * logvar)
+
+
+@full_precision
 def gaussian_kl(mu: Tensor, logvar: Tensor) -> Tensor:
     """Compute KL(N(mu, exp(logvar)) || N(0, 1)) of each dimension, in nats; shape of `mu`.
 

@@ -29,7 +29,6 @@ from vaetrain.model.masked import Rows, rows_at, rows_at_strides
 from vaetrain.model.mixup import mix_pairs
 from vaetrain.model.outputs import build_output
 from vaetrain.model.registry import LATENTS, SIZES, STRIDES
-from vaetrain.model.skips import LADDER_CHANNELS
 from vaetrain.settings import ConfigError
 
 
@@ -38,7 +37,8 @@ class Noise(NamedTuple):
 
     Attributes:
         eps: standard normal, of the latent's shape, (B, D) or (B, D, H / 16, W / 16).
-        ladder: standard normal for each level of a ladder, (B, 4, h, w); empty without a ladder.
+        ladder: standard normal for each level of a ladder, (B, C, h, w), 0 for pages whose gate is
+            dropped; empty without a ladder.
         gate: (B,) in [0, 1], gate of each page's skip connections, 1 for open; 0 without any.
     """
 
@@ -259,7 +259,20 @@ class VAE(nn.Module):
     @property
     def ladder_levels(self) -> int:
         """Number of a ladder's levels; 0 without a ladder."""
-        return len(self.decoder.skips) if self.decoder.has_ladder else 0
+        return len(self.ladder_strides)
+
+    @property
+    def ladder_strides(self) -> list[int]:
+        """Pixels per position of each level of a ladder, from coarse to fine."""
+        places = self.decoder.skip_places if self.decoder.has_ladder else []
+        return [self.stride >> place for place in places]
+
+    def ladder_shapes(self, size: tuple[int, int]) -> list[tuple[int, int, int]]:
+        """Return the shape of one page's latent at each level, for pages padded to (H, W)."""
+        return [
+            (level.dimensions, size[0] // stride, size[1] // stride)
+            for level, stride in zip(self.decoder.skips, self.ladder_strides, strict=False)
+        ]
 
     def latent_shape(self, size: tuple[int, int]) -> tuple[int, ...]:
         """Return the shape of one page's latent for pages padded to (H, W)."""
@@ -353,22 +366,20 @@ def draw_noise(
     ladder: tuple[Tensor, ...] = ()
     if model.ladder_levels:
         # Other keys than the latent's: with the same, the levels would repeat the latent's noise.
-        ladder = _ladder_noise(random_bits(keys, -2), size)
+        ladder = _ladder_noise(model, random_bits(keys, -2), size)
     if len(model.decoder.skips) == 0:
         return Noise(eps, ladder, torch.zeros(len(keys), device=keys.device))
     kept = uniform(gate_keys, 0) >= dropout
+    # Samples of the prior would teach the decoder to ignore the levels: a plausible detail in the
+    # wrong place costs more than none.
+    ladder = tuple(kept[:, None, None, None] * level for level in ladder)
     return Noise(eps, ladder, kept * gate)
 
 
-def _ladder_noise(keys: Tensor, size: tuple[int, int]) -> tuple[Tensor, ...]:
+def _ladder_noise(model: VAE, keys: Tensor, size: tuple[int, int]) -> tuple[Tensor, ...]:
     """Draw standard normal noise for each level of a ladder, from keys Long (B,)."""
-    return tuple(
-        _standard_normal(
-            random_bits(keys, stride),
-            (LADDER_CHANNELS, size[0] // stride, size[1] // stride),
-        )
-        for stride in STRIDES[-2::-1]
-    )
+    levels = zip(model.ladder_strides, model.ladder_shapes(size), strict=True)
+    return tuple(_standard_normal(random_bits(keys, stride), shape) for stride, shape in levels)
 
 
 def _standard_normal(keys: Tensor, shape: tuple[int, int, int]) -> Tensor:

@@ -95,7 +95,8 @@ class Trainer:
         images = parts.images + parts.batching.global_batch
         epoch = parts.clock.epoch(images)
         weights = parts.state.weights_at(epoch)
-        skip_gate = skip_gate_at(parts.experiment.skips, epoch)
+        experiment = parts.experiment
+        skip_gate = skip_gate_at(experiment.skips, experiment.model.skips, epoch)
         engine.module.skip_gate.fill_(skip_gate)  # read by evaluations, which draw no gate
         parts.state.begin(images)
         kl = torch.zeros((), device=engine.device)

@@ -53,7 +53,7 @@ class PageLosses:
         train, _ = resolve_auto(experiment.train, device)
         epoch = train.epochs if epoch is None else epoch
         self.weights = weights_at(experiment, epoch, train.epochs)
-        self.skip_gate = skip_gate_at(experiment.skips, epoch)
+        self.skip_gate = skip_gate_at(experiment.skips, experiment.model.skips, epoch)
         torch.manual_seed(train.seed)
         with device:  # fake parameters do not support `.to(device)`
             self.model = VAE(experiment.model, experiment.data.width, experiment.data.max_height)

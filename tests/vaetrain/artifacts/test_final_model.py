@@ -106,3 +106,10 @@ def test_weights_of_another_architecture_are_refused(final):
     with pytest.raises(ConfigError, match="the weights do not fit the settings") as refusal:
         load_model(final)
     assert "\n" not in str(refusal.value)
+
+
+def test_a_ladder_of_an_older_version_is_refused(final):
+    weights = {"decoder.skips.0.posterior.weight": torch.zeros(8, 128, 1, 1)}
+    save_file(weights, final / "model.safetensors")
+    with pytest.raises(ConfigError, match=r"older version, whose ladder .* train it again"):
+        load_model(final)

@@ -67,3 +67,10 @@ def test_a_run_of_a_version_without_levels_resumes():
     before = as_dict(Experiment())
     del before["model"]["levels"], before["model"]["decode"]
     same_run.check_same_experiment(before, Experiment())
+
+
+def test_a_run_of_a_version_without_settings_of_the_ladder_resumes():
+    before = as_dict(Experiment())
+    del before["model"]["ladder_channels"]
+    del before["beta"]["levels"], before["beta"]["levels_warmup_epochs"]
+    same_run.check_same_experiment(before, Experiment())

@@ -11,7 +11,12 @@ from tests.support.engines import FakeEngine
 from tests.support.models import perturbed_model
 from vaetrain.config.experiment import load_experiment
 from vaetrain.evaluation.baselines import constant_page, score_reconstructions
-from vaetrain.evaluation.pixel_metrics import GRADIENT_ENERGIES, PIXEL_METRICS, PixelMetric
+from vaetrain.evaluation.pixel_metrics import (
+    GRADIENT_ENERGIES,
+    PIXEL_METRICS,
+    PixelMetric,
+    gradient_energy,
+)
 from vaetrain.evaluation.validation import (
     EncodedPages,
     EncodedSet,
@@ -24,6 +29,7 @@ from vaetrain.evaluation.validation import (
 from vaetrain.losses.kl import kl_per_page_and_dimension
 from vaetrain.losses.objective import Objective
 from vaetrain.losses.pixel import levels_nll
+from vaetrain.model.config import ModelConfig
 from vaetrain.schedules import weights_at
 
 N, D = 40, 6
@@ -124,7 +130,27 @@ def test_probes_detect_a_decoder_that_ignores_the_latent(skips):
 def test_a_model_without_skip_connections_has_one_probe():
     metrics = summarise(encode_four_pages("none"))
     assert {"l1_sampled", "ssim_sampled"} <= set(metrics)
-    assert not [name for name in metrics if "shuffled" in name or "without" in name]
+    others = ("shuffled", "without", "vector_", "kl_level", "kl_latent")
+    assert not [name for name in metrics if any(other in name for other in others)]
+
+
+@torch.no_grad()
+def test_a_ladder_is_also_measured_with_levels_sampled_from_their_prior():
+    encoded = encode_four_pages("hierarchical")
+    metrics, batch = summarise(encoded), four_pages()
+    model = perturbed_model(ModelConfig(skips="hierarchical", latent_dim=8), 64, 64, 0.05).eval()
+    mu, _ = model.encode(batch.images(), batch.heights)
+    noise = evaluation_noise(model, batch).ladder
+    pages = model.decode(mu, batch.heights, (64, 64), noise).clamp(0, 1)
+    l1 = (pages - batch.images()).abs().mean()
+    assert metrics["vector_l1"] == pytest.approx(l1.item(), rel=1e-4)
+    assert abs(metrics["vector_l1"] - metrics["l1_without_skips"]) > 1e-4
+    energies = [gradient_energy(x, batch.heights).mean() for x in (pages, batch.images())]
+    ratio = (energies[0] / energies[1]).item()
+    assert metrics["vector_gradient_energy_ratio"] == pytest.approx(ratio, rel=1e-4)
+    assert {"vector_ssim", "vector_edge_f1", "edge_f1_without_skips"} <= set(metrics)
+    levels = [metrics[f"kl_level_{number}"] for number in (1, 2, 3, 4)]
+    assert metrics["kl"] == pytest.approx(metrics["kl_latent"] + sum(levels), rel=1e-5)
 
 
 LEVELS = ("model.output=levels", "loss.pixel=nll")

@@ -45,3 +45,9 @@ def test_free_bits_are_a_minimum_without_gradient(kl):
 def test_a_capacity_is_approached_from_either_side(kl, capacity):
     loss = kl_loss(kl, BetaConfig(reduction="sum"), capacity, HEIGHTS, WIDTH)
     torch.testing.assert_close(loss, (kl.sum(dim=1) - capacity).abs())
+
+
+def test_the_levels_of_a_ladder_have_a_price_of_their_own(kl):
+    config = BetaConfig(reduction="sum")
+    loss = kl_loss(kl, config, None, HEIGHTS, WIDTH, levels=2, factor=0.25)
+    torch.testing.assert_close(loss, kl[:, :3].sum(dim=1) + 0.25 * kl[:, 3:].sum(dim=1))
