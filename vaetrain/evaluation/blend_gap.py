@@ -17,6 +17,7 @@ from vaetrain.engines.base import Engine
 from vaetrain.evaluation.page_measurer import MeasuredPages, PageMeasurer
 from vaetrain.evaluation.path_smoothness import page_pairs
 from vaetrain.inference.interpolation import interpolate_latents
+from vaetrain.inference.prior_samples import path_noise
 from vaetrain.model.masked import keep, rows_at
 from vaetrain.model.vae import VAE
 
@@ -85,7 +86,8 @@ def decoded_path(model: VAE, ends: Batch) -> tuple[Tensor, Tensor]:
     path = interpolate_latents(mu, STEPS + 2)
     share = torch.linspace(0, 1, STEPS + 2, device=mu.device)
     heights = torch.lerp(*ends.heights.float(), share).round().long()
-    images = model.decode_padded(path, heights, ends.size).clamp(0, 1)
+    ladder = path_noise(model, len(path), ends.size)
+    images = model.decode_padded(path, heights, ends.size, ladder).clamp(0, 1)
     return keep(images, rows_at(heights, images.shape[2])), heights
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from shards.randomness import sample_keys
 from vaetrain.model.vae import VAE, Noise, draw_noise
 from vaetrain.prior.prior import Prior
 
@@ -32,7 +33,7 @@ def draw_latents(
     """
     if prior is not None:
         z, heights = prior.sample(keys, heights, label)
-        return z, heights, _noise(model, keys, heights, width).ladder
+        return z, heights, level_noise(model, keys, padded_size(model, heights, width))
     if heights is None:
         heights = torch.full_like(keys, max_height)
     noise = _noise(model, keys, heights, width)
@@ -42,6 +43,20 @@ def draw_latents(
 def padded_size(model: VAE, heights: Tensor, width: int) -> tuple[int, int]:
     """Return the size (H, W) that pages of these heights are padded to together."""
     return -(-int(heights.max()) // model.stride) * model.stride, width
+
+
+def level_noise(model: VAE, keys: Tensor, size: tuple[int, int]) -> tuple[Tensor, ...]:
+    """Draw noise of a ladder's levels, as `VAE.decode` takes it; empty without a ladder."""
+    return draw_noise(model, keys, size, gate=0.0, dropout=0.0).ladder
+
+
+def path_noise(model: VAE, steps: int, size: tuple[int, int]) -> tuple[Tensor, ...]:
+    """Draw noise of a ladder's levels for an interpolation: the same for every step.
+
+    So the detail of a page changes only as its latent does.
+    """
+    same = torch.zeros(steps, dtype=torch.long, device=model.skip_gate.device)
+    return level_noise(model, sample_keys(0, same, same, "path"), size)
 
 
 def _noise(model: VAE, keys: Tensor, heights: Tensor, width: int) -> Noise:

@@ -24,7 +24,7 @@ from vaetrain.engines.devices import thread_line
 from vaetrain.engines.spec import running_launch
 from vaetrain.engines.start import start_engine
 from vaetrain.inference.embedding import MAX_FITTED_PAGES, Features, features_of
-from vaetrain.inference.prior_samples import draw_latents, padded_size
+from vaetrain.inference.prior_samples import draw_latents, padded_size, path_noise
 from vaetrain.model.embedding import EmbeddingSpace
 from vaetrain.model.layers import fit_rows
 from vaetrain.model.vae import VAE
@@ -213,12 +213,16 @@ class TrainedModel:
 
     @torch.no_grad()
     def decode_batches(self, z: Tensor, heights: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
-        """Decode latents (N, ...) to pages of `heights` (N,) rows, in batches as of `sample`."""
+        """Decode latents (N, ...) to pages of `heights` (N,) rows, in batches as of `sample`.
+
+        Levels of a ladder are sampled from their priors, with the same noise for all pages.
+        """
         size = self._padded(heights)
         z, heights = z.to(self.engine.device), heights.to(self.engine.device)
         for first in range(0, len(z), EVALUATION_BATCH):
             part = slice(first, first + EVALUATION_BATCH)
-            yield self.model.decode(z[part], heights[part], size), heights[part]
+            ladder = path_noise(self.model, len(z[part]), size)
+            yield self.model.decode(z[part], heights[part], size, ladder), heights[part]
 
     def decode(self, z: Tensor, heights: Tensor) -> list[np.ndarray]:
         """Decode latents (N, ...) to pictures of `heights` (N,) rows: uint8 (height, W) each."""

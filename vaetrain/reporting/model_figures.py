@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from shards.randomness import sample_keys
 from shards.reading.batch import Batch
 from vaetrain.inference.interpolation import interpolate_latents
+from vaetrain.inference.prior_samples import level_noise, path_noise
 from vaetrain.page_pictures import as_grey, error_map, rows_of_pages
 from vaetrain.prior.prior import Prior
 
@@ -40,7 +41,8 @@ def model_figures(
     }
     if count > 1:
         path = interpolate_latents(mu[[-1, -2]], count)
-        figures["interpolation"] = decode_row(model, path, batch.size)
+        ladder = path_noise(model, count, batch.size)
+        figures["interpolation"] = decode_row(model, path, batch.size, ladder)
     return figures
 
 
@@ -54,18 +56,23 @@ def prior_samples(
         shape: of the latents; the first number is that of the samples.
         size: (H, W) that the pages are padded to; without a prior, every page is that high.
     """
+    numbers = torch.arange(shape[0], device=model.skip_gate.device)
+    keys = sample_keys(0, torch.zeros_like(numbers), numbers, "prior")
+    ladder = level_noise(model, keys, size)
     if prior is None:
         noise = torch.randn(shape, generator=torch.Generator().manual_seed(0))
-        return decode_row(model, noise.to(next(model.parameters()).device), size)
-    numbers = torch.arange(shape[0])
-    keys = sample_keys(0, torch.zeros_like(numbers), numbers, "prior")
-    z, heights = prior.sample(keys.to(prior.heights.device))
+        return decode_row(model, noise.to(numbers.device), size, ladder)
+    z, heights = prior.sample(keys)
     heights = heights.clamp(max=size[0])
-    return rows_of_pages([as_grey(model.decode_padded(z, heights, size))], heights.cpu().numpy())
+    images = as_grey(model.decode_padded(z, heights, size, ladder))
+    return rows_of_pages([images], heights.cpu().numpy())
 
 
 @torch.no_grad()
-def decode_row(model: nn.Module, z: Tensor, size: tuple[int, int]) -> np.ndarray:
-    """Decode latents (B, ...) to pages of one size, side by side."""
+def decode_row(
+    model: nn.Module, z: Tensor, size: tuple[int, int], ladder: tuple[Tensor, ...]
+) -> np.ndarray:
+    """Decode latents (B, ...) and noise of a ladder's levels to pages of one size, side by side."""
     heights = torch.full((len(z),), size[0], device=z.device)
-    return rows_of_pages([as_grey(model.decode_padded(z, heights, size))], heights.cpu().numpy())
+    images = as_grey(model.decode_padded(z, heights, size, ladder))
+    return rows_of_pages([images], heights.cpu().numpy())
