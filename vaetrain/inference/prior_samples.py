@@ -55,6 +55,8 @@ def path_noise(model: VAE, steps: int, size: tuple[int, int]) -> tuple[Tensor, .
 
     So the detail of a page changes only as its latent does.
     """
+    if not model.ladder_levels:
+        return ()
     same = torch.zeros(steps, dtype=torch.long, device=model.skip_gate.device)
     return level_noise(model, sample_keys(0, same, same, "path"), size)
 

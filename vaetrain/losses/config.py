@@ -95,7 +95,7 @@ class BetaConfig:
         0.0, "minimum KL of each page and latent dimension in the loss, in nats", minimum=0
     )
     levels: float = setting(
-        0.1,
+        0.03,
         "beta of a ladder's levels (model.skips=hierarchical), as a factor of beta",
         minimum=0,
     )

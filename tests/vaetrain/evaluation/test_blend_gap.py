@@ -30,6 +30,8 @@ class KnownDecoder:
     `moving`: a bar at the position; otherwise a blend of two bars, weighted by the position.
     """
 
+    ladder_levels = 0
+
     def __init__(self, *, moving: bool) -> None:
         self.moving = moving
 
@@ -38,7 +40,9 @@ class KnownDecoder:
         mu = torch.stack([position.float(), torch.ones(len(images))], 1)
         return Posterior(mu, torch.zeros_like(mu), [])
 
-    def decode_padded(self, z: Tensor, heights: Tensor, size: tuple[int, int]) -> Tensor:
+    def decode_padded(
+        self, z: Tensor, heights: Tensor, size: tuple[int, int], ladder: tuple[Tensor, ...]
+    ) -> Tensor:
         column = torch.arange(size[1])
         if self.moving:
             start = 40 * z[:, :1]
