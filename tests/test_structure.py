@@ -42,7 +42,6 @@ COVERS = {
     "tests/shards/remote/test_remote.py": ("shards/remote/*.py",),
     "tests/shards/synthetic/test_archetypes.py": ("shards/synthetic/*.py",),
     "tests/vaetrain/evaluation/test_sample_metrics.py": ("vaetrain/evaluation/page_measurer.py",),
-    "tests/vaetrain/inference/test_trained_model.py": ("vaetrain/inference/prior_samples.py",),
     "tests/vaetrain/test_commands.py": (
         *("vaetrain/embed.py", "vaetrain/interpolate.py"),
         *("vaetrain/fit_prior.py", "vaetrain/sample.py", "vaetrain/search.py"),

@@ -167,10 +167,6 @@ def encode_pages(
             if probe == "vector":
                 values[VECTOR_ENERGY] = gradient_energy(page, heights)
         if has_bound:
-            if noise.ladder:
-                sample = model.reconstruct(
-                    posterior, heights, batch.size, eps=noise.eps, ladder=noise.ladder
-                )
             values["bits_per_page"] = objective.bits_per_page(sample, images, heights)
         columns = torch.stack([values[name] for name in names], 1)
         latents = [model.embed(x, heights) for x in (output.mu, output.logvar)]
