@@ -101,12 +101,18 @@ class FakeZeroEngine(ZeroEngine):
     def _link_states(self) -> None:
         """Do nothing: states are found by the parameter's master."""
 
-    def _gather_one(self, parameter: nn.Parameter, kind: str) -> Tensor:
-        state = parameter.master if kind == "weight" else self.adamw.state[parameter.master][kind]
-        return state.to(self.device).view_as(parameter)  # as DeepSpeed's functions do
+    def _shape(self, parameter: nn.Parameter) -> torch.Size:
+        return parameter.shape
 
-    def _scatter_one(self, parameter: nn.Parameter, kind: str, whole: Tensor) -> None:
-        self.adamw.state[parameter.master][kind].copy_(whole.flatten())
+    def _bounds(self, parameter: nn.Parameter) -> list[int]:
+        return [0, parameter.numel()]
+
+    def _read_slice(self, parameter: nn.Parameter, kind: str) -> Tensor:
+        master = parameter.master
+        return master.detach() if kind == "weight" else self.adamw.state[master][kind]
+
+    def _write_slice(self, parameter: nn.Parameter, kind: str, values: Tensor) -> None:
+        self.adamw.state[parameter.master][kind].copy_(values)
 
 
 def prepared(name: str, precision: str, model: nn.Module) -> Engine:

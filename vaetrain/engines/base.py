@@ -37,6 +37,7 @@ from vaetrain.engines.joining import Joining
 from vaetrain.engines.launching.launch_settings import hide_variables
 from vaetrain.engines.launching.rank_variables import read_ranks
 from vaetrain.engines.optimizers import MOMENTS, STEP, clip_gradients, start_state, step_where
+from vaetrain.engines.slices import Split, even_bounds, gather_slices, in_buckets, read_range
 from vaetrain.engines.spec import ENGINES, Launch
 from vaetrain.settings import AUTO, ConfigError
 
@@ -228,13 +229,26 @@ class Engine(Collectives, abc.ABC):
     def _masters(self) -> list[Tensor]:
         """Return this rank's slices of the weights, the keys of the optimizer's state."""
 
-    @abc.abstractmethod
-    def _gather_one(self, parameter: nn.Parameter, kind: str) -> Tensor:
-        """Return the whole tensor of a kind that belongs to a parameter. Collective."""
+    @property
+    def split(self) -> Split:
+        """Division of the slices over the ranks."""
+        return Split(self.world_size, self.rank)
+
+    def _shape(self, parameter: nn.Parameter) -> torch.Size:
+        """Return the shape of a whole parameter."""
+        return parameter.shape
 
     @abc.abstractmethod
-    def _scatter_one(self, parameter: nn.Parameter, kind: str, whole: Tensor) -> None:
-        """Overwrite this rank's slice of an optimizer state of a parameter."""
+    def _bounds(self, parameter: nn.Parameter) -> list[int]:
+        """Return the bounds of a parameter's slices, of length `split.count + 1`."""
+
+    @abc.abstractmethod
+    def _read_slice(self, parameter: nn.Parameter, kind: str) -> Tensor:
+        """Return this rank's slice of a kind, flat; it may share memory with the state."""
+
+    @abc.abstractmethod
+    def _write_slice(self, parameter: nn.Parameter, kind: str, values: Tensor) -> None:
+        """Overwrite this rank's slice of an optimizer state of a parameter by flat values."""
 
     # The model: the same for all engines.
 
@@ -251,16 +265,43 @@ class Engine(Collectives, abc.ABC):
     def gather(self, kind: str) -> Iterator[tuple[str, Tensor]]:
         """Yield whole tensors of a kind on the device, with their parameter names. Collective.
 
-        Every rank must exhaust the iterator. One tensor at a time is in memory unless the caller
-        keeps them.
+        Every rank must exhaust the iterator. One collective makes a bucket of tensors whole, and
+        one bucket at a time is in memory unless the caller keeps the tensors.
         """
-        for name, parameter in self.module.named_parameters():
-            yield name, self._gather_one(parameter, kind)
+        named = self.module.named_parameters()
+        sized = (((name, p), self._shape(p).numel()) for name, p in named)
+        for bucket in in_buckets(sized):
+            own = [self._read_slice(p, kind).to(self.device) for _, p in bucket]
+            whole = gather_slices(own, [self._bounds(p) for _, p in bucket], self.split)
+            for (name, p), tensor in zip(bucket, whole, strict=True):
+                yield name, tensor.view(self._shape(p))
 
-    def scatter(self, kind: str, tensors: Mapping[str, Tensor]) -> None:
-        """Copy whole tensors, from any device, into this rank's slices."""
+    def scatter(self, kind: str, tensors: Mapping[str, Tensor], prefix: str = "") -> None:
+        """Copy this rank's slices out of whole tensors on any device.
+
+        Args:
+            tensors: by `prefix` and parameter name; of a `RangeReader`, only the slices are read.
+        """
+        index = self.split.index
         for name, parameter in self.module.named_parameters():
-            self._scatter_one(parameter, kind, tensors[name])
+            start, stop = self._bounds(parameter)[index : index + 2]
+            values = read_range(tensors, f"{prefix}{name}", start, stop)
+            self._write_slice(parameter, kind, values)
+
+    def part_bounds(self) -> dict[str, tuple[tuple[int, ...], tuple[int, ...]]]:
+        """Return the shape and `Split.part_bounds` of each parameter by name."""
+        return {
+            name: (tuple(self._shape(p)), self.split.part_bounds(self._bounds(p)))
+            for name, p in self.module.named_parameters()
+        }
+
+    def part(self, kind: str) -> Iterator[tuple[str, Tensor]]:
+        """Yield what only this rank writes to a checkpoint, flat, by parameter name."""
+        split = self.split
+        for name, parameter in self.module.named_parameters():
+            values = self._read_slice(parameter, kind)
+            start, stop = even_bounds(len(values), split.replicas)[split.replica :][:2]
+            yield name, values[start:stop]
 
     def buffers(self) -> Iterator[tuple[str, Tensor]]:
         """Yield the model's state that is no parameter; every rank holds all of it."""
@@ -276,19 +317,26 @@ class Engine(Collectives, abc.ABC):
 
     def optimizer_state(self) -> Iterator[tuple[str, Tensor]]:
         """Yield the step count and the moments as `<moment>.<parameter name>`. Collective."""
-        yield STEP, self.slices(STEP)[0]
-        for moment in MOMENTS:
+        yield from self.whole_state()
+        for moment in self.moments:
             for name, tensor in self.gather(moment):
                 yield f"{moment}.{name}", tensor
+
+    @property
+    def moments(self) -> tuple[str, ...]:
+        """Kinds of slices that the optimizer's state consists of, besides `whole_state`."""
+        return MOMENTS
+
+    def whole_state(self) -> Iterator[tuple[str, Tensor]]:
+        """Yield the optimizer's state that every rank has as a whole."""
+        yield STEP, self.slices(STEP)[0]
 
     def load_optimizer_state(self, tensors: Mapping[str, Tensor]) -> None:
         """Restore the output of `optimizer_state`, whichever engine wrote it."""
         for count in self.slices(STEP):
             count.copy_(tensors[STEP])
         for moment in MOMENTS:
-            prefix = f"{moment}."
-            own = {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
-            self.scatter(moment, own)
+            self.scatter(moment, tensors, f"{moment}.")
 
     def collect(self, tensors: Iterable[tuple[str, Tensor]]) -> dict[str, Tensor]:
         """Return gathered tensors in host memory on the main process; an empty dict on others."""

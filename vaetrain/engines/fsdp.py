@@ -13,9 +13,10 @@ import torch
 from torch import Tensor, nn
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
-from torch.distributed.tensor import DTensor, distribute_tensor
+from torch.distributed.tensor import DTensor
 
 from vaetrain.engines.base import WEIGHT
+from vaetrain.engines.slices import Split
 from vaetrain.engines.torch_engine import TorchEngine
 
 
@@ -62,17 +63,34 @@ class FsdpEngine(TorchEngine):
     def _masters(self) -> list[Tensor]:
         return list(self.module.parameters())
 
-    def _gather_one(self, parameter: nn.Parameter, kind: str) -> Tensor:
-        state = parameter.detach() if kind == WEIGHT else self.adamw.state[parameter][kind]
-        return full_tensor(state)
-
-    def _scatter_one(self, parameter: nn.Parameter, kind: str, whole: Tensor) -> None:
-        state = self.adamw.state[parameter][kind]
-        # Without a source rank each rank slices its own copy, and nothing is sent.
-        sliced = distribute_tensor(
-            whole.to(self.device), self.mesh, state.placements, src_data_rank=None
+    @property
+    def split(self) -> Split:
+        """See `Engine.split`; the last dimension of the mesh splits, one before it replicates."""
+        count = self.mesh.size(-1)
+        return Split(
+            count,
+            self.rank % count,
+            replicas=self.world_size // count,
+            replica=self.rank // count,
+            group=self.mesh.get_group(-1),
         )
-        local_tensor(state).copy_(local_tensor(sliced))
+
+    def _bounds(self, parameter: nn.Parameter) -> list[int]:
+        # Rows as `torch.chunk` divides them.
+        count = self.mesh.size(-1)
+        rows, elements = len(parameter), parameter.numel()
+        each = -(-rows // count) * (elements // rows)
+        return [min(number * each, elements) for number in range(count + 1)]
+
+    def _state(self, parameter: nn.Parameter, kind: str) -> Tensor:
+        return parameter if kind == WEIGHT else self.adamw.state[parameter][kind]
+
+    def _read_slice(self, parameter: nn.Parameter, kind: str) -> Tensor:
+        return local_tensor(self._state(parameter, kind)).flatten()
+
+    def _write_slice(self, parameter: nn.Parameter, kind: str, values: Tensor) -> None:
+        local = local_tensor(self._state(parameter, kind))
+        local.copy_(values.view(local.shape))
 
 
 def fsdp_units(model: nn.Module, min_parameters: int) -> list[nn.Module]:

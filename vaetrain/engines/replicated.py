@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from vaetrain.engines.base import AVERAGE, WEIGHT
 from vaetrain.engines.optimizers import load_optimizer_tensors, optimizer_tensors
+from vaetrain.engines.slices import Split
 from vaetrain.engines.torch_engine import TorchEngine
 
 
@@ -34,10 +35,15 @@ class ReplicatedEngine(TorchEngine):
             with self.accelerator.no_sync(self.model):
                 yield
 
-    def optimizer_state(self) -> Iterator[tuple[str, Tensor]]:
-        """See `Engine.optimizer_state`; of other optimizers than AdamW, the whole state."""
+    @property
+    def moments(self) -> tuple[str, ...]:
+        """See `Engine.moments`; the state of other optimizers than AdamW is not cut."""
+        return super().moments if isinstance(self.adamw, torch.optim.AdamW) else ()
+
+    def whole_state(self) -> Iterator[tuple[str, Tensor]]:
+        """See `Engine.whole_state`; of other optimizers than AdamW, the whole state."""
         if isinstance(self.adamw, torch.optim.AdamW):
-            yield from super().optimizer_state()
+            yield from super().whole_state()
             return
         for name, tensor in optimizer_tensors(self.module, self.adamw).items():
             if not name.startswith(f"{AVERAGE}."):
@@ -53,8 +59,25 @@ class ReplicatedEngine(TorchEngine):
     def _masters(self) -> list[Tensor]:
         return list(self.module.parameters())
 
-    def _gather_one(self, parameter: nn.Parameter, kind: str) -> Tensor:
+    @property
+    def split(self) -> Split:
+        """See `Engine.split`."""
+        return Split(1, 0, replicas=self.world_size, replica=self.rank)
+
+    def gather(self, kind: str) -> Iterator[tuple[str, Tensor]]:
+        """See `Engine.gather`; nothing is sent, and the tensors share memory with the state."""
+        for name, parameter in self.module.named_parameters():
+            yield name, self._state(parameter, kind)
+
+    def _state(self, parameter: nn.Parameter, kind: str) -> Tensor:
         return parameter.detach() if kind == WEIGHT else self.adamw.state[parameter][kind]
 
-    def _scatter_one(self, parameter: nn.Parameter, kind: str, whole: Tensor) -> None:
-        self.adamw.state[parameter][kind].copy_(whole)
+    def _bounds(self, parameter: nn.Parameter) -> list[int]:
+        return [0, parameter.numel()]
+
+    def _read_slice(self, parameter: nn.Parameter, kind: str) -> Tensor:
+        return self._state(parameter, kind).flatten()
+
+    def _write_slice(self, parameter: nn.Parameter, kind: str, values: Tensor) -> None:
+        state = self._state(parameter, kind)
+        state.copy_(values.view(state.shape))

@@ -9,6 +9,7 @@ accumulation and clipping, and needs the transformers package.
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 import warnings
 from collections.abc import Iterator
@@ -137,22 +138,59 @@ class ZeroEngine(Engine):
             self.optimizer._hp_optimizer_states_linked = False
             self.optimizer._lazy_init_hp_params_optimizer_state()
 
-    def _gather_one(self, parameter: nn.Parameter, kind: str) -> Tensor:
-        from deepspeed.utils import safe_get_full_fp32_param, safe_get_full_optimizer_state
+    def _shape(self, parameter: nn.Parameter) -> torch.Size:
+        return parameter.ds_shape if self.spec.stage == 3 else parameter.shape
 
-        if kind == WEIGHT:
-            return safe_get_full_fp32_param(parameter)
-        return safe_get_full_optimizer_state(parameter, kind)
+    def _bounds(self, parameter: nn.Parameter) -> list[int]:
+        elements = self._shape(parameter).numel()
+        if self.spec.stage == 3:
+            offset, size = 0, parameter.ds_tensor.ds_numel
+        else:
+            offset, size = self._partitions[parameter]
+        starts = (number * size - offset for number in range(self.world_size + 1))
+        return [min(max(start, 0), elements) for start in starts]
 
-    def _scatter_one(self, parameter: nn.Parameter, kind: str, whole: Tensor) -> None:
-        from deepspeed.utils import safe_set_full_optimizer_state, safe_set_local_optimizer_state
+    @functools.cached_property
+    def _partitions(self) -> dict[nn.Parameter, tuple[int, int]]:
+        """Offsets in the flat group of a parameter, of which each rank has a part, and its size."""
+        optimizer = self.optimizer
+        return {
+            parameter: (offset, flat.numel() // self.world_size)
+            for parameters, offsets, flat in zip(
+                optimizer.round_robin_bit16_groups,
+                optimizer.round_robin_bit16_offsets,
+                optimizer.bit16_groups_flat,
+                strict=True,
+            )
+            for parameter, offset in zip(parameters, offsets, strict=True)
+        }
+
+    def _read_slice(self, parameter: nn.Parameter, kind: str) -> Tensor:
+        from deepspeed.utils import safe_get_local_fp32_param, safe_get_local_optimizer_state
 
         if self.spec.stage < 3:
-            safe_set_full_optimizer_state(parameter, whole, kind)
+            return self._fragment(parameter, kind)
+        if kind == WEIGHT:
+            padded = safe_get_local_fp32_param(parameter)
+        else:
+            padded = safe_get_local_optimizer_state(parameter, kind)
+        start, stop = self._bounds(parameter)[self.rank : self.rank + 2]
+        return padded[: stop - start]
+
+    def _fragment(self, parameter: nn.Parameter, kind: str) -> Tensor:
+        """Return the view of this rank's slice under stage 1 or 2."""
+        mapping = parameter._hp_mapping
+        if mapping is None:  # all of the parameter lies on other ranks
+            return torch.empty(0, device=self.device)
+        return mapping.get_hp_fragment(None if kind == WEIGHT else kind)
+
+    def _write_slice(self, parameter: nn.Parameter, kind: str, values: Tensor) -> None:
+        from deepspeed.utils import safe_set_local_optimizer_state
+
+        if self.spec.stage < 3:
+            self._fragment(parameter, kind).copy_(values)
             return
-        # The last rank's slice is padded. DeepSpeed's `safe_set_full_optimizer_state` ignores that
-        # under stage 3 and runs over its end.
-        size = parameter.ds_tensor.ds_numel
-        part = whole.flatten()[self.rank * size : (self.rank + 1) * size]
-        padded = nn.functional.pad(part, (0, size - part.numel()))
-        safe_set_local_optimizer_state(parameter, padded, kind)
+        # The last rank's slice is padded. DeepSpeed's function to set the state of a whole
+        # parameter ignores that under stage 3 and runs over its end.
+        padding = parameter.ds_tensor.ds_numel - values.numel()
+        safe_set_local_optimizer_state(parameter, nn.functional.pad(values, (0, padding)), kind)
