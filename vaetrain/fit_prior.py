@@ -47,8 +47,6 @@ def fit(arguments: argparse.Namespace) -> None:
     if foreign:
         raise UserError(f"{foreign[0]}: only settings of the prior can be given, prior.KEY=VALUE")
     trained = TrainedModel(arguments.run)
-    if trained.model.is_spatial:
-        raise UserError(f"{arguments.run}: a prior can be fitted to model.latent=vector only")
     experiment = override(trained.experiment, arguments.settings)
     data = trained.open_shards(arguments.shards)
     prior = fit_prior(

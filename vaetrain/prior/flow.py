@@ -20,9 +20,13 @@ SAMPLING_STEPS = 32
 
 
 class Flow(nn.Module):
-    """Velocity network and the statistics that its vectors are normalised with.
+    """Velocity network of latents and the statistics that they are normalised with.
+
+    This class is the flow of vectors; `MapFlow` is that of maps.
 
     Attributes:
+        shape: of the latent of the tallest page, (D,) or (D, h, w).
+        labels: number of labels.
         mean, std: float32 (D,), of the latents that it was fitted to.
         max_height: rows; heights are given as a share of it.
     """
@@ -31,26 +35,41 @@ class Flow(nn.Module):
     std: Tensor
 
     def __init__(
-        self, dimensions: int, labels: int, max_height: int, width: int, blocks: int
+        self, shape: tuple[int, ...], labels: int, max_height: int, width: int, blocks: int
     ) -> None:
         super().__init__()
+        self.shape = tuple(shape)
         self.labels = labels
         self.max_height = max_height
-        self.register_buffer("mean", torch.zeros(dimensions))
-        self.register_buffer("std", torch.ones(dimensions))
-        self.enter = nn.Linear(dimensions, width)
+        self.register_buffer("mean", torch.zeros(shape[0]))
+        self.register_buffer("std", torch.ones(shape[0]))
         self.label = nn.Embedding(labels + 1, width)  # the last row: no label
         self.condition = nn.Sequential(
             nn.Linear(4 * FREQUENCIES, width), nn.SiLU(), nn.Linear(width, width)
         )
-        self.blocks = nn.ModuleList(_Block(width) for _ in range(blocks))
-        self.leave = nn.Linear(width, dimensions)
+        self.build_layers(width, blocks)
         nn.init.zeros_(self.leave.weight)
         nn.init.zeros_(self.leave.bias)
         nn.init.zeros_(self.label.weight)
 
+    def build_layers(self, width: int, blocks: int) -> None:
+        """Build the layers of `forward`: `enter`, `blocks` and `leave`."""
+        self.enter = nn.Linear(self.shape[0], width)
+        self.blocks = nn.ModuleList(_Block(width) for _ in range(blocks))
+        self.leave = nn.Linear(width, self.shape[0])
+
+    def set_statistics(self, mu: Tensor, deviation: Tensor, heights: Tensor) -> None:
+        """Set `mean` and `std` to those of the means (N, D) of posteriors.
+
+        Args:
+            deviation: (N, D), of the posteriors.
+            heights: Long (N,), rows of the pages.
+        """
+        self.mean.copy_(mu.mean(dim=0))
+        self.std.copy_(mu.std(dim=0, correction=0).clamp(min=1e-3))
+
     def forward(self, x: Tensor, time: Tensor, heights: Tensor, labels: Tensor) -> Tensor:
-        """Return the velocity (B, D) of normalised vectors.
+        """Return the velocity of normalised latents, of their shape.
 
         Args:
             x: float (B, D).
@@ -58,34 +77,42 @@ class Flow(nn.Module):
             heights: Long (B,), rows of the pages, 1 to `max_height`.
             labels: Long (B,), 0 to `labels`; `labels` stands for no label.
         """
-        share = heights.to(x.dtype) / self.max_height
-        waves = torch.cat([_waves(time), _waves(share)], dim=1)
-        condition = F.silu(self.condition(waves) + self.label(labels))
+        condition = self.condition_of(time, heights, labels)
         x = self.enter(x)
         for block in self.blocks:
             x = block(x, condition)
         return self.leave(F.silu(x))
 
+    def condition_of(self, time: Tensor, heights: Tensor, labels: Tensor) -> Tensor:
+        """Return what the layers are modulated by, (B, width); arguments as of `forward`."""
+        share = heights.to(time.dtype) / self.max_height
+        encoded = torch.cat([waves(time), waves(share)], dim=1)
+        return F.silu(self.condition(encoded) + self.label(labels))
+
     def loss(
         self, z: Tensor, noise: Tensor, time: Tensor, heights: Tensor, labels: Tensor
     ) -> Tensor:
-        """Return the squared error of the velocity, mean over dimensions, (B,).
+        """Return the squared error of the velocity, mean over a page's values, (B,).
 
         Args:
-            z: latents (B, D).
-            noise: (B, D), of N(0, I).
+            z: latents (B, D) or (B, D, h, w).
+            noise: of N(0, I), of the same shape.
             time, heights, labels: as in `forward`.
         """
-        target = (z - self.mean) / self.std
-        position = torch.lerp(noise, target, time[:, None])
+        target = (z - self._spread(self.mean)) / self._spread(self.std)
+        position = torch.lerp(noise, target, time.view(-1, *self._ones))
         velocity = self(position, time, heights, labels)
-        return (velocity - (target - noise)).square().mean(dim=1)
+        return self.page_mean((velocity - (target - noise)).square(), heights)
+
+    def page_mean(self, values: Tensor, heights: Tensor) -> Tensor:
+        """Return the mean of each page's values (B, D): (B,)."""
+        return values.mean(dim=1)
 
     @torch.no_grad()
     def decode_noise(
         self, noise: Tensor, heights: Tensor, labels: Tensor, guidance: float = 1.0
     ) -> Tensor:
-        """Map noise (B, D) to latents (B, D) by `SAMPLING_STEPS` steps of Heun's method.
+        """Map noise to latents of the same shape by `SAMPLING_STEPS` steps of Heun's method.
 
         Args:
             heights, labels: as in `forward`.
@@ -96,12 +123,19 @@ class Flow(nn.Module):
             first = self._velocity(x, index * step, heights, labels, guidance)
             ahead = self._velocity(x + step * first, (index + 1) * step, heights, labels, guidance)
             x = x + step / 2 * (first + ahead)
-        return x * self.std + self.mean
+        return x * self._spread(self.std) + self._spread(self.mean)
+
+    @property
+    def _ones(self) -> tuple[int, ...]:
+        return (1,) * len(self.shape)
+
+    def _spread(self, statistic: Tensor) -> Tensor:
+        return statistic.view(-1, *self._ones[1:])
 
     def _velocity(
         self, x: Tensor, time: float, heights: Tensor, labels: Tensor, guidance: float
     ) -> Tensor:
-        times = torch.full_like(x[:, 0], time)
+        times = torch.full((len(x),), time, dtype=x.dtype, device=x.device)
         velocity = self(x, times, heights, labels)
         if guidance == 1:
             return velocity
@@ -130,7 +164,7 @@ class _Block(nn.Module):
         return x + gate * self.layers(self.norm(x) * (1 + scale) + shift)
 
 
-def _waves(x: Tensor) -> Tensor:
+def waves(x: Tensor) -> Tensor:
     """Return sines and cosines (B, 2 * FREQUENCIES) of numbers (B,) in 0 to 1."""
     exponent = torch.linspace(0, 1, FREQUENCIES, dtype=x.dtype, device=x.device)
     angle = x[:, None] * (math.pi / 2 * 100**exponent)

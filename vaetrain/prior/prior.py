@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,8 +10,8 @@ import torch
 from torch import Tensor
 
 from shards.randomness import normal, random_bits, uniform
-from vaetrain.prior.config import PriorConfig
 from vaetrain.prior.flow import Flow
+from vaetrain.prior.map_flow import MapFlow
 from vaetrain.settings import ConfigError
 
 GUIDANCE = 2.0  # of a label that is asked for, see `Flow.decode_noise`
@@ -44,14 +45,15 @@ class Prior:
                 with the label where there is one.
             label: name of a label that the pages should have; None: any.
 
-        Returns: float32 (B, D) and Long (B,). Raises ConfigError for an unknown label.
+        Returns: float32 (B, D), or (B, D, h, w) with the rows of the tallest page, and Long (B,).
+            Raises ConfigError for an unknown label.
         """
         number = self._number(label)
         if heights is None:
             heights = self._draw_heights(keys, number)
         labels = torch.full_like(keys, number)
-        dimensions = torch.arange(len(self.flow.mean), device=keys.device)
-        noise = normal(keys[:, None], dimensions)
+        values = torch.arange(math.prod(self.flow.shape), device=keys.device)
+        noise = normal(keys[:, None], values).unflatten(1, self.flow.shape)
         guidance = 1.0 if label is None else GUIDANCE
         return self.flow.decode_noise(noise, heights, labels, guidance), heights
 
@@ -87,14 +89,18 @@ class Prior:
             "kind": "flow",
             "labels": self.labels,
             "max_height": flow.max_height,
+            "shape": flow.shape,
             "width": flow.enter.out_features,
             "blocks": len(flow.blocks),
         }
 
 
-def build_flow(config: PriorConfig, dimensions: int, labels: int, max_height: int) -> Flow:
-    """Build a flow with random initial weights."""
-    return Flow(dimensions, labels, max_height, config.width, config.blocks)
+def build_flow(
+    shape: tuple[int, ...], labels: int, max_height: int, width: int, blocks: int
+) -> Flow:
+    """Build a flow of latents of a shape, (D,) or (D, h, w), with random initial weights."""
+    kind = Flow if len(shape) == 1 else MapFlow
+    return kind(shape, labels, max_height, width, blocks)
 
 
 def load_prior(description: dict[str, Any], tensors: dict[str, Tensor]) -> Prior:
@@ -103,8 +109,10 @@ def load_prior(description: dict[str, Any], tensors: dict[str, Tensor]) -> Prior
     Raises KeyError, TypeError or RuntimeError where they are damaged.
     """
     labels = [str(name) for name in description["labels"]]
-    flow = Flow(
-        tensors["flow.mean"].shape[0],
+    # Descriptions of older versions have no shape; their flows are of vectors.
+    shape = description.get("shape", tensors["flow.mean"].shape)
+    flow = build_flow(
+        tuple(int(size) for size in shape),
         len(labels),
         int(description["max_height"]),
         int(description["width"]),

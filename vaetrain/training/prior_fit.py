@@ -14,13 +14,15 @@ from shards.reading.selection import Selection
 from vaetrain.data.loading import PageReader
 from vaetrain.engines.base import Engine
 from vaetrain.evaluation.retrieval import PageLabels
-from vaetrain.inference.each_page import for_each_page
+from vaetrain.inference.each_page import gather_pages
+from vaetrain.model.layers import fit_rows
 from vaetrain.model.vae import VAE
 from vaetrain.prior.config import PriorConfig
 from vaetrain.prior.flow import Flow
-from vaetrain.prior.prior import Prior
+from vaetrain.prior.prior import Prior, build_flow
 
 MAX_PAGES = 65_536  # evenly chosen training pages that the prior is fitted to
+MAX_VALUES = 2**27  # of their latents: half a GiB for the means, as much for the deviations
 WARMUP_STEPS = 100
 WEIGHT_DECAY = 0.01
 EMA_HALF_LIFE = 0.05  # of the average of the weights, as a share of the steps
@@ -33,7 +35,7 @@ class Latents:
     """Posterior and page of each latent.
 
     Attributes:
-        mu, deviation: float32 (N, D).
+        mu, deviation: float32 (N, D), or (N, D, h, w) with 0 below the pages.
         heights: Long (N,), rows.
         page_labels: Long (N,), positions in `labels`; `len(labels)`: no label.
         labels: names.
@@ -59,48 +61,65 @@ def fit_prior(
     """Fit a flow to the latents of training pages. Collective; only the main process fits.
 
     Args:
-        model: with a vector latent, in evaluation mode, on the engine's device.
-        pages: training pages; at most `MAX_PAGES` of them are used.
+        model: in evaluation mode, on the engine's device.
+        pages: training pages; evenly chosen ones if they have more than `MAX_PAGES` pages or
+            `MAX_VALUES` latent values.
         max_height: rows of the tallest possible page.
         seed: of initial weights and noise.
 
     Returns: the prior on the engine's device; None on the other ranks.
     """
-    latents = encode_latents(model, data, pages.thinned(MAX_PAGES), engine)
+    shape = model.latent_shape((-(-max_height // model.stride) * model.stride, model.size[1]))
+    count = max(1, min(MAX_PAGES, MAX_VALUES // math.prod(shape)))
+    latents = encode_latents(model, data, pages.thinned(count), engine, shape)
     if latents is None:
         return None
     with torch.random.fork_rng(devices=[]), torch.enable_grad():
         torch.manual_seed(seed)
-        size = (latents.mu.shape[1], len(latents.labels), max_height)
-        flow = Flow(*size, config.width, config.blocks)
+        size = (shape, len(latents.labels), max_height)
+        flow = build_flow(*size, config.width, config.blocks)
         flow = fit_flow(flow, latents, config, engine)
     device = engine.device
     return Prior(flow, latents.heights, latents.page_labels, latents.labels).to(device)
 
 
 def encode_latents(
-    model: VAE, data: PageReader, pages: Selection, engine: Engine
+    model: VAE, data: PageReader, pages: Selection, engine: Engine, shape: tuple[int, ...]
 ) -> Latents | None:
-    """Encode pages; return their latents on the host of the main process, None elsewhere."""
+    """Encode pages; return their latents on the host of the main process, None elsewhere.
 
-    @torch.no_grad()
-    def measure(batch: Batch) -> Tensor:
-        mu, logvar, _ = model.posterior(batch.images(), batch.heights)
-        return torch.cat([mu, logvar], dim=1)
+    Args:
+        shape: of the tallest page's latent, to which all are padded.
+    """
 
-    columns = 2 * model.latent_dim
-    gathered = for_each_page(measure, columns, data.pages(pages), engine, to_main=True)
+    keys, rows = [], []
+    for batch in data.pages(pages):
+        if batch is not None:
+            batch = batch.to(engine.device)
+            keys.append(torch.stack([batch.ids, batch.heights], dim=1))
+            rows.append(posterior_values(model, batch, shape))
+    gathered = gather_pages(keys, rows, 2 * math.prod(shape), engine)
     if gathered is None:
         return None
     ids, heights, table = gathered
-    mu, logvar = table.float().chunk(2, dim=1)
+    mu, deviation = table.unflatten(1, (2, *shape)).unbind(1)
     numbers = PageLabels.from_index(data.index, ids).labels
     used = [number for number in numbers.unique().tolist() if number >= 0]
     page_labels = torch.full_like(numbers, len(used))
     for position, number in enumerate(used):
         page_labels[numbers == number] = position
     labels = [data.index.labels[number] for number in used]
-    return Latents(mu, (logvar / 2).exp(), heights, page_labels, labels)
+    return Latents(mu, deviation, heights, page_labels, labels)
+
+
+@torch.no_grad()
+def posterior_values(model: VAE, batch: Batch, shape: tuple[int, ...]) -> Tensor:
+    """Return means and deviations of pages' posteriors, float32 (B, 2 * values of `shape`)."""
+    mu, logvar, _ = model.posterior(batch.images(), batch.heights)
+    parts = [mu, model.keep_latent((logvar / 2).exp(), batch.heights)]
+    if model.is_spatial:
+        parts = [fit_rows(part, shape[1]) for part in parts]
+    return torch.stack(parts, dim=1).flatten(1).float()
 
 
 def fit_flow(flow: Flow, latents: Latents, config: PriorConfig, engine: Engine) -> Flow:
@@ -110,8 +129,7 @@ def fit_flow(flow: Flow, latents: Latents, config: PriorConfig, engine: Engine) 
     and falls as a cosine to 0.
     """
     device, generator = engine.device, torch.Generator().manual_seed(torch.initial_seed())
-    flow.mean.copy_(latents.mu.mean(dim=0))
-    flow.std.copy_(latents.mu.std(dim=0, correction=0).clamp(min=1e-3))
+    flow.set_statistics(latents.mu, latents.deviation, latents.heights)
     flow = flow.to(device)
     steps = fit_steps(len(latents.mu), config)
     decay = 0.5 ** (1 / (EMA_HALF_LIFE * steps))
@@ -142,10 +160,10 @@ def fit_steps(pages: int, config: PriorConfig) -> int:
 def draw_batch(latents: Latents, size: int, generator: torch.Generator) -> tuple[Tensor, ...]:
     """Draw the arguments of `Flow.loss`: latents, noise, times, heights and labels."""
     chosen = torch.randint(len(latents.mu), (size,), generator=generator)
-    shape = (size, latents.mu.shape[1])
-    spread = torch.randn(shape, generator=generator) * latents.deviation[chosen]
-    noise = torch.randn(shape, generator=generator)
+    mu, deviation = latents.mu[chosen], latents.deviation[chosen]
+    spread = torch.randn(mu.shape, generator=generator) * deviation
+    noise = torch.randn(mu.shape, generator=generator)
     time = torch.rand(size, generator=generator)
     is_dropped = torch.rand(size, generator=generator) < LABEL_DROPOUT
     labels = torch.where(is_dropped, len(latents.labels), latents.page_labels[chosen])
-    return latents.mu[chosen] + spread, noise, time, latents.heights[chosen], labels
+    return mu + spread, noise, time, latents.heights[chosen], labels

@@ -67,7 +67,7 @@ def atlas(tmp_path_factory, layouts):
 def random_prior(labels: list[str]) -> Prior:
     """Return a prior whose weights are random, so that every input has an effect."""
     torch.manual_seed(0)
-    flow = Flow(LATENTS, len(labels), MAX_HEIGHT, width=16, blocks=1)
+    flow = Flow((LATENTS,), len(labels), MAX_HEIGHT, width=16, blocks=1)
     with torch.no_grad():
         for parameter in flow.parameters():
             parameter.add_(0.2 * torch.randn_like(parameter))

@@ -6,7 +6,6 @@ import torch
 from tests.vaetrain.pages_one_by_one import MAX_HEIGHT, WIDTH
 from vaetrain.inference.trained_model import TrainedModel
 from vaetrain.model.vae import VAE
-from vaetrain.prior.config import PriorConfig
 from vaetrain.prior.prior import Prior, build_flow
 
 
@@ -44,7 +43,7 @@ def test_digests_tell_which_part_of_a_model_has_changed(run_folder):
     before = trained.digests()
     assert set(before) == {"model"}  # an unfinished run
     assert TrainedModel(run_folder / "run").digests() == before
-    flow = build_flow(PriorConfig(width=8, blocks=1), trained.model.latent_dim, 0, MAX_HEIGHT)
+    flow = build_flow((trained.model.latent_dim,), 0, MAX_HEIGHT, width=8, blocks=1)
     trained.prior = Prior(flow, torch.tensor([MAX_HEIGHT]), torch.tensor([0]), [])
     with_prior = trained.digests()
     assert with_prior == before | {"prior": with_prior["prior"]}

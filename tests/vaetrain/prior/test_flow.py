@@ -8,7 +8,7 @@ from vaetrain.prior.flow import Flow
 
 def flow(dimensions: int = 2, labels: int = 2) -> Flow:
     torch.manual_seed(0)
-    return Flow(dimensions, labels, max_height=100, width=32, blocks=2)
+    return Flow((dimensions,), labels, max_height=100, width=32, blocks=2)
 
 
 def arguments(count: int, dimensions: int = 2, seed: int = 0):
@@ -51,7 +51,7 @@ class LinearVelocity(Flow):
 
 
 def test_integration_of_the_exact_velocity_gives_the_exact_distribution():
-    model = LinearVelocity(2, 0, max_height=100, width=8, blocks=1)
+    model = LinearVelocity((2,), 0, max_height=100, width=8, blocks=1)
     noise, heights, labels = arguments(64)
     z = model.decode_noise(noise, heights, torch.zeros_like(labels))
     torch.testing.assert_close(z, model.m + model.s * noise, atol=5e-3, rtol=0)
@@ -66,7 +66,7 @@ class LabelVelocity(Flow):
 
 @pytest.mark.parametrize("guidance", [0.0, 1.0, 2.5])
 def test_guidance_scales_the_difference_that_a_label_makes(guidance):
-    model = LabelVelocity(2, 2, max_height=100, width=8, blocks=1)
+    model = LabelVelocity((2,), 2, max_height=100, width=8, blocks=1)
     noise, heights, _ = arguments(4)
     z = model.decode_noise(noise, heights, torch.zeros(4, dtype=torch.long), guidance)
     torch.testing.assert_close(z, noise + guidance)

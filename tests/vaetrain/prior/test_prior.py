@@ -12,7 +12,7 @@ from vaetrain.settings import ConfigError
 @pytest.fixture
 def prior() -> Prior:
     torch.manual_seed(0)
-    flow = Flow(4, 2, max_height=100, width=16, blocks=1)
+    flow = Flow((4,), 2, max_height=100, width=16, blocks=1)
     for parameter in flow.parameters():
         torch.nn.init.normal_(parameter, std=0.3)
     heights = torch.tensor([10, 20, 30, 40, 50])

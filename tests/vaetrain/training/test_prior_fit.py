@@ -32,7 +32,7 @@ def flow() -> Flow:
 
 def fit(config: PriorConfig) -> Flow:
     torch.manual_seed(0)
-    flow = Flow(2, 2, 100, config.width, config.blocks)
+    flow = Flow((2,), 2, 100, config.width, config.blocks)
     return fit_flow(flow, two_clusters(), config, FakeEngine())
 
 
