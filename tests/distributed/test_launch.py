@@ -46,7 +46,8 @@ def check_two_ranks(trainer, name, start):
 
 
 @pytest.mark.parametrize(
-    "script", [["vaetrain/train.py"], pytest.param(["-m", "vaetrain.train"], marks=pytest.mark.slow)]
+    "script",
+    [["vaetrain/train.py"], pytest.param(["-m", "vaetrain.train"], marks=pytest.mark.slow)],
 )
 def test_the_engine_file_may_be_given_before_or_after_the_script(
     trainer, file_before_script, script

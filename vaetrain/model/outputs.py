@@ -24,6 +24,7 @@ SHARPNESS = 2.0  # initial log odds of one level against its neighbour, at the c
 # Added to the probability of every level before the median is computed. Where two levels far apart
 # share the probability, rounding errors would else decide between them.
 MEDIAN_FLOOR = 1e-3
+MEDIAN_SLOPE = 4.0  # of the decoded depth between two levels, see `flattened`
 
 
 def build_output(config: ModelConfig) -> LinearOutput:
@@ -115,11 +116,19 @@ class LevelsOutput(LinearOutput):
 
 
 def median_level(probabilities: Tensor) -> Tensor:
-    """Return the median of distributions over levels (B, K, H, W): (B, 1, H, W) in [0, K - 1].
+    """Return the decoded median of distributions over levels (B, K, H, W): (B, 1, H, W).
 
-    The probability of a level k is taken to lie evenly between k - 1/2 and k + 1/2 (the median of
-    grouped data), so that the result is continuous: half-way between two equally likely levels, and
-    near a level that has most of the probability.
+    The median of the distribution is one of the levels, so that pages are flat, but it jumps where
+    two levels are equally likely, and rounding errors would decide there. So it is that of grouped
+    data, which is continuous, and is then flattened near each level.
+    """
+    return flattened(grouped_median(probabilities))
+
+
+def grouped_median(probabilities: Tensor) -> Tensor:
+    """Return the median of grouped data, (B, 1, H, W) in [0, K - 1].
+
+    The probability of a level k is taken to lie evenly between k - 1/2 and k + 1/2.
     """
     probabilities = probabilities + MEDIAN_FLOOR
     # On a CPU, torch's kernel for cumulative sums over channels takes five times as long.
@@ -129,3 +138,15 @@ def median_level(probabilities: Tensor) -> Tensor:
     shares = ((half - up_to) / probabilities + 1).clamp(0, 1)
     last = probabilities.shape[1] - 1
     return (shares.sum(dim=1, keepdim=True) - 0.5).clamp(0, last)
+
+
+def flattened(depth: Tensor) -> Tensor:
+    """Set depths near a whole level to the level; half-way between two levels nothing changes.
+
+    The result is continuous: between two levels it is flat, then has slope `MEDIAN_SLOPE`, and is
+    flat again.
+    """
+    level = depth.round()
+    rest = depth - level
+    excess = (rest.abs() - 0.5 * (1 - 1 / MEDIAN_SLOPE)).clamp(min=0)
+    return level + rest.sign() * MEDIAN_SLOPE * excess

@@ -1,15 +1,21 @@
 """The fit of the prior: what it learns, and that it is repeatable."""
 
 import dataclasses
+from types import SimpleNamespace
 
 import pytest
 import torch
 from torch import Tensor
 
+from shards.randomness import sample_keys
 from tests.support.engines import FakeEngine
+from tests.vaetrain.model.pages import WIDTH, build_model, random_pages
+from vaetrain.inference.prior_samples import draw_latents, padded_size
+from vaetrain.model.vae import VAE
 from vaetrain.prior.config import PriorConfig
 from vaetrain.prior.flow import Flow
-from vaetrain.training.prior_fit import Latents, fit_flow, fit_steps
+from vaetrain.prior.prior import Prior, build_flow
+from vaetrain.training.prior_fit import Latents, fit_flow, fit_steps, posterior_values
 
 CONFIG = PriorConfig(kind="flow", width=32, blocks=2, steps=300, epochs=10_000, batch=64, lr=3e-3)
 
@@ -64,3 +70,27 @@ def test_small_data_sets_take_fewer_steps():
     config = PriorConfig(steps=2000, epochs=200, batch=128)
     assert fit_steps(437, config) == 800
     assert fit_steps(100_000, config) == 2000
+
+
+def test_a_spatial_latent_is_padded_to_the_tallest_page_and_its_prior_makes_pages():
+    model = build_model(latent="spatial").eval()
+    images, heights = random_pages([64, 37])
+    batch = SimpleNamespace(images=lambda: images, heights=heights)
+    shape = model.latent_shape((4 * VAE.stride + images.shape[2], WIDTH))
+    values = posterior_values(model, batch, shape).unflatten(1, (2, *shape))
+    mu, logvar, _ = model.posterior(images, heights)
+    rows = mu.shape[2]
+    torch.testing.assert_close(values[:, 0, :, :rows], mu)
+    inside = mu != 0
+    torch.testing.assert_close(values[:, 1, :, :rows][inside], (logvar / 2).exp()[inside])
+    assert (values[:, :, :, rows:] == 0).all()
+    assert (values[1, :, :, 3:] == 0).all()
+
+    flow = build_flow(shape, 0, 4 * VAE.stride + images.shape[2], width=8, blocks=1)
+    prior = Prior(flow.requires_grad_(False), heights, torch.zeros(2, dtype=torch.long), [])
+    numbers = torch.arange(3)
+    keys = sample_keys(0, 0 * numbers, numbers, "prior")
+    z, made, noise = draw_latents(model, prior, keys, None, width=WIDTH, max_height=images.shape[2])
+    pages = model.decode(z, made, padded_size(model, made, WIDTH), noise)
+    assert pages.shape == (3, 1, 16 * z.shape[2], WIDTH)
+    assert set(made.tolist()) <= {64, 37}
