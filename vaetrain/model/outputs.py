@@ -24,7 +24,7 @@ SHARPNESS = 2.0  # initial log odds of one level against its neighbour, at the c
 # Added to the probability of every level before the median is computed. Where two levels far apart
 # share the probability, rounding errors would else decide between them.
 MEDIAN_FLOOR = 1e-3
-MEDIAN_SLOPE = 4.0  # of the decoded depth between two levels, see `flattened`
+MEDIAN_SLOPE = 8.0  # of the decoded depth between two levels, see `flattened`
 
 
 def build_output(config: ModelConfig) -> LinearOutput:
