@@ -16,7 +16,7 @@ class PriorConfig:
         "prior of the final model's samples. flow: a rectified flow, fitted to the training pages "
         "when the training ends; none: the normal distribution of the training; auto: flow for a "
         "vector latent and 256 training pages or more, else none. The flow of a spatial latent is "
-        "a transformer, which needs prior.steps of 20000 or more, and a GPU",
+        "a transformer, to which the default steps are far too few",
         choices=("auto", "flow", "none"),
     )
     width: int = setting(256, "channels of the flow's layers", minimum=8)
