@@ -23,7 +23,9 @@ use_environment() {
     export VIRTUAL_ENV=$venv PATH="$bin:$PATH"
     if ! grep -qxF -- "$wanted" "$stamp" 2>/dev/null; then
         echo "installing into $venv (minutes the first time)"
-        python -m pip install -qq --editable ".${extras:+[$extras]}"
+        # Python compiles the modules that are imported; compiling all of torch etc. takes longer
+        # than the rest of the installation.
+        python -m pip install -qq --no-compile --editable ".${extras:+[$extras]}"
         echo "$wanted" >> "$stamp"
     fi
 }

@@ -14,9 +14,11 @@ SPLITS = {
     "accumulation-4": ("single", "train.micro_batch_size=2"),
     "two-ranks-accumulation-2": ("ddp", "train.micro_batch_size=2"),
 }
+# Ranks and accumulation together are the quick case.
+QUICK_SPLIT = "two-ranks-accumulation-2"
 SPLIT_CASES = [
-    *(pytest.param(name, marks=pytest.mark.slow) for name in ("two-ranks", "accumulation-2")),
-    *("accumulation-4", "two-ranks-accumulation-2"),
+    QUICK_SPLIT,
+    *(pytest.param(name, marks=pytest.mark.slow) for name in SPLITS if name != QUICK_SPLIT),
 ]
 
 

@@ -91,10 +91,8 @@ def test_reference_run_trains_its_discriminator(trainer, kind, reference):
     assert updated[-1]["d_logit_real"] > updated[-1]["d_logit_fake"]
 
 
-@pytest.mark.parametrize(
-    "mutation",
-    ["adaptive_weight_local", pytest.param("discriminator_local", marks=pytest.mark.slow)],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("mutation", ["adaptive_weight_local", "discriminator_local"])
 def test_missing_reductions_over_ranks_are_detected(trainer, mutation):
     """The run changes if each rank has its own adaptive weight or its own discriminator."""
     name, script = f"gan-{mutation}", "tests/distributed/programs/mutant.py"

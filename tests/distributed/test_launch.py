@@ -85,6 +85,7 @@ def test_single_and_plain_python_run_one_process(trainer, engine):
     assert first_line(out).startswith("engine=single backend=none world_size=1")
 
 
+@pytest.mark.slow
 def test_a_second_training_in_a_run_directory_is_refused(trainer):
     """Two independent processes must not write into one run directory."""
     command = trainer.command("twice", "train.max_images=1000000", engine=None)
