@@ -39,7 +39,6 @@ from vaetrain.settings import ConfigError
 PATIENCE = TIMEOUT + 60.0  # seconds within which a run must end, on a busy machine
 UNDISTURBED = ("train.checkpoint_every_images=8", "train.keep_checkpoints=1000")
 DISTURBED = ("train.checkpoint_every_images=24", "train.keep_checkpoints=2")
-TENSORS = tuple(f"{part}.safetensors" for part in ("weights", "average", "optimizer", "adversary"))
 COMPARED = ("split", "images", "loss", "kl", "l1", "grad_norm", "beta", "lr", "ids_hash")
 # Disturbances and their frequency in percent.
 DISTURBANCES = {
@@ -233,7 +232,7 @@ class Soak:
         log = self.log(run).read_text()
         whole = [folder for folder in checkpoints(run) if not self.is_damaged(folder)]
         for folder in whole:
-            for name in TENSORS:
+            for name in sorted(path.name for path in folder.glob("*.safetensors")):
                 ours, theirs = folder / name, self.steady / "checkpoints" / folder.name / name
                 if not ours.exists() or sha256_of(ours) != sha256_of(theirs):
                     raise Mismatch(f"{ours.parent.name}/{name} differs from the undisturbed run")

@@ -73,16 +73,21 @@ def atomic_folder(path: Path) -> Iterator[Path]:
         try:
             draft.mkdir(parents=True)
             yield draft
-            for file in draft.iterdir():
-                sync_path(file)
-            sync_path(draft)
-            if path.exists():
-                remove_folder(path)
-            draft.rename(path)
-            sync_path(path.parent)
+            publish_folder(draft, path)
         except BaseException:
             shutil.rmtree(draft, ignore_errors=True)  # it may fill the disk
             raise
+
+
+def publish_folder(draft: Path, path: Path) -> None:
+    """Sync a folder to disk and rename it to `path`, which is replaced."""
+    for file in draft.iterdir():
+        sync_path(file)
+    sync_path(draft)
+    if path.exists():
+        remove_folder(path)
+    draft.rename(path)
+    sync_path(path.parent)
 
 
 def remove_folder(path: Path) -> None:

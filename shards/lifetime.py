@@ -9,6 +9,7 @@ import ctypes
 import os
 import signal
 import sys
+from collections.abc import Callable
 
 STOP_SIGNALS = (
     signal.SIGINT,
@@ -17,6 +18,20 @@ STOP_SIGNALS = (
 )  # a rank saves and ends
 
 _PR_SET_PDEATHSIG = 1  # from <sys/prctl.h>
+
+
+_exit_actions: list[Callable[[], None]] = []
+
+
+def before_exit(action: Callable[[], None]) -> None:
+    """Register an action for `run_exit_actions`: it must end within seconds and not raise."""
+    _exit_actions.append(action)
+
+
+def run_exit_actions() -> None:
+    """Run the registered actions; to be called before `os._exit`, which runs those of no module."""
+    for action in _exit_actions:
+        action()
 
 
 def die_with_parent(signal_number: int) -> None:

@@ -163,10 +163,12 @@ class Steps:
             "validation": (validate, self.train_config.validate_every_images),
             "checkpoint": (save_checkpoint, self.train_config.checkpoint_every_images),
         }
-        return {
+        shares = {
             name: self._seconds(action) * min(1.0, global_batch / images)
             for name, (action, images) in every.items()
         }
+        self.run.writer.finish()
+        return shares
 
     def _seconds(self, action: Callable[[Run, RunLog], object]) -> float:
         synchronize(self.engine.device)

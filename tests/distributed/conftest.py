@@ -12,11 +12,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from safetensors.torch import load_file
 
 from launch.processes import MARK
 from tests.support.commands import launcher
 from tests.support.paths import REPO
+from vaetrain.artifacts import checkpoint
 
 QUICK = (
     "data.width=64",
@@ -123,8 +123,8 @@ class Trainer:
 
     def weights(self, name: str, part: str = "weights") -> dict:
         """Return the tensors of a part of the newest checkpoint, such as `optimizer`."""
-        newest = max((self.folder / name / "checkpoints").iterdir())
-        return load_file(newest / f"{part}.safetensors")
+        newest = checkpoint.list_checkpoints(self.folder / name / "checkpoints")[-1]
+        return dict(getattr(checkpoint.load(newest), part))
 
 
 @pytest.fixture(scope="session")

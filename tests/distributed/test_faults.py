@@ -1,6 +1,5 @@
 """Faults of long runs, caused in real processes: one line reports each, and no step is lost."""
 
-import json
 import math
 import os
 import shutil
@@ -10,12 +9,12 @@ import time
 
 import pytest
 import torch
-from safetensors.torch import load_file
 
 from launch.processes import kill_family, ranks
 from tests.conftest import small_disk
 from tests.distributed.conftest import GAN
 from tests.support.tensors import same_bits
+from vaetrain.artifacts import checkpoint
 from vaetrain.artifacts.run_dir import LOCK_SECONDS
 
 SETTINGS = (
@@ -45,13 +44,13 @@ def run_mutant(trainer, name, mutation, *settings, engine):
 
 def checkpoint_content(trainer, name, images):
     """Return the tensors of a checkpoint by name, and its controllers."""
-    folder = trainer.folder / name / "checkpoints" / f"{images:012d}"
+    saved = checkpoint.load(trainer.folder / name / "checkpoints" / f"{images:012d}")
     tensors = {
         f"{part}.{key}": value
         for part in ("weights", "average", "optimizer", "adversary")
-        for key, value in load_file(folder / f"{part}.safetensors").items()
+        for key, value in getattr(saved, part).items()
     }
-    return tensors, json.loads((folder / "state.json").read_text())["controllers"]
+    return tensors, saved.state["controllers"]
 
 
 def changes(trainer, name, before, after):

@@ -40,6 +40,9 @@ class ThreadRanks(Collectives):
     def broadcast_object(self, value: Any) -> Any:
         return self._exchange(value)[0]
 
+    def first_message(self, message: str | None) -> str | None:
+        return next((each for each in self._exchange(message) if each is not None), None)
+
     def gather_ragged(self, rows: Tensor) -> Tensor:
         rows = torch.cat(self._exchange(rows))
         self.received += rows.nbytes

@@ -18,6 +18,7 @@ from shards.errors import one_line
 from shards.format.png import encode_png
 from vaetrain.artifacts import checkpoint
 from vaetrain.artifacts.model_card import CARD, model_card
+from vaetrain.artifacts.tensor_files import save_tensors
 from vaetrain.config.experiment import Experiment, as_dict, experiment_from
 from vaetrain.model.embedding import NAME, EmbeddingSpace
 from vaetrain.model.encoder import Encoder
@@ -50,7 +51,7 @@ def write_final(
     """
     # Replaces the final model of a run that was finished and then trained for longer.
     with atomic_folder(folder) as draft:
-        checkpoint.save_tensors(draft / WEIGHTS, model.state_dict())
+        save_tensors(draft / WEIGHTS, model.state_dict())
         config = {
             "model_type": "vaetrain",
             "architectures": [type(model).__name__],
@@ -58,10 +59,10 @@ def write_final(
             "results": results,
         }
         if prior is not None:
-            checkpoint.save_tensors(draft / PRIOR, prior.tensors())
+            save_tensors(draft / PRIOR, prior.tensors())
             config["prior"] = prior.description()
         if model.space is not None:
-            checkpoint.save_tensors(draft / EMBEDDING, model.space.tensors())
+            save_tensors(draft / EMBEDDING, model.space.tensors())
             config["embedding"] = NAME
         (draft / CONFIG).write_text(json.dumps(config, indent=2))
         (draft / CARD).write_text(model_card(experiment, results, pictures), encoding="utf-8")
@@ -156,7 +157,7 @@ def add_prior(folder: Path, prior: Prior) -> None:
     with atomic_folder(folder) as draft:
         for path in folder.iterdir():
             shutil.copy2(path, draft / path.name)
-        checkpoint.save_tensors(draft / PRIOR, prior.tensors())
+        save_tensors(draft / PRIOR, prior.tensors())
         config["prior"] = prior.description()
         (draft / CONFIG).write_text(json.dumps(config, indent=2))
 

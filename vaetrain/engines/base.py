@@ -37,7 +37,14 @@ from vaetrain.engines.joining import Joining
 from vaetrain.engines.launching.launch_settings import hide_variables
 from vaetrain.engines.launching.rank_variables import read_ranks
 from vaetrain.engines.optimizers import MOMENTS, STEP, clip_gradients, start_state, step_where
-from vaetrain.engines.slices import Split, even_bounds, gather_slices, in_buckets, read_range
+from vaetrain.engines.slices import (
+    BUCKET,
+    Split,
+    even_bounds,
+    gather_slices,
+    in_buckets,
+    read_range,
+)
 from vaetrain.engines.spec import ENGINES, Launch
 from vaetrain.settings import AUTO, ConfigError
 
@@ -262,18 +269,21 @@ class Engine(Collectives, abc.ABC):
         for master in self._masters():
             self.adamw.state[master][AVERAGE] = master.detach().clone()
 
-    def gather(self, kind: str) -> Iterator[tuple[str, Tensor]]:
+    def gather(self, kind: str, bucket: int = BUCKET) -> Iterator[tuple[str, Tensor]]:
         """Yield whole tensors of a kind on the device, with their parameter names. Collective.
 
         Every rank must exhaust the iterator. One collective makes a bucket of tensors whole, and
         one bucket at a time is in memory unless the caller keeps the tensors.
+
+        Args:
+            bucket: elements of a bucket.
         """
         named = self.module.named_parameters()
         sized = (((name, p), self._shape(p).numel()) for name, p in named)
-        for bucket in in_buckets(sized):
-            own = [self._read_slice(p, kind).to(self.device) for _, p in bucket]
-            whole = gather_slices(own, [self._bounds(p) for _, p in bucket], self.split)
-            for (name, p), tensor in zip(bucket, whole, strict=True):
+        for pairs in in_buckets(sized, bucket):
+            own = [self._read_slice(p, kind).to(self.device) for _, p in pairs]
+            whole = gather_slices(own, [self._bounds(p) for _, p in pairs], self.split)
+            for (name, p), tensor in zip(pairs, whole, strict=True):
                 yield name, tensor.view(self._shape(p))
 
     def scatter(self, kind: str, tensors: Mapping[str, Tensor], prefix: str = "") -> None:

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from shards.cli import print_line
 from shards.errors import UserError
+from shards.lifetime import run_exit_actions
 from vaetrain.engines.crash import flush_output
 from vaetrain.engines.heartbeat import Heartbeat
 from vaetrain.settings import ConfigError
@@ -69,6 +70,14 @@ class Collectives:
         if dist.is_initialized():
             dist.broadcast_object_list(values)
         return values[0]
+
+    def first_message(self, message: str | None) -> str | None:
+        """Return the message of the lowest rank that has one; None if none has. Collective."""
+        messages = [message]
+        if dist.is_initialized():
+            messages = [None] * self.world_size
+            dist.all_gather_object(messages, message)
+        return next((each for each in messages if each is not None), None)
 
     def sum(self, values: Tensor) -> Tensor:
         """Return the sum over all ranks, on all of them. Collective."""
@@ -136,6 +145,7 @@ class Collectives:
         Python's own exit is skipped: on a busy machine it sometimes aborted a process that had
         succeeded, in threads of the process group.
         """
+        run_exit_actions()
         if dist.is_initialized():
             dist.barrier()
             dist.destroy_process_group()

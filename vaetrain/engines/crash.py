@@ -10,6 +10,7 @@ from typing import Any, NoReturn
 import torch
 
 from shards.errors import REMEDIES, ReaderFailed, one_line, plain_os_error
+from shards.lifetime import run_exit_actions
 from vaetrain import cli
 from vaetrain.engines.heartbeat import Heartbeat
 
@@ -39,6 +40,7 @@ def exit_after_exception(heartbeat: Heartbeat | None, *exception: Any) -> NoRetu
     if heartbeat is not None:
         heartbeat.report_failure(f"{kind.__name__}: {error}"[:MAX_MESSAGE])
     flush_output()
+    run_exit_actions()
     os._exit(1)
 
 
@@ -67,7 +69,9 @@ def exit_this_rank(heartbeat: Heartbeat | None, reason: str) -> NoReturn:
     Python's own exit is skipped: it would wait for a collective in which other ranks wait for this
     one.
     """
-    if heartbeat is None or heartbeat.report_failure(reason):
+    is_first = heartbeat is None or heartbeat.report_failure(reason)
+    run_exit_actions()
+    if is_first:
         cli.fail(reason)
     os._exit(1)
 

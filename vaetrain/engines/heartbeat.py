@@ -31,6 +31,7 @@ from typing import NoReturn
 import torch.distributed as dist
 
 from shards.errors import one_line
+from shards.lifetime import run_exit_actions
 from vaetrain import cli
 from vaetrain.engines.launching.rank_variables import Ranks
 
@@ -141,6 +142,7 @@ class Heartbeat:
             if is_first:
                 cli.print_error(one_line(failure))
             self._kill_silent_neighbours()
+            run_exit_actions()
             os._exit(1)
 
     def _agree(self, failure: str) -> tuple[str, bool]:

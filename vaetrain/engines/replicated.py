@@ -64,7 +64,7 @@ class ReplicatedEngine(TorchEngine):
         """See `Engine.split`."""
         return Split(1, 0, replicas=self.world_size, replica=self.rank)
 
-    def gather(self, kind: str) -> Iterator[tuple[str, Tensor]]:
+    def gather(self, kind: str, bucket: int = 0) -> Iterator[tuple[str, Tensor]]:
         """See `Engine.gather`; nothing is sent, and the tensors share memory with the state."""
         for name, parameter in self.module.named_parameters():
             yield name, self._state(parameter, kind)

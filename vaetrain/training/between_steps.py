@@ -7,8 +7,6 @@ from __future__ import annotations
 
 from shards.atomic_files import CannotWrite
 from shards.errors import UserError
-from vaetrain.artifacts import checkpoint
-from vaetrain.artifacts.checkpoint import Checkpoint
 from vaetrain.artifacts.final_model import write_final
 from vaetrain.config.experiment import as_dict
 from vaetrain.evaluation.baselines import score_baselines
@@ -140,15 +138,16 @@ def prior_metrics(run: Run, log: RunLog) -> dict[str, float]:
 
 
 def save_checkpoint(run: Run, log: RunLog, *, required: bool = False) -> None:
-    """Write a checkpoint from which any engine can resume.
+    """Start to write a checkpoint from which any engine can resume; first report the last one.
 
     Args:
-        required: raise where it cannot be written, whatever `train.on_failed_save` says.
+        required: wait until it is written, and raise where it cannot be, whatever
+            `train.on_failed_save` says.
 
     Raises TrainingFailed.
     """
-    engine, train = run.engine, run.experiment.train
-    engine.mark_progress(f"saving at {run.images} images")
+    _finish_checkpoint(run, log)
+    run.engine.mark_progress(f"saving at {run.images} images")
     state = {
         "experiment": as_dict(run.experiment),
         "policy": run.forward.augment.policy.as_dict(),
@@ -157,30 +156,38 @@ def save_checkpoint(run: Run, log: RunLog, *, required: bool = False) -> None:
         "best": run.best,
         **run.state.json_state(),
     }
-    tensors = {
-        "weights": engine.collect(engine.weights()),
-        "optimizer": engine.collect(engine.optimizer_state()),
-        **run.state.tensors(),
-    }
-
-    def write() -> None:
-        log.sync()
-        saved = Checkpoint(run.images, state=state, **tensors)
-        checkpoint.save(run.directory.checkpoints, saved, train.keep_checkpoints)
-
     try:
-        engine.on_main(write, CannotWrite)
+        run.writer.start(run.images, state, run.state.adversary(), log.sync)
     except CannotWrite as error:
-        if required or train.on_failed_save == "stop":
-            log.close()
-            raise TrainingFailed(
-                f"no checkpoint at {run.images} images: {error}; when that is solved, the same "
-                "command resumes from the checkpoint before"
-            ) from error
-        log.print(
-            f"warning: no checkpoint at {run.images} images: {error}; the one before it stays, and "
-            "training continues (train.on_failed_save)"
-        )
+        _report_failed_save(run, log, run.images, error, required)
+    if required:
+        _finish_checkpoint(run, log, required=True)
+
+
+def _finish_checkpoint(run: Run, log: RunLog, *, required: bool = False) -> None:
+    """Wait for the checkpoint that is being written, if there is one."""
+    save = run.writer.current
+    if save is None:
+        return
+    try:
+        run.writer.finish()
+    except CannotWrite as error:
+        _report_failed_save(run, log, save.images, error, required)
+
+
+def _report_failed_save(
+    run: Run, log: RunLog, images: int, error: CannotWrite, required: bool
+) -> None:
+    if required or run.experiment.train.on_failed_save == "stop":
+        log.close()
+        raise TrainingFailed(
+            f"no checkpoint at {images} images: {error}; when that is solved, the same "
+            "command resumes from the checkpoint before"
+        ) from error
+    log.print(
+        f"warning: no checkpoint at {images} images: {error}; the one before it stays, and "
+        "training continues (train.on_failed_save)"
+    )
 
 
 def write_final_model(run: Run, log: RunLog) -> None:

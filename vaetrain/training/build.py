@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
+import zlib
 from dataclasses import dataclass, field
 
 import torch
 
+from shards.atomic_files import writing
 from vaetrain.artifacts import checkpoint, same_run
 from vaetrain.artifacts.checkpoint import Checkpoint
-from vaetrain.artifacts.final_model import load_encoder, load_weights, newest_checkpoint
+from vaetrain.artifacts.checkpoint_writer import CheckpointWriter
+from vaetrain.artifacts.final_model import load_encoder, load_weights
 from vaetrain.artifacts.run_dir import RunDir
 from vaetrain.augmentation.pipeline import Augment
 from vaetrain.augmentation.policy import load_policy
@@ -24,6 +27,7 @@ from vaetrain.engines.device_options import set_arithmetic
 from vaetrain.engines.devices import thread_line
 from vaetrain.engines.model_options import apply_options
 from vaetrain.engines.optimizers import build_optimizer
+from vaetrain.engines.slices import read_in_shares
 from vaetrain.evaluation.sample_metrics import SampleMetrics
 from vaetrain.losses.objective import Objective
 from vaetrain.meters import Meter
@@ -48,6 +52,7 @@ class Run:
         forward: from a micro batch to its losses.
         state: what is updated and saved beside the model: EMA, controllers, discriminator.
         meter: means since the last logged line.
+        writer: of checkpoints.
         stopwatch: seconds since the last logged line, by phase.
         images: image count now.
         best: metrics of the validation with the lowest L1 so far; empty before the first.
@@ -64,6 +69,7 @@ class Run:
     forward: ForwardStep
     state: TrainingState
     meter: Meter
+    writer: CheckpointWriter
     stopwatch: Stopwatch
     images: int = 0
     best: dict[str, float] = field(default_factory=dict)
@@ -123,7 +129,8 @@ def build_run(command: Command, engine: Engine) -> Run:
     if saved is not None:
         with checkpoint.refuse_other_versions():
             same_run.check_same_run(saved, experiment, augment.policy, data.fingerprint, chosen)
-        load_weights(model, saved.weights, directory.checkpoints)
+        shares = read_in_shares(saved.weights, engine.rank, engine.world_size, device)
+        load_weights(model, dict(shares), directory.checkpoints)
     elif model.starts_from_pca:
         start_from_pca(model, data, engine)
     engine.prepare(
@@ -158,6 +165,7 @@ def build_run(command: Command, engine: Engine) -> Run:
         forward=forward,
         state=TrainingState(experiment, clock, engine, forward.objective, skeleton),
         meter=Meter(engine, forward.objective.parts),
+        writer=CheckpointWriter(engine, directory.checkpoints, train.keep_checkpoints),
         stopwatch=stopwatch,
     )
     if saved is not None:
@@ -204,24 +212,40 @@ def log_engine(engine: Engine, batching: Batching) -> None:
 
 
 def prepare_disk(directory: RunDir, experiment: Experiment) -> None:
-    """Lock the run directory and build the built-in sample, on the main process only."""
+    """Lock the run directory, remove unfinished checkpoints and build the built-in sample.
+
+    On the main process only.
+    """
     directory.lock()
+    with writing(directory.checkpoints):
+        checkpoint.remove_drafts(directory.checkpoints)
     if experiment.data.folder == SAMPLE_SHARDS:
         build_sample()
 
 
 def find_checkpoint(directory: RunDir, engine: Engine) -> Checkpoint | None:
-    """Load the newest whole checkpoint, if there is one. Collective.
+    """Open the newest whole checkpoint, if there is one. Collective.
 
-    Raises ConfigError where ranks find different ones.
+    Each rank checks its share of the files. Raises ConfigError where ranks find different
+    checkpoints.
     """
-    saved = newest_checkpoint(directory.checkpoints, engine.log)
+    paths = checkpoint.list_checkpoints(directory.checkpoints)
     engine.require_equal(
-        -1 if saved is None else saved.images,
+        zlib.crc32(" ".join(path.name for path in paths).encode()),
         f"{directory.folder}: not all ranks find the same checkpoint; "
         "the run directory must lie on a disk that all machines share",
     )
-    return saved
+    for path in reversed(paths):
+        saved, damage = None, None
+        try:
+            saved = checkpoint.open_share(path, engine.rank, engine.world_size)
+        except checkpoint.DamagedCheckpoint as error:
+            damage = str(error)
+        damage = engine.first_message(damage)
+        if damage is None:
+            return saved
+        engine.log(f"damaged checkpoint skipped: {damage}")
+    return None
 
 
 def resume(run: Run, saved: Checkpoint) -> None:

@@ -127,10 +127,9 @@ class TrainingState:
             state["adversary"] = self.gan.state()
         return state
 
-    def tensors(self) -> dict[str, dict[str, Tensor]]:
-        """Return the checkpoint's parts `average` and `adversary`, tensors by name. Collective."""
-        adversary = {} if self.gan is None else self.gan.tensors()
-        return {"average": self.engine.collect(self.ema.tensors()), "adversary": adversary}
+    def adversary(self) -> dict[str, Tensor]:
+        """Return the live tensors of the checkpoint's part `adversary` by name."""
+        return {} if self.gan is None else self.gan.tensors()
 
     def load(self, saved: Checkpoint) -> None:
         """Load a checkpoint of any engine and number of ranks."""
