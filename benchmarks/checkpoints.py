@@ -12,6 +12,8 @@ cache. Writes checkpoints.json and .png.
 
 from __future__ import annotations
 
+import ctypes
+import gc
 import json
 import os
 import subprocess
@@ -77,6 +79,12 @@ def resident() -> int:
     """Return the resident bytes of this process, without those of mapped files."""
     fields = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
     return 1024 * int(fields["RssAnon"].split()[0])
+
+
+def release_freed_memory() -> None:
+    """Return the memory to the kernel that the allocator of the host keeps."""
+    gc.collect()
+    ctypes.CDLL(None).malloc_trim(0)
 
 
 class CountingReader(RangeReader):
@@ -197,13 +205,12 @@ def run_rank(size: str, way: str, rounds: int, folder: Path) -> NoReturn:
     saving = Saving(engine, folder)
 
     def repeat(action: Callable[[str], dict[str, float]], memory: str) -> None:
-        for number in range(rounds):
+        for _ in range(rounds):
+            release_freed_memory()
             meter = Meter()
             meter.start()
             measured = action(way)
-            growth = meter.stop()
-            if number == 0:  # later, the allocator has the memory already
-                measured[memory] = growth
+            measured[memory] = meter.stop()
             for name, value in measured.items():
                 values = torch.tensor([[value]], dtype=torch.float64, device=engine.device)
                 found.setdefault(name, []).append(float(engine.gather_equal(values).max()))

@@ -11,6 +11,7 @@ that. The result of a save is known to all ranks after `finish`, which every sav
 
 from __future__ import annotations
 
+import copy
 import json
 import secrets
 import shutil
@@ -24,7 +25,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from shards.atomic_files import CannotWrite, publish_folder, write_atomic, writing
+from shards.atomic_files import CannotWrite, publish_folder, sync_path, write_atomic, writing
 from shards.lifetime import before_exit
 from vaetrain.artifacts import checkpoint
 from vaetrain.artifacts.tensor_files import Entry, Layout
@@ -107,7 +108,7 @@ class CheckpointWriter:
             part.set_result(None)
         whole = None
         if engine.is_main:
-            tree = {"images": images, **state}
+            tree = copy.deepcopy({"images": images, **state})  # the state changes in the next step
             layouts = self._layouts() if count > 1 else None
             whole = self._threads.submit(self._complete, draft, final, part, count, tree, layouts)
         self.current = Save(images, part, whole)
@@ -190,6 +191,8 @@ class CheckpointWriter:
         try:
             with writing(final):
                 digests = checkpoint.write_part(draft, tensors, number, count)
+                for name in digests:
+                    sync_path(draft / name)
                 write_atomic(draft / NOTE.format(number), json.dumps(digests))
         except CannotWrite as error:
             if not draft.is_dir():
@@ -228,7 +231,9 @@ class CheckpointWriter:
                 missing.remove(note)
             if not missing:
                 return digests
-            if self._given_up.wait(POLL_SECONDS) or not draft.is_dir():
+            # Python's exit waits for this thread, and another rank may be dead.
+            is_ending = not threading.main_thread().is_alive()
+            if self._given_up.wait(POLL_SECONDS) or is_ending or not draft.is_dir():
                 raise DraftRemoved
 
 
@@ -257,5 +262,5 @@ def copy_to_host(parts: Parts) -> Parts:
 def _host_copy(tensor: Tensor) -> Tensor:
     # From pinned memory the GPU copies without waiting for the host; torch keeps it for the next
     # save.
-    copy = torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=tensor.is_cuda)
-    return copy.copy_(tensor, non_blocking=True)
+    host = torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=tensor.is_cuda)
+    return host.copy_(tensor, non_blocking=True)

@@ -94,8 +94,10 @@ class SlicedRank:
 
 def start(engine: SlicedRank, writer: CheckpointWriter, images: int) -> None:
     engine.set(images)
+    state = {"best": {"l1": 0.5}}
     adversary = {"means": torch.full((3,), float(images))}
-    writer.start(images, {"best": {"l1": 0.5}}, adversary, lambda: None)
+    writer.start(images, state, adversary, lambda: None)
+    state["best"]["l1"] = adversary["means"][0] = 0.0  # as the next step may change them
 
 
 def save(folder, images: int, world_size: int, replicas: int = 1, keep: int = 3) -> None:
