@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from shards import lifetime
 from tests.support.paths import REPO
 
 
@@ -31,3 +32,12 @@ def test_a_helper_process_ends_with_its_parent(tmp_path):
             break
         assert time.monotonic() < deadline
         time.sleep(0.02)
+
+
+def test_exit_actions_run_in_their_order(monkeypatch):
+    ran = []
+    monkeypatch.setattr(lifetime, "_exit_actions", [])
+    lifetime.before_exit(lambda: ran.append(1))
+    lifetime.before_exit(lambda: ran.append(2))
+    lifetime.run_exit_actions()
+    assert ran == [1, 2]

@@ -1,12 +1,14 @@
 """Exceptions with a plain reason are reported in one line; others keep their traceback."""
 
 import errno
+import os
 
 import pytest
 import torch
 
+from shards import lifetime
 from shards.errors import ReaderFailed
-from vaetrain.engines.crash import plain_reason
+from vaetrain.engines.crash import exit_after_exception, exit_this_rank, plain_reason
 
 
 def allocation_error() -> RuntimeError:
@@ -47,3 +49,26 @@ def test_lack_of_a_resource_is_reported_in_one_line(error, message):
 @pytest.mark.parametrize("error", [ValueError("can't allocate memory"), RuntimeError("shapes")])
 def test_other_exceptions_have_no_plain_reason(error):
     assert plain_reason(error) is None
+
+
+@pytest.mark.parametrize(
+    "end",
+    [
+        lambda: exit_after_exception(None, ValueError, ValueError("a fault"), None),
+        lambda: exit_after_exception(None, MemoryError, MemoryError(), None),
+        lambda: exit_this_rank(None, "a damaged shard"),
+    ],
+    ids=["fault", "memory", "shard"],
+)
+def test_a_checkpoint_that_is_being_written_is_finished_first(end, monkeypatch):
+    order = []
+
+    def leave(status):
+        order.append(status)
+        raise SystemExit(status)
+
+    monkeypatch.setattr(os, "_exit", leave)
+    monkeypatch.setattr(lifetime, "_exit_actions", [lambda: order.append("finished")])
+    with pytest.raises(SystemExit):
+        end()
+    assert order == ["finished", 1]
