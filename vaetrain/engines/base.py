@@ -19,7 +19,6 @@ import torch
 import torch.distributed as dist
 from accelerate import Accelerator
 from accelerate.utils import (
-    DistributedDataParallelKwargs,
     InitProcessGroupKwargs,
     KwargsHandler,
 )
@@ -36,6 +35,7 @@ from vaetrain.engines.heartbeat import Heartbeat
 from vaetrain.engines.joining import Joining
 from vaetrain.engines.launching.launch_settings import hide_variables
 from vaetrain.engines.launching.rank_variables import read_ranks
+from vaetrain.engines.model_options import ddp_options
 from vaetrain.engines.optimizers import MOMENTS, STEP, clip_gradients, start_state, step_where
 from vaetrain.engines.slices import (
     BUCKET,
@@ -393,12 +393,3 @@ class Engine(Collectives, abc.ABC):
         step_where(applied & norm.isfinite(), optimizer)
         optimizer.zero_grad()
         return norm
-
-
-def ddp_options() -> DistributedDataParallelKwargs:
-    """Return the arguments with which Accelerate calls DDP.
-
-    The model's only buffer is set from the image count, to the same value on every rank; by default
-    DDP would broadcast it in every forward pass.
-    """
-    return DistributedDataParallelKwargs(gradient_as_bucket_view=True, broadcast_buffers=False)

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from accelerate.utils import convert_outputs_to_fp32
+from accelerate.utils import DistributedDataParallelKwargs, convert_outputs_to_fp32
 from torch import nn
 
 AUTOCAST_DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
@@ -86,3 +86,12 @@ def _use_channels_last(model: nn.Module) -> None:
             if parameter.dim() == 4:
                 data = parameter.detach().to(memory_format=torch.channels_last)
                 setattr(module, name, nn.Parameter(data, parameter.requires_grad))
+
+
+def ddp_options() -> DistributedDataParallelKwargs:
+    """Return the arguments with which Accelerate calls DDP.
+
+    The model's only buffer is set from the image count, to the same value on every rank; by default
+    DDP would broadcast it in every forward pass.
+    """
+    return DistributedDataParallelKwargs(gradient_as_bucket_view=True, broadcast_buffers=False)

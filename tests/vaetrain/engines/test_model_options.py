@@ -13,8 +13,7 @@ from torch._dynamo.utils import counters
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.nn.parallel import DistributedDataParallel
 
-from vaetrain.engines.base import ddp_options
-from vaetrain.engines.model_options import apply_options
+from vaetrain.engines.model_options import apply_options, ddp_options
 from vaetrain.model.blocks import Stage
 from vaetrain.model.config import ModelConfig
 from vaetrain.model.masked import MaskedGroupNorm, rows_at
