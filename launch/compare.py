@@ -14,6 +14,7 @@ import numpy as np
 from scipy import stats
 
 CONFIDENCE = 0.95
+ROUNDING = 1e-9  # relative difference below which two results are equal
 BETTER, WORSE, CANT_TELL = "better", "worse", "can't tell"
 
 
@@ -75,7 +76,10 @@ def compare(
     if not seeds:
         return None
     confidence = 1 - (1 - CONFIDENCE) / comparisons
-    difference = mean_interval([scores[seed] - baseline[seed] for seed in seeds], confidence)
+    pairs = [(scores[seed], baseline[seed]) for seed in seeds]
+    # Rounding errors would else be reported as a difference with 16 decimals.
+    differences = [0.0 if math.isclose(a, b, rel_tol=ROUNDING) else a - b for a, b in pairs]
+    difference = mean_interval(differences, confidence)
     if not abs(difference.mean) > difference.half_width:
         return Comparison(difference, CANT_TELL)
     return Comparison(difference, BETTER if (difference.mean > 0) == higher_is_better else WORSE)

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import quote
 
-from launch.compare import Comparison, Interval, compare, mean_interval
+from launch.compare import ROUNDING, Comparison, Interval, compare, mean_interval
 from launch.study import Study, load_study
 from shards import cli, optional_dependencies
 from shards.atomic_files import write_atomic
@@ -29,7 +29,6 @@ if TYPE_CHECKING:
     from launch.trials import Outcome
 
 SHOWN = 8  # maximum of settings in a chart with a legend; more colours are hard to distinguish
-ROUNDING = 1e-9  # half width relative to the mean below which all values are equal
 IN_ORDER = 12  # longer tables are sorted by the metric instead of the order of the study
 TEMPLATES = Path(__file__).parent / "templates"
 PICTURE = Path("final") / "reconstructions.png"

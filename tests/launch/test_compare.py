@@ -29,6 +29,12 @@ def test_one_seed_has_an_infinite_interval():
         mean_interval([])
 
 
+def test_rounding_errors_are_no_difference():
+    compared = compare(by_seed([0.1 + 0.2, 0.5]), by_seed([0.3, 0.5]), higher_is_better=True)
+    assert compared.difference.mean == compared.difference.half_width == 0
+    assert compared.verdict == CANT_TELL
+
+
 @pytest.mark.parametrize("comparisons", [1, 4])
 def test_interval_of_the_difference_is_that_of_a_paired_t_test(comparisons):
     rng = np.random.default_rng(1)
