@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from shards.atomic_files import atomic_folder, sha256_of
+from vaetrain.atlas_site.block_files import write_blocks
 from vaetrain.atlas_site.clusters import Clusters, read_clusters
 from vaetrain.atlas_site.latent_files import reason_against, write_latent
 from vaetrain.atlas_site.map_files import application_version, write_map
@@ -57,10 +58,11 @@ def build_atlas(
         with atomic_folder(out) as draft:
             shutil.copytree(PAGE, draft, dirs_exist_ok=True)
             reason = reason_against(trained)
-            write_map(draft / "map", pages, places, neighbours, groups, opens=reason is None)
+            shown = (pages, places, neighbours, groups)
+            write_map(draft / "map", *shown, opens=reason is None)
+            write_blocks(draft / "pages", *shown, opens=reason is None)
             if reason is None:
-                latent = (trained, space, pages, places, neighbours, groups)
-                write_latent(draft / "latent", *latent)
+                write_latent(draft / "latent", trained, space, pages)
             else:
                 print(f'without the page "Latent": {reason}')
                 remove_latent(draft)
@@ -73,8 +75,8 @@ def remove_latent(folder: Path) -> None:
     """Remove the page "Latent" from a folder, and the links to it."""
     shutil.rmtree(folder / "latent")
     (folder / "latent.html").unlink()
-    index = folder / "index.html"
-    index.write_text(index.read_text().replace('<a href="latent.html"', "<a hidden"))
+    for page in (folder / "index.html", folder / "charts.html"):
+        page.write_text(page.read_text().replace('<a href="latent.html"', "<a hidden"))
 
 
 def _stamp(
@@ -100,7 +102,7 @@ def _print_size(out: Path, pages: int) -> None:
     def size(*patterns: str) -> int:
         return sum(file.stat().st_size for p in patterns for file in out.rglob(p) if file.is_file())
 
-    growing = size("data/*.parquet", "blocks/*", "places.bin", "groups.bin")
+    growing = size("data/*.parquet", "blocks/*", "points.bin")
     print(
         f"{out}: {pages} pages, {size('*') / 1e6:.1f} MB, of which {growing / 1e6:.1f} MB "
         f"({growing / pages / 1e3:.2f} KB a page) grow with the pages"

@@ -1,8 +1,4 @@
-"""Files of the page "Latent": the models as ONNX, and the pages in blocks.
-
-A static server may not answer requests for parts of a file, so the values of the pages are in
-files of `BLOCK` pages each, which the browser fetches when it needs them.
-"""
+"""Files of the page "Latent": the models as ONNX, and latents and embeddings of the pages."""
 
 from __future__ import annotations
 
@@ -15,19 +11,15 @@ from typing import Any
 import numpy as np
 
 from shards.randomness import purpose_root
-from vaetrain.atlas_site.clusters import Clusters
+from vaetrain.atlas_site.block_files import BLOCK
 from vaetrain.atlas_site.graphs import write_embedder, write_velocity
-from vaetrain.atlas_site.map_files import cluster_names
 from vaetrain.atlas_site.pages import Pages, shown
-from vaetrain.atlas_site.projection import Neighbours
-from vaetrain.clustering.methods import NOISE
 from vaetrain.inference.onnx_graph import DecoderGraph, write_graph
 from vaetrain.inference.trained_model import TrainedModel
 from vaetrain.model.embedding import EmbeddingSpace
 from vaetrain.page_pictures import BRIGHTNESS
 from vaetrain.prior.prior import GUIDANCE, Prior
 
-BLOCK = 1000  # pages
 DIRECTIONS = 8  # principal directions of the latents
 SEEDS = 1000  # of samples
 MOST_FITTED = 20_000  # pages that the directions are computed of
@@ -45,16 +37,8 @@ def reason_against(trained: TrainedModel) -> str | None:
     return None
 
 
-def write_latent(
-    folder: Path,
-    trained: TrainedModel,
-    space: EmbeddingSpace,
-    pages: Pages,
-    places: np.ndarray,
-    neighbours: Neighbours,
-    clusters: Clusters,
-) -> None:
-    """Write the models, the runtime and the pages' values to an existing folder.
+def write_latent(folder: Path, trained: TrainedModel, space: EmbeddingSpace, pages: Pages) -> None:
+    """Write the models, the runtime and the pages' vectors to an existing folder.
 
     Raises UserError if a graph differs from PyTorch.
     """
@@ -70,20 +54,11 @@ def write_latent(
         write_velocity(prior.flow, graphs / "velocity.onnx")
     blocks = folder / "blocks"
     blocks.mkdir()
-    members = np.full(len(pages), NOISE, np.int32)
-    labels: dict[str, int] = {}
-    label_numbers = np.zeros(len(pages), np.uint16)
-    closeness = np.full(len(pages), np.nan, np.float32)
     for number, rows in enumerate(pages.blocks(BLOCK)):
-        content = _block(rows, pages, neighbours, clusters)
-        members[rows], closeness[rows] = content["cluster"], content.pop("distances_in_cluster")
-        for row, label in zip(range(rows.start, rows.stop), content["label"], strict=True):
-            label_numbers[row] = labels.setdefault(label, min(len(labels), 65535))
-        _write_block(blocks, number, rows, pages, content)
+        pages.mu[rows].astype("<f4").tofile(blocks / f"{number}.mu.bin")
+        pages.vectors[rows].astype("<f2").tofile(blocks / f"{number}.vectors.bin")
     latents = np.array(pages.mu[:: max(1, len(pages) // MOST_FITTED)])
     description = {
-        "pages": len(pages),
-        "block": BLOCK,
         "dimensions": pages.mu.shape[1],
         "embedding": pages.vectors.shape[1],
         "width": data.width,
@@ -91,18 +66,12 @@ def write_latent(
         "stride": model.stride,
         "rows": model.size[0],
         "brightness": BRIGHTNESS,
-        "labels": list(labels),
-        "clusters": _typical(members, closeness),
         "directions": _directions(latents),
         "prior": None if prior is None else _prior(prior),
         # As text: numbers of JSON have 53 bits. The browser has no hash function to make them with.
         "roots": [str(purpose_root(seed, "prior")) for seed in range(SEEDS)],
     }
-    (folder / "atlas.json").write_text(json.dumps(description))
-    np.concatenate([places[:, 0], places[:, 1]]).astype("<f4").tofile(folder / "places.bin")
-    np.concatenate([members.astype("<i4"), label_numbers.astype("<i4")]).tofile(
-        folder / "groups.bin"
-    )
+    (folder / "latent.json").write_text(json.dumps(description))
 
 
 def _write_runtime(folder: Path) -> None:
@@ -110,48 +79,6 @@ def _write_runtime(folder: Path) -> None:
     shutil.copy(RUNTIME / SCRIPT, folder)
     shutil.copy(RUNTIME / "LICENSE", folder)
     (folder / WASM).write_bytes(lzma.decompress((RUNTIME / f"{WASM}.xz").read_bytes()))
-
-
-def _block(rows: slice, pages: Pages, neighbours: Neighbours, clusters: Clusters) -> dict[str, Any]:
-    keys, page_ids = pages.names(rows)
-    labels, templates = pages.labels(rows)
-    members, distances = clusters.of(keys)
-    near = [[round(value, 5) for value in row] for row in neighbours.distances[rows].tolist()]
-    return {
-        "id": page_ids,
-        "label": labels,
-        "template": templates,
-        "height": pages.heights[rows].tolist(),
-        "error": [round(error, 6) for error in pages.errors[rows].tolist()],
-        "cluster": members.tolist(),
-        "neighbours": neighbours.rows[rows].tolist(),
-        "distances": near,
-        "distances_in_cluster": distances,
-    }
-
-
-def _write_block(
-    folder: Path, number: int, rows: slice, pages: Pages, content: dict[str, Any]
-) -> None:
-    """Write one block: texts, latents, embeddings in half precision, and thumbnails."""
-    pictures = pages.pictures(rows)
-    ends = np.cumsum([len(picture) for picture in pictures]).tolist()
-    text = json.dumps(content | {"ends": ends}, ensure_ascii=False, separators=(",", ":"))
-    (folder / f"{number}.json").write_text(text, encoding="utf-8")
-    (folder / f"{number}.png.bin").write_bytes(b"".join(pictures))
-    pages.mu[rows].astype("<f4").tofile(folder / f"{number}.mu.bin")
-    pages.vectors[rows].astype("<f2").tofile(folder / f"{number}.vectors.bin")
-
-
-def _typical(members: np.ndarray, distances: np.ndarray) -> list[dict[str, Any]]:
-    """Return name, size and most typical page, the nearest to the centre, of each cluster."""
-    found = []
-    for cluster in np.unique(members[members != NOISE]):
-        rows = np.flatnonzero(members == cluster)
-        typical = rows[np.argmin(np.nan_to_num(distances[rows], nan=np.inf))]
-        name = cluster_names(np.array([cluster]))[0]
-        found.append({"name": name, "size": len(rows), "typical": int(typical)})
-    return found
 
 
 def _directions(latents: np.ndarray) -> dict[str, Any]:

@@ -22,6 +22,7 @@ from pyarrow import parquet
 
 from shards.errors import UserError
 from tests.support.paths import REPO
+from vaetrain.atlas_site.block_files import largest_groups
 from vaetrain.atlas_site.build import PAGE, build_atlas, remove_latent
 from vaetrain.atlas_site.clusters import read_clusters
 from vaetrain.atlas_site.latent_files import RUNTIME, SCRIPT, WASM, reason_against
@@ -108,6 +109,15 @@ def test_a_page_is_removed_from_its_own_neighbours():
     assert found.distances.tolist() == [[1, 2], [0, 2], [1, 2]]
 
 
+def test_the_largest_groups_are_told_apart():
+    names = ["a", "unused", "b", "\u202e" + "x" * 10**6]
+    groups, group_of = largest_groups(np.array([2, 0, 2, 3, 0, 2]), names, 2)
+    assert groups == [{"name": "b", "size": 3}, {"name": "a", "size": 2}]
+    assert group_of.tolist() == [0, 1, 0, -1, 1, 0]
+    everything, _ = largest_groups(np.array([3]), names)
+    assert everything == [{"name": shown(names[3]), "size": 1}]
+
+
 @pytest.mark.parametrize("count", [1, 2, 5])
 def test_few_pages_are_placed_by_components(count):
     vectors = random_vectors(count)
@@ -177,10 +187,11 @@ def test_models_that_the_page_latent_cannot_run(setting, reason):
 
 def test_without_the_page_latent_nothing_links_to_it(tmp_path):
     shutil.copytree(PAGE, tmp_path / "site")
-    assert 'href="latent.html"' in (tmp_path / "site" / "index.html").read_text()
+    pages = [tmp_path / "site" / name for name in ("index.html", "charts.html")]
+    assert all('href="latent.html"' in page.read_text() for page in pages)
     remove_latent(tmp_path / "site")
     assert not list((tmp_path / "site").rglob("*latent*"))
-    assert 'href="latent.html"' not in (tmp_path / "site" / "index.html").read_text()
+    assert not any('href="latent.html"' in page.read_text() for page in pages)
 
 
 @pytest.mark.slow
@@ -225,9 +236,9 @@ def test_server_sends_the_policy_and_no_listings(atlas):
 
 @pytest.mark.slow
 def test_typical_page_of_a_cluster_is_nearest_to_its_centre(atlas):
-    description = json.loads((atlas.folder / "latent" / "atlas.json").read_text())
+    description = json.loads((atlas.folder / "pages" / "pages.json").read_text())
     # The distances fall with the number of the page.
     assert description["clusters"] == [
-        {"name": "cluster 0", "size": 12, "typical": 22},
-        {"name": "cluster 1", "size": 11, "typical": 21},
+        {"name": "cluster 0", "number": 0, "size": 12, "typical": 22},
+        {"name": "cluster 1", "number": 1, "size": 11, "typical": 21},
     ]

@@ -1,4 +1,4 @@
-"""The map in Chromium, and both pages on a phone and in the dark."""
+"""The map and the charts in Chromium, and all pages on a phone and in the dark."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import io
 import numpy as np
 import pytest
 from PIL import Image
+from pyarrow import parquet
 from scipy import ndimage
 
 from tests.support.atlas_tab import Tab
@@ -15,9 +16,92 @@ from tests.support.chromium import needs_chromium
 pytestmark = [pytest.mark.slow, needs_chromium]
 
 
-def test_map_opens_pans_and_shows_a_page_with_its_neighbours(browser, atlas):
+@pytest.fixture
+def overview(browser, atlas):
+    """The page "Map"; checks that nothing came from elsewhere and no script failed or ran."""
     tab = Tab(browser, atlas.address)
-    page = tab.open("index.html")
+    tab.open("index.html").wait_for_selector("body[data-ready]")
+    yield tab.page
+    assert tab.faults == []
+    assert tab.page.evaluate("window.hacked") is None
+    tab.context.close()
+
+
+def place_of(page, row: int) -> tuple[float, float]:
+    """Return the place of a page's point in the window."""
+    x, y = page.evaluate(
+        """(row) => { const map = window.overview.map;
+        const [x, y] = map._at(row); const box = map.canvas.getBoundingClientRect();
+        const factor = box.width / map.canvas.width;
+        return [box.left + x * factor, box.top + y * factor]; }""",
+        row,
+    )
+    return x, y
+
+
+def test_a_clicked_point_shows_its_page_and_the_pages_most_like_it(overview, atlas):
+    rows = parquet.read_table(atlas.folder / "map" / "data" / "dataset.parquet").to_pylist()
+    # The clicked point may cover another one.
+    overview.mouse.move(*place_of(overview, 5))
+    overview.locator("#hover img").wait_for()
+    overview.mouse.click(*place_of(overview, 5))
+    overview.locator("#like button").first.wait_for()
+    row = overview.evaluate("window.overview.chosen.row")
+    text = overview.locator("#card").inner_text()
+    assert rows[row]["id"] in text
+    assert f"{rows[row]['height']} rows" in text
+    near = rows[row]["__neighbours"]
+    texts = overview.locator("#like button").all_inner_texts()
+    distances = [float(text.rpartition("distance ")[2]) for text in texts]
+    np.testing.assert_allclose(distances, near["distances"], atol=6e-4)
+    assert overview.url.endswith(f"#page={row}")
+    assert overview.locator("#open").get_attribute("href") == f"latent.html#page={row}"
+    overview.locator("#like button").first.click()
+    overview.locator("#morph").wait_for()
+    expected = f"latent.html#page={row}&to={near['ids'][0]}"
+    assert overview.locator("#morph").get_attribute("href") == expected
+
+
+def test_the_map_is_dragged_and_zoomed(overview):
+    before, size = place_of(overview, 3), overview.evaluate("window.overview.map.scale")
+    box = overview.locator("#map").bounding_box()
+    x, y = box["x"] + 5, box["y"] + 5
+    overview.mouse.move(x, y)
+    overview.mouse.down()
+    overview.mouse.move(x + 60, y + 20, steps=4)
+    overview.mouse.up()
+    np.testing.assert_allclose(place_of(overview, 3), np.add(before, (60, 20)), atol=1)
+    overview.get_by_role("button", name="Zoom in").click()
+    assert overview.evaluate("window.overview.map.scale") == pytest.approx(1.5 * size)
+    overview.get_by_role("button", name="Whole map").click()
+    np.testing.assert_allclose(place_of(overview, 3), before, atol=1)
+
+
+def test_a_cluster_is_shown_alone_with_its_typical_page(overview):
+    button = overview.locator("#legend button", has_text="cluster 1 (11)")
+    button.click()
+    overview.locator("#card[data-row='21']").wait_for()
+    shown = overview.evaluate("Array.from(window.overview.map.colours, (colour) => colour !== 0)")
+    assert shown == [row % 2 == 1 for row in range(23)] + [False]
+    button.click()
+    assert overview.evaluate("window.overview.map.colours.every((colour) => colour !== 0)")
+
+
+def test_every_column_colours_the_points(overview):
+    columns = overview.locator("#colour option").all_inner_texts()
+    assert columns == ["cluster", "label", "template", "height", "error"]
+    for column in columns:
+        overview.locator("#colour").select_option(column)
+        assert overview.locator("#legend li").count() >= 2
+        assert overview.evaluate("new Set(window.overview.map.colours).size") >= 2
+    overview.locator("#search").fill("<script>")
+    overview.locator("#found button").first.click()
+    overview.locator("#card[data-row='0']").wait_for()
+
+
+def test_charts_open_pan_and_show_a_page_with_its_neighbours(browser, atlas):
+    tab = Tab(browser, atlas.address)
+    page = tab.open("charts.html")
     frame = page.frame_locator("iframe")
     frame.get_by_text("24 / 24 points").wait_for()
     canvas = frame.locator("canvas").first
@@ -59,14 +143,14 @@ def points_of(canvas) -> list[tuple[float, float]]:
     return [(box["x"] + int(columns[i]), box["y"] + int(rows[i])) for i in order[::40]]
 
 
-@pytest.mark.parametrize("path", ["latent.html", "index.html"])
+@pytest.mark.parametrize("path", ["latent.html", "index.html", "charts.html"])
 def test_pages_fit_a_phone_and_are_dark_in_the_dark(browser, atlas, path):
     colours = {}
     for scheme in ("light", "dark"):
         size = {"width": 360, "height": 740}
         tab = Tab(browser, atlas.address, viewport=size, color_scheme=scheme)
         page = tab.open(path)
-        if path == "latent.html":
+        if path != "charts.html":
             page.wait_for_selector("body[data-ready]")
         else:
             page.frame_locator("iframe").locator("canvas").first.wait_for()

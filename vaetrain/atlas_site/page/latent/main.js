@@ -1,11 +1,12 @@
 // The page "Latent": connects the controls with the model.
 
+import { element, listPages, namedPages, neighboursOf, showCard } from "../pages/lists.js";
+import { PageMap } from "../pages/map.js";
+import { Atlas } from "../pages/store.js";
 import { readFile } from "./draw.js";
-import { PageMap } from "./map.js";
 import { Models } from "./models.js";
 import { between, heightBetween, moved } from "./paths.js";
-import { Atlas } from "./store.js";
-import { element, listPages, paint, Result, showCard } from "./view.js";
+import { paint, Result } from "./view.js";
 
 const LIKE_FILE = 12; // pages shown for a dropped file
 const MOST_FOUND = 24;
@@ -86,10 +87,8 @@ class LatentPage {
       document.querySelector(`input[name=target][value=${other}]`).checked = true;
       report(`Page ${letter}: ${page.id}. The next choice sets page ${other}.`);
       if (letter === "A") {
-        const like = page.neighbours.map((near, at) => ({
-          row: near, distance: page.distances[at],
-        }));
-        await listPages($("like-A"), this.atlas, like, (near) => this.choose(near));
+        await listPages($("like-A"), this.atlas, neighboursOf(page), (near) =>
+          this.choose(near));
       }
       await Promise.all([this.morph(), this.vary()]);
     });
@@ -217,6 +216,7 @@ class LatentPage {
         if ($("typical").value !== "") this.choose(Number($("typical").value));
       };
     }
+    this.map.connect($("zoom"));
     $("random").onclick = () => this.choose(Math.floor(Math.random() * atlas.pages));
     $("search").oninput = this.find;
     $("share").oninput = this.morph;
@@ -249,24 +249,20 @@ class LatentPage {
   }
 }
 
-/** Return the row that the address names, as in `latent.html#page=12`, or null. */
-function namedPage(atlas) {
-  const found = /^#page=(\d{1,9})$/.exec(location.hash);
-  return found && Number(found[1]) < atlas.pages ? Number(found[1]) : null;
-}
-
 await guarded(async () => {
-  const atlas = await Atlas.open(new URL("./", import.meta.url));
+  const atlas = await Atlas.open(new URL("../", import.meta.url), { model: true });
   const page = new LatentPage(atlas);
-  const first = namedPage(atlas) ?? 0;
-  await page.choose(first, "A");
+  const [first, second] = namedPages(atlas);
+  await page.choose(first ?? 0, "A");
   const like = page.chosen.A.neighbours;
-  await page.choose(like.length > 0 ? like[like.length - 1] : first, "B");
-  window.addEventListener("hashchange", () => {
-    const row = namedPage(atlas);
-    if (row !== null) page.choose(row, "A");
+  await page.choose(second ?? (like.length > 0 ? like[like.length - 1] : page.chosen.A.row), "B");
+  window.addEventListener("hashchange", async () => {
+    const [row, other] = namedPages(atlas);
+    if (row !== null) await page.choose(row, "A");
+    if (other !== null) await page.choose(other, "B");
   });
   window.latentPage = page;
   document.body.dataset.ready = "true";
+  if ($("status").textContent.startsWith("Error")) return;
   report(`${atlas.pages} pages. Choose two of them on the map or by their names.`);
 });

@@ -108,7 +108,7 @@ export class Models {
 
   _session(name) {
     if (!this.sessions.has(name)) {
-      const url = new URL(`graphs/${name}.onnx`, this.atlas.base).href;
+      const url = new URL(`latent/graphs/${name}.onnx`, this.atlas.base).href;
       this.sessions.set(name, ort.InferenceSession.create(url, { executionProviders: ["wasm"] }));
     }
     return this.sessions.get(name);

@@ -1,17 +1,7 @@
-// Parts of the page: pictures of pages, buttons that save them, and lists of pages.
+// Computed pages as elements: pictures, and buttons that save them.
 
+import { element } from "../pages/lists.js";
 import { layoutOf, svgOf } from "./regions.js";
-
-/** Make an element with properties and children; text is set as text, never as markup. */
-export function element(name, properties = {}, ...children) {
-  const node = document.createElement(name);
-  for (const [key, value] of Object.entries(properties)) {
-    if (key.startsWith("aria-") || key === "role") node.setAttribute(key, value);
-    else node[key] = value;
-  }
-  node.append(...children);
-  return node;
-}
 
 /** Draw a picture, grey values in [0, 1], on a canvas of its size. */
 export function paint(canvas, image, width, height, brightness) {
@@ -62,47 +52,4 @@ function download(name, content) {
   const url = URL.createObjectURL(new Blob([content]));
   element("a", { href: url, download: name }).click();
   setTimeout(() => URL.revokeObjectURL(url), 10000);
-}
-
-/** Return an image of a page's thumbnail. */
-export async function thumbnail(atlas, row) {
-  const url = URL.createObjectURL(await atlas.picture(row));
-  const done = () => URL.revokeObjectURL(url);
-  return element("img", { alt: "", src: url, onload: done, onerror: done });
-}
-
-/** Show a list of pages as buttons; `pages` has { row, distance? }. */
-export async function listPages(list, atlas, pages, onChoose) {
-  const items = await Promise.all(pages.map(async ({ row, distance }) => {
-    const page = await atlas.page(row);
-    const lines = [page.id, page.label];
-    if (distance !== undefined) lines.push(`distance ${distance.toFixed(3)}`);
-    const button = element("button", { type: "button", onclick: () => onChoose(row) },
-      await thumbnail(atlas, row), ...lines.map((line) => named(line)));
-    button.title = page.id;
-    return element("li", {}, button);
-  }));
-  list.replaceChildren(...items);
-}
-
-/** Show one chosen page. */
-export async function showCard(card, title, atlas, page) {
-  const facts = [
-    ["label", page.label],
-    ["template", page.template],
-    ["height", `${page.height} rows`],
-    ["error", page.error.toPrecision(3)],
-  ];
-  if (page.cluster >= 0) facts.push(["cluster", String(page.cluster)]);
-  card.replaceChildren(
-    element("strong", { textContent: title }),
-    await thumbnail(atlas, page.row),
-    named(page.id),
-    ...facts.map(([name, value]) => named(`${name}: ${value}`)),
-  );
-  card.dataset.row = page.row;
-}
-
-function named(text) {
-  return element("span", { className: "name", textContent: text, dir: "auto" });
 }

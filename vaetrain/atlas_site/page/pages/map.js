@@ -1,36 +1,53 @@
-// Small map of all pages on a canvas: pan, zoom, choose a page by pointer or keyboard.
+// Map of all pages on a canvas: pan, zoom, choose a page by pointer or keyboard.
 
-const COLOURS = ["#3b82f6", "#ef7d22", "#2fa84f", "#d64545", "#8f63d2", "#9a6a4f", "#d965b4",
-  "#7d8597", "#b5a51c", "#1ba8b8"];
-const PLAIN = "#8a90a0";
+import { coloursOf, columnsOf } from "./colours.js";
+
+const FOOT = 48; // CSS pixels
 const CLOSE = 14; // pixels within which a click finds a point
 const KEYS = { ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, -1], ArrowDown: [0, 1] };
 
-/** Return a colour as an opaque pixel of an image, whose bytes are red, green, blue, opacity. */
-function pixelOf(colour) {
-  const value = parseInt(colour.slice(1), 16);
-  const [red, green, blue] = [value >> 16, (value >> 8) & 255, value & 255];
-  return new Uint32Array(Uint8Array.of(red, green, blue, 255).buffer)[0];
-}
-
 export class PageMap {
-  /** onChoose(row): a page was chosen; onMove(row): the keyboard moved to a page. */
-  constructor(canvas, atlas, { onChoose, onMove }) {
-    Object.assign(this, { canvas, atlas, onChoose, onMove });
+  /**
+   * onChoose(row): a page was chosen; onMove(row): the keyboard moved to a page; onHover(row, x, y):
+   * the pointer is over a page (null: over none), at this place of the canvas in CSS pixels.
+   */
+  constructor(canvas, atlas, { onChoose, onMove, onHover = () => {} }) {
+    Object.assign(this, { canvas, atlas, onChoose, onMove, onHover });
     this.marks = new Map();
     this.cursor = null;
-    const groups = atlas.clusters.length > 0 ? atlas.clusterOf : atlas.labelOf;
-    this.colours = Uint32Array.from(groups, (group) =>
-      pixelOf(group < 0 ? PLAIN : COLOURS[group % COLOURS.length]));
+    this.colours = coloursOf(atlas, columnsOf(atlas)[0]).colours; // of 0: not drawn
     this.showAll();
     canvas.addEventListener("pointerdown", (event) => this._press(event));
     canvas.addEventListener("pointermove", (event) => this._drag(event));
     canvas.addEventListener("pointerup", (event) => this._release(event));
+    canvas.addEventListener("pointerleave", () => this.onHover(null));
     canvas.addEventListener("wheel", (event) => {
       event.preventDefault();
       this._zoom(event.deltaY < 0 ? 1.2 : 1 / 1.2, ...this._place(event));
     }, { passive: false });
     canvas.addEventListener("keydown", (event) => this._key(event));
+  }
+
+  /** Let three buttons zoom in, zoom out and show the whole map. */
+  connect(buttons) {
+    const [closer, farther, whole] = buttons.querySelectorAll("button");
+    closer.onclick = () => this._zoom(1.5);
+    farther.onclick = () => this._zoom(1 / 1.5);
+    whole.onclick = () => this.showAll();
+  }
+
+  /** Give the canvas as many pixels as it has on the screen, also later when its size changes. */
+  followSize() {
+    const follow = () => {
+      const box = this.canvas.getBoundingClientRect();
+      const density = Math.min(2, window.devicePixelRatio);
+      const [width, height] = [box.width, box.height].map((side) => Math.round(side * density));
+      if (width === 0 || height === 0) return;
+      Object.assign(this.canvas, { width, height });
+      this.showAll();
+    };
+    new ResizeObserver(follow).observe(this.canvas);
+    follow();
   }
 
   /** Show the whole map. */
@@ -44,8 +61,11 @@ export class PageMap {
       bottom = Math.max(bottom, y[row]);
     }
     const { width, height } = this.canvas;
-    this.scale = 0.92 * Math.min(width / (right - left || 1), height / (bottom - top || 1));
-    this.centre = [(left + right) / 2, (top + bottom) / 2];
+    // The buttons on the map cover its foot.
+    const foot = (FOOT * width) / (this.canvas.getBoundingClientRect().width || width);
+    const free = height - foot;
+    this.scale = 0.94 * Math.min(width / (right - left || 1), free / (bottom - top || 1));
+    this.centre = [(left + right) / 2, (top + bottom) / 2 - foot / 2 / this.scale];
     this.draw();
   }
 
@@ -68,14 +88,21 @@ export class PageMap {
     // Pixels are set directly: a call of the canvas for each of 100,000 points takes too long.
     const picture = context.createImageData(width, height);
     const pixels = new Uint32Array(picture.data.buffer);
-    const side = Math.round(Math.min(6, Math.max(2, 120 / Math.sqrt(atlas.pages))));
+    const spread = 0.25 * Math.sqrt((width * height) / atlas.pages);
+    const side = Math.round(Math.min(0.01 * Math.max(width, height), Math.max(2, spread)));
+    const insets = Array.from({ length: side }, (_, line) => {
+      const [radius, away] = [side / 2, line + 0.5 - side / 2]; // of a disc
+      return Math.round(radius - Math.sqrt(radius * radius - away * away));
+    });
     const [left, top] = [width / 2 - side / 2, height / 2 - side / 2];
     for (let row = 0; row < atlas.pages; row++) {
       const x = Math.round(left + (atlas.x[row] - this.centre[0]) * this.scale);
       const y = Math.round(top - (atlas.y[row] - this.centre[1]) * this.scale);
       if (x < 0 || y < 0 || x > width - side || y > height - side) continue;
-      for (let line = y; line < y + side; line++) {
-        pixels.fill(this.colours[row], line * width + x, line * width + x + side);
+      if (this.colours[row] === 0) continue;
+      for (let line = 0; line < side; line++) {
+        const start = (y + line) * width + x;
+        pixels.fill(this.colours[row], start + insets[line], start + side - insets[line]);
       }
     }
     context.putImageData(picture, 0, 0);
@@ -121,7 +148,8 @@ export class PageMap {
     for (let row = 0; row < this.atlas.pages; row++) {
       const [px, py] = this._screen(this.atlas.x[row], this.atlas.y[row]);
       const distance = (px - x) ** 2 + (py - y) ** 2;
-      if (distance < best && allowed(px - x, py - y)) [best, found] = [distance, row];
+      if (distance >= best || this.colours[row] === 0 || !allowed(px - x, py - y)) continue;
+      [best, found] = [distance, row];
     }
     return found;
   }
@@ -132,8 +160,12 @@ export class PageMap {
   }
 
   _drag(event) {
-    if (!this.pressed) return;
     const [x, y] = this._place(event);
+    if (!this.pressed) {
+      this.onHover(this._nearest([x, y], CLOSE), event.offsetX, event.offsetY);
+      return;
+    }
+    this.onHover(null);
     const { start, last } = this.pressed;
     if (Math.hypot(x - start[0], y - start[1]) > 4) this.pressed.moved = true;
     if (this.pressed.moved) this._pan(x - last[0], y - last[1]);

@@ -7,26 +7,31 @@ const KINDS = {
   latents: async (response) => new Float32Array(await response.arrayBuffer()),
   vectors: async (response) => fromHalf(new Uint16Array(await response.arrayBuffer())),
 };
-const ENDINGS = { texts: "json", pictures: "png.bin", latents: "mu.bin", vectors: "vectors.bin" };
+const FILES = {
+  texts: (block) => `pages/blocks/${block}.json`,
+  pictures: (block) => `pages/blocks/${block}.png.bin`,
+  latents: (block) => `latent/blocks/${block}.mu.bin`,
+  vectors: (block) => `latent/blocks/${block}.vectors.bin`,
+};
 
 export class Atlas {
-  /** Open the atlas whose files are in the folder `base`, an URL that ends with a slash. */
-  static async open(base) {
-    const [description, places, groups] = await Promise.all([
-      get(base, "atlas.json", (response) => response.json()),
-      get(base, "places.bin", (response) => response.arrayBuffer()),
-      get(base, "groups.bin", (response) => response.arrayBuffer()),
+  /** Open the atlas at the URL `base`, which ends with a slash; `model`: with what the model needs. */
+  static async open(base, { model = false } = {}) {
+    const json = (response) => response.json();
+    const [description, points, more] = await Promise.all([
+      get(base, "pages/pages.json", json),
+      get(base, "pages/points.bin", (response) => response.arrayBuffer()),
+      model ? get(base, "latent/latent.json", json) : {},
     ]);
-    return new Atlas(base, description, new Float32Array(places), new Int32Array(groups));
+    return new Atlas(base, { ...description, ...more }, points);
   }
 
-  constructor(base, description, places, groups) {
+  constructor(base, description, points) {
     Object.assign(this, description);
     this.base = base;
-    this.x = places.subarray(0, this.pages);
-    this.y = places.subarray(this.pages);
-    this.clusterOf = groups.subarray(0, this.pages);
-    this.labelOf = groups.subarray(this.pages);
+    const column = (Kind, number) => new Kind(points, 4 * number * this.pages, this.pages);
+    [this.x, this.y, this.heights, this.errors] = [0, 1, 2, 3].map((n) => column(Float32Array, n));
+    [this.clusterOf, this.labelOf, this.templateOf] = [4, 5, 6].map((n) => column(Int32Array, n));
     this.kept = new Map();
   }
 
@@ -36,7 +41,7 @@ export class Atlas {
 
   /** Return one kind of values of a block; the most recent ones are kept. */
   read(kind, number) {
-    const name = `blocks/${number}.${ENDINGS[kind]}`;
+    const name = FILES[kind](number);
     const known = this.kept.get(name);
     const found = known ?? get(this.base, name, KINDS[kind]);
     this.kept.delete(name);
