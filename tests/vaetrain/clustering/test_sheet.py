@@ -22,6 +22,16 @@ def test_typical_and_atypical_pages_are_of_different_templates():
     assert shown_pages(np.full(11, NOISE), distances, groups, NOISE, None) == ([], [10, 9, 8 - 1])
 
 
+HOSTILE = [
+    "x" * 10**6,
+    "\x1b[2J",
+    "登录",
+    "\u202egnp.exe\u2066",
+    "<script>alert(1)</script>",
+    "\0\n",
+]
+
+
 def page(rows: int, grey: int, width: int = sheet.PAGE_WIDTH) -> np.ndarray:
     return np.full((rows, width), grey, np.uint8)
 
@@ -47,7 +57,7 @@ def test_pages_are_drawn_in_their_columns_and_tall_ones_are_cut(width):
 def test_a_cluster_without_pages_or_spread_is_drawn():
     rows = [
         ClusterRow(0, [], [page(20, 10)], [], [], np.array([0.0])),
-        ClusterRow(NOISE, ["x" * 500, "\x1b[2J", "登录"], [], [], [], np.array([0.0, 0.0])),
+        ClusterRow(NOISE, HOSTILE, [], [], [], np.array([0.0, 0.0])),
     ]
     assert drawn(rows).shape[2] == 3
 
