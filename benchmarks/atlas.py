@@ -188,10 +188,9 @@ def take_pictures(folder: Path, out: Path) -> None:
 
 
 def _save(page: Any, path: Path) -> None:
-    """Write what the page shows, with 128 colours, as soon as it has come to rest."""
+    """Write what the page shows as soon as it has come to rest."""
     page.wait_for_timeout(2000)
-    picture = Image.open(io.BytesIO(page.screenshot()))
-    picture.convert("RGB").quantize(128).save(path, optimize=True)
+    Image.open(io.BytesIO(page.screenshot())).convert("RGB").save(path, optimize=True)
 
 
 def open_and_drag(page: Any, address: str, seconds: int, text: str) -> dict[str, float]:

@@ -38,7 +38,7 @@ export async function showCard(card, title, atlas, page) {
     ["label", page.label],
     ["template", page.template],
     ["height", `${page.height} rows`],
-    ["reconstruction error", page.error.toPrecision(3)],
+    ["error", page.error.toPrecision(3)],
   ];
   if (page.cluster >= 0) facts.push(["cluster", String(page.cluster)]);
   card.replaceChildren(

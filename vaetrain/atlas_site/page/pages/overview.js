@@ -55,8 +55,9 @@ class Overview {
       this._links();
       report(`Page ${page.id}.`);
       await listPages($("like"), atlas, neighboursOf(page), (near) => this.choose(near));
-      $("page-title").scrollIntoView({ block: "nearest" });
-      $("chosen").scrollIntoView({ block: "nearest" });
+      const images = Array.from($("chosen").querySelectorAll("img"));
+      await Promise.all(images.map((image) => image.decode().catch(() => {})));
+      $("page-title").parentElement.scrollIntoView({ block: "nearest" });
       history.replaceState(null, "", `#page=${row}`);
     });
   }
