@@ -201,7 +201,8 @@ def open_and_drag(page: Any, address: str, seconds: int, text: str) -> dict[str,
     """
     spent, start = processor_time(), time.perf_counter()
     page.goto(address, wait_until="commit")
-    if page.wait_for_selector("iframe, body[data-ready]", state="attached").is_visible():
+    page.wait_for_selector("iframe, body[data-ready]", state="attached")
+    if page.locator("iframe").count():
         frame = page.frames[-1]
         inner = page.frame_locator("iframe")
         inner.get_by_text(text).first.wait_for()
