@@ -7,6 +7,7 @@ shards. The samples of the first batch are read from the real shard.
 from __future__ import annotations
 
 import os
+import tempfile
 import time
 import tracemalloc
 from dataclasses import asdict, replace
@@ -18,6 +19,7 @@ from shards.atomic_files import sha256_of
 from shards.errors import DamagedShards
 from shards.format.index import BLOCK, HEADER_NAME, TABLE_NAME, header_bytes
 from shards.open import open_index
+from shards.reading.checked_files import CheckedFiles
 from shards.reading.collator import Collator
 from shards.reading.datasets import TrainingDataset
 from shards.reading.height_ladder import height_ladder
@@ -95,11 +97,13 @@ def time_first_batch(folder: Path, ranks: int, rank: int, epochs: float) -> dict
     step = int(epochs * len(selection)) // order.global_batch_size
     order.step(step)
     seconds["ids"] = time.perf_counter() - start
-    collator = Collator(ShardFiles(index), width=WIDTH, max_height=ROWS, ladder=ladder, seed=0)
-    reader = TrainingDataset(
-        order, collator, rank=rank, world_size=ranks, micro_batch_size=MICRO_BATCH
-    )
-    batch = reader[step]
+    with tempfile.TemporaryDirectory() as name:  # no check of an earlier start is remembered
+        files = ShardFiles(index, CheckedFiles(Path(name)))
+        collator = Collator(files, width=WIDTH, max_height=ROWS, ladder=ladder, seed=0)
+        reader = TrainingDataset(
+            order, collator, rank=rank, world_size=ranks, micro_batch_size=MICRO_BATCH
+        )
+        batch = reader[step]
     if isinstance(batch, DamagedShards):
         raise batch
     seconds["batch"] = time.perf_counter() - start

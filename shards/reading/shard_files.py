@@ -11,28 +11,32 @@ from typing import Any
 
 import numpy as np
 
-from shards.atomic_files import sha256_of
 from shards.errors import DamagedShards
 from shards.format.index import BLOCK, HEADER_NAME, Index
 from shards.format.tar import JSON, read_members
+from shards.reading.checked_files import CheckedFiles
 
 
 class ShardFiles:
     """Reader of samples by id, from the byte ranges in the index.
 
-    Each process checks the SHA-256 of a shard when it first opens it, and again when the file has
-    changed since.
+    A process asks for the SHA-256 of a shard when it first opens it, and again when the file has
+    changed since; a shard is hashed once per machine and day.
+
+    Args:
+        checked: memory of the checks; default: that of all processes of this user.
     """
 
     OPEN_FILES = 64
 
-    def __init__(self, index: Index) -> None:
+    def __init__(self, index: Index, checked: CheckedFiles | None = None) -> None:
         self.index = index
+        self.checked = checked or CheckedFiles()
         self._open: OrderedDict[int, io.FileIO] = OrderedDict()
         self._checked: dict[int, tuple[int, ...]] = {}
 
     def __reduce__(self) -> tuple:
-        return ShardFiles, (self.index,)
+        return ShardFiles, (self.index, self.checked)
 
     def members(self, sample_id: int) -> dict[str, bytes]:
         """Return the files of one sample by extension: `json`, `boxes.npy`, `png`.
@@ -138,7 +142,7 @@ class ShardFiles:
             file = io.FileIO(path)
             current = stamp(file)
             if current != self._checked.get(shard):
-                if sha256_of(file) != self.index.shards[shard].sha256:
+                if not self.checked.has_sha256(file, self.index.shards[shard].sha256):
                     in_use = shard in self._checked
                     fault = "was changed while it was in use" if in_use else "is damaged"
                     raise DamagedShards(

@@ -9,11 +9,14 @@ import numpy as np
 import pytest
 import torch
 
+from shards.atomic_files import sha256_of
 from shards.build import build
 from shards.building.options import BuildOptions
 from shards.errors import DamagedShards
 from shards.format.index import Index
 from shards.open import open_index
+from shards.reading import checked_files
+from shards.reading.checked_files import CheckedFiles
 from shards.reading.collator import Collator
 from shards.reading.datasets import EvaluationDataset, TrainingDataset
 from shards.reading.height_ladder import height_ladder
@@ -21,7 +24,7 @@ from shards.reading.reader_processes import read_batches
 from shards.reading.sample_order import SampleOrder
 from shards.reading.selection import select
 from shards.reading.shard_files import ShardFiles
-from tests.support.paths import SAMPLE
+from tests.support.paths import REPO, SAMPLE
 
 WIDTH, MAX_HEIGHT, STRIDE, GLOBAL = 64, 128, 16, 8
 LADDER = height_ladder(MAX_HEIGHT, STRIDE)
@@ -187,6 +190,26 @@ def test_a_damaged_shard_is_refused_in_one_line(index, tmp_path, workers):
     with pytest.raises(DamagedShards, match=r"train-\d+\.tar: is damaged") as refusal:
         training_batches(open_index(copy), workers=workers)
     assert "\n" not in str(refusal.value)
+
+
+def test_a_second_pass_hashes_no_shard_that_a_reader_process_has_hashed(tmp_path, monkeypatch):
+    old = open_index(REPO / "tests" / "fixtures" / "version_0_1" / "shards")
+    hashed = []
+
+    def counted(file):
+        hashed.append(file.name)
+        return sha256_of(file)
+
+    monkeypatch.setattr(checked_files, "sha256_of", counted)
+    for workers in (1, 0):  # as two validations, each of which starts its readers anew
+        files = ShardFiles(old, CheckedFiles(tmp_path / "checked"))
+        collator = Collator(files, width=WIDTH, max_height=MAX_HEIGHT, ladder=LADDER, seed=0)
+        pages = EvaluationDataset(select(old, "all", width=WIDTH, max_height=MAX_HEIGHT), collator)
+        list(read_batches(pages, range(len(pages)), workers=workers, prefetch=2))
+    assert hashed == []
+    shutil.rmtree(tmp_path / "checked")
+    everything(ShardFiles(old, CheckedFiles(tmp_path / "checked")))
+    assert len(hashed) == len(old.shards)
 
 
 def a_copy(index: Index, folder: Path) -> Index:
