@@ -14,7 +14,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -110,11 +110,13 @@ class TrialRunner:
         trainer: command line; policy, length and run directory are appended.
         table: JSONL file, rewritten atomically after every trial.
         settings: digest of everything else that a loss depends on; see `settings_digest`.
+        threads: the last training's line about its CPU threads; empty before the first training.
     """
 
     trainer: list[str]
     table: Path
     settings: str
+    threads: str = field(default="", init=False)
 
     def __post_init__(self) -> None:
         try:
@@ -151,13 +153,14 @@ class TrialRunner:
             settings = [f"augment.policy={folder / 'policy.yaml'}", f"train.max_images={images}"]
             done = subprocess.run(
                 [*_END_WITH_PARENT, *self.trainer, *settings, "--run-dir", str(folder / "run")],
-                stdout=subprocess.DEVNULL,
-                stderr=subprocess.PIPE,
+                capture_output=True,
                 text=True,
                 errors="replace",
             )
             if done.returncode:
                 raise UserError(f"a training failed: {_error_message(done)}")
+            logged = done.stdout.splitlines()
+            self.threads = next((line for line in logged if line.startswith("threads: ")), "")
             lines = read_metrics(folder / "run" / METRICS_FILE)
         validations = [line for line in lines if line["split"] == "val"]
         if not validations:

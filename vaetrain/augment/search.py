@@ -63,6 +63,8 @@ def main() -> int:
     for name, final_loss in ranking:
         print(f"{final_loss:.6g}\t{name}\t{describe(policies[name])}")
     print(f"{out}: {summary}; train with augment.policy={'auto' if not arguments.out else out}")
+    if runner.threads:
+        print(runner.threads, file=sys.stderr)
     return 0
 
 

@@ -2,6 +2,7 @@
 
 import functools
 import json
+import re
 import shutil
 import subprocess
 from pathlib import Path
@@ -57,6 +58,7 @@ def test_search_writes_the_best_policy_where_auto_finds_it(shards, first_search)
     printed = [float(line.split("\t")[0]) for line in first_search.stdout.splitlines()[:-1]]
     assert printed == pytest.approx(sorted(row["loss"] for row in rows), rel=1e-5)
     assert first_search.stdout.splitlines()[-1].endswith("train with augment.policy=auto")
+    assert re.search(r"^threads: [1-9]", first_search.stderr, re.MULTILINE)
 
 
 def test_repeated_search_trains_nothing_again(shards, first_search, tmp_path):
