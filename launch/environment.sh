@@ -23,9 +23,9 @@ use_environment() {
     export VIRTUAL_ENV=$venv PATH="$bin:$PATH"
     if ! grep -qxF -- "$wanted" "$stamp" 2>/dev/null; then
         echo "installing into $venv (minutes the first time)"
-        # Python compiles the modules that are imported; compiling all of torch etc. takes longer
-        # than the rest of the installation.
-        python -m pip install -qq --no-compile --editable ".${extras:+[$extras]}"
+        # pip compiles all modules. Without that, where PYTHONDONTWRITEBYTECODE is set, every process
+        # would compile torch and deepspeed anew, for five seconds.
+        python -m pip install -qq --editable ".${extras:+[$extras]}"
         echo "$wanted" >> "$stamp"
     fi
 }

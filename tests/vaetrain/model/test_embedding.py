@@ -143,4 +143,5 @@ def test_a_model_embeds_pages_once_it_has_a_space(latent):
     vectors = model.embedding(images, heights)
     torch.testing.assert_close(vectors, model.space.vectors(latents[0], structure))
     low = model.embedding(images[1:, :, :20], heights[1:])  # padded to a multiple of 16
-    torch.testing.assert_close(low, vectors[1:])
+    # float64 vectors of a network in float32, whose sums depend on the padding
+    torch.testing.assert_close(low, vectors[1:], atol=1e-6, rtol=1e-5)
