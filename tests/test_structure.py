@@ -81,6 +81,7 @@ COVERS = {
         "vaetrain/training/trainer.py",
     ),
     "tests/launch/test_doctor.py": ("launch/diagnosis/*.py",),
+    "tests/launch/test_plan.py": ("launch/planning/*.py",),
     "tests/launch/test_soak.py": ("launch/small_run.py",),
     "tests/launch/test_report.py": ("launch/charts.py",),
     "tests/launch/test_sweep.py": ("launch/mlflow_study.py", "launch/training_process.py"),

@@ -10,6 +10,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils.flop_counter import FlopCounterMode
 
 from shards.randomness import sample_keys
+from vaetrain.evaluation.validation import probe_settings
 from vaetrain.model.config import ModelConfig
 from vaetrain.model.vae import VAE, draw_noise
 
@@ -29,6 +30,24 @@ def model_flops(config: ModelConfig, width: int, max_height: int, pages: int, ro
         (sum(losses) + output.ladder.sum()).backward()
 
     return count(work)
+
+
+def validation_flops(config: ModelConfig, width: int, max_height: int, rows: int) -> int:
+    """Count the FLOPs of the model in a validation of one page of `rows` rows.
+
+    The page is encoded once, and reconstructed from `mu` and by every probe, see `encode_pages`.
+    """
+
+    def work() -> None:
+        model = VAE(config, width, max_height)
+        ids = torch.zeros(1, dtype=torch.long)
+        noise = draw_noise(model, sample_keys(0, ids, ids, "eps"), (rows, width), 1.0, 0.0)
+        posterior = model.posterior(torch.zeros(1, 1, rows, width), ids + rows)
+        for settings in ({}, *probe_settings(model).values()):
+            model.reconstruct(posterior, ids + rows, (rows, width), ladder=noise.ladder, **settings)
+
+    with torch.no_grad():
+        return count(work)
 
 
 def count(work: Callable[[], Any]) -> int:

@@ -13,16 +13,98 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from vaetrain.engines.spec import ENGINES
+from vaetrain.engines.spec import ENGINES, EngineSpec
 
 BACKWARD = 2 / 3  # share of compute time; backward has twice the FLOPs of forward
 BUCKET, FIRST_BUCKET = 25 * 2**20, 2**20  # DDP's bucket sizes in bytes
 
-# Bytes sent in a step, as a multiple of one all-reduce of the gradients (Rajbhandari et al. 2020,
-# section 7). A reduce-scatter or an all-gather sends half as much as an all-reduce. Stage 3 has one
-# reduce-scatter of the gradients and two all-gathers of the weights.
+
+@dataclass(frozen=True)
+class Collective:
+    """Collectives of one kind in an optimizer step, over all ranks.
+
+    Attributes:
+        kind: `all-reduce`, `reduce-scatter` or `all-gather`.
+        tensors: `gradients` or `weights`.
+        bytes: of the whole tensors, of all calls of the step together.
+    """
+
+    kind: str
+    tensors: str
+    bytes: float
+
+    @property
+    def as_all_reduce(self) -> float:
+        """Bytes of the all-reduces that send as much.
+
+        A reduce-scatter and an all-gather send half of it (Patarasuk and Yuan 2009).
+        """
+        return self.bytes if self.kind == "all-reduce" else self.bytes / 2
+
+
+@dataclass(frozen=True)
+class WeightSizes:
+    """Numbers of parameters of a model, as the collectives of the engines need them.
+
+    Attributes:
+        parameters: all.
+        gathered_again: of FSDP2's units, which are gathered again in the backward pass.
+        persistent: in small tensors, which ZeRO-3 gathers after a step and then keeps.
+    """
+
+    parameters: int
+    gathered_again: int
+    persistent: int
+
+
+REUSED = 1_000_000_000  # DeepSpeed's stage3_max_reuse_distance, in parameters
+
+
+def step_collectives(spec: EngineSpec, sizes: WeightSizes, accumulation: int) -> list[Collective]:
+    """Return the collectives of an optimizer step on weights and gradients, which are fp32.
+
+    Rajbhandari et al. 2020, section 7, with what the engines do otherwise:
+
+    - ZeRO-1 and ZeRO-2: DeepSpeed all-reduces the gradients and drops the parts of other ranks,
+      where a reduce-scatter would send half as much.
+    - ZeRO-3 gathers the weights once a micro batch, not twice, if they are used again in the
+      backward pass before `REUSED` other parameters.
+    - FSDP2 gathers the weights outside all units once a micro batch, and units twice.
+
+    They were counted on two gloo ranks (NOTES.md). Scalars, such as the norm of the gradients, are
+    left out.
+
+    Args:
+        accumulation: micro batches of a step.
+    """
+    whole = 4.0 * sizes.parameters
+    if not spec.has_process_group:
+        return []
+    if spec.stage == 0:
+        return [Collective("all-reduce", "gradients", whole)]
+    if spec.stage < 3:
+        reductions = accumulation if spec.stage == 2 else 1
+        return [
+            Collective("all-reduce", "gradients", reductions * whole),
+            Collective("all-gather", "weights", whole),
+        ]
+    if spec.distributed_type == "FSDP":
+        gathered = accumulation * (whole + 4.0 * sizes.gathered_again)
+    else:
+        times = 1 if 2 * sizes.parameters <= REUSED else 2
+        kept = 4.0 * sizes.persistent
+        gathered = accumulation * times * (whole - kept) + kept
+    return [
+        Collective("reduce-scatter", "gradients", accumulation * whole),
+        Collective("all-gather", "weights", gathered),
+    ]
+
+
+# Bytes sent in a step of one micro batch, as a multiple of one all-reduce of the gradients; for
+# FSDP2 with all weights in units.
 TRAFFIC = {
-    spec.name: 1.5 if spec.stage == 3 else 1.0
+    spec.name: sum(each.as_all_reduce for each in step_collectives(spec, WeightSizes(1, 1, 0), 1))
+    / 4
     for spec in ENGINES.values()
     if spec.has_process_group and not spec.offload
 }
@@ -112,7 +194,13 @@ def hidden_share(size: float) -> float:
     return max(0.0, 1 - BUCKET / size)
 
 
-def step_seconds(computing: Sequence[float], ranks: int, sending: float, hidden: float) -> float:
+def step_seconds(
+    computing: Sequence[float],
+    ranks: int,
+    sending: float,
+    hidden: float,
+    overlapped: float = 1.0,
+) -> float:
     """Return the time of a step on `ranks` ranks.
 
     Args:
@@ -120,6 +208,7 @@ def step_seconds(computing: Sequence[float], ranks: int, sending: float, hidden:
         sending: time of a step's communication by itself.
         hidden: share of the communication that can overlap. The overlap is at most as long as the
             backward pass.
+        overlapped: share of the backward pass in which there is communication.
     """
-    slowest = expected_max(computing, ranks)
-    return slowest + sending - hidden * min(sending, BACKWARD * float(np.mean(computing)))
+    backward = overlapped * BACKWARD * float(np.mean(computing))
+    return expected_max(computing, ranks) + sending - hidden * min(sending, backward)

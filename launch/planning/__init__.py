@@ -1,0 +1,1 @@
+"""Prediction of a large run from settings, model shapes and the index: nothing is trained."""
