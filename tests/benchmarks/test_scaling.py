@@ -24,7 +24,7 @@ def test_a_step_of_two_ranks_is_the_slower_one_plus_the_all_reduce():
     slower = 0.25 * 0.2 + 0.75 * 0.4
     sending = 0.01 + 2 * 1e-3
     assert scaling.predict(computing, LINK, size, "ddp") == pytest.approx(slower + sending, 1e-3)
-    more = scaling.predict(computing, LINK, size, "zero3")
+    more = scaling.predict(computing, LINK, size, "zero1")
     assert more == pytest.approx(slower + 0.015 + 2 * 1e-3, 1e-3)
     hidden = scaling.predict(computing, LINK | {"hidden": 1.0}, size, "ddp")
     assert hidden == pytest.approx(slower, 1e-3)
