@@ -1,7 +1,7 @@
 """Evaluate a run on any shards.
 
     python -m vaetrain.evaluate RUN --shards DIR [--split val|train|all] [--json FILE]
-        [--baselines TRAIN_SHARDS]
+        [--baselines TRAIN_SHARDS] [--sheets FOLDER]
 
 Uses the averaged weights of the run, which may be finished, or stopped after a checkpoint.
 Reconstructions are decoded from `mu`. Validation pages are chosen as in training: the pages of the
@@ -10,7 +10,8 @@ measured if their weights are in torch's cache. Without Inception's weights `fid
 `fid`; its values are comparable with one another only. Samples of the prior are compared with the
 training pages of TRAIN_SHARDS; without it with those of the run's own shards, or, if these are not
 on this machine, of DIR. With several processes
-(`accelerate launch -m vaetrain.evaluate ...`) the pages are shared among the ranks.
+(`accelerate launch -m vaetrain.evaluate ...`) the pages are shared among the ranks. `--sheets`
+writes samples, interpolations and reconstructions as pictures; it needs one process.
 """
 
 from __future__ import annotations
@@ -18,11 +19,16 @@ from __future__ import annotations
 import argparse
 import json
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from shards import cli
-from shards.atomic_files import write_atomic
-from vaetrain.cli import output_file
+from shards.atomic_files import write_atomic, writing
+from shards.format.png import encode_png
+from vaetrain.cli import output_file, output_folder
+
+if TYPE_CHECKING:
+    from vaetrain.data.loading import PageReader
+    from vaetrain.inference.trained_model import TrainedModel
 
 
 def main() -> int:
@@ -50,6 +56,12 @@ def main() -> int:
         help="also measure baselines: a blank page, and the mean page and PCA fitted to the "
         "training pages of these shards",
     )
+    parser.add_argument(
+        "--sheets",
+        type=output_folder,
+        metavar="FOLDER",
+        help="write contact sheets: samples.png, interpolations.png and reconstructions.png",
+    )
     evaluate(parser.parse_args())
     return 0
 
@@ -61,6 +73,8 @@ def evaluate(arguments: argparse.Namespace) -> None:
     from vaetrain.inference.trained_model import TrainedModel
 
     trained = TrainedModel(arguments.run)
+    if arguments.sheets is not None:
+        trained.require_one_process("vaetrain.evaluate --sheets")
     data = trained.open_shards(arguments.shards)
     training = None if arguments.baselines is None else trained.open_shards(arguments.baselines)
     metrics = evaluate_model(trained, data, arguments.split, training)
@@ -69,9 +83,21 @@ def evaluate(arguments: argparse.Namespace) -> None:
         if arguments.json is not None:
             write_atomic(arguments.json, json.dumps(metrics, indent=2) + "\n")
         print_table(metrics)
+    if arguments.sheets is not None:
+        write_sheets(Path(arguments.sheets), trained, data, arguments.split)
     trained.report_threads()
     if engine.world_size > 1:
         engine.shut_down(0)
+
+
+def write_sheets(folder: Path, trained: TrainedModel, data: PageReader, split: str) -> None:
+    """Write the contact sheets of a split's pages into a folder, which is made if needed."""
+    from vaetrain.reporting.contact_sheets import contact_sheets
+
+    with writing(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+    for name, picture in contact_sheets(trained, data, data.select(split)).items():
+        write_atomic(folder / f"{name}.png", encode_png(picture))
 
 
 def print_table(metrics: dict[str, Any]) -> None:

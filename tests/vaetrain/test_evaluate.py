@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from shards.build import build
 from shards.building.options import BuildOptions
@@ -42,11 +43,14 @@ def l1_one_by_one(folder: Path, ids: range) -> float:
 
 @pytest.mark.parametrize("split", ["all", "val"])
 def test_metrics_are_means_over_the_pages_of_the_split(small_run, tmp_path, split):
-    out = tmp_path / "metrics.json"
-    done = evaluate(
-        small_run / "run", "--shards", small_run / "shards", "--split", split, "--json", out
-    )
+    out, sheets = tmp_path / "metrics.json", tmp_path / "new" / "sheets"
+    files = ["--json", out, "--sheets", sheets]
+    done = evaluate(small_run / "run", "--shards", small_run / "shards", "--split", split, *files)
     assert done.returncode == 0, done.stderr
+    names = ["interpolations.png", "reconstructions.png", "samples.png"]
+    assert sorted(path.name for path in sheets.iterdir()) == names
+    with Image.open(sheets / "samples.png") as picture:
+        assert picture.mode == "L"
     metrics = json.loads(out.read_text())
     ids = open_index(small_run / "shards").ids(split)
     assert metrics["pages"] == len(ids)
