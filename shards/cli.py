@@ -66,7 +66,13 @@ def print_line(message: str) -> None:
 
 
 def progress(items: Iterable | None = None, **settings):
-    """Return a tqdm progress bar on stderr, disabled if stderr is not a terminal."""
+    """Return a progress bar of tqdm on stderr; if that is no terminal, lines, see `ProgressLines`.
+
+    Of several ranks, only the main process shows it.
+    """
     from tqdm import tqdm
 
-    return tqdm(items, disable=not sys.stderr.isatty(), **settings)
+    from shards.progress import ProgressLines
+
+    kind = tqdm if sys.stderr.isatty() else ProgressLines
+    return kind(items, disable=os.environ.get("RANK", "0") != "0", **settings)

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from shards.atomic_files import atomic_folder, sha256_of
+from shards.progress import stage
 from vaetrain.atlas_site.block_files import write_blocks
 from vaetrain.atlas_site.clusters import Clusters, read_clusters
 from vaetrain.atlas_site.latent_files import reason_against, write_latent
@@ -50,12 +51,13 @@ def build_atlas(
         return
     with tempfile.TemporaryDirectory(prefix="atlas-") as folder:
         space = trained.space_of(data)
+        print(f"encoding {len(data.index)} pages", flush=True)
         pages = measure_pages(trained, data, space, thumbnail, Path(folder))
-        print(f"{len(pages)} pages encoded; comparing them", flush=True)
-        neighbours = find_neighbours(pages.vectors)
-        places = project(pages.vectors, neighbours)
-        print("writing the files", flush=True)
-        with atomic_folder(out) as draft:
+        with stage("finding the neighbours of each page"):
+            neighbours = find_neighbours(pages.vectors)
+        with stage("placing the pages on the map"):
+            places = project(pages.vectors, neighbours)
+        with stage("writing the files"), atomic_folder(out) as draft:
             shutil.copytree(PAGE, draft, dirs_exist_ok=True)
             reason = reason_against(trained)
             shown = (pages, places, neighbours, groups)

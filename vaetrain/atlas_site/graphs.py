@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import logging
-import warnings
 from pathlib import Path
 
 import torch
@@ -12,7 +11,7 @@ from torch import Tensor, nn
 from torch.export import Dim
 
 from shards.errors import UserError
-from vaetrain.inference.onnx_graph import CHECKED_BATCHES, TOLERANCE, open_session
+from vaetrain.inference.onnx_graph import CHECKED_BATCHES, TOLERANCE, export_graph, open_session
 from vaetrain.model.embedding import EmbeddingSpace
 from vaetrain.model.vae import VAE
 from vaetrain.prior.flow import Flow
@@ -89,19 +88,7 @@ def _write(
     graph.eval()
     # It logs each operation that it cannot compute in advance.
     logging.getLogger("onnxscript.optimizer._constant_folding").setLevel(logging.ERROR)
-    with warnings.catch_warnings():
-        # It warns that the inputs' sizes have one name in common, as they should.
-        warnings.filterwarnings("ignore", "# The axis name", UserWarning)
-        program = torch.onnx.export(
-            graph,
-            kwargs=examples[0],
-            dynamic_shapes=shapes,
-            input_names=list(examples[0]),
-            output_names=list(graph.outputs),
-            dynamo=True,
-            verbose=False,
-        )
-    program.save(path, external_data=False)
+    export_graph(graph, path, examples[0], list(examples[0]), shapes)
     session, largest = open_session(path), 0.0
     for named in examples:
         outputs = session.run(None, {name: value.numpy() for name, value in named.items()})

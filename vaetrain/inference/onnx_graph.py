@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnxruntime
@@ -134,16 +136,7 @@ def write_graph(graph: WholeGraph, path: Path, width: int, max_height: int) -> f
         return {0: batch, 2: scale * rows}
 
     shapes = _call({name: dynamic(name, value) for name, value in named.items()})
-    program = torch.onnx.export(
-        graph,
-        kwargs=_call(named),
-        dynamic_shapes=shapes,
-        input_names=list(named),
-        output_names=list(graph.outputs),
-        dynamo=True,
-        verbose=False,
-    )
-    program.save(path, external_data=False)
+    export_graph(graph, path, _call(named), list(named), shapes)
     heights = sorted({stride, stride * (max_rows // 2 or 1), stride * max_rows})
     sizes = [(count, (height, width)) for count in CHECKED_BATCHES for height in heights]
     difference = largest_difference(graph, path, sizes)
@@ -153,6 +146,31 @@ def write_graph(graph: WholeGraph, path: Path, width: int, max_height: int) -> f
             "nothing written"
         )
     return difference
+
+
+def export_graph(
+    graph: nn.Module, path: Path, inputs: dict[str, Any], names: list[str], shapes: dict | None
+) -> None:
+    """Write a module to an ONNX file; its attribute `outputs` names what it returns.
+
+    Args:
+        inputs: keyword arguments of an example.
+        names: of the inputs in the file.
+        shapes: dynamic axes of each input, as of `torch.onnx.export`.
+    """
+    with warnings.catch_warnings():
+        # It warns that the inputs' sizes have one name in common, as they should.
+        warnings.filterwarnings("ignore", "# The axis name", UserWarning)
+        program = torch.onnx.export(
+            graph,
+            kwargs=inputs,
+            dynamic_shapes=shapes,
+            input_names=names,
+            output_names=list(graph.outputs),
+            dynamo=True,
+            verbose=False,
+        )
+        program.save(path, external_data=False)
 
 
 def open_session(path: Path) -> onnxruntime.InferenceSession:
