@@ -106,7 +106,7 @@ class PartitionedOrder(SampleOrder):
         return first, -((partition - (epoch + 1) * size) // self.partitions)
 
     def _draw_epoch(self, epoch: int) -> tuple[np.ndarray, ...]:
-        """Return shuffled shards, and bounds of these, of partitions, and of windows (in rounds)."""
+        """Return shuffled shards, and bounds of these, of partitions and of windows (in rounds)."""
         starts, size = self.selection.starts, len(self.selection)
         shards = np.argsort(self._keys(epoch, np.arange(len(starts) - 1), "shard order"))
         bounds = np.concatenate([[0], np.cumsum(starts[shards + 1] - starts[shards])])
