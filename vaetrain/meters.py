@@ -175,12 +175,27 @@ class StepMeans:
         self.count.fill_(state["count"])
 
 
-def ids_hash(order: SampleOrder, steps: range) -> str:
-    """Return a hash of the samples of these global steps, 16 hexadecimal digits.
+def ids_of_steps(order: SampleOrder, steps: range, engine: Engine) -> list[np.ndarray] | None:
+    """Return the samples' ids of each step, (G,), on the main process; None elsewhere. Collective.
+
+    One rank of each team finds those of the team's partitions: all of them would be too much for
+    one rank.
+    """
+    team = order.team(engine.rank, engine.world_size)
+    if len(team.partitions) == order.partitions:  # one team: the main process needs no other rank
+        return [order.step(step)[0] for step in steps] if engine.is_main else None
+    own = [order.step(step, team.partitions)[0] for step in steps] if team.place == 0 else []
+    rows = torch.from_numpy(np.stack(own, axis=1)) if own else torch.zeros(0, len(steps)).long()
+    rows = engine.gather_to_main(rows.to(engine.device))
+    return None if rows is None else list(np.sort(rows.cpu().numpy(), axis=0).T)
+
+
+def ids_hash(ids: Sequence[np.ndarray]) -> str:
+    """Return a hash of the samples of some steps, 16 hexadecimal digits.
 
     SHA-256 of their sorted ids as little-endian int64.
     """
-    ids = np.sort(np.concatenate([order.step(step)[0] for step in steps]))
+    ids = np.sort(np.concatenate(ids))
     return hashlib.sha256(ids.astype("<i8").tobytes()).hexdigest()[:16]
 
 

@@ -23,7 +23,7 @@ from shards.reading.checked_files import CheckedFiles
 from shards.reading.collator import Collator
 from shards.reading.datasets import TrainingDataset
 from shards.reading.height_ladder import height_ladder
-from shards.reading.sample_order import SampleOrder
+from shards.reading.partitioned_order import build_order
 from shards.reading.selection import select
 from shards.reading.shard_files import ShardFiles
 
@@ -87,7 +87,7 @@ def time_first_batch(folder: Path, ranks: int, rank: int, epochs: float) -> dict
     selection = select(index, "train", width=WIDTH, max_height=ROWS)
     seconds["open"] = time.perf_counter() - start
     ladder = height_ladder(ROWS, STRIDE)
-    order = SampleOrder(
+    order = build_order(
         selection,
         seed=0,
         global_batch_size=ranks * MICRO_BATCH,
@@ -95,7 +95,7 @@ def time_first_batch(folder: Path, ranks: int, rank: int, epochs: float) -> dict
         ladder=ladder,
     )
     step = int(epochs * len(selection)) // order.global_batch_size
-    order.step(step)
+    order.step(step, order.team(rank, ranks).partitions)
     seconds["ids"] = time.perf_counter() - start
     with tempfile.TemporaryDirectory() as name:  # no check of an earlier start is remembered
         files = ShardFiles(index, CheckedFiles(Path(name)))

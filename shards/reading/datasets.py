@@ -27,23 +27,33 @@ class TrainingDataset(Dataset):
         rank: int,
         world_size: int,
         micro_batch_size: int,
+        machine: range | None = None,
     ) -> None:
+        """Prepare to read.
+
+        Args:
+            machine: ranks that share the cache of this machine, so that they fetch the same shards
+                ahead; default: only this rank.
+        """
         self.order = order
         self.collator = collator
-        self.rank = rank
-        self.world_size = world_size
+        self.team = order.team(rank, world_size)
+        self.fetched = order.partitions_of(machine or range(rank, rank + 1), world_size)
         self.micro_batch_size = micro_batch_size
         self.accumulation = order.global_batch_size // (world_size * micro_batch_size)
         self._window: tuple[int, int] | None = None
+        self._step: tuple[int, np.ndarray, np.ndarray] | None = None
 
     def __getitem__(self, number: int) -> Batch:
         step, part = divmod(number, self.accumulation)
         if (window := self.order.window(step)) != self._window:
             self._window = window
-            self.collator.files.prefetch(self.order.shards_from(*window))
-        ids, epochs = self.order.step(step)
+            self.collator.files.prefetch(self.order.shards_from(*window, self.fetched))
+        if self._step is None or self._step[0] != step:
+            self._step = (step, *self.order.step(step, self.team.partitions))
+        _, ids, epochs = self._step
         # At each accumulation step all ranks get pages of similar height, so no rank is slower.
-        first = (part * self.world_size + self.rank) * self.micro_batch_size
+        first = (part * self.team.ranks + self.team.place) * self.micro_batch_size
         own = slice(first, first + self.micro_batch_size)
         return self.collator.training_batch(ids[own], epochs[own])
 

@@ -1,139 +1,216 @@
-"""Order of the samples for many machines: every rank reads a part of the shards.
+"""Order of the samples for many machines: every rank uses a part of the shards.
 
 The shuffled shards of an epoch, as one sequence of samples, are cut into P partitions of equal
 length. Of the endless sequence of samples, number T belongs to partition T mod P, so every global
 batch has the same number of samples of each partition, also at the end of an epoch. P divides the
 global batch and depends on nothing but the data and the global batch size. If P and the world size
-have the divisor U, the ranks form U teams, each of which reads P / U consecutive partitions.
+have the divisor U, the ranks form U teams, each of which uses P / U consecutive partitions.
 
 Every partition has its own shuffled windows, of about one shard. Within a window, samples are
 sorted by height and cut into one piece per step. The pieces are shuffled in the same way in all
-partitions, so in a step all partitions give samples of the same quantile of heights, and ranks have
-equal work.
+partitions, so in a step all partitions have samples of the same quantile of heights, and ranks have
+equal work. Streaming of MosaicML has such partitions too, its canonical nodes, without heights.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from functools import lru_cache, partial
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
 
 import numpy as np
 
 from shards.reading.sample_order import SampleOrder
+from shards.reading.selection import Selection
 
-LARGEST = 1536  # partitions; a multiple of both 384 and 512
-SHARDS = 8  # of a partition, at least: cutting a shard in two then costs less than an eighth
+MOST_PARTITIONS = 1536  # a multiple of both 384 and 512
+# World sizes that partitions are to divide evenly over; all of them divide 1536.
+WORLDS = tuple(size for power in range(9) for size in (1 << power, 3 << power) if size <= 384)
+WORLDS += (512,)
+# A machine uses parts of two shards at the ends of its partitions. With fewer shards, these cost
+# more than a fifth of what it reads.
+SHARDS_PER_MACHINE = 8
+SHARDS_PER_PARTITION = 2  # a machine may have several partitions, which lie side by side
+SAMPLES_PER_PARTITION = 1024  # fewer would be cut into quantiles of unequal heights
+SAMPLES_PER_STEP = 4  # of a partition
 
 
-def partition_count(shards: int, global_batch_size: int) -> int:
-    """Return the largest divisor of the global batch size that is within the limits."""
-    limit = max(1, min(LARGEST, shards // SHARDS))
-    return max(n for n in range(1, limit + 1) if global_batch_size % n == 0)
+def partition_count(shards: int, samples: int, global_batch_size: int) -> int:
+    """Return the number of partitions for shards with so many samples; 1 for small data.
+
+    Of the numbers within the limits it is the one that divides most evenly over `WORLDS` (those
+    that may have it: divisors of the global batch size, with enough shards for each machine); of
+    equal ones the largest. A partition has an even number of samples in a step, if possible, since
+    pairs of samples stay together (`SampleOrder.step`).
+    """
+    if shards < 2 * SHARDS_PER_MACHINE:
+        return 1
+    limits = (
+        *(MOST_PARTITIONS, shards // SHARDS_PER_PARTITION, samples // SAMPLES_PER_PARTITION),
+        global_batch_size // SAMPLES_PER_STEP,
+    )
+    whole = global_batch_size if global_batch_size % 2 else global_batch_size // 2
+    possible = [n for n in range(1, max(1, min(limits)) + 1) if whole % n == 0]
+    worlds = [
+        size
+        for size in WORLDS
+        if global_batch_size % size == 0 and size <= shards // SHARDS_PER_MACHINE
+    ]
+
+    def evenness(count: int) -> tuple[int, int]:
+        return sum(math.gcd(count, size) * MOST_PARTITIONS // size for size in worlds), count
+
+    return max(possible, key=evenness)
+
+
+def build_order(selection: Selection, *, partitions: int | None = None, **options) -> SampleOrder:
+    """Return the order of a selection.
+
+    Args:
+        partitions: their number; None: that of `partition_count`.
+        options: those of `SampleOrder`.
+    """
+    if partitions is None:
+        shards, batch = len(selection.starts) - 1, options["global_batch_size"]
+        partitions = partition_count(shards, len(selection), batch)
+    if partitions == 1:
+        return SampleOrder(selection, **options)
+    return PartitionedOrder(selection, partitions=partitions, **options)
+
+
+def most_read(
+    order: SampleOrder, sizes: np.ndarray, world_size: int, ranks_per_machine: int
+) -> float:
+    """Return what the machine that reads most in the first epoch reads, relative to its share.
+
+    Its share is the size of all shards, divided by the number of machines.
+
+    Args:
+        sizes: of the shards, (S,).
+    """
+    read = []
+    for first in range(0, world_size, ranks_per_machine):
+        ranks = range(first, min(first + ranks_per_machine, world_size))
+        shards = order.shards_of_epoch(0, order.partitions_of(ranks, world_size))
+        read.append(int(sizes[shards].sum()))
+    return max(read) * len(read) / int(sizes.sum())
+
+
+@dataclass(frozen=True)
+class Epoch:
+    """Bounds of an epoch. A round is a sample of each partition; rounds count from the start.
+
+    Attributes:
+        shards: shuffled, positions in `Selection.starts`.
+        bounds: start of each of these shards in the sequence of the epoch's samples, and the end.
+        offsets: start of each partition in this sequence, and the end.
+        first, last: the round of each partition's first sample, and the one after its last.
+        borders: round at which each window starts, and the end.
+    """
+
+    shards: np.ndarray
+    bounds: np.ndarray
+    offsets: np.ndarray
+    first: np.ndarray
+    last: np.ndarray
+    borders: np.ndarray
 
 
 class PartitionedOrder(SampleOrder):
-    """Endless sequence of global batches, each with the same number of samples per partition."""
+    """Endless sequence of global batches, each with the same number of samples per partition.
 
-    def __init__(self, selection, **options) -> None:
+    Attributes:
+        partitions: their number, which divides the global batch size.
+        share: samples of a partition in a step.
+    """
+
+    VERSION = 2
+
+    def __init__(self, selection: Selection, *, partitions: int, **options) -> None:
         super().__init__(selection, **options)
-        self.partitions = partition_count(len(selection.starts) - 1, self.global_batch_size)
-        self.share = self.global_batch_size // self.partitions  # samples of a partition in a step
+        if self.global_batch_size % partitions:
+            raise ValueError(f"{partitions} partitions do not divide {self.global_batch_size}")
+        self.partitions = partitions
+        self.share = self.global_batch_size // partitions
         self._epoch = lru_cache(maxsize=4)(self._draw_epoch)
-        self._rows = lru_cache(maxsize=4 * self.partitions)(self._draw_rows)
+        # Neighbouring steps need the same window; a step needs two at the end of an epoch.
+        self._rows_of_window = lru_cache(maxsize=2)(lambda _epoch, _window: {})
 
-    def __reduce__(self) -> tuple:
-        make = partial(
-            PartitionedOrder,
-            seed=self.seed,
-            global_batch_size=self.global_batch_size,
-            window_shards=self.window_shards,
-            ladder=self.ladder,
-        )
-        return make, (self.selection,)
+    def _options(self) -> dict[str, Any]:
+        return super()._options() | {"partitions": self.partitions}
 
-    def step(self, number: int) -> tuple[np.ndarray, np.ndarray]:
-        """Return the samples of one optimizer step; see `SampleOrder.step`."""
-        return self._of_partitions(number, range(self.partitions))
+    def window(self, step: int) -> tuple[int, int]:
+        """Return the epoch, and the number of its window, that a step begins in."""
+        epoch = step * self.global_batch_size // len(self.selection)
+        borders = self._epoch(epoch).borders
+        return epoch, int(np.searchsorted(borders, step * self.share, side="right")) - 1
 
-    def team(self, rank: int, world_size: int) -> tuple[range, int, int]:
-        """Return a rank's partitions, its number in its team, and the number of ranks in a team."""
-        teams = math.gcd(self.partitions, world_size)
-        ranks, own = world_size // teams, self.partitions // teams
-        number = rank // ranks
-        return range(number * own, (number + 1) * own), rank % ranks, ranks
+    def shards_of_epoch(self, epoch: int, partitions: range) -> np.ndarray:
+        """Return the shards that partitions use in an epoch, as positions in `selection.starts`."""
+        drawn = self._epoch(epoch)
+        start, stop = drawn.offsets[[partitions.start, partitions.stop]]
+        return drawn.shards[_touched(drawn.bounds, start, stop)]
 
-    def team_step(self, number: int, rank: int, world_size: int) -> tuple[np.ndarray, np.ndarray]:
-        """Return the samples of one optimizer step that a rank's team has; as `step` does."""
-        return self._of_partitions(number, self.team(rank, world_size)[0])
+    def shards_at_once(self, partitions: range) -> int:
+        """Return the number of shards that partitions use during a window, at most."""
+        shards, windows = len(self.selection.starts) - 1, len(self._epoch(0).borders) - 1
+        of_partition = math.ceil(shards / (self.partitions * windows)) + 1
+        return min(shards, len(partitions) * of_partition)
 
-    def shards_of(self, epoch: int, window: int, partitions: range) -> list[int]:
-        """Return the shards that partitions need in a window, as positions in `starts`."""
-        found: dict[int, None] = {}
-        for partition in partitions:
-            _, shards, _, _ = self._cut(epoch, window, partition)
-            found.update(dict.fromkeys(shards.tolist()))
-        return list(found)
-
-    def windows(self, epoch: int) -> int:
-        """Return the number of windows of an epoch."""
-        return len(self._epoch(epoch)[3]) - 1
-
-    def _of_partitions(self, number: int, partitions: range) -> tuple[np.ndarray, np.ndarray]:
-        found = [piece for each in partitions for piece in self._pieces(number, each)]
-        place = np.concatenate([place for place, _ in found])
-        epochs = np.repeat([epoch for _, epoch in found], [len(place) for place, _ in found])
-        by_height = np.argsort(self.selection.heights_at(place), kind="stable")
-        return self.selection.ids_at(place[by_height]), epochs[by_height].astype(np.int64)
+    def _shards_by_window(self, epoch: int, window: int, partitions: range) -> Iterator[np.ndarray]:
+        yielded: set[int] = set()
+        for number in range(window, len(self._epoch(epoch).borders) - 1):
+            cuts = [self._cut(epoch, number, partition)[1] for partition in partitions]
+            # Consecutive windows share a shard, as do consecutive partitions.
+            new = [shard for shard in np.concatenate(cuts).tolist() if shard not in yielded]
+            yielded.update(new)
+            yield np.array(list(dict.fromkeys(new)), np.int64)
 
     def _pieces(self, number: int, partition: int) -> Iterator[tuple[np.ndarray, int]]:
-        """Yield a partition's samples in a step, as indices into the selection, with the epoch."""
         at, end = number * self.share, (number + 1) * self.share
         while at < end:
             epoch = (at * self.partitions + partition) // len(self.selection)
-            _, _, _, borders = self._epoch(epoch)
-            first, last = self._rounds(epoch, partition)
-            window = int(np.searchsorted(borders, at, side="right")) - 1
-            stop = min(end, last, int(borders[window + 1]))
-            start = max(first, int(borders[window]))
+            drawn = self._epoch(epoch)
+            window = int(np.searchsorted(drawn.borders, at, side="right")) - 1
+            start = max(int(drawn.first[partition]), int(drawn.borders[window]))
+            stop = min(end, int(drawn.last[partition]), int(drawn.borders[window + 1]))
             yield self._rows(epoch, window, partition)[at - start : stop - start], epoch
             at = stop
 
-    def _rounds(self, epoch: int, partition: int) -> tuple[int, int]:
-        """Return the first round of an epoch in which a partition has a sample, and the end."""
-        size = len(self.selection)
-        first = -((partition - epoch * size) // self.partitions)
-        return first, -((partition - (epoch + 1) * size) // self.partitions)
-
-    def _draw_epoch(self, epoch: int) -> tuple[np.ndarray, ...]:
-        """Return shuffled shards, and bounds of these, of partitions and of windows (in rounds)."""
-        starts, size = self.selection.starts, len(self.selection)
+    def _draw_epoch(self, epoch: int) -> Epoch:
+        starts, size, count = self.selection.starts, len(self.selection), self.partitions
         shards = np.argsort(self._keys(epoch, np.arange(len(starts) - 1), "shard order"))
         bounds = np.concatenate([[0], np.cumsum(starts[shards + 1] - starts[shards])])
-        counts = [
-            last - first
-            for first, last in map(partial(self._rounds, epoch), range(self.partitions))
-        ]
-        offsets = np.concatenate([[0], np.cumsum(counts)])
-        begin = epoch * size // self.partitions
-        end = -(-(epoch + 1) * size // self.partitions)
-        shards_of_window = max(1, self.window_shards // self.partitions)
-        windows = max(1, round(len(shards) / self.partitions / shards_of_window))
+        numbers = np.arange(count)
+        first = -((numbers - epoch * size) // count)
+        last = -((numbers - (epoch + 1) * size) // count)
+        offsets = np.concatenate([[0], np.cumsum(last - first)])
+        begin, end = epoch * size // count, -(-(epoch + 1) * size // count)
+        shards_of_window = max(1, self.window_shards // count)
+        windows = max(1, round(len(shards) / count / shards_of_window))
         inner = begin + np.arange(1, windows) * (end - begin) // windows
-        inner = -(-inner // self.share) * self.share  # a step is in one window
+        inner = -(-inner // self.share) * self.share  # a step of an epoch is in one window
         borders = np.unique([begin, *inner[inner < end], end])
-        return shards, bounds, offsets, borders
+        return Epoch(shards, bounds, offsets, first, last, borders)
 
     def _cut(self, epoch: int, window: int, partition: int) -> tuple[int, np.ndarray, int, int]:
         """Return the first shard's start, the shards, and the positions of a partition's window."""
-        shards, bounds, offsets, borders = self._epoch(epoch)
-        first, last = self._rounds(epoch, partition)
-        low, high = max(first, int(borders[window])), min(last, int(borders[window + 1]))
-        start = int(offsets[partition]) + low - first
-        stop = start + max(0, high - low)
-        one = int(np.searchsorted(bounds, start, side="right")) - 1
-        end = int(np.searchsorted(bounds, stop, side="left"))
-        return int(bounds[one]), shards[one:end], start, stop
+        drawn = self._epoch(epoch)
+        first, last = int(drawn.first[partition]), int(drawn.last[partition])
+        low, high = max(first, int(drawn.borders[window])), min(last, drawn.borders[window + 1])
+        start = int(drawn.offsets[partition]) + low - first
+        stop = start + max(0, int(high) - low)
+        touched = _touched(drawn.bounds, start, stop)
+        return int(drawn.bounds[touched.start]), drawn.shards[touched], start, stop
+
+    def _rows(self, epoch: int, window: int, partition: int) -> np.ndarray:
+        """Return a partition's samples in a window, in order, as indices into the selection."""
+        rows = self._rows_of_window(epoch, window)
+        if partition not in rows:
+            rows[partition] = self._draw_rows(epoch, window, partition)
+        return rows[partition]
 
     def _draw_rows(self, epoch: int, window: int, partition: int) -> np.ndarray:
         origin, shards, start, stop = self._cut(epoch, window, partition)
@@ -152,12 +229,11 @@ class PartitionedOrder(SampleOrder):
         self, by_height: np.ndarray, epoch: int, window: int, partition: int
     ) -> np.ndarray:
         """Cut samples sorted by height into one piece per step; shuffle as all partitions do."""
-        borders = self._epoch(epoch)[3]
-        first, last = self._rounds(epoch, partition)
-        low, high = int(borders[window]), int(borders[window + 1])
+        drawn = self._epoch(epoch)
+        low, high = int(drawn.borders[window]), int(drawn.borders[window + 1])
         steps = np.arange(low // self.share, -(-high // self.share))
         edges = np.append(steps, steps[-1] + 1) * self.share
-        cuts = np.clip(edges, max(low, first), min(high, last))
+        cuts = np.clip(edges, max(low, drawn.first[partition]), min(high, drawn.last[partition]))
         cuts, sizes = cuts - cuts[0], np.diff(cuts)
         order = np.argsort(self._keys(epoch, steps, "batch order"))
         ends = np.cumsum(sizes[order])
@@ -165,3 +241,9 @@ class PartitionedOrder(SampleOrder):
         for piece, end in zip(order, ends, strict=True):
             shuffled[cuts[piece] : cuts[piece + 1]] = by_height[end - sizes[piece] : end]
         return shuffled
+
+
+def _touched(bounds: np.ndarray, start: int, stop: int) -> slice:
+    """Return the slice of shards with samples from `start` to before `stop`."""
+    first = int(np.searchsorted(bounds, start, side="right")) - 1
+    return slice(first, max(first, int(np.searchsorted(bounds, stop, side="left"))))

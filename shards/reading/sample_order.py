@@ -6,12 +6,18 @@ shuffled, so that a bounded cache of shards is enough; and within the window pag
 are grouped, so that a batch has little padding. Global batches continue across the end of an epoch:
 every step is full and every sample occurs exactly once per epoch. Ranks, reader processes and
 accumulation only cut the samples of a step and do not change them.
+
+Here every rank uses samples of all shards; `partitioned_order.py` has an order in which a rank uses
+a part of them.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
+from dataclasses import dataclass
 from functools import lru_cache, partial
+from typing import Any
 
 import numpy as np
 import torch
@@ -20,8 +26,30 @@ from shards.randomness import sample_keys
 from shards.reading.selection import Selection
 
 
+@dataclass(frozen=True)
+class Team:
+    """The ranks that divide the samples of the same partitions among each other.
+
+    Attributes:
+        partitions: numbers of the partitions.
+        ranks: number of ranks.
+        place: number of this rank within the team.
+    """
+
+    partitions: range
+    ranks: int
+    place: int
+
+
 class SampleOrder:
-    """Endless sequence of global batches over a selection of samples."""
+    """Endless sequence of global batches over a selection of samples.
+
+    Attributes:
+        partitions: number of parts of the sequence; here 1.
+    """
+
+    VERSION = 1  # saved in checkpoints: a run continues in the order that it was started with
+    partitions = 1
 
     def __init__(
         self,
@@ -45,35 +73,62 @@ class SampleOrder:
 
     def __reduce__(self) -> tuple:
         # The lru_caches cannot be pickled; they are cheap to fill again.
-        make = partial(
-            SampleOrder,
-            seed=self.seed,
-            global_batch_size=self.global_batch_size,
-            window_shards=self.window_shards,
-            ladder=self.ladder,
-        )
-        return make, (self.selection,)
+        return partial(type(self), **self._options()), (self.selection,)
 
-    def step(self, number: int) -> tuple[np.ndarray, np.ndarray]:
+    def _options(self) -> dict[str, Any]:
+        return {
+            "seed": self.seed,
+            "global_batch_size": self.global_batch_size,
+            "window_shards": self.window_shards,
+            "ladder": self.ladder,
+        }
+
+    def team(self, rank: int, world_size: int) -> Team:
+        """Return a rank's team: consecutive ranks, which have consecutive partitions."""
+        teams = math.gcd(self.partitions, world_size)
+        ranks, own = world_size // teams, self.partitions // teams
+        number, place = divmod(rank, ranks)
+        return Team(range(number * own, (number + 1) * own), ranks, place)
+
+    def partitions_of(self, ranks: range, world_size: int) -> range:
+        """Return the partitions of consecutive ranks, such as those of one machine."""
+        first, last = (self.team(rank, world_size).partitions for rank in (ranks[0], ranks[-1]))
+        return range(first.start, last.stop)
+
+    def step(self, number: int, partitions: range | None = None) -> tuple[np.ndarray, np.ndarray]:
         """Return the samples of one optimizer step, in ascending order of height.
 
-        Returns: ids int64 (G,) and the epoch of each, int64 (G,). A micro batch is a slice of
-        these, so its pages are of similar height and it has little padding.
+        Args:
+            partitions: those whose samples are wanted; default: all.
+
+        Returns: ids int64 (N,) and the epoch of each, int64 (N,); N is the global batch size, or
+        the partitions' share of it. A micro batch is a slice of these, so its pages are of similar
+        height and it has little padding. Neighbours (2k, 2k + 1) are of one partition, so they are
+        the same with other partitions beside them; only pairs are in ascending order.
         """
+        partitions = range(self.partitions) if partitions is None else partitions
+        found = [piece for each in partitions for piece in self._pieces(number, each)]
+        place = np.concatenate([places for places, _ in found])
+        epochs = np.repeat([epoch for _, epoch in found], [len(places) for places, _ in found])
+        heights = self.selection.heights_at(place).reshape(len(partitions), -1)
+        share = heights.shape[1]
+        by_height = np.argsort(heights, axis=1, kind="stable")
+        by_height += share * np.arange(len(partitions))[:, None]
+        pairs = by_height.reshape(-1, 1 if share % 2 else 2)
+        tallest = heights.ravel()[pairs[:, -1]]
+        chosen = pairs[np.argsort(tallest, kind="stable")].ravel()
+        return self.selection.ids_at(place[chosen]), epochs[chosen]
+
+    def _pieces(self, number: int, partition: int) -> Iterator[tuple[np.ndarray, int]]:
+        """Yield a partition's samples in a step, as indices into the selection, with the epoch."""
         size = len(self.selection)
         position = number * self.global_batch_size
         end = position + self.global_batch_size
-        places, epochs = [], []
         while position < end:
             epoch, start = divmod(position, size)
             stop = min(size, start + end - position)
-            places.append(self._places(epoch, start, stop))
-            epochs.append(np.full(stop - start, epoch, np.int64))
+            yield self._places(epoch, start, stop), epoch
             position += stop - start
-        place = np.concatenate(places)
-        by_height = np.argsort(self.selection.heights_at(place), kind="stable")
-        place = place[by_height]
-        return self.selection.ids_at(place), np.concatenate(epochs)[by_height]
 
     def window(self, step: int) -> tuple[int, int]:
         """Return the epoch, and the number of its window, that a step begins in."""
@@ -81,13 +136,32 @@ class SampleOrder:
         _, bounds = self._windows(epoch)
         return epoch, int(np.searchsorted(bounds, position, side="right")) - 1
 
-    def shards_from(self, epoch: int, window: int) -> Iterator[int]:
-        """Yield the first sample of each shard in the order of use from a window on, endlessly."""
+    def shards_from(
+        self, epoch: int, window: int, partitions: range | None = None
+    ) -> Iterator[int]:
+        """Yield the first sample of each shard in the order of use from a window on, endlessly.
+
+        Args:
+            partitions: those whose shards are wanted; default: all.
+        """
+        partitions = range(self.partitions) if partitions is None else partitions
         selection = self.selection
         while True:
-            for shards in self._windows(epoch)[0][window:]:
+            for shards in self._shards_by_window(epoch, window, partitions):
                 yield from selection.ids_at(selection.starts[shards]).tolist()
             epoch, window = epoch + 1, 0
+
+    def shards_of_epoch(self, epoch: int, partitions: range) -> np.ndarray:
+        """Return the shards that partitions use in an epoch, as positions in `selection.starts`."""
+        return np.concatenate(self._windows(epoch)[0])
+
+    def shards_at_once(self, partitions: range) -> int:
+        """Return the number of shards that partitions use during a window, at most."""
+        return min(len(self.selection.starts) - 1, self.window_shards)
+
+    def _shards_by_window(self, epoch: int, window: int, partitions: range) -> Iterator[np.ndarray]:
+        """Yield the shards that partitions use first in each window of an epoch, from one on."""
+        yield from self._windows(epoch)[0][window:]
 
     def _places(self, epoch: int, start: int, stop: int) -> np.ndarray:
         """Return positions [start, stop) of an epoch as indices into the selection."""

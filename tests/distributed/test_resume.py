@@ -2,6 +2,7 @@
 
 import json
 import random
+import shutil
 import signal
 import time
 
@@ -72,6 +73,27 @@ def test_run_resumes_with_another_number_of_ranks(trainer, uninterrupted):
         [line["ids_hash"] for line in trainer.lines(name)] for name in ("moved", uninterrupted)
     ]
     assert hashes[0] == hashes[1]
+
+
+@pytest.mark.slow
+def test_a_run_in_partitions_resumes_in_them_on_another_number_of_ranks(trainer):
+    settings = [each for each in SETTINGS if "checkpoint_every" not in each]
+    settings += ["train.max_images=120", "train.checkpoint_every_images=64"]
+    trainer.train("partitions-1", *settings, "data.partitions=2")
+    trainer.train("partitions-2", *settings, "data.partitions=2", engine="ddp")
+    shutil.rmtree(trainer.folder / "partitions-2" / "checkpoints" / f"{120:012d}")
+    shutil.rmtree(trainer.folder / "partitions-2" / "final")
+    out = trainer.train("partitions-2", *settings)
+    assert "resuming at 64 of 120 images" in out
+    assert "data.partitions=2" in out
+    found, expected = (trainer.lines(name) for name in ("partitions-2", "partitions-1"))
+    assert len(found) == 15
+    assert [line["ids_hash"] for line in found] == [line["ids_hash"] for line in expected]
+    losses = [line["loss"] for line in found]
+    assert losses == pytest.approx([line["loss"] for line in expected], rel=1e-5)
+    done = trainer.run(trainer.command("partitions-2", *settings, "data.partitions=1"))
+    assert done.returncode != 0
+    assert "data.partitions (was 2, now 1)" in done.stdout + done.stderr
 
 
 @pytest.mark.parametrize(

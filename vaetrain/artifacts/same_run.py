@@ -10,6 +10,9 @@ from vaetrain.augmentation.policy import Policy
 from vaetrain.config.experiment import Experiment, as_dict
 from vaetrain.settings import ConfigError, flatten
 
+ORDER = "order"  # entry of `state.json`: version of the order of the samples
+FIRST_ORDER = 1  # that of checkpoints without this entry
+
 # Settings that may change when a run is resumed: they do not change what it computes.
 FREE_TO_CHANGE = {
     "name",
@@ -54,11 +57,14 @@ def check_same_run(
     policy: Policy,
     fingerprint: str,
     automatic: Collection[str] = (),
+    *,
+    order: int,
 ) -> None:
     """Raise ConfigError if the experiment would not continue the run of a checkpoint.
 
     Args:
         fingerprint: of the current data.
+        order: version of the current order of the samples.
         automatic: settings that `auto` has chosen.
     """
     check_complete(saved.state)
@@ -69,6 +75,18 @@ def check_same_run(
             f"{experiment.data.folder}: not the data that the run was started with; give that data "
             "or another --run-dir"
         )
+    saved_order = saved.state.get(ORDER, FIRST_ORDER)
+    if saved_order != order:
+        raise ConfigError(
+            f"the run uses order {saved_order} of the pages, and this version of the program order "
+            f"{order}: resume it with the version that wrote its checkpoint, or give another "
+            "--run-dir"
+        )
+
+
+def saved_partitions(saved: Checkpoint) -> int:
+    """Return the number of partitions of a run's order; 1 for runs of earlier versions."""
+    return saved.state["experiment"]["data"].get("partitions", 1)
 
 
 def check_same_experiment(
@@ -115,8 +133,8 @@ def check_same_policy(saved_policy: dict[str, Any], policy: Policy) -> None:
 def _completed(experiment: dict[str, Any]) -> dict[str, Any]:
     """Add the settings of later versions to a saved experiment, with the values it computed with.
 
-    0.1 had neither the contrastive loss nor `model.output=levels`; a run without a ladder does not
-    depend on the ladder's settings.
+    0.1 had neither the contrastive loss nor `model.output=levels`, and one partition; a run without
+    a ladder does not depend on the ladder's settings.
     """
     default = Experiment()
     channels = default.model.ladder_channels
@@ -127,6 +145,7 @@ def _completed(experiment: dict[str, Any]) -> dict[str, Any]:
     curriculum = experiment.get("curriculum", {})
     phases = [{"contrastive": None} | phase for phase in curriculum.get("phases", [])]
     return experiment | {
+        "data": {"partitions": 1} | experiment.get("data", {}),
         "model": model | experiment.get("model", {}),
         "loss": loss,
         "beta": beta,

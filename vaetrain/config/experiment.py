@@ -124,6 +124,7 @@ def checked_together(experiment: Experiment) -> Experiment:
             f"data.retry_seconds: {data.retry_seconds:g} must be less than "
             f"train.timeout_seconds={train.timeout_seconds:g}, after which the other ranks give up"
         )
+    check_partitions(experiment)
     pixel, output = experiment.loss.pixel, experiment.model.output
     if PIXEL_LOSSES[pixel].output != output:
         # The pair of the value that is not the default, l1 or linear.
@@ -158,6 +159,23 @@ def checked_together(experiment: Experiment) -> Experiment:
     if starts != sorted(set(starts)):
         raise ConfigError(f"curriculum.phases: epochs must increase; they are {starts}")
     return experiment
+
+
+def check_partitions(experiment: Experiment) -> None:
+    """Raise ConfigError if a global batch cannot have equal parts of all partitions."""
+    partitions, total = experiment.data.partitions, experiment.train.global_batch_size
+    if partitions is None:
+        return
+    if total % partitions:
+        raise ConfigError(
+            f"data.partitions: {partitions} does not divide train.global_batch_size={total}; give "
+            "a divisor, or null"
+        )
+    if experiment.augment.mixup_alpha > 0 and partitions > 1 and total // partitions % 2:
+        raise ConfigError(
+            f"data.partitions: mixup needs pairs of pages, but {partitions} partitions have "
+            f"{total // partitions} pages each of a global batch of {total}; give fewer, or null"
+        )
 
 
 def as_dict(experiment: Experiment) -> dict[str, Any]:

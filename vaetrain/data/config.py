@@ -35,6 +35,13 @@ class DataConfig:
         "if the shards have none of them, the split of the shards is used",
     )
     window_shards: int = setting(8, "shards whose samples are shuffled together", minimum=1)
+    partitions: int | None = setting(
+        None,
+        "parts of the shards, of which each rank reads its own; a divisor of "
+        "train.global_batch_size. null: that of the checkpoint, or chosen from data and batch: 1 "
+        "for small data",
+        minimum=1,
+    )
     workers: int = setting(1, "reader processes per rank; 0: the trainer itself reads", minimum=0)
     prefetch: int = setting(4, "micro batches each reader process keeps ready", minimum=1)
 

@@ -17,18 +17,20 @@ from shards.reading.batch import Batch
 from shards.reading.collator import Collator
 from shards.reading.datasets import EvaluationDataset, TrainingDataset
 from shards.reading.height_ladder import height_ladder
+from shards.reading.partitioned_order import SHARDS_PER_MACHINE, build_order, most_read
 from shards.reading.reader_processes import read_batches
-from shards.reading.sample_order import SampleOrder
 from shards.reading.selection import Selection, select
 from shards.reading.shard_files import ShardFiles
 from vaetrain.data.batching import Batching
 from vaetrain.data.config import SAMPLE_LAYOUTS, SAMPLE_SHARDS, DataConfig
 from vaetrain.engines.base import Engine
+from vaetrain.engines.launching.rank_variables import read_ranks
 from vaetrain.settings import ConfigError
 
 EVALUATION_BATCH = 16  # pages
 FIGURE_PAGES = 8
 HEARTBEAT_GRACE = 5.0  # seconds
+MOST_READ = 1.2  # times its share of the shards that a machine may read without a warning
 # Validation pages that are compared with one another (mutual information, label metrics, figures),
 # evenly spaced by sample id. All other metrics are of all pages.
 MAX_COMPARED_PAGES = 2048
@@ -134,6 +136,7 @@ class TrainingData(PageReader):
     Attributes:
         train, val: selected samples.
         order: order of the training samples.
+        machine: ranks of this machine.
     """
 
     def __init__(
@@ -150,24 +153,67 @@ class TrainingData(PageReader):
         self.train, self.val = self.select("train"), self.select("val")
         if len(self.train) == 0:
             raise ConfigError(f"{self.index.location}: no pages to train on")
-        self.check_cache()
-        self.order = SampleOrder(
+        if (config.partitions or 1) > len(self.train):
+            raise ConfigError(
+                f"data.partitions: {config.partitions} are more than the {len(self.train)} "
+                "training pages; give fewer, or null"
+            )
+        self.order = build_order(
             self.train,
+            partitions=config.partitions,
             seed=seed,
             global_batch_size=global_batch_size,
             window_shards=self.config.window_shards,
             ladder=self.ladder,
         )
+        ranks = read_ranks(os.environ)
+        first = engine.rank - ranks.local_rank
+        self.machine = range(first, first + ranks.local_world_size)
+        self.check_cache()
 
     def check_cache(self) -> None:
         """Raise ConfigError if the cache is smaller than the shards that are shuffled together."""
+        partitions = self.order.partitions_of(self.machine, self.engine.world_size)
         sizes = sorted((shard.bytes for shard in self.index.shards), reverse=True)
-        needed = sum(sizes[: self.config.window_shards])
+        needed = sum(sizes[: self.order.shards_at_once(partitions)])
         if self.index.cache is not None and needed > self.config.cache.bytes:
+            smaller = "data.window_shards" if self.order.partitions == 1 else "data.partitions"
             raise ConfigError(
                 f"data.cache_gb: {self.config.cache_gb:g} is less than the {needed / 1e9:.3g} GB "
-                f"of the shards that are shuffled together; raise it, or lower data.window_shards"
+                f"of the shards that are shuffled together; raise it, or lower {smaller}"
             )
+
+    @property
+    def most_read(self) -> float:
+        """Bytes that the machine that reads most reads in an epoch, relative to its share.
+
+        It is assumed that all machines have as many ranks as this one.
+        """
+        shards = self.index.shards_of(self.train.ids_at(self.train.starts[:-1]))
+        sizes = np.array([shard.bytes for shard in self.index.shards])[shards]
+        return most_read(self.order, sizes, self.engine.world_size, len(self.machine))
+
+    @property
+    def partitions_line(self) -> str | None:
+        """One line about the partitions of the shards, and what a machine reads of its share.
+
+        None on one machine without partitions.
+        """
+        machines, count = -(-self.engine.world_size // len(self.machine)), self.order.partitions
+        if machines == 1:
+            return f"data.partitions={count}" if count > 1 else None
+        read, shards = self.most_read, len(self.train.starts) - 1
+        line = (
+            f"data.partitions={count}: a machine reads up to {read:.3g} times its share of the "
+            f"{shards} training shards ({machines} machines)"
+        )
+        if read <= MOST_READ:
+            return line
+        return (
+            f"warning: {line}; for at most {MOST_READ:g}, build at least {SHARDS_PER_MACHINE} "
+            "shards for each machine (shards.build --shard-mb), and use numbers of machines that "
+            "divide the partitions"
+        )
 
     @property
     def validation_warning(self) -> str | None:
@@ -192,7 +238,7 @@ class TrainingData(PageReader):
         page = sum(shard.bytes for shard in self.index.shards) / len(self.index)
         if self.index.header["store"] == "png":
             page = config.width * int(self.ladder[-1])
-        ranks = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+        ranks = len(self.machine)
         # In addition to those that are ready, a reader process makes one and sends one.
         needed = ranks * workers * (config.prefetch + 2) * micro_batch * page
         free = free_memory()
@@ -227,6 +273,7 @@ class TrainingData(PageReader):
             rank=self.engine.rank,
             world_size=self.engine.world_size,
             micro_batch_size=batching.micro_batch,
+            machine=self.machine,
         )
         per_step = batching.accumulation
         return self._read(dataset, range(steps.start * per_step, steps.stop * per_step))

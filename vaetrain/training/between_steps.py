@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from shards.atomic_files import CannotWrite
 from shards.errors import UserError
+from vaetrain.artifacts import same_run
 from vaetrain.artifacts.final_model import write_final
 from vaetrain.config.experiment import as_dict
 from vaetrain.evaluation.baselines import score_baselines
@@ -19,7 +20,7 @@ from vaetrain.evaluation.sample_metrics import SampleMetrics
 from vaetrain.evaluation.validation import alive_dimensions, compared_ids, encode_pages, summarise
 from vaetrain.inference.embedding import MAX_FITTED_PAGES, fit_embedding
 from vaetrain.inference.trained_model import reconstruct
-from vaetrain.meters import ids_hash, skipped_steps_warning
+from vaetrain.meters import ids_hash, ids_of_steps, skipped_steps_warning
 from vaetrain.reporting.model_figures import model_figures
 from vaetrain.reporting.projector import project_latents
 from vaetrain.reporting.run_log import RunLog, summary_lines
@@ -54,10 +55,10 @@ def log_means(run: Run, log: RunLog) -> None:
         values |= run.state.gan.read()
         for message in run.state.gan.warnings(values):
             log.print(message)
-    if run.engine.is_main:
-        order = run.data.order
-        values["ids_hash"] = ids_hash(order, steps)
-        skipped = [order.step(steps[number])[0].tolist() for number in run.meter.skipped]
+    ids = ids_of_steps(run.data.order, steps, run.engine)
+    if ids is not None:
+        values["ids_hash"] = ids_hash(ids)
+        skipped = [ids[number].tolist() for number in run.meter.skipped]
         if skipped:
             values["skipped_ids"] = skipped
             log.print(skipped_steps_warning(skipped, len(steps), run.images))
@@ -152,6 +153,7 @@ def save_checkpoint(run: Run, log: RunLog, *, required: bool = False) -> None:
         "experiment": as_dict(run.experiment),
         "policy": run.forward.augment.policy.as_dict(),
         "data": run.data.fingerprint,
+        same_run.ORDER: run.data.order.VERSION,
         "meter": run.meter.state(),
         "best": run.best,
         **run.state.json_state(),

@@ -113,22 +113,27 @@ def build_run(command: Command, engine: Engine) -> Run:
         checkpoint_activations=train.checkpoint_activations,
         compile=train.compile,
     )
-    data = TrainingData(
-        experiment.data,
-        engine,
-        VAE.stride,
-        seed=train.seed,
-        global_batch_size=train.global_batch_size,
-    )
-    for warning in (data.validation_warning, data.memory_warning(batching.micro_batch)):
-        if warning:
-            engine.log(warning)
+    saved = find_checkpoint(directory, engine)
+    experiment, data = open_data(experiment, engine, saved)
+    for line in (
+        data.partitions_line,
+        data.validation_warning,
+        data.memory_warning(batching.micro_batch),
+    ):
+        if line:
+            engine.log(line)
     clock = experiment.clock(len(data.train))
     augment = Augment(load_policy(experiment.augment, experiment.data.folder))
-    saved = find_checkpoint(directory, engine)
     if saved is not None:
         with checkpoint.refuse_other_versions():
-            same_run.check_same_run(saved, experiment, augment.policy, data.fingerprint, chosen)
+            same_run.check_same_run(
+                saved,
+                experiment,
+                augment.policy,
+                data.fingerprint,
+                chosen,
+                order=data.order.VERSION,
+            )
         shares = read_in_shares(saved.weights, engine.rank, engine.world_size, device)
         load_weights(model, dict(shares), directory.checkpoints)
     elif model.starts_from_pca:
@@ -172,6 +177,29 @@ def build_run(command: Command, engine: Engine) -> Run:
         with checkpoint.refuse_other_versions():
             resume(run, saved)
     return run
+
+
+def open_data(
+    experiment: Experiment, engine: Engine, saved: Checkpoint | None
+) -> tuple[Experiment, TrainingData]:
+    """Open the data; return it and the experiment with the number of partitions of its order.
+
+    Unless the experiment gives the number, a run goes on with that of its checkpoint. Raises
+    ConfigError.
+    """
+    train, config = experiment.train, experiment.data
+    if saved is not None and config.partitions is None:
+        with checkpoint.refuse_other_versions():
+            config = dataclasses.replace(config, partitions=same_run.saved_partitions(saved))
+    data = TrainingData(
+        config,
+        engine,
+        VAE.stride,
+        seed=train.seed,
+        global_batch_size=train.global_batch_size,
+    )
+    config = dataclasses.replace(config, partitions=data.order.partitions)
+    return dataclasses.replace(experiment, data=config), data
 
 
 def resolve_device_options(

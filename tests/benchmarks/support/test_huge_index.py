@@ -13,6 +13,7 @@ from shards.open import open_index
 from shards.reading.collator import Collator
 from shards.reading.datasets import TrainingDataset
 from shards.reading.height_ladder import height_ladder
+from shards.reading.partitioned_order import build_order
 from shards.reading.sample_order import SampleOrder
 from shards.reading.selection import select
 from shards.reading.shard_files import ShardFiles
@@ -37,7 +38,7 @@ def readers(folder) -> tuple[SampleOrder, list[TrainingDataset]]:
     index = open_index(folder)
     selection = select(index, "train", width=WIDTH, max_height=ROWS)
     ladder = height_ladder(ROWS, 16)
-    order = SampleOrder(
+    order = build_order(
         selection, seed=0, global_batch_size=RANKS * MICRO_BATCH, window_shards=8, ladder=ladder
     )
     collator = Collator(ShardFiles(index), width=WIDTH, max_height=ROWS, ladder=ladder, seed=0)

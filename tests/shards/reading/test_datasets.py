@@ -1,5 +1,6 @@
 """Batches from disk: the same pages for any ranks, reader processes and micro batches."""
 
+import itertools
 import shutil
 import subprocess
 from multiprocessing.reduction import ForkingPickler
@@ -20,6 +21,7 @@ from shards.reading.checked_files import CheckedFiles
 from shards.reading.collator import Collator
 from shards.reading.datasets import EvaluationDataset, TrainingDataset
 from shards.reading.height_ladder import height_ladder
+from shards.reading.partitioned_order import build_order
 from shards.reading.reader_processes import read_batches
 from shards.reading.sample_order import SampleOrder
 from shards.reading.selection import select
@@ -45,14 +47,27 @@ def a_collator(index: Index) -> Collator:
     return Collator(ShardFiles(index), width=WIDTH, max_height=MAX_HEIGHT, ladder=LADDER, seed=0)
 
 
-def an_order(index: Index) -> SampleOrder:
+def an_order(index: Index, partitions: int = 1) -> SampleOrder:
     chosen = select(index, "train", width=WIDTH, max_height=MAX_HEIGHT)
-    return SampleOrder(chosen, seed=0, global_batch_size=GLOBAL, window_shards=2, ladder=LADDER)
+    return build_order(
+        chosen,
+        partitions=partitions,
+        seed=0,
+        global_batch_size=GLOBAL,
+        window_shards=2,
+        ladder=LADDER,
+    )
 
 
-def training_batches(index, *, rank=0, ranks=1, micro=GLOBAL, workers=0, steps=range(STEPS)):
+def training_batches(
+    index, *, rank=0, ranks=1, micro=GLOBAL, workers=0, steps=range(STEPS), partitions=1
+):
     reader = TrainingDataset(
-        an_order(index), a_collator(index), rank=rank, world_size=ranks, micro_batch_size=micro
+        an_order(index, partitions),
+        a_collator(index),
+        rank=rank,
+        world_size=ranks,
+        micro_batch_size=micro,
     )
     accumulation = reader.accumulation
     numbers = range(steps.start * accumulation, steps.stop * accumulation)
@@ -75,6 +90,43 @@ def test_every_step_has_the_same_pages_for_any_ranks_and_workers(index, ranks, w
             assert len(batch) == micro
             found[number // accumulation] += batch.ids.tolist()
     assert [sorted(ids) for ids in found] == expected
+
+
+@pytest.mark.parametrize(("partitions", "ranks"), [(4, 2), (4, 4), (2, 4), (4, 1)])
+@pytest.mark.parametrize("workers", [0, pytest.param(3, marks=pytest.mark.slow)])
+def test_every_step_has_the_same_pages_for_any_ranks_in_partitions(
+    index, partitions, ranks, workers
+):
+    order, micro = an_order(index, partitions), 2
+    found: list[list[int]] = [[] for _ in range(STEPS)]
+    for rank in range(ranks):
+        options = {"rank": rank, "ranks": ranks, "micro": micro, "workers": workers}
+        accumulation, batches = training_batches(index, partitions=partitions, **options)
+        for number, batch in enumerate(batches):
+            found[number // accumulation] += batch.ids.tolist()
+    for step, ids in enumerate(found):
+        assert sorted(ids) == sorted(order.step(step)[0].tolist())
+
+
+@pytest.mark.parametrize(("machine", "partitions"), [(None, range(2, 4)), (range(2), range(4))])
+def test_a_rank_opens_shards_of_its_partitions_and_fetches_those_of_its_machine(
+    index, machine, partitions
+):
+    order, collator, plans = an_order(index, 4), a_collator(index), []
+    collator.files.prefetch = lambda samples: plans.append(list(itertools.islice(samples, 100)))
+    reader = TrainingDataset(
+        order, collator, rank=1, world_size=2, micro_batch_size=2, machine=machine
+    )
+    steps = len(order.selection) // GLOBAL
+    for number in range(steps * reader.accumulation):
+        reader[number]
+    opened = set(collator.files._open)
+    assert opened <= set(order.shards_of_epoch(0, range(2, 4)).tolist())
+    assert len(opened) < len(order.selection.starts) - 1
+    epoch = order.shards_of_epoch(0, partitions)
+    planned = index.shards_of(np.array(plans[0][: len(epoch)]))
+    assert sorted(planned) == sorted(epoch)
+    assert len(plans) == 1 + order.window(steps - 1)[1]
 
 
 def test_an_epoch_has_every_page_once(index):

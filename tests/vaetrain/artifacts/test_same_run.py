@@ -35,13 +35,14 @@ def test_policy_is_compared_after_a_checkpoint(name):
 
 
 def test_run_resumes_with_its_own_data_only():
-    experiment, policy = Experiment(), load_policy(AugmentConfig(policy="none"))
+    policy = load_policy(AugmentConfig(policy="none"))
+    experiment = load_experiment(None, ["data.partitions=1"])
     saved = dataclasses.replace(a_checkpoint(16), state=dict.fromkeys(checkpoint.STATE_KEYS))
     saved.state |= {"experiment": as_dict(experiment), "policy": policy.as_dict()}
     saved.state["data"] = "one"
-    same_run.check_same_run(saved, experiment, policy, "one")
+    same_run.check_same_run(saved, experiment, policy, "one", order=1)
     with pytest.raises(ConfigError, match="sample: not the data that the run was started with"):
-        same_run.check_same_run(saved, experiment, policy, "other")
+        same_run.check_same_run(saved, experiment, policy, "other", order=1)
 
 
 def test_settings_of_another_version_are_named():
@@ -74,3 +75,27 @@ def test_a_run_of_a_version_without_settings_of_the_ladder_resumes():
     del before["model"]["ladder_channels"]
     del before["beta"]["levels"], before["beta"]["levels_warmup_epochs"]
     same_run.check_same_experiment(before, Experiment())
+
+
+def test_a_run_of_a_version_without_partitions_resumes_in_one():
+    before = as_dict(Experiment())
+    del before["data"]["partitions"]
+    saved = dataclasses.replace(a_checkpoint(16), state={"experiment": before})
+    assert same_run.saved_partitions(saved) == 1
+    same_run.check_same_experiment(before, load_experiment(None, ["data.partitions=1"]))
+    with pytest.raises(ConfigError, match=r"data\.partitions \(was 1, now 4\)"):
+        same_run.check_same_experiment(before, load_experiment(None, ["data.partitions=4"]))
+
+
+@pytest.mark.parametrize(("saved_order", "order"), [(None, 2), (2, 1), (3, 2)])
+def test_a_run_in_another_order_of_the_pages_is_refused(saved_order, order):
+    experiment, policy = Experiment(), load_policy(AugmentConfig(policy="none"))
+    state = dict.fromkeys(checkpoint.STATE_KEYS) | {"data": "one"}
+    state |= {"experiment": as_dict(experiment), "policy": policy.as_dict()}
+    state["experiment"]["data"]["partitions"] = None
+    if saved_order is not None:
+        state[same_run.ORDER] = saved_order
+    saved = dataclasses.replace(a_checkpoint(16), state=state)
+    same_run.check_same_run(saved, experiment, policy, "one", order=saved_order or 1)
+    with pytest.raises(ConfigError, match=f"order {saved_order or 1} of the pages, .* {order}: "):
+        same_run.check_same_run(saved, experiment, policy, "one", order=order)

@@ -47,6 +47,8 @@ def test_a_file_overrides_defaults_and_the_command_line_a_file(tmp_path):
         ("loss.pixel=nll", "loss.pixel: nll and model.output=levels must be used together"),
         ("model.levels=1", "model.levels: 1 is not allowed; allowed: at least 2, at most 41"),
         ("data.shards=[", "data.shards: is not a YAML value"),
+        ("data.partitions=0", "data.partitions: 0 is not allowed; allowed: at least 1"),
+        ("data.partitions=3", "data.partitions: 3 does not divide train.global_batch_size=16; "),
         ("epochs", "'epochs': a setting must have the form key=value"),
         ("=3", "'=3': a setting must have the form key=value"),
         ("[=3", "'[=3': a setting must have the form key=value"),
@@ -69,6 +71,16 @@ def test_the_timeout_must_be_longer_than_retries_of_a_download():
     assert load_experiment(None, [*remote, "train.timeout_seconds=61"]).data.retry_seconds == 60
     with pytest.raises(ConfigError, match=r"data\.retry_seconds: 60 must be less than train\.tim"):
         load_experiment(None, [*remote, "train.timeout_seconds=60"])
+
+
+def test_partitions_must_have_pairs_of_pages_for_mixup():
+    settings = ["augment.mixup_alpha=0.4", "train.global_batch_size=12"]
+    for partitions in (1, 2, 3, 6):
+        load_experiment(None, [*settings, f"data.partitions={partitions}"])
+    for partitions in (4, 12):
+        load_experiment(None, [*settings[1:], f"data.partitions={partitions}"])
+        with pytest.raises(ConfigError, match=r"data\.partitions: mixup needs pairs of pages, but"):
+            load_experiment(None, [*settings, f"data.partitions={partitions}"])
 
 
 def test_too_few_samples_for_a_comparison_are_refused():

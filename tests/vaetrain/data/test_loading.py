@@ -22,6 +22,14 @@ from vaetrain.settings import ConfigError
 COUNT, STRIDE = 60, 16
 
 
+@pytest.fixture(scope="module")
+def many(tmp_path_factory) -> Path:
+    """Return many shards of a few pages each."""
+    folder = tmp_path_factory.mktemp("many") / "shards"
+    build([SAMPLE], folder, BuildOptions(count=COUNT, shard_mb=0.01, workers=1))
+    return folder
+
+
 def a_config(shards: Path, **settings) -> DataConfig:
     small = {"width": 64, "max_height": 128, "workers": 0}
     return DataConfig(shards=str(shards), **small | settings)
@@ -71,14 +79,19 @@ def test_ranks_evaluate_each_page_once_in_equally_many_batches(shards, world_siz
     assert all(len(batch) <= EVALUATION_BATCH for share in shares for batch in share if batch)
 
 
-@pytest.mark.parametrize(("world_size", "micro"), [(1, 2), (2, 4), (2, 2), (4, 1)])
-def test_a_step_has_the_same_pages_on_any_number_of_ranks(shards, world_size, micro):
-    whole = training_data(shards).training_batches(split_global_batch(8, 8, 1), range(3, 5))
+@pytest.mark.parametrize(
+    ("world_size", "micro", "partitions"),
+    [(1, 2, 1), (2, 4, 1), (2, 2, 1), (4, 1, 1), (1, 2, 4), (2, 2, 4), (4, 1, 4), (4, 2, 2)],
+)
+def test_a_step_has_the_same_pages_on_any_number_of_ranks(shards, world_size, micro, partitions):
+    one = training_data(shards, partitions=partitions)
+    assert one.order.partitions == partitions
+    whole = one.training_batches(split_global_batch(8, 8, 1), range(3, 5))
     expected = [sorted(ids_of([batch])) for batch in whole]
     batching = split_global_batch(8, micro, world_size)
     steps = [[], []]
     for rank in range(world_size):
-        data = training_data(shards, rank=rank, world_size=world_size)
+        data = training_data(shards, rank=rank, world_size=world_size, partitions=partitions)
         batches = list(data.training_batches(batching, range(3, 5)))
         assert [len(batch) for batch in batches] == [micro] * 2 * batching.accumulation
         for step, ids in enumerate(steps):
@@ -121,6 +134,54 @@ def test_cache_must_hold_the_shards_that_are_shuffled_together(shards):
     data.index = dataclasses.replace(data.index, cache=object())  # as if they were at an address
     with pytest.raises(ConfigError, match=r"data\.cache_gb: 1e-06 is less than .* of the shards"):
         data.check_cache()
+
+
+def test_the_cache_must_hold_the_shards_of_this_machines_partitions_only(many):
+    sizes = sorted((shard.bytes for shard in training_data(many).index.shards), reverse=True)
+    one = training_data(many, partitions=4, window_shards=1)
+    two = training_data(many, world_size=2, partitions=4, window_shards=1)
+    needed = [order.shards_at_once(range(n)) for order, n in ((one.order, 4), (two.order, 2))]
+    assert needed[1] < needed[0]
+    for data, count in zip((one, two), needed, strict=True):
+        data.index = dataclasses.replace(data.index, cache=object())
+        data.config.cache_gb = sum(sizes[:count]) / 1e9
+        data.check_cache()
+        data.config.cache_gb = (sum(sizes[:count]) - 1000) / 1e9
+        with pytest.raises(ConfigError, match=r"raise it, or lower data\.partitions"):
+            data.check_cache()
+
+
+def test_more_partitions_than_pages_are_refused(many):
+    with pytest.raises(ConfigError, match=r"data\.partitions: 64 are more than the \d+ training"):
+        TrainingData(
+            a_config(many, partitions=64), FakeEngine(), STRIDE, seed=0, global_batch_size=64
+        )
+
+
+@pytest.mark.parametrize(
+    ("settings", "machines", "per_machine", "line"),
+    [
+        ({}, 1, 8, None),
+        ({"partitions": 4}, 1, 8, r"data\.partitions=4$"),
+        ({}, 2, 4, r"warning: data\.partitions=1: a machine reads up to 2 times its share of "),
+        ({"partitions": 8}, 2, 4, r"data\.partitions=8: a machine reads up to 1\.\d+ times its "),
+        (
+            {"partitions": 2},
+            8,
+            1,
+            r"warning: data\.partitions=2: a machine reads up to [45](\.\d+)? ",
+        ),
+    ],
+)
+def test_what_a_machine_reads_is_reported(many, monkeypatch, settings, machines, per_machine, line):
+    ranks = {"RANK": 0, "WORLD_SIZE": machines * per_machine, "LOCAL_RANK": 0}
+    ranks |= {"LOCAL_WORLD_SIZE": per_machine, "MASTER_ADDR": "localhost", "MASTER_PORT": 1}
+    for name, value in ranks.items():
+        monkeypatch.setenv(name, str(value))
+    data = training_data(many, world_size=machines * per_machine, **settings)
+    assert data.machine == range(per_machine)
+    found = data.partitions_line
+    assert found is None if line is None else re.match(line, found)
 
 
 @pytest.mark.parametrize(
