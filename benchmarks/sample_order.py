@@ -3,18 +3,19 @@
     python -m benchmarks.sample_order [--quick] [--out DIR]
 
 No shard exists: the heights of pages are drawn from those of the sample's pages, independent of the
-shard. Shards have 10,000 pages, give or take 30%. Of steps of several windows are computed: the
-share of padding in micro batches of eight pages, and the work of the rank with the most padded
-rows, relative to the mean of the ranks. Of an epoch: what the machine that reads most reads of its
-share of the shards, if every rank is on a machine of its own, and the shards that such a machine
-uses during one window. Writes sample_order.json and sample_order.png.
+shard. Shards have 4,000 pages, give or take 30%. Each round has consecutive steps, of which are
+computed: the share of padding in micro batches of eight pages, and the work of the rank with the
+most padded rows, relative to the mean of the ranks, as the mean and the largest of the steps. Of an
+epoch: what the machine that reads most reads of its share of the shards, if every rank is on a
+machine of its own, and the shards that such a machine uses during one window. Writes
+sample_order.json and sample_order.png.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -46,24 +47,24 @@ class Case:
 
 @dataclass(frozen=True)
 class Sizes:
-    """Cases, windows, and steps of each window."""
+    """Cases, rounds, and steps of each round."""
 
     cases: tuple[Case, ...]
-    windows: int
+    rounds: int
     steps: int
 
 
 FULL = Sizes(
     (
-        Case(12_288, 10_000, 12_288, (2, 8, 64, 384, 512)),
-        Case(4096, 10_000, 12_288, (2, 8, 64, 384, 512)),
-        Case(1000, 10_000, 1024, (2, 8, 64)),
-        Case(64, 10_000, 64, (2, 8)),
+        Case(12_288, 4000, 12_288, (2, 8, 64, 384, 512)),
+        Case(4096, 4000, 12_288, (2, 8, 64, 384, 512)),
+        Case(1000, 4000, 1024, (2, 8, 64)),
+        Case(64, 4000, 64, (2, 8)),
     ),
-    windows=3,
-    steps=5,
+    rounds=5,
+    steps=10,
 )
-QUICK = Sizes((Case(64, 2000, 128, (2, 8)),), windows=2, steps=3)
+QUICK = Sizes((Case(64, 2000, 128, (2, 8)),), rounds=2, steps=10)
 
 
 class Table:
@@ -103,23 +104,22 @@ def padded_rows(order: SampleOrder, step: int, ranks: int) -> tuple[np.ndarray, 
     return np.concatenate(rows), valid
 
 
-def steps_of(order: SampleOrder, sizes: Sizes, seed: int) -> Iterator[int]:
-    """Yield steps of a few windows, drawn at random."""
-    last = len(order.selection) // order.global_batch_size - sizes.steps
-    for first in np.random.default_rng(seed).integers(0, last, sizes.windows).tolist():
-        yield from range(first, first + sizes.steps)
-
-
-def measure(order: SampleOrder, case: Case, sizes: Sizes, seed: int) -> list[dict]:
+def measure(order: SampleOrder, case: Case, sizes: Sizes) -> list[dict[str, Any]]:
     """Return the results of one order."""
     name = "1 partition" if order.partitions == 1 else f"{order.partitions} partitions"
-    padding: dict[int, list[float]] = {ranks: [] for ranks in case.worlds}
-    work: dict[int, list[float]] = {ranks: [] for ranks in case.worlds}
-    for step in steps_of(order, sizes, seed):
-        for ranks in case.worlds:
-            rows, valid = padded_rows(order, step, ranks)
-            padding[ranks].append(100 * (1 - valid / rows.sum()))
-            work[ranks].append(rows.max() / rows.mean())
+    padding, work, worst = ({ranks: [] for ranks in case.worlds} for _ in range(3))
+    first = len(order.selection) // order.global_batch_size // 3
+    for number in range(sizes.rounds):
+        steps = range(first + number * sizes.steps, first + (number + 1) * sizes.steps)
+        found = {
+            ranks: [padded_rows(order, step, ranks) for step in steps] for ranks in case.worlds
+        }
+        for ranks, of_steps in found.items():
+            rows = sum(int(each.sum()) for each, _ in of_steps)
+            spread = [each.max() / each.mean() for each, _ in of_steps]
+            padding[ranks].append(100 * (1 - sum(valid for _, valid in of_steps) / rows))
+            work[ranks].append(float(np.mean(spread)))
+            worst[ranks].append(max(spread))
     pages, results = np.diff(order.selection.starts), []
     for ranks in case.worlds:
         group = f"{case.shards} shards, {case.batch} pages a step, {ranks} ranks"
@@ -129,6 +129,7 @@ def measure(order: SampleOrder, case: Case, sizes: Sizes, seed: int) -> list[dic
             for quantity, unit, values in (
                 ("padding", "% of the rows", padding[ranks]),
                 ("work", "largest / mean of ranks", work[ranks]),
+                ("work, worst step", "largest / mean of ranks", worst[ranks]),
                 ("read", "times its share", [most_read(order, pages, ranks, 1)]),
                 ("shards used in a window", "shards of a machine", [float(at_once)]),
             )
@@ -151,8 +152,8 @@ def main() -> int:
                 window_shards=WINDOW,
                 ladder=LADDER,
             )
-            results += measure(order, case, sizes, seed)
-    settings = {"seed": seed, "rounds": sizes.windows * sizes.steps, "warmup": 0, "device": "cpu"}
+            results += measure(order, case, sizes)
+    settings = {"seed": seed, "rounds": sizes.rounds, "warmup": 0, "device": "cpu"}
     record = report.record(
         "sample_order", quick=arguments.quick, settings=settings, packages=(), results=results
     )
