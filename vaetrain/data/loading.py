@@ -17,7 +17,7 @@ from shards.reading.batch import Batch
 from shards.reading.collator import Collator
 from shards.reading.datasets import EvaluationDataset, TrainingDataset
 from shards.reading.height_ladder import height_ladder
-from shards.reading.partitioned_order import SHARDS_PER_MACHINE, build_order, most_read
+from shards.reading.partitioned_order import build_order, most_read
 from shards.reading.reader_processes import read_batches
 from shards.reading.selection import Selection, select
 from shards.reading.shard_files import ShardFiles
@@ -31,6 +31,7 @@ EVALUATION_BATCH = 16  # pages
 FIGURE_PAGES = 8
 HEARTBEAT_GRACE = 5.0  # seconds
 MOST_READ = 1.2  # times its share of the shards that a machine may read without a warning
+ENOUGH_SHARDS = 12  # for each machine, to stay below it with shards of unequal size
 # Validation pages that are compared with one another (mutual information, label metrics, figures),
 # evenly spaced by sample id. All other metrics are of all pages.
 MAX_COMPARED_PAGES = 2048
@@ -210,9 +211,9 @@ class TrainingData(PageReader):
         if read <= MOST_READ:
             return line
         return (
-            f"warning: {line}; for at most {MOST_READ:g}, build at least {SHARDS_PER_MACHINE} "
-            "shards for each machine (shards.build --shard-mb), and use numbers of machines that "
-            "divide the partitions"
+            f"warning: {line}; for at most {MOST_READ:g}, build smaller shards, about "
+            f"{ENOUGH_SHARDS} for each machine (shards.build --shard-mb), and use a number of "
+            "machines that divides the partitions"
         )
 
     @property
