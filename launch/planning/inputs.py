@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -16,6 +17,7 @@ from benchmarks.support.batch_size.launches import count_launches
 from benchmarks.support.batch_size.trainer_step import work_of_a_step
 from benchmarks.support.flops import model_flops, validation_flops
 from benchmarks.support.scaling_model import WeightSizes
+from shards.building.options import BuildOptions
 from shards.errors import UserError
 from shards.format.index import BLOCK
 from shards.open import open_index
@@ -89,6 +91,7 @@ class Pages:
         rows: mean rows of a training page with padding to the next height.
         cached: whether a server's shards stay in a node's cache; None: they are on a disk.
         basis, source: of the numbers.
+        shards: number of shards of the training pages.
     """
 
     train: int
@@ -99,6 +102,7 @@ class Pages:
     cached: bool | None
     basis: str
     source: str
+    shards: int = 1
 
 
 def read_pages(experiment: Experiment) -> Pages:
@@ -130,6 +134,7 @@ def read_pages(experiment: Experiment) -> Pages:
         cached=None if index.cache is None else size <= data.cache.bytes,
         basis="counted",
         source=f"index of {index.location}",
+        shards=len(train.starts) - 1,
     )
 
 
@@ -137,7 +142,9 @@ def assumed_pages(experiment: Experiment, train: int, val: int, page_bytes: floa
     """Return pages without an index, all of the largest height."""
     top = float(height_ladder(experiment.data.max_height, VAE.stride)[-1])
     source = "--samples, --val-samples, --bytes-per-sample; all of data.max_height"
-    return Pages(train, val, page_bytes, train * page_bytes, top, None, "set", source)
+    size = train * page_bytes
+    shards = math.ceil(size / (BuildOptions().shard_mb * 2**20))
+    return Pages(train, val, page_bytes, size, top, None, "set", source, shards)
 
 
 def read_rate(path: Path) -> Rate:

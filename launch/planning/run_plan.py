@@ -6,6 +6,8 @@ import dataclasses
 from dataclasses import dataclass
 from functools import partial
 
+import numpy as np
+
 from benchmarks.support.scaling_model import (
     Interconnect,
     Link,
@@ -17,6 +19,9 @@ from benchmarks.support.scaling_model import (
 from launch.planning.figures import ASSUMED, COMPUTED, COUNTED, MEASURED, SET, Figure
 from launch.planning.inputs import PEAKS, Cluster, ModelSizes, Pages, Rate
 from launch.planning.memory import GIB, engine_memory, largest_micro_batch, peak
+from shards.reading.partitioned_order import build_order, most_read
+from shards.reading.sample_order import SampleOrder
+from shards.reading.selection import Selection
 from vaetrain.config.experiment import Experiment
 from vaetrain.data.batching import Batching
 from vaetrain.engines.spec import EngineSpec
@@ -246,6 +251,8 @@ def _interconnect(cluster: Cluster) -> Interconnect:
 def _data(inputs: PlanInputs, batching: Batching, step: Step) -> list[Figure]:
     pages, nodes = inputs.pages, inputs.cluster.nodes
     read = batching.global_batch / nodes * pages.page_bytes
+    order, share = _share_of_shards(inputs, batching)
+    own = pages.train_bytes * share
     row = partial(Figure, "shards")
     figures = [
         row("training pages", pages.train, "", pages.basis, pages.source),
@@ -253,19 +260,33 @@ def _data(inputs: PlanInputs, batching: Batching, step: Step) -> list[Figure]:
         row("read from disk, step and node", read, "B", COMPUTED, "pages of a node x bytes"),
         row("read from disk, rate of a node", read / step.seconds, "B/s", COMPUTED, "per step"),
         row(
-            *("hashed by a node on the first day", pages.train_bytes, "B", pages.basis),
-            "all shards: a global batch has pages of each",
+            *("read and hashed by a node in the first epoch", own, "B", COMPUTED),
+            f"{share:.3g} of {pages.shards} equal shards: data.partitions={order.partitions}",
         ),
     ]
     if pages.cached is None:
         none = "the shards are not on a server"
         figures.append(row("fetched by a node in an epoch", 0.0, "B", pages.basis, none))
     else:
-        when = "first epoch only: the cache holds all" if pages.cached else "data.cache_gb is less"
-        figures.append(
-            row("fetched by a node in an epoch", pages.train_bytes, "B", pages.basis, when)
-        )
+        when = "until the cache holds all" if pages.cached else "data.cache_gb is less"
+        figures.append(row("fetched by a node in an epoch", own, "B", COMPUTED, when))
     return figures
+
+
+def _share_of_shards(inputs: PlanInputs, batching: Batching) -> tuple[SampleOrder, float]:
+    """Return the order of the pages, and the share of the shards that a node reads in an epoch."""
+    pages, data, cluster = inputs.pages, inputs.experiment.data, inputs.cluster
+    starts = np.unique(np.linspace(0, pages.train, pages.shards + 1).round().astype(np.int64))
+    order = build_order(
+        Selection(np.zeros(0), range(pages.train), starts, data.width, data.max_height),
+        partitions=data.partitions,
+        seed=inputs.experiment.train.seed,
+        global_batch_size=batching.global_batch,
+        window_shards=data.window_shards,
+        ladder=np.zeros(0),
+    )
+    read = most_read(order, np.diff(starts), cluster.ranks, cluster.gpus)
+    return order, read / cluster.nodes
 
 
 def _rest(inputs: PlanInputs, batching: Batching, step: Step) -> list[Figure]:

@@ -98,7 +98,7 @@ def test_the_plan_of_a_small_run_is_that_by_hand():
     assert found["sent by a GPU"] == 2 * 3 / 4 * 4000
     assert found["sent by a node to others"] == 2 * 1 / 2 * 4000
     assert found["read from disk, step and node"] == 8 * 512
-    assert found["hashed by a node on the first day"] == 51_200
+    assert found["read and hashed by a node in the first epoch"] == 51_200
     assert found["size"] == 16_000 + 2 * 8
     assert found["on disk"] == 2 * found["size"]
     assert found["standstill"] == pytest.approx(16_016 / 4 / 1000)
@@ -246,13 +246,21 @@ def test_an_engine_of_one_process_is_refused_for_more():
 
 @pytest.mark.parametrize(
     ("cached", "fetched", "source"),
-    [(None, 0, "not on a server"), (True, 51_200, "first epoch only"), (False, 51_200, "less")],
+    [(None, 0, "not on a server"), (True, 51_200, "until the cache"), (False, 51_200, "less")],
 )
 def test_shards_of_a_server_are_fetched_whole(cached, fetched, source):
     pages = Pages(100, 30, 512.0, 51_200.0, 64.0, cached, COUNTED, "made up")
     (figure,) = [f for f in planned(pages=pages).figures if f.name.startswith("fetched")]
     assert figure.value == fetched
     assert source in figure.source
+
+
+def test_a_node_reads_its_share_of_many_shards():
+    pages = Pages(64_000, 0, 512.0, 64e6, 64.0, True, COUNTED, "made up", shards=64)
+    found = values(pages=pages)
+    own = found["read and hashed by a node in the first epoch"]
+    assert found["fetched by a node in an epoch"] == own
+    assert 64e6 / 2 <= own <= (64 / 2 + 1) * 1e6
 
 
 @pytest.mark.parametrize(

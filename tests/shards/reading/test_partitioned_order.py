@@ -93,6 +93,7 @@ def test_number_of_partitions(shards, samples, batch, partitions):
 
 
 @given(shards=st.integers(1, 10**5), pages=st.integers(1, 10**4), batch=st.integers(1, 20_000))
+@settings(max_examples=40)
 def test_partitions_have_equal_parts_of_a_step_and_pairs_of_samples(shards, pages, batch):
     count = partition_count(shards, shards * pages, batch)
     assert batch % count == 0
@@ -125,9 +126,8 @@ def test_the_first_order_is_that_of_the_version_without_partitions():
 
 
 @pytest.mark.parametrize(("batch", "partitions"), [(8, 8), (24, 8), (48, 24), (504, 63), (9, 3)])
-@pytest.mark.parametrize("worlds", [(1,), (8, 4, 8, 3, 12)])
-def test_every_id_comes_once_per_epoch_while_the_world_size_changes(batch, partitions, worlds):
-    check_epochs(an_order(a_selection(66, 11, jitter=3), batch, partitions), worlds, 3)
+def test_every_id_comes_once_per_epoch_while_the_world_size_changes(batch, partitions):
+    check_epochs(an_order(a_selection(66, 9, jitter=3), batch, partitions), (8, 4, 1, 3, 12), 2)
 
 
 @given(data=st.data())
@@ -190,7 +190,8 @@ def machines() -> SampleOrder:
 def test_a_machine_reads_parts_of_two_shards_more_than_its_share(machines, nodes):
     sizes = np.diff(machines.selection.starts)
     read = most_read(machines, sizes, nodes, 1)
-    assert 1 <= read <= 1 + 2 * sizes.max() * nodes / sizes.sum()
+    # A partition may have one page more than another one.
+    assert 1 <= read <= 1 + (2 * sizes.max() + MANY / nodes) * nodes / sizes.sum()
     assert read <= 1.2 or nodes > 64
     assert most_read(machines, sizes, 8 * nodes, 8) == read or 8 * nodes > 512
 
