@@ -260,7 +260,7 @@ def _data(inputs: PlanInputs, batching: Batching, step: Step) -> list[Figure]:
         row("read from disk, step and node", read, "B", COMPUTED, "pages of a node x bytes"),
         row("read from disk, rate of a node", read / step.seconds, "B/s", COMPUTED, "per step"),
         row(
-            *("read and hashed by a node in the first epoch", own, "B", COMPUTED),
+            *("read by a node in the first epoch", own, "B", COMPUTED),
             f"{share:.3g} of {pages.shards} equal shards: data.partitions={order.partitions}",
         ),
     ]

@@ -98,7 +98,7 @@ def test_the_plan_of_a_small_run_is_that_by_hand():
     assert found["sent by a GPU"] == 2 * 3 / 4 * 4000
     assert found["sent by a node to others"] == 2 * 1 / 2 * 4000
     assert found["read from disk, step and node"] == 8 * 512
-    assert found["read and hashed by a node in the first epoch"] == 51_200
+    assert found["read by a node in the first epoch"] == 51_200
     assert found["size"] == 16_000 + 2 * 8
     assert found["on disk"] == 2 * found["size"]
     assert found["standstill"] == pytest.approx(16_016 / 4 / 1000)
@@ -258,7 +258,7 @@ def test_shards_of_a_server_are_fetched_whole(cached, fetched, source):
 def test_a_node_reads_its_share_of_many_shards():
     pages = Pages(64_000, 0, 512.0, 64e6, 64.0, True, COUNTED, "made up", shards=64)
     found = values(pages=pages)
-    own = found["read and hashed by a node in the first epoch"]
+    own = found["read by a node in the first epoch"]
     assert found["fetched by a node in an epoch"] == own
     assert 64e6 / 2 <= own <= (64 / 2 + 1) * 1e6
 
