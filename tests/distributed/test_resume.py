@@ -91,9 +91,15 @@ def test_a_run_in_partitions_resumes_in_them_on_another_number_of_ranks(trainer)
     assert [line["ids_hash"] for line in found] == [line["ids_hash"] for line in expected]
     losses = [line["loss"] for line in found]
     assert losses == pytest.approx([line["loss"] for line in expected], rel=1e-5)
-    done = trainer.run(trainer.command("partitions-2", *settings, "data.partitions=1"))
-    assert done.returncode != 0
-    assert "data.partitions (was 2, now 1)" in done.stdout + done.stderr
+    for other, named in (
+        ("data.partitions=1", "data.partitions (was 2, now 1)"),
+        ("train.global_batch_size=9", "train.global_batch_size (was 8, now 9)"),
+    ):
+        done = trainer.run(
+            trainer.command("partitions-2", *settings, "augment.mixup_alpha=0", other)
+        )
+        assert done.returncode != 0
+        assert named in done.stdout + done.stderr
 
 
 @pytest.mark.parametrize(

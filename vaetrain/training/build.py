@@ -190,7 +190,10 @@ def open_data(
     train, config = experiment.train, experiment.data
     if saved is not None and config.partitions is None:
         with checkpoint.refuse_other_versions():
-            config = dataclasses.replace(config, partitions=same_run.saved_partitions(saved))
+            partitions = same_run.saved_partitions(saved)
+        # A run with another global batch is refused later, with all settings that differ.
+        if train.global_batch_size % partitions == 0:
+            config = dataclasses.replace(config, partitions=partitions)
     data = TrainingData(
         config,
         engine,
