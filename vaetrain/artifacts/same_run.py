@@ -86,7 +86,7 @@ def check_same_run(
 
 def saved_partitions(saved: Checkpoint) -> int:
     """Return the number of partitions of a run's order; 1 for runs of earlier versions."""
-    return saved.state["experiment"]["data"].get("partitions", 1)
+    return saved.state["experiment"]["data"].get("partitions") or 1
 
 
 def check_same_experiment(
