@@ -19,7 +19,7 @@ from vaetrain.evaluation.layout_statistics import STATISTICS, layout_statistics
 from vaetrain.evaluation.page_features import FEATURES, FLAT_SHARE
 from vaetrain.evaluation.two_sample import single_groups
 from vaetrain.inference.each_page import for_each_page, gather_pages
-from vaetrain.inference.prior_samples import draw_latents, padded_size
+from vaetrain.inference.prior_samples import draw_pages
 from vaetrain.model.masked import keep, rows_at
 from vaetrain.model.vae import VAE
 from vaetrain.prior.prior import Prior
@@ -166,7 +166,7 @@ class PageMeasurer:
         Each rank makes its share; None on all ranks but the main process.
 
         Args:
-            prior: see `draw_latents`; the same on every rank.
+            prior: see `draw_pages`; the same on every rank.
             max_height: height of samples without a prior.
         """
         engine, width, keys, tables = self.engine, self.size[1], [], []
@@ -175,8 +175,7 @@ class PageMeasurer:
             engine.mark_progress("measuring samples")
             noise = sample_keys(SEED, torch.zeros_like(numbers), numbers, "prior")
             sizes = {"width": width, "max_height": max_height}
-            z, heights, ladder = draw_latents(model, prior, noise.to(engine.device), None, **sizes)
-            images = model.decode_padded(z, heights, padded_size(model, heights, width), ladder)
+            images, heights = draw_pages(model, prior, noise.to(engine.device), None, **sizes)
             keys.append(torch.stack([numbers.to(engine.device), heights], 1))
             tables.append(self.measure(images, heights))
         return self.gather(keys, tables, lambda numbers: single_groups(len(numbers), "sample"))

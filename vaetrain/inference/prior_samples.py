@@ -40,6 +40,31 @@ def draw_latents(
     return model.keep_latent(noise.eps, heights), heights, noise.ladder
 
 
+def draw_pages(
+    model: VAE,
+    prior: Prior | None,
+    keys: Tensor,
+    heights: Tensor | None,
+    *,
+    width: int,
+    max_height: int,
+    label: str | None = None,
+) -> tuple[Tensor, Tensor]:
+    """Draw pages: decoded draws of the latents, to which the prior's detail is added if it has one.
+
+    Args: as of `draw_latents`.
+
+    Returns: images (B, 1, H, W), not clipped, padded to `padded_size`, and heights Long (B,).
+    """
+    sizes = {"width": width, "max_height": max_height}
+    z, heights, ladder = draw_latents(model, prior, keys, heights, label=label, **sizes)
+    detail = None if prior is None else prior.detail
+    # The detail was fitted to pages that are decoded from the vector alone.
+    ladder = ladder if detail is None else ()
+    images = model.decode_padded(z, heights, padded_size(model, heights, width), ladder)
+    return images if detail is None else detail.draw(images, heights, keys), heights
+
+
 def padded_size(model: VAE, heights: Tensor, width: int) -> tuple[int, int]:
     """Return the size (H, W) that pages of these heights are padded to together."""
     return -(-int(heights.max()) // model.stride) * model.stride, width

@@ -24,7 +24,7 @@ from vaetrain.engines.devices import thread_line
 from vaetrain.engines.spec import running_launch
 from vaetrain.engines.start import start_engine
 from vaetrain.inference.embedding import MAX_FITTED_PAGES, Features, features_of
-from vaetrain.inference.prior_samples import draw_latents, padded_size, path_noise
+from vaetrain.inference.prior_samples import draw_pages, padded_size, path_noise
 from vaetrain.model.embedding import EmbeddingSpace
 from vaetrain.model.layers import fit_rows
 from vaetrain.model.vae import VAE
@@ -192,16 +192,13 @@ class TrainedModel:
         numbers = torch.arange(count)
         keys = sample_keys(seed, torch.zeros_like(numbers), numbers, "prior")
         for part in keys.to(self.engine.device).split(EVALUATION_BATCH):
-            z, heights, ladder = self._draw(part, height, label)
-            yield self.model.decode(z, heights, self._padded(heights), ladder), heights
+            yield self._draw(part, height, label)
 
-    def _draw(
-        self, keys: Tensor, height: int | None, label: str | None
-    ) -> tuple[Tensor, Tensor, tuple[Tensor, ...]]:
-        """Draw latents, heights and the noise of a ladder from the prior."""
+    def _draw(self, keys: Tensor, height: int | None, label: str | None) -> tuple[Tensor, Tensor]:
+        """Draw pages and their heights from the prior."""
         if self.prior is None and label is not None:
             raise ConfigError(f"label {label!r}: {NO_PRIOR}")
-        return draw_latents(
+        return draw_pages(
             self.model,
             self.prior,
             keys,

@@ -30,6 +30,17 @@ class PriorConfig:
     batch: int = setting(128, "latents per step of the fit", minimum=1)
     lr: float = setting(1e-3, "peak learning rate of the fit", above=0)
 
+    detail: bool = setting(
+        True,
+        "also fit a model that draws the pixels of a sample one after the other, given the decoded "
+        "page, so that samples have sharp boxes; it takes some minutes of a CPU core",
+    )
+    detail_width: int = setting(128, "channels of the detail's hidden layers", minimum=8)
+    detail_steps: int = setting(
+        1500, "optimizer steps of the detail's fit, 8 pages each", minimum=1
+    )
+    detail_epochs: int = setting(20, "the most epochs of the detail's fit", minimum=1)
+
     def is_fitted(self, *, is_spatial: bool, pages: int) -> bool:
         """Return whether a flow is fitted to a model's latents of so many training pages."""
         if self.kind == "auto":

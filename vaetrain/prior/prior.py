@@ -1,4 +1,4 @@
-"""Prior of a model's latent vectors: a flow, and the heights and labels of the training pages."""
+"""Prior of a model's samples: a flow of latents, heights and labels of pages, and their detail."""
 
 from __future__ import annotations
 
@@ -10,10 +10,12 @@ import torch
 from torch import Tensor
 
 from shards.randomness import normal, random_bits, uniform
+from vaetrain.prior.detail import Detail
 from vaetrain.prior.flow import Flow
 from vaetrain.prior.map_flow import MapFlow
 from vaetrain.settings import ConfigError
 
+FLOW, DETAIL = "flow.", "detail."  # prefixes of tensors
 GUIDANCE = 2.0  # of a label that is asked for, see `Flow.decode_noise`
 
 
@@ -27,12 +29,14 @@ class Prior:
         page_labels: Long (N,), positions of the same pages' labels in `labels`; `len(labels)`: no
             label.
         labels: names of the labels.
+        detail: draws the pixels of decoded samples; None: they stay as they are decoded.
     """
 
     flow: Flow
     heights: Tensor
     page_labels: Tensor
     labels: list[str]
+    detail: Detail | None = None
 
     def sample(
         self, keys: Tensor, heights: Tensor | None = None, label: str | None = None
@@ -75,12 +79,18 @@ class Prior:
     def to(self, device: torch.device | str) -> Prior:
         """Return the prior on a device."""
         tensors = (each.to(device) for each in (self.heights, self.page_labels))
-        return Prior(self.flow.to(device), *tensors, self.labels)
+        detail = self.detail and self.detail.to(device)
+        return Prior(self.flow.to(device), *tensors, self.labels, detail)
 
     def tensors(self) -> dict[str, Tensor]:
         """Return all tensors by name, as `load_prior` takes them."""
         pages = {"heights": self.heights, "page_labels": self.page_labels}
-        return pages | {f"flow.{name}": value for name, value in self.flow.state_dict().items()}
+        parts = {FLOW: self.flow} | ({} if self.detail is None else {DETAIL: self.detail})
+        return pages | {
+            prefix + name: value
+            for prefix, part in parts.items()
+            for name, value in part.state_dict().items()
+        }
 
     def description(self) -> dict[str, Any]:
         """Return what `load_prior` needs beside the tensors, for JSON."""
@@ -92,6 +102,7 @@ class Prior:
             "shape": flow.shape,
             "width": flow.enter.out_features,
             "blocks": len(flow.blocks),
+            "detail_width": None if self.detail is None else self.detail.width,
         }
 
 
@@ -118,9 +129,12 @@ def load_prior(description: dict[str, Any], tensors: dict[str, Tensor]) -> Prior
         int(description["width"]),
         int(description["blocks"]),
     )
-    prefix = "flow."
-    flow.load_state_dict(
-        {name.removeprefix(prefix): x for name, x in tensors.items() if name.startswith(prefix)}
-    )
-    flow.eval().requires_grad_(False)
-    return Prior(flow, tensors["heights"], tensors["page_labels"], labels)
+    # Nor have descriptions of older versions a detail.
+    width = description.get("detail_width")
+    detail = None if width is None else Detail(int(width))
+    for prefix, part in ((FLOW, flow), (DETAIL, detail)):
+        if part is not None:
+            names = [name for name in tensors if name.startswith(prefix)]
+            part.load_state_dict({name.removeprefix(prefix): tensors[name] for name in names})
+            part.eval().requires_grad_(False)
+    return Prior(flow, tensors["heights"], tensors["page_labels"], labels, detail)

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from shards.randomness import sample_keys
 from shards.reading.batch import Batch
 from vaetrain.inference.interpolation import interpolate_latents
-from vaetrain.inference.prior_samples import level_noise, path_noise
+from vaetrain.inference.prior_samples import draw_pages, level_noise, path_noise
 from vaetrain.page_pictures import as_grey, error_map, rows_of_pages
 from vaetrain.prior.prior import Prior
 
@@ -58,14 +58,11 @@ def prior_samples(
     """
     numbers = torch.arange(shape[0], device=model.skip_gate.device)
     keys = sample_keys(0, torch.zeros_like(numbers), numbers, "prior")
-    ladder = level_noise(model, keys, size)
     if prior is None:
         noise = torch.randn(shape, generator=torch.Generator().manual_seed(0))
-        return decode_row(model, noise.to(numbers.device), size, ladder)
-    z, heights = prior.sample(keys)
-    heights = heights.clamp(max=size[0])
-    images = as_grey(model.decode_padded(z, heights, size, ladder))
-    return rows_of_pages([images], heights.cpu().numpy())
+        return decode_row(model, noise.to(numbers.device), size, level_noise(model, keys, size))
+    images, heights = draw_pages(model, prior, keys, None, width=size[1], max_height=size[0])
+    return rows_of_pages([as_grey(images)], heights.cpu().numpy())
 
 
 @torch.no_grad()

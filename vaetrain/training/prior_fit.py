@@ -20,6 +20,7 @@ from vaetrain.model.vae import VAE
 from vaetrain.prior.config import PriorConfig
 from vaetrain.prior.flow import Flow
 from vaetrain.prior.prior import Prior, build_flow
+from vaetrain.training.detail_fit import fit_detail
 
 MAX_PAGES = 65_536  # evenly chosen training pages that the prior is fitted to
 MAX_VALUES = 2**27  # of their latents: half a GiB for the means, as much for the deviations
@@ -58,7 +59,9 @@ def fit_prior(
     max_height: int,
     seed: int,
 ) -> Prior | None:
-    """Fit a flow to the latents of training pages. Collective; only the main process fits.
+    """Fit a prior to training pages. Collective; only the main process fits.
+
+    It is a flow of their latents and, unless `prior.detail` is off, a model of their detail.
 
     Args:
         model: in evaluation mode, on the engine's device.
@@ -79,8 +82,9 @@ def fit_prior(
         size = (shape, len(latents.labels), max_height)
         flow = build_flow(*size, config.width, config.blocks)
         flow = fit_flow(flow, latents, config, engine)
-    device = engine.device
-    return Prior(flow, latents.heights, latents.page_labels, latents.labels).to(device)
+    detail = fit_detail(model, data, pages, config, engine, seed) if config.detail else None
+    prior = Prior(flow, latents.heights, latents.page_labels, latents.labels, detail)
+    return prior.to(engine.device)
 
 
 def encode_latents(

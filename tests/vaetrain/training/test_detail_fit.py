@@ -1,0 +1,107 @@
+"""The fit of the detail: what it learns, what it counts, and that it is repeatable."""
+
+import math
+
+import torch
+
+from tests.support.engines import FakeEngine
+from vaetrain.prior.canvas import STEPS, VALUES, Canvas, to_values
+from vaetrain.prior.detail import Detail
+from vaetrain.training.detail_fit import Pages, chosen_pixels, flawed, optimise, page_loss
+
+ROWS, WIDTH = 32, 32
+
+
+def boxes(seed: int, count: int = 8) -> Pages:
+    """Pages of one box each, whose decoded pages are blurred."""
+    generator = torch.Generator().manual_seed(seed)
+    images = torch.full((count, 1, ROWS, WIDTH), 1 / 40)
+    for image in images:
+        top, left = torch.randint(2, 14, (2,), generator=generator).tolist()
+        image[0, top : top + 14, left : left + 14] = 3 / 40
+    blurred = torch.nn.functional.avg_pool2d(images, 9, 1, 4, count_include_pad=False)
+    decoded = (blurred * 255).round().to(torch.uint8)
+    return Pages(to_values(images).to(torch.uint8), decoded, torch.full((count,), ROWS))
+
+
+def fit(steps: int) -> tuple[Detail, list[float]]:
+    torch.manual_seed(0)
+    detail = Detail(32)
+    generator = torch.Generator().manual_seed(0)
+    losses = optimise(detail, [boxes(0), boxes(1)], steps, 2e-3, FakeEngine(), generator)
+    return detail.requires_grad_(False), losses
+
+
+def likelihood(detail: Detail, pages: Pages) -> float:
+    """Return the exact negative log likelihood, nats per page, without flaws."""
+    pixels = torch.ones(pages.values.shape).nonzero().unbind(1)
+    values = pages.values.long()
+    canvas = Canvas.of(values)
+    context, coarse = detail.at(detail.contexts(pages.decoded / 255, pages.heights), *pixels)
+    found = detail.log_probabilities(
+        canvas, canvas.places(*pixels), context, coarse, values.flatten()
+    )
+    return -found.sum().item() / len(values)
+
+
+def test_a_fit_learns_sharp_boxes_of_blurred_ones():
+    before = likelihood(fit(1)[0], boxes(7))
+    detail, losses = fit(150)
+    after = likelihood(detail, boxes(7))
+    uniform = ROWS * WIDTH * math.log(VALUES)
+    assert before < uniform
+    assert after < 0.1 * before
+    pages = boxes(7)
+    keys = torch.arange(len(pages.heights))
+    drawn = to_values(detail.draw(pages.decoded / 255, pages.heights, keys))
+    # Blurred pages have many values; drawn ones are of the two levels nearly everywhere.
+    is_level = (drawn == STEPS) | (drawn == 3 * STEPS)
+    assert is_level.float().mean() > 0.95
+    assert (drawn == pages.values).float().mean() > 0.9
+    assert losses[-1] < losses[0]
+
+
+def test_a_fit_is_repeatable():
+    one, other = fit(3)[0].state_dict(), fit(3)[0].state_dict()
+    assert all(torch.equal(one[name], other[name]) for name in one)
+
+
+def test_drawn_pixels_stand_for_all_pixels_inside():
+    values = boxes(0).values.long()
+    heights = torch.tensor([ROWS] * 4 + [10] * 4)
+    generator = torch.Generator().manual_seed(0)
+    (page, row, column), weights = chosen_pixels(values, heights, generator)
+    assert (row < heights[page]).all()
+    torch.testing.assert_close(
+        weights.sum().item(), float(heights.sum()) * WIDTH, rtol=1e-4, atol=0
+    )
+    # Pixels that differ from a neighbour, or lie at the upper or left edge, are drawn most often.
+    changed = values[page, row, column] != values[page, (row - 1).clamp(min=0), column]
+    assert changed.float().mean() > 0.05
+    assert column.max() == WIDTH - 1
+
+
+def test_the_estimated_loss_is_that_of_all_pixels():
+    detail = fit(20)[0]
+    pages = boxes(3)
+    generator = torch.Generator().manual_seed(0)
+    estimates = [page_loss(detail, pages, generator, torch.device("cpu")).item() for _ in range(20)]
+    exact = likelihood(detail, pages)
+    # The first of the eight pages has flaws, which cost more.
+    mean = sum(estimates) / len(estimates)
+    assert exact * 0.9 < mean < exact * 3
+
+
+def test_flaws_stay_inside_of_the_page_and_of_the_values():
+    values = boxes(0, 1).values.long()
+    generator = torch.Generator().manual_seed(0)
+    heights = torch.tensor([20])
+    differences = 0
+    for _ in range(50):
+        page = flawed(values, heights, generator)
+        assert page.min() >= 0
+        assert page.max() < VALUES
+        assert torch.equal(page[:, 20:], values[:, 20:])
+        differences += int((page != values).any())
+    assert differences > 30
+    assert torch.equal(values, boxes(0, 1).values.long())
