@@ -1,10 +1,13 @@
-"""Noise of a ladder's levels: of samples, and of interpolations."""
+"""Draws of pages: noise of a ladder's levels, and the detail of the prior."""
 
+import pytest
 import torch
 
 from shards.randomness import sample_keys
 from tests.vaetrain.model.pages import WIDTH, build_model
-from vaetrain.inference.prior_samples import level_noise, path_noise
+from vaetrain.inference.prior_samples import draw_pages, level_noise, padded_size, path_noise
+from vaetrain.prior.detail import Detail
+from vaetrain.prior.prior import Prior, build_flow
 
 SIZE = (64, WIDTH)
 
@@ -23,3 +26,24 @@ def test_samples_have_noise_of_their_own_and_steps_of_a_path_share_it():
 
 def test_a_model_without_a_ladder_needs_no_noise():
     assert path_noise(build_model(), 3, SIZE) == ()
+
+
+@pytest.mark.parametrize("skips", ["none", "hierarchical"])
+@torch.no_grad()
+def test_the_detail_is_drawn_on_pages_that_are_decoded_from_the_vector_alone(skips):
+    model = build_model(skips=skips).eval()
+    torch.manual_seed(0)
+    flow = build_flow((model.latent_dim,), 0, SIZE[0], width=8, blocks=1)
+    numbers = torch.arange(3)
+    keys = sample_keys(0, 0 * numbers, numbers, "prior")
+    prior = Prior(flow, torch.tensor([40, 64]), torch.zeros(2, dtype=torch.long), [])
+    sizes = {"width": WIDTH, "max_height": SIZE[0]}
+    decoded, heights = draw_pages(model, prior, keys, None, **sizes)
+    prior.detail = Detail(8)
+    drawn, same = draw_pages(model, prior, keys, None, **sizes)
+    assert torch.equal(heights, same)
+    z, _ = prior.sample(keys)
+    alone = model.decode_padded(z, heights, padded_size(model, heights, WIDTH))
+    assert torch.equal(drawn, prior.detail.draw(alone, heights, keys))
+    assert torch.equal(decoded, alone) == (skips == "none")
+    assert not torch.equal(drawn, decoded)

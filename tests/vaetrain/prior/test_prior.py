@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from shards.randomness import sample_keys
+from vaetrain.prior.detail import Detail
 from vaetrain.prior.flow import Flow
 from vaetrain.prior.prior import Prior, load_prior
 from vaetrain.settings import ConfigError
@@ -60,6 +61,17 @@ def test_a_sample_depends_on_its_key_alone(prior):
 def test_an_unknown_label_is_refused_with_the_known_ones(prior):
     with pytest.raises(ConfigError, match=r"'shop': unknown.*login, home"):
         prior.sample(keys(2), label="shop")
+
+
+def test_a_saved_prior_has_its_detail(prior):
+    assert load_prior(prior.description(), prior.tensors()).detail is None
+    prior.detail = Detail(16)
+    again = load_prior(prior.description(), prior.tensors()).detail
+    assert again.width == 16
+    for name, value in prior.detail.state_dict().items():
+        assert torch.equal(again.state_dict()[name], value), name
+    older = {name: value for name, value in prior.description().items() if name != "detail_width"}
+    assert load_prior(older, prior.tensors()).detail is None
 
 
 def test_a_saved_prior_gives_the_same_samples(prior):
