@@ -39,7 +39,7 @@ class PriorConfig:
     detail_steps: int = setting(
         1500, "optimizer steps of the detail's fit, 8 pages each", minimum=1
     )
-    detail_epochs: int = setting(20, "the most epochs of the detail's fit", minimum=1)
+    detail_epochs: int = setting(16, "the most epochs of the detail's fit", minimum=1)
 
     def is_fitted(self, *, is_spatial: bool, pages: int) -> bool:
         """Return whether a flow is fitted to a model's latents of so many training pages."""

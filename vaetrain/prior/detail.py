@@ -25,9 +25,9 @@ CONTEXT = CHANNELS + (2 * NEAR + 1) ** 2 + COARSE**2
 COPIES = 17  # columns of `copies`
 COMPARISONS = 14  # columns of `comparisons`
 CONTRAST = 4.0  # decoded pages are multiplied by it
-# Edges of drawn pages are a few too many: errors add up from pixel to pixel. Below 1 the likeliest
-# choice, to go on as before, is made more often.
-TEMPERATURE = 1.0
+# Of the choice between copies and a new value. A wrong pixel is continued as if it were right, so
+# pages have too many edges at 1; below 1 the likeliest choice, to go on as before, is more likely.
+TEMPERATURE = 0.7
 
 
 class Detail(nn.Module):
