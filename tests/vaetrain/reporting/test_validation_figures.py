@@ -51,7 +51,11 @@ def test_samples_are_of_the_prior_once_it_is_fitted(shards):
     model, data, pages = validation(shards, "model.latent_dim=8")
     space = pages.features.fit(model, data)
     heights = torch.full((8,), 48)
-    prior = SimpleNamespace(heights=heights, sample=lambda keys: (torch.zeros(8, 8), heights))
+
+    def sample(keys, given, label):
+        return torch.zeros(8, 8), heights
+
+    prior = SimpleNamespace(heights=heights, sample=sample, detail=None)
     figures = [
         validation_figures.validation_figures(model, data, pages, space, *priors)
         for priors in ((), (prior,))
