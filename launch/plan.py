@@ -140,8 +140,8 @@ def _title(experiment: Experiment, launch: Launch, cluster: Cluster) -> str:
     data = experiment.data
     return (
         f"{experiment.name}: {experiment.model.size}, {data.width} x {data.max_height} px, "
-        f"{launch.engine}, precision {experiment.train.precision}, {cluster.nodes} nodes x "
-        f"{cluster.gpus} GPUs"
+        f"{launch.engine}, precision {experiment.train.precision}, {cluster.nodes} "
+        f"node{'s' * (cluster.nodes > 1)} with {cluster.gpus} GPU{'s' * (cluster.gpus > 1)}"
     )
 
 

@@ -295,10 +295,12 @@ def _rest(inputs: PlanInputs, batching: Batching, step: Step) -> list[Figure]:
     clock = inputs.experiment.clock(pages.train)
     steps = clock.horizon // batching.global_batch
     size = SAVED * inputs.model.weights.parameters + 2 * inputs.model.buffers
-    saves = clock.horizon // train.checkpoint_every_images
+    saves, count = (
+        min(steps, -(-clock.horizon // every))  # the last one at the end, at most one a step
+        for every in (train.checkpoint_every_images, train.validate_every_images)
+    )
     copying = size / cluster.ranks / (cluster.host_gb * 1e9)
     writing = size / cluster.nodes / (cluster.disk_mb * 1e6)
-    count = clock.horizon // train.validate_every_images
     page = step.computing / (batching.global_batch / cluster.ranks)
     relative = step.flops[1] / step.flops[0]
     model_work = -(-pages.val // cluster.ranks) * page * relative
@@ -315,8 +317,8 @@ def _rest(inputs: PlanInputs, batching: Batching, step: Step) -> list[Figure]:
             *("written in the background in", writing, "s", ASSUMED),
             f"by all nodes, {_flags(cluster, 'disk_mb')} each",
         ),
-        save("checkpoints", saves, "", COUNTED, "train.checkpoint_every_images"),
-        save("time between", total / max(saves, 1), "s", COMPUTED, "whole run / checkpoints"),
+        save("checkpoints", saves, "", COUNTED, "train.checkpoint_every_images, and at the end"),
+        save("time between", total / saves, "s", COMPUTED, "whole run / checkpoints"),
         val("validation pages", pages.val, "", pages.basis, pages.source),
         val(
             *("model", model_work, "s", COMPUTED),
@@ -326,7 +328,7 @@ def _rest(inputs: PlanInputs, batching: Batching, step: Step) -> list[Figure]:
             *("main process", cluster.validation_seconds, "s", ASSUMED),
             f"pictures, metrics; as on a CPU thread: {_flags(cluster, 'validation_seconds')}",
         ),
-        val("validations", count, "", COUNTED, "train.validate_every_images"),
+        val("validations", count, "", COUNTED, "train.validate_every_images, and at the end"),
         val("share of the run", 100 * validating / total, "%", COMPUTED, "of the whole run"),
         run("images", clock.horizon, "", COUNTED, end),
         run("epochs", clock.epochs, "", COUNTED, end),

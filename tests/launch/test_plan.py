@@ -30,7 +30,7 @@ SETTINGS = (
     "train.epochs=8",
     "train.micro_batch_size=2",
     "train.checkpoint_every_images=160",
-    "train.validate_every_images=400",
+    "train.validate_every_images=500",
     "train.keep_checkpoints=2",
     "train.precision=no",
 )
@@ -110,6 +110,15 @@ def test_the_plan_of_a_small_run_is_that_by_hand():
     total = 50 * found["step"] + validating + 5 * found["standstill"]
     assert found["time"] == pytest.approx(total)
     assert found["share of the run"] == pytest.approx(100 * validating / total)
+
+
+def test_validations_and_checkpoints_are_at_the_end_too_and_at_most_one_a_step():
+    often = ("train.validate_every_images=1", "train.checkpoint_every_images=3")
+    found = values("ddp", *often)
+    assert (found["steps"], found["validations"], found["checkpoints"]) == (50, 50, 50)
+    rarely = ("train.validate_every_images=801", "train.checkpoint_every_images=799")
+    found = values("ddp", *rarely)
+    assert (found["validations"], found["checkpoints"]) == (1, 2)
 
 
 def test_a_rate_is_assumed_unless_measured():
