@@ -294,6 +294,13 @@ def test_pages_are_found_and_chosen_by_keyboard(latent):
     wait_until(page, "window.latentPage.chosen.B.row === 21")
 
 
+def test_two_quick_choices_set_both_pages(latent):
+    page = latent.page
+    page.locator("input[name=target][value=A]").check()
+    page.evaluate("Promise.all([window.latentPage.choose(7), window.latentPage.choose(11)])")
+    assert page.evaluate("['A', 'B'].map((l) => window.latentPage.chosen[l].row)") == [7, 11]
+
+
 def test_every_control_has_a_name(latent):
     unnamed = latent.page.evaluate(
         """() => Array.from(document.querySelectorAll("input, select, button, canvas, section"))

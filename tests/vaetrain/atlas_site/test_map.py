@@ -87,9 +87,49 @@ def test_a_cluster_is_shown_alone_with_its_typical_page(overview):
     assert overview.evaluate("window.overview.map.colours.every((colour) => colour !== 0)")
 
 
+def test_a_page_that_arrives_late_does_not_replace_a_later_choice(overview):
+    chosen = overview.evaluate(
+        """async () => {
+        const { overview } = window;
+        const read = overview.atlas.page.bind(overview.atlas);
+        overview.atlas.page = async (row) => {
+          if (row === 6) await new Promise((done) => setTimeout(done, 300));
+          return read(row);
+        };
+        await Promise.all([overview.choose(6), overview.choose(7)]);
+        return [overview.chosen.row, document.getElementById("card").dataset.row]; }"""
+    )
+    assert chosen == [7, "7"]
+    assert overview.url.endswith("#page=7")
+
+
+def test_the_map_says_how_to_show_all_pages_again(overview):
+    hint = overview.locator("#legend-hint")
+    assert "with its typical page; click it again to show all" in hint.inner_text()
+    overview.locator("#colour").select_option("template")
+    groups = overview.locator("#legend button").count()
+    assert ("after the largest 10 are grey" in hint.inner_text()) == (groups > 10)
+
+
+def test_a_search_says_how_many_pages_it_found(overview):
+    texts = overview.evaluate(
+        """async () => { const { foundText } = await import("./pages/lists.js");
+        return [0, 1, 5, 24].map((count) => foundText(count, 24)); }"""
+    )
+    assert texts == [
+        "No page found.",
+        "1 page found.",
+        "5 pages found.",
+        "The first 24 pages found; a longer text finds fewer.",
+    ]
+    overview.locator("#search").fill("no such text")
+    overview.locator("#status", has_text="No page found.").wait_for()
+    assert overview.locator("#found button").count() == 0
+
+
 def test_every_column_colours_the_points(overview):
     columns = overview.locator("#colour option").all_inner_texts()
-    assert columns == ["cluster", "label", "template", "height", "error"]
+    assert columns == ["cluster", "label", "template", "height", "reconstruction error"]
     for column in columns:
         overview.locator("#colour").select_option(column)
         assert overview.locator("#legend li").count() >= 2

@@ -1,6 +1,6 @@
 // The page "Latent": connects the controls with the model.
 
-import { element, listPages, namedPages, neighboursOf, showCard } from "../pages/lists.js";
+import { element, foundText, listPages, namedPages, neighboursOf, showCard } from "../pages/lists.js";
 import { PageMap } from "../pages/map.js";
 import { Atlas } from "../pages/store.js";
 import { readFile } from "./draw.js";
@@ -49,6 +49,7 @@ class LatentPage {
     this.atlas = atlas;
     this.models = new Models(atlas);
     this.chosen = { A: null, B: null };
+    this.choices = { A: 0, B: 0 };
     this.map = new PageMap($("map"), atlas, {
       onChoose: (row) => this.choose(row),
       onMove: (row) => guarded(async () => {
@@ -77,18 +78,23 @@ class LatentPage {
 
   /** Choose a page as A or B; the choice then goes to the other one. */
   choose(row, letter = this.target) {
+    const other = letter === "A" ? "B" : "A";
+    // Before the page is read, so that a second click during this sets the other page.
+    document.querySelector(`input[name=target][value=${other}]`).checked = true;
+    const choice = ++this.choices[letter];
+    const isCurrent = () => choice === this.choices[letter];
     return guarded(async () => {
       const page = await this.atlas.page(row);
       page.mu = await this.atlas.latent(row);
+      if (!isCurrent()) return;
       this.chosen[letter] = page;
       this.map.mark(letter, row);
-      await showCard($(`card-${letter}`), `Page ${letter}`, this.atlas, page);
-      const other = letter === "A" ? "B" : "A";
-      document.querySelector(`input[name=target][value=${other}]`).checked = true;
+      await showCard($(`card-${letter}`), `Page ${letter}`, this.atlas, page, isCurrent);
+      if (!isCurrent()) return;
       report(`Page ${letter}: ${page.id}. The next choice sets page ${other}.`);
       if (letter === "A") {
         await listPages($("like-A"), this.atlas, neighboursOf(page), (near) =>
-          this.choose(near));
+          this.choose(near), isCurrent);
       }
       await Promise.all([this.morph(), this.vary()]);
     });
@@ -188,10 +194,11 @@ class LatentPage {
 
   async _find() {
     const text = $("search").value.trim();
+    if (text !== "") report("Searching …");
     const rows = text === "" ? [] : await this.atlas.search(text, MOST_FOUND);
     await listPages($("found"), this.atlas, rows.map((row) => ({ row })), (row) =>
       this.choose(row));
-    if (text !== "") report(rows.length === 0 ? "No page found." : `${rows.length} pages found.`);
+    if (text !== "") report(foundText(rows.length, MOST_FOUND));
   }
 
   _connect() {

@@ -1,11 +1,12 @@
 // Colours of the points by a column of the pages, with their legend.
 
-const COLOURS = ["#3b82f6", "#ef7d22", "#2fa84f", "#d64545", "#8f63d2", "#9a6a4f", "#d965b4",
+export const COLOURS = ["#3b82f6", "#ef7d22", "#2fa84f", "#d64545", "#8f63d2", "#9a6a4f", "#d965b4",
   "#1ba8b8", "#b5a51c", "#5c6bc0"];
 export const PLAIN = "#8a90a0";
 const RAMP = [[49, 91, 196], [76, 164, 205], [236, 164, 67], [214, 56, 56]]; // of numbers
 const STEPS = 32;
 const NUMBERS = { height: "heights", error: "errors" };
+export const TITLES = { error: "reconstruction error" }; // of columns that are shown by another name
 const GROUPS = { cluster: "clusterOf", label: "labelOf", template: "templateOf" };
 
 /** Return the columns that an atlas can be coloured by. */

@@ -18,8 +18,11 @@ export async function thumbnail(atlas, row) {
   return element("img", { alt: "", src: url, onload: done, onerror: done });
 }
 
-/** Show a list of pages as buttons; `pages` has { row, distance? }. */
-export async function listPages(list, atlas, pages, onChoose) {
+/**
+ * Show a list of pages as buttons; `pages` has { row, distance? }. If isCurrent() is false when the
+ * thumbnails are there, something else was requested meanwhile, and nothing is changed.
+ */
+export async function listPages(list, atlas, pages, onChoose, isCurrent = () => true) {
   const items = await Promise.all(pages.map(async ({ row, distance }) => {
     const page = await atlas.page(row);
     const lines = [page.id, page.label];
@@ -29,21 +32,30 @@ export async function listPages(list, atlas, pages, onChoose) {
     button.title = page.id;
     return element("li", {}, button);
   }));
-  list.replaceChildren(...items);
+  if (isCurrent()) list.replaceChildren(...items);
 }
 
-/** Show one chosen page. */
-export async function showCard(card, title, atlas, page) {
+/** Return what a search reports. */
+export function foundText(count, most) {
+  if (count === 0) return "No page found.";
+  if (count === most) return `The first ${most} pages found; a longer text finds fewer.`;
+  return count === 1 ? "1 page found." : `${count} pages found.`;
+}
+
+/** Show one chosen page, unless isCurrent() is false, see `listPages`. */
+export async function showCard(card, title, atlas, page, isCurrent = () => true) {
   const facts = [
     ["label", page.label],
     ["template", page.template],
     ["height", `${page.height} rows`],
-    ["error", page.error.toPrecision(3)],
+    ["reconstruction error", page.error.toPrecision(3)],
   ];
   if (page.cluster >= 0) facts.push(["cluster", String(page.cluster)]);
+  const image = await thumbnail(atlas, page.row);
+  if (!isCurrent()) return;
   card.replaceChildren(
     element("strong", { textContent: title }),
-    await thumbnail(atlas, page.row),
+    image,
     named(page.id),
     ...facts.map(([name, value]) => named(`${name}: ${value}`)),
   );

@@ -20,6 +20,7 @@ export class PageMap {
     canvas.addEventListener("pointerdown", (event) => this._press(event));
     canvas.addEventListener("pointermove", (event) => this._drag(event));
     canvas.addEventListener("pointerup", (event) => this._release(event));
+    canvas.addEventListener("pointercancel", () => (this.pressed = null));
     canvas.addEventListener("pointerleave", () => this.onHover(null));
     canvas.addEventListener("wheel", (event) => {
       event.preventDefault();
@@ -155,11 +156,13 @@ export class PageMap {
   }
 
   _press(event) {
+    if (!event.isPrimary) return; // a second finger would move the map by leaps
     this.canvas.setPointerCapture(event.pointerId);
     this.pressed = { start: this._place(event), last: this._place(event), moved: false };
   }
 
   _drag(event) {
+    if (!event.isPrimary) return;
     const [x, y] = this._place(event);
     if (!this.pressed) {
       this.onHover(this._nearest([x, y], CLOSE), event.offsetX, event.offsetY);
@@ -173,6 +176,7 @@ export class PageMap {
   }
 
   _release(event) {
+    if (!event.isPrimary) return;
     const pressed = this.pressed;
     this.pressed = null;
     if (!pressed || pressed.moved) return;

@@ -1,7 +1,7 @@
 // The page "Map": all pages as points; what they are coloured by; the chosen page and its like.
 
-import { coloursOf, columnsOf, groupsOf } from "./colours.js";
-import { element, listPages, namedPages, neighboursOf, showCard, thumbnail } from "./lists.js";
+import { COLOURS, coloursOf, columnsOf, groupsOf, TITLES } from "./colours.js";
+import { element, foundText, listPages, namedPages, neighboursOf, showCard, thumbnail } from "./lists.js";
 import { PageMap } from "./map.js";
 import { Atlas } from "./store.js";
 
@@ -22,11 +22,18 @@ async function guarded(task) {
   }
 }
 
+function hintOf(column, groups) {
+  const typical = column === "cluster" ? ", with its typical page" : "";
+  const grey = groups > COLOURS.length ? ` All after the largest ${COLOURS.length} are grey.` : "";
+  return `Click a ${column} to show it alone${typical}; click it again to show all pages.${grey}`;
+}
+
 class Overview {
   constructor(atlas) {
     this.atlas = atlas;
     this.chosen = null;
     this.before = null;
+    this.choices = 0;
     this.map = new PageMap($("map"), atlas, {
       onChoose: (row) => this.choose(row),
       onMove: (row) => guarded(async () => {
@@ -44,17 +51,23 @@ class Overview {
   choose(row, title = "Chosen page") {
     return guarded(async () => {
       const { atlas } = this;
+      // A page whose block arrives late must not replace one that was chosen after it.
+      const choice = ++this.choices;
       const page = await atlas.page(row);
+      if (choice !== this.choices) return;
       if (this.chosen !== null && this.chosen.row !== row) this.before = this.chosen;
       this.chosen = page;
       this.map.mark("", row);
       $("hint").hidden = true;
       $("chosen").hidden = false;
       $("page-title").textContent = title;
-      await showCard($("card"), title, atlas, page);
+      const isCurrent = () => choice === this.choices;
+      await showCard($("card"), title, atlas, page, isCurrent);
+      if (!isCurrent()) return;
       this._links();
-      report(`Page ${page.id}.`);
-      await listPages($("like"), atlas, neighboursOf(page), (near) => this.choose(near));
+      report(`${title}: ${page.id}.`);
+      await listPages($("like"), atlas, neighboursOf(page), (near) => this.choose(near), isCurrent);
+      if (!isCurrent()) return;
       const images = Array.from($("chosen").querySelectorAll("img"));
       await Promise.all(images.map((image) => image.decode().catch(() => {})));
       $("page-title").parentElement.scrollIntoView({ block: "nearest" });
@@ -72,9 +85,7 @@ class Overview {
     const groups = groupsOf(this.atlas, column);
     $("legend-hint").textContent = groupOf === null
       ? "From the smallest to the largest values."
-      : column === "cluster"
-        ? "Click a cluster to show it alone, and its typical page."
-        : `Click a ${column} to show it alone.`;
+      : hintOf(column, groups.length);
     $("legend").replaceChildren(...legend.map((entry, at) => {
       const swatch = element("span", { className: "swatch" });
       swatch.style.background = entry.colour;
@@ -130,16 +141,17 @@ class Overview {
 
   async _find() {
     const text = $("search").value.trim();
+    if (text !== "") report("Searching …");
     const rows = text === "" ? [] : await this.atlas.search(text, MOST_FOUND);
     if (text !== $("search").value.trim()) return;
     await listPages($("found"), this.atlas, rows.map((row) => ({ row })), (row) =>
       this.choose(row));
-    if (text !== "") report(rows.length === 0 ? "No page found." : `${rows.length} pages found.`);
+    if (text !== "") report(foundText(rows.length, MOST_FOUND));
   }
 
   _connect() {
     $("colour").append(...columnsOf(this.atlas).map((column) =>
-      element("option", { value: column, textContent: column })));
+      element("option", { value: column, textContent: TITLES[column] ?? column })));
     $("colour").onchange = () => this.colour($("colour").value);
     $("search").oninput = () => guarded(() => this._find());
     this.map.connect($("zoom"));
