@@ -31,6 +31,7 @@ if __name__ == "__main__" and __package__ is None:  # the launcher runs the file
 import torch
 
 from benchmarks.support import harness, report
+from benchmarks.support.memory import resident_bytes
 from shards import cli
 from vaetrain.artifacts import checkpoint
 from vaetrain.artifacts.checkpoint import Checkpoint
@@ -61,24 +62,18 @@ class Meter(threading.Thread):
 
     def __init__(self) -> None:
         super().__init__(daemon=True)
-        self._before, self.growth, self._stopped = resident(), 0, threading.Event()
+        self._before, self.growth, self._stopped = resident_bytes(), 0, threading.Event()
 
     def run(self) -> None:
         """Sample until `stop`."""
         while not self._stopped.wait(SAMPLING):
-            self.growth = max(self.growth, resident() - self._before)
+            self.growth = max(self.growth, resident_bytes() - self._before)
 
     def stop(self) -> int:
         """Return the growth."""
         self._stopped.set()
         self.join()
         return self.growth
-
-
-def resident() -> int:
-    """Return the resident bytes of this process, without those of mapped files."""
-    fields = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
-    return 1024 * int(fields["RssAnon"].split()[0])
 
 
 def release_freed_memory() -> None:

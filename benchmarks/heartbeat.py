@@ -28,6 +28,7 @@ from shards import cli
 
 PER_MACHINE, TIMEOUT = 8, 20.0
 SETTLE = 6.0  # seconds until all ranks read
+GROUPS = {"% of a core": "load on the store", "s": "time until a dead rank is reported"}
 DEAD = 3  # on the first machine, but not its watcher
 
 
@@ -42,14 +43,14 @@ def measure(world_size: int, windows: int, seconds: float) -> dict[tuple[str, st
         ranks = start_ranks(store, world_size, PER_MACHINE, TIMEOUT)
         time.sleep(SETTLE)
         loads = [load_of(store, lambda: time.sleep(seconds)) for _ in range(windows)]
-        found["store's CPU while all ranks wait", "% of a core"] = loads
+        found["all ranks wait", "% of a core"] = loads
         kill_one(ranks, found, "a rank dies")
     with running_store() as store:
         ranks = start_ranks(store, world_size, PER_MACHINE, TIMEOUT)
         time.sleep(SETTLE)
         kind = "a rank dies and collectives fail"
         load = load_of(store, lambda: kill_one(ranks, found, kind, then=fail_collectives))
-        found[f"store's CPU while {kind}", "% of a core"] = [load]
+        found[kind, "% of a core"] = [load]
     return found
 
 
@@ -104,8 +105,8 @@ def main() -> int:
     results = []
     for world_size in cli.progress(worlds, unit="world"):
         for (name, unit), values in measure(world_size, windows, seconds).items():
-            group = f"{world_size} ranks"
-            results.append(report.result(group, name, unit, values, better="lower"))
+            case = f"{world_size} ranks, {name}"
+            results.append(report.result(GROUPS[unit], case, unit, values, better="lower"))
     settings = {"seed": arguments.seed, "rounds": windows, "warmup": 0, "device": "cpu"}
     settings |= {"threads": 1, "per_machine": PER_MACHINE, "timeout": TIMEOUT}
     record = report.record(

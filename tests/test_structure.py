@@ -86,6 +86,12 @@ COVERS = {
     "tests/launch/test_report.py": ("launch/charts.py",),
     "tests/launch/test_sweep.py": ("launch/mlflow_study.py", "launch/training_process.py"),
     "tests/benchmarks/test_atlas.py": ("benchmarks/support/made_atlas.py",),
+    "tests/benchmarks/support/simulation/test_world.py": (
+        *(
+            "benchmarks/support/simulation/object_store.py",
+            "benchmarks/support/simulation/ranks.py",
+        ),
+    ),
     "tests/benchmarks/support/test_traces.py": ("benchmarks/support/trainer_tasks.py",),
 }
 RIDDLES = re.compile(r"(What|Who|Whose|How|That|None|Nothing|Nobody|Whether it)\b")

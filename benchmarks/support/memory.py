@@ -155,3 +155,9 @@ def storage_bytes(tensors: list[Tensor]) -> dict[int, int]:
     plain = [t.to_local() if hasattr(t, "to_local") else t for t in tensors]
     storages = (tensor.untyped_storage() for tensor in plain if tensor.device.type != "meta")
     return {storage.data_ptr(): storage.nbytes() for storage in storages}
+
+
+def resident_bytes() -> int:
+    """Return the resident bytes of this process, without those of mapped files."""
+    fields = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
+    return 1024 * int(fields["RssAnon"].split()[0])

@@ -8,7 +8,8 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from pathlib import Path
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 from vaetrain.engines.heartbeat import Heartbeat
 from vaetrain.engines.launching.rank_variables import Ranks
@@ -27,12 +28,13 @@ class Store:
 
     def __init__(self, process: subprocess.Popen[str], port: int) -> None:
         self.address = f"127.0.0.1:{port}"
-        self._stat = Path(f"/proc/{process.pid}/stat")
+        # As clock_getcpuclockid(3) does. The times in /proc/PID/stat have ticks of 10 ms, in which
+        # the store of a few ranks does all its work unseen.
+        self._clock = (~process.pid << 3) | 2
 
     def cpu_seconds(self) -> float:
         """Return the CPU time of the store's process so far."""
-        user, system = self._stat.read_text().rpartition(")")[2].split()[11:13]
-        return (int(user) + int(system)) / os.sysconf("SC_CLK_TCK")
+        return time.clock_gettime(self._clock)
 
 
 @contextlib.contextmanager
@@ -44,6 +46,25 @@ def running_store() -> Iterator[Store]:
     ) as process:
         yield Store(process, int(process.stdout.readline()))
         process.stdin.close()
+
+
+class CountingStore:
+    """Store that records the name and the number of keys of each request.
+
+    Attributes:
+        requests: the records.
+    """
+
+    def __init__(self, store: Any) -> None:
+        self.store, self.requests = store, []
+
+    def __getattr__(self, name: str) -> Any:
+        def call(*arguments: Any) -> Any:
+            keys = arguments[0]
+            self.requests.append((name, len(keys) if isinstance(keys, list) else 1))
+            return getattr(self.store, name)(*arguments)
+
+        return call
 
 
 class SimulatedRank(Heartbeat):
@@ -58,6 +79,11 @@ class SimulatedRank(Heartbeat):
         self.failure, self.ended = "", 0.0
         super().__init__(ranks, timeout)
 
+    def count_requests(self) -> list[tuple[str, int]]:
+        """Return a list to which each request from now on is added: name and number of keys."""
+        self._store = CountingStore(self._store)
+        return self._store.requests
+
     def end(self, failure: str) -> None:
         """Record the failure and stop."""
         self.failure, self.ended = self._agree(failure)[0], time.monotonic()
@@ -71,18 +97,18 @@ class SimulatedRank(Heartbeat):
 def start_ranks(
     store: Store, world_size: int, per_machine: int, timeout: float
 ) -> list[SimulatedRank]:
-    """Start the ranks of machines of equal size; all of them wait."""
+    """Start the ranks of machines of equal size at the same time; all of them wait."""
     machines = world_size // per_machine
-    return [
-        SimulatedRank(
-            Ranks(
-                *(number, world_size, number % per_machine, per_machine),
-                *(number // per_machine, machines, store.address),
-            ),
-            timeout,
-        )
-        for number in range(world_size)
-    ]
+
+    def start(number: int) -> SimulatedRank:
+        place = (number % per_machine, per_machine, number // per_machine, machines)
+        return SimulatedRank(Ranks(number, world_size, *place, store.address), timeout)
+
+    # Torch looks up the name of the store's address, for its messages. A name server that does not
+    # answer takes 15 s, one rank after another half an hour.
+    os.environ.setdefault("RES_OPTIONS", "timeout:1 attempts:1")
+    with ThreadPoolExecutor(world_size) as pool:
+        return list(pool.map(start, range(world_size)))
 
 
 def wait_for_ends(ranks: list[SimulatedRank], seconds: float) -> None:

@@ -276,7 +276,12 @@ class Heartbeat:
 
 
 def rank_list(ranks: list[int], singular: str, plural: str) -> str:
-    """Return ranks in words with the verb: `rank 1 is`, `ranks 0, 2 and 5 are`."""
+    """Return ascending ranks in words with the verb: `rank 1 is`, `ranks 0, 2 and 4 to 7 are`."""
     if len(ranks) == 1:
         return f"rank {ranks[0]} {singular}"
-    return f"ranks {', '.join(map(str, ranks[:-1]))} and {ranks[-1]} {plural}"
+    # The numbers of consecutive ranks grow as their places do.
+    runs = [list(run) for _, run in itertools.groupby(ranks, key=lambda n: n - ranks.index(n))]
+    words = [w for run in runs for w in ([f"{run[0]} to {run[-1]}"] if len(run) > 2 else run)]
+    if len(words) == 1:
+        return f"ranks {words[0]} {plural}"
+    return f"ranks {', '.join(map(str, words[:-1]))} and {words[-1]} {plural}"

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
-from typing import Any
 
 import pytest
 
@@ -52,6 +51,8 @@ def test_ranks_are_listed_in_words():
     assert rank_list([1], "is", "are") == "rank 1 is"
     assert rank_list([0, 2], "is", "are") == "ranks 0 and 2 are"
     assert rank_list([0, 2, 5], "has", "have") == "ranks 0, 2 and 5 have"
+    assert rank_list([8, 9, 10, 11], "has", "have") == "ranks 8 to 11 have"
+    assert rank_list([0, 1, *range(8, 16), 20], "is", "are") == "ranks 0, 1, 8 to 15 and 20 are"
 
 
 # A rank, the watcher of a machine, all ranks of a machine, all watchers.
@@ -62,6 +63,13 @@ def test_all_ranks_report_the_silent_ones(ranks, dead):
     (failure,) = failures_after_deaths(ranks, dead)
     verb = "has" if len(dead) == 1 else "have"
     assert failure.startswith(f"{rank_list(dead, verb, verb)} been silent for 2 s")
+
+
+def test_the_stores_load_is_seen_within_a_few_beats(store, ranks):
+    """Ticks of 10 ms showed no load of few ranks, and the benchmark failed."""
+    before = store.cpu_seconds()
+    time.sleep(5 * ranks[0].interval)
+    assert 0 < store.cpu_seconds() - before < 5
 
 
 def test_all_ranks_report_the_one_without_progress(ranks):
@@ -89,26 +97,9 @@ def test_nothing_is_reported_while_all_ranks_wait_alike(ranks):
     assert {rank.failure for rank in ranks} == {""}
 
 
-class CountingStore:
-    """Store that records the name and the number of keys of each request."""
-
-    def __init__(self, store: Any) -> None:
-        self.store, self.requests = store, []
-
-    def __getattr__(self, name: str) -> Any:
-        def call(*arguments: Any) -> Any:
-            keys = arguments[0]
-            self.requests.append((name, len(keys) if isinstance(keys, list) else 1))
-            return getattr(self.store, name)(*arguments)
-
-        return call
-
-
 def counted(ranks: list[SimulatedRank]) -> list[list[tuple[str, int]]]:
     """Return the lists to which each rank's requests are added from now on."""
-    for rank in ranks:
-        rank._store = CountingStore(rank._store)
-    return [rank._store.requests for rank in ranks]
+    return [rank.count_requests() for rank in ranks]
 
 
 def test_only_watchers_read_all_statuses_and_in_one_request(ranks):

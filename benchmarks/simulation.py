@@ -1,0 +1,255 @@
+"""Training of 512 ranks in one process: order, reader, cache, heartbeat and checkpoints.
+
+    python -m benchmarks.simulation [--quick] [--out DIR]
+
+Ranks are threads, eight for each node, and run the trainer's own code; only the network is not
+real: the object store is a folder whose requests take time and fail, and collectives pass values
+between threads. The launcher's store is torch's own, in a process of its own. The model counts how
+often it has seen each sample.
+
+First, one epoch is read with fixed ranks. Then one is read while the number of ranks changes: one
+rank is slow, one is killed while it writes its part of a checkpoint, three quarters of the ranks
+resume from the checkpoint before that one, and at last all ranks go on. Every sample must have been
+trained on once. The command also computes which share of a checkpoint of 10^9 parameters each rank
+writes. Times are no result: all ranks share one processor. Writes simulation.json and
+simulation.png.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from benchmarks.support import harness, report
+from benchmarks.support.sample_pages import build_shards, sample_lines
+from benchmarks.support.simulated_ranks import running_store
+from benchmarks.support.simulation import checkpoint_plan
+from benchmarks.support.simulation.object_store import ObjectStore, Traffic, write_shards
+from benchmarks.support.simulation.ranks import times_trained
+from benchmarks.support.simulation.world import Outcome, Plan, World
+from shards import cli
+from shards.format.index import HEADER_NAME
+from shards.open import open_index
+from vaetrain.artifacts import checkpoint
+from vaetrain.model.registry import SIZES, Size
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """Amount of work.
+
+    Attributes:
+        ranks, fewer: number of ranks, and after one was killed.
+        per_node: ranks of a node.
+        shards, pages, last: shards; pages of each one, and of the last one.
+        global_batch: pages of a step; both numbers of ranks divide it.
+        window: shards that are shuffled together.
+        killed_at, fewer_until: steps after which a rank is killed and after which all ranks go on.
+        request, slow: seconds of a request to the object store, and of the slow rank's step.
+        timeout: of the heartbeat in seconds.
+        model: of the planned checkpoint.
+    """
+
+    ranks: int
+    fewer: int
+    per_node: int
+    shards: int
+    pages: int
+    last: int
+    global_batch: int
+    window: int
+    killed_at: int
+    fewer_until: int
+    request: float
+    slow: float
+    timeout: float
+    model: Size
+
+
+FULL = Sizes(
+    *(512, 384, 8, 1536, 16, 5, 1536, 384, 6, 10, 0.02, 1.0, 60.0),
+    model=checkpoint_plan.BILLION,
+)
+QUICK = Sizes(16, 12, 4, 48, 8, 5, 48, 12, 4, 6, 0.001, 0.2, 4.0, model=SIZES["tiny"])
+SAVE_EVERY = 2  # steps
+STRAGGLER, KILLED = 5, 7  # ranks
+
+
+@dataclass
+class Simulated:
+    """Results of a simulation.
+
+    Attributes:
+        data: bytes of all shards.
+        epoch: traffic of an epoch with fixed ranks.
+        worlds: outcome and traffic of each part of the epoch with changing ranks.
+        trained: how often each sample was trained on in the epoch with changing ranks.
+    """
+
+    data: int
+    epoch: Traffic
+    worlds: list[tuple[int, Outcome, Traffic]]
+    trained: np.ndarray
+
+
+def simulate(sizes: Sizes, folder: Path) -> Simulated:
+    """Run both epochs; raises RuntimeError if a sample was lost or repeated."""
+    build_shards(sample_lines(), folder / "built")
+    pages = folder / "pages"
+    write_shards(pages, folder / "built", sizes.shards, sizes.pages, sizes.last)
+    data = sum(shard.bytes for shard in open_index(pages).shards)
+    objects = ObjectStore(pages, folder / "caches-fixed", sizes.request, fail_every=50)
+
+    def world(ranks: int, name: str) -> World:
+        options = (sizes.global_batch, sizes.window)
+        return World(ranks, sizes.per_node, objects, folder / name, *options)
+
+    samples = (sizes.shards - 1) * sizes.pages + sizes.last
+    steps = -(-samples // sizes.global_batch)
+    with objects.connected():
+        fixed = world(sizes.ranks, "fixed").run(Plan(steps, steps), None, sizes.timeout)
+        check_epoch([fixed.steps[step] for step in range(steps)], samples)
+        epoch = objects.new_traffic()
+        objects.caches = folder / "caches-changing"
+        plans = [
+            (
+                sizes.ranks,
+                Plan(steps, SAVE_EVERY, STRAGGLER, sizes.slow, KILLED, sizes.killed_at),
+            ),
+            (sizes.fewer, Plan(sizes.fewer_until, SAVE_EVERY)),
+            (sizes.ranks, Plan(steps, SAVE_EVERY)),
+        ]
+        worlds = []
+        for ranks, plan in plans:
+            with running_store() as store:
+                outcome = world(ranks, "changing").run(plan, store, sizes.timeout)
+            worlds.append((ranks, outcome, objects.new_traffic()))
+            check_failures(outcome, ranks, plan)
+            if plan.killed is not None:
+                check_checkpoints(folder / "changing", plan.killed_at, sizes.global_batch)
+    applied = worlds[0][1].steps | worlds[1][1].steps | worlds[2][1].steps
+    check_epoch([applied[step] for step in range(steps)], samples)
+    for step in applied.keys() & fixed.steps.keys():
+        require(
+            np.array_equal(np.sort(applied[step]), np.sort(fixed.steps[step])),
+            f"step {step} depends on the number of ranks",
+        )
+    newest = checkpoint.load(checkpoint.list_checkpoints(folder / "changing")[-1])
+    trained = times_trained(newest)
+    wanted = np.bincount(np.concatenate([applied[s] for s in range(steps)]), minlength=samples)
+    require(np.array_equal(trained, wanted), "the checkpoint counts other samples than were read")
+    return Simulated(data, epoch, worlds, trained)
+
+
+def require(condition: bool, fault: str) -> None:
+    """Raise RuntimeError with the fault unless the condition holds."""
+    if not condition:
+        raise RuntimeError(fault)
+
+
+def check_epoch(steps: list[np.ndarray], samples: int) -> None:
+    """Require that steps have each sample once, and then only samples of the next epoch."""
+    ids = np.concatenate(steps)
+    counts = np.bincount(ids, minlength=samples)
+    more = len(ids) - samples
+    is_once = len(counts) == samples and counts.min() == 1 and (counts == 2).sum() == more
+    require(bool(is_once and counts.max() <= 2), "a sample was lost or repeated")
+
+
+def check_failures(outcome: Outcome, ranks: int, plan: Plan) -> None:
+    """Require that the heartbeat names the killed rank on all others, and else nothing."""
+    wanted = [] if plan.killed is None else [f"rank {plan.killed} "] * (ranks - 1)
+    found = [failure[: len(wanted[0])] if wanted else failure for failure in outcome.failures]
+    require(found == wanted, f"the heartbeat reports {sorted(set(outcome.failures))[:3]}")
+
+
+def check_checkpoints(folder: Path, killed_at: int, global_batch: int) -> None:
+    """Require that the checkpoint before the interrupted one is the newest, and whole."""
+    newest = checkpoint.load(checkpoint.list_checkpoints(folder)[-1])
+    wanted = (killed_at - SAVE_EVERY) * global_batch
+    require(newest.images == wanted, f"the newest checkpoint is at {newest.images} images")
+    require(any(folder.glob(checkpoint.DRAFTS)), "there is no draft of the interrupted save")
+
+
+def results_of(found: Simulated, sizes: Sizes) -> list[dict[str, Any]]:
+    """Return the results of the simulation."""
+    results = []
+
+    def add(group: str, name: str, unit: str, value: float) -> None:
+        if value > 0:
+            results.append(report.result(group, name, unit, [value], better="lower"))
+
+    def add_traffic(name: str, traffic: Traffic, ranks: int) -> None:
+        nodes = ranks // sizes.per_node
+        for kind, counts in (("fetched", traffic.fetched), ("hashed", traffic.hashed)):
+            of_node = f"{name}, {kind} by a node"
+            add("bytes", f"{of_node}, mean", "MB", sum(counts.values()) / nodes / 1e6)
+            add("bytes", f"{of_node}, largest", "MB", max(counts.values(), default=0) / 1e6)
+        mean = sum(traffic.requests.values()) / nodes
+        add("requests to the object store", f"{name}, mean", "a node", mean)
+
+    nodes = sizes.ranks // sizes.per_node
+    add("bytes", "data / nodes", "MB", found.data / nodes / 1e6)
+    add_traffic(f"epoch of {sizes.ranks} ranks", found.epoch, sizes.ranks)
+    for ranks, outcome, traffic in found.worlds:
+        name = f"{ranks} ranks, steps {min(outcome.steps)} to {max(outcome.steps)}"
+        add_traffic(name, traffic, ranks)
+        add("memory", name, "MB a rank", outcome.memory / ranks / 1e6)
+        for kind, rate in outcome.requests.items():
+            add("requests to the launcher's store", f"{name}, {kind}", "a second", rate)
+        if outcome.seconds_to_failure is not None:
+            first, last = outcome.seconds_to_failure
+            add("time until the killed rank is reported", f"{ranks} ranks, first", "s", first)
+            add("time until the killed rank is reported", f"{ranks} ranks, last", "s", last)
+    return results
+
+
+def plan_results(sizes: Sizes) -> tuple[list[dict[str, Any]], int]:
+    """Return the results of the planned checkpoint, and the number of its parameters."""
+    model = checkpoint_plan.large_model(sizes.model)
+    results = []
+    for name, engine in checkpoint_plan.engines(model, sizes.ranks, sizes.per_node).items():
+        share = checkpoint_plan.shares(engine)
+        for kind, value in (("mean", share.bytes.mean()), ("largest", share.bytes.max())):
+            case = f"{name}, {kind}"
+            notes = {"layout_bytes": share.layout, "ranks_without": int((share.bytes == 0).sum())}
+            results.append(
+                report.result(
+                    "checkpoint", case, "MB a rank", [float(value) / 1e6], notes, better="lower"
+                )
+            )
+    return results, sum(parameter.numel() for parameter in model.parameters())
+
+
+def main() -> int:
+    """Run the command and return the exit status."""
+    arguments = harness.parser("simulation", __doc__).parse_args()
+    sizes = QUICK if arguments.quick else FULL
+    planned, parameters = plan_results(sizes)
+    with tempfile.TemporaryDirectory() as name:
+        found = simulate(sizes, Path(name))
+        header = (Path(name) / "pages" / HEADER_NAME).stat().st_size
+    record = report.record(
+        "simulation",
+        quick=arguments.quick,
+        settings={"seed": arguments.seed, "rounds": 1, "warmup": 0, "device": "cpu"}
+        | {"threads": 1, "parameters": parameters, "data_bytes": found.data}
+        | {"header_bytes": header, **asdict(sizes)},
+        packages=("safetensors", "fsspec"),
+        results=results_of(found, sizes) + planned,
+    )
+    report.publish(record, arguments.out)
+    once = int((found.trained == 1).sum())
+    cli.print_line(
+        f"{once} of {len(found.trained)} samples were trained on once, the others, which fill the "
+        "last step, twice"
+    )
+    return 0
+
+
+if __name__ == "__main__":
+    cli.run("benchmarks.simulation", main)
