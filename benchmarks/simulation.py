@@ -71,7 +71,7 @@ class Sizes:
 
 
 FULL = Sizes(
-    *(512, 384, 8, 1536, 16, 5, 1536, 384, 6, 10, 0.02, 1.0, 60.0),
+    *(512, 384, 8, 192, 64, 37, 1536, 48, 4, 6, 0.02, 1.0, 60.0),
     model=checkpoint_plan.BILLION,
 )
 QUICK = Sizes(16, 12, 4, 48, 8, 5, 48, 12, 4, 6, 0.001, 0.2, 4.0, model=SIZES["tiny"])
@@ -185,7 +185,8 @@ def results_of(found: Simulated, sizes: Sizes) -> list[dict[str, Any]]:
 
     def add_traffic(name: str, traffic: Traffic, ranks: int) -> None:
         nodes = ranks // sizes.per_node
-        for kind, counts in (("fetched", traffic.fetched), ("hashed", traffic.hashed)):
+        kinds = {"needed": traffic.needed, "fetched": traffic.fetched, "hashed": traffic.hashed}
+        for kind, counts in kinds.items():
             of_node = f"{name}, {kind} by a node"
             add("bytes", f"{of_node}, mean", "MB", sum(counts.values()) / nodes / 1e6)
             add("bytes", f"{of_node}, largest", "MB", max(counts.values(), default=0) / 1e6)

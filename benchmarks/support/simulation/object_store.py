@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import io
-import os
+import shutil
 import threading
 import time
 from collections import Counter
@@ -16,7 +16,7 @@ from unittest.mock import patch
 import numpy as np
 
 from shards.atomic_files import sha256_of
-from shards.format.index import BLOCK, HEADER_NAME, TABLE_NAME, header_bytes
+from shards.format.index import BLOCK, HEADER_NAME, TABLE_NAME, Shard, header_bytes
 from shards.open import open_index
 from shards.remote import cache
 from shards.remote.client import Remote
@@ -65,11 +65,18 @@ class Traffic:
     Attributes:
         requests: of shards to the object store, failed ones as well.
         fetched, hashed: bytes of shards.
+        opened: bytes of the shards that a node's ranks have opened, by checksum.
     """
 
     requests: Counter[str] = field(default_factory=Counter)
     fetched: Counter[str] = field(default_factory=Counter)
     hashed: Counter[str] = field(default_factory=Counter)
+    opened: dict[str, dict[str, int]] = field(default_factory=dict)
+
+    @property
+    def needed(self) -> Counter[str]:
+        """Bytes of the shards that a node's ranks have opened; some are fetched ahead of that."""
+        return Counter({node: sum(shards.values()) for node, shards in self.opened.items()})
 
 
 class ObjectStore:
@@ -111,8 +118,17 @@ class ObjectStore:
 
     @contextlib.contextmanager
     def connected(self) -> Iterator[None]:
-        """Let all requests of this process go to this store, and count what caches hash."""
+        """Let all requests of this process go to this store, and count what caches do."""
+        open_shard = cache.ShardCache.open
+
+        def opened(own: cache.ShardCache, shard: Shard) -> io.FileIO:
+            with self._lock:
+                node = self.traffic.opened.setdefault(own.folder.name, {})
+                node[shard.sha256] = shard.bytes
+            return open_shard(own, shard)
+
         with (
+            patch.object(cache.ShardCache, "open", opened),
             patch.object(Remote, "_filesystem", lambda remote: self),
             patch.object(cache, "sha256_of", self._hashed),
         ):
@@ -125,7 +141,7 @@ class ObjectStore:
         return (self.folder / address.rpartition("/")[2]).read_bytes()
 
     def get_file(self, address: str, path: str) -> None:
-        """Make a file appear at `path`, as a link, after some time; raise OSError at times."""
+        """Copy a file to `path` after some time; raise OSError at times."""
         node, name = address.rsplit("/", 2)[1:]
         source = self.folder / name
         with self._lock:
@@ -139,8 +155,7 @@ class ObjectStore:
         with self._lock:
             if name != TABLE_NAME:
                 self.traffic.fetched[node] += source.stat().st_size
-        Path(path).unlink(missing_ok=True)  # of an attempt that a lost rank did not finish
-        os.link(source, path)
+        shutil.copyfile(source, path)
 
     def _hashed(self, file: Path | io.FileIO) -> str:
         path = file if isinstance(file, Path) else Path(str(file.name))
