@@ -48,6 +48,7 @@ class Sizes:
         shards, pages, last: shards; pages of each one, and of the last one.
         global_batch: pages of a step; both numbers of ranks divide it.
         window: shards that are shuffled together.
+        save_every: steps between two checkpoints.
         killed_at, fewer_until: steps after which a rank is killed and after which all ranks go on.
         request, slow: seconds of a request to the object store, and of the slow rank's step.
         timeout: of the heartbeat in seconds.
@@ -62,6 +63,7 @@ class Sizes:
     last: int
     global_batch: int
     window: int
+    save_every: int
     killed_at: int
     fewer_until: int
     request: float
@@ -71,11 +73,10 @@ class Sizes:
 
 
 FULL = Sizes(
-    *(512, 384, 8, 192, 64, 37, 1536, 48, 4, 6, 0.02, 1.0, 60.0),
+    *(512, 384, 8, 192, 32, 5, 1536, 48, 1, 2, 3, 0.02, 1.0, 60.0),
     model=checkpoint_plan.BILLION,
 )
-QUICK = Sizes(16, 12, 4, 48, 8, 5, 48, 12, 4, 6, 0.001, 0.2, 4.0, model=SIZES["tiny"])
-SAVE_EVERY = 2  # steps
+QUICK = Sizes(16, 12, 4, 48, 8, 5, 48, 12, 2, 4, 6, 0.001, 0.2, 4.0, model=SIZES["tiny"])
 STRAGGLER, KILLED = 5, 7  # ranks
 
 
@@ -109,19 +110,16 @@ def simulate(sizes: Sizes, folder: Path) -> Simulated:
         return World(ranks, sizes.per_node, objects, folder / name, *options)
 
     samples = (sizes.shards - 1) * sizes.pages + sizes.last
-    steps = -(-samples // sizes.global_batch)
+    steps, every = -(-samples // sizes.global_batch), sizes.save_every
     with objects.connected():
         fixed = world(sizes.ranks, "fixed").run(Plan(steps, steps), None, sizes.timeout)
         check_epoch([fixed.steps[step] for step in range(steps)], samples)
         epoch = objects.new_traffic()
         objects.caches = folder / "caches-changing"
         plans = [
-            (
-                sizes.ranks,
-                Plan(steps, SAVE_EVERY, STRAGGLER, sizes.slow, KILLED, sizes.killed_at),
-            ),
-            (sizes.fewer, Plan(sizes.fewer_until, SAVE_EVERY)),
-            (sizes.ranks, Plan(steps, SAVE_EVERY)),
+            (sizes.ranks, Plan(steps, every, STRAGGLER, sizes.slow, KILLED, sizes.killed_at)),
+            (sizes.fewer, Plan(sizes.fewer_until, every)),
+            (sizes.ranks, Plan(steps, every)),
         ]
         worlds = []
         for ranks, plan in plans:
@@ -130,7 +128,8 @@ def simulate(sizes: Sizes, folder: Path) -> Simulated:
             worlds.append((ranks, outcome, objects.new_traffic()))
             check_failures(outcome, ranks, plan)
             if plan.killed is not None:
-                check_checkpoints(folder / "changing", plan.killed_at, sizes.global_batch)
+                images = (plan.killed_at - every) * sizes.global_batch
+                check_checkpoints(folder / "changing", images)
     applied = worlds[0][1].steps | worlds[1][1].steps | worlds[2][1].steps
     check_epoch([applied[step] for step in range(steps)], samples)
     for step in applied.keys() & fixed.steps.keys():
@@ -167,11 +166,10 @@ def check_failures(outcome: Outcome, ranks: int, plan: Plan) -> None:
     require(found == wanted, f"the heartbeat reports {sorted(set(outcome.failures))[:3]}")
 
 
-def check_checkpoints(folder: Path, killed_at: int, global_batch: int) -> None:
-    """Require that the checkpoint before the interrupted one is the newest, and whole."""
+def check_checkpoints(folder: Path, images: int) -> None:
+    """Require that the newest checkpoint is that of an image count, and whole, beside a draft."""
     newest = checkpoint.load(checkpoint.list_checkpoints(folder)[-1])
-    wanted = (killed_at - SAVE_EVERY) * global_batch
-    require(newest.images == wanted, f"the newest checkpoint is at {newest.images} images")
+    require(newest.images == images, f"the newest checkpoint is at {newest.images} images")
     require(any(folder.glob(checkpoint.DRAFTS)), "there is no draft of the interrupted save")
 
 
