@@ -26,7 +26,7 @@ from benchmarks.support.simulated_ranks import (
 )
 from shards import cli
 
-PER_MACHINE, TIMEOUT = 8, 20.0
+PER_MACHINE, TIMEOUT = 8, 30.0
 SETTLE = 6.0  # seconds until all ranks read
 GROUPS = {"% of a core": "load on the store", "s": "time until a dead rank is reported"}
 DEAD = 3  # on the first machine, but not its watcher
@@ -79,7 +79,8 @@ def kill_one(
     wait_for_ends(alive, 3 * TIMEOUT)
     wrong = [rank.rank for rank in alive if not rank.failure.startswith(f"rank {DEAD} ")]
     if wrong:
-        raise RuntimeError(f"{len(wrong)} ranks do not report rank {DEAD}")
+        found_instead = ranks[wrong[0]].failure[:60] or "nothing"
+        raise RuntimeError(f"{len(wrong)} ranks report {found_instead} instead of rank {DEAD}")
     ends = [rank.ended - begun for rank in alive]
     found[f"{kind}: first rank reports it", "s"] = [min(ends)]
     found[f"{kind}: last rank reports it", "s"] = [max(ends)]

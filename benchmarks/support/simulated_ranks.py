@@ -14,6 +14,8 @@ from typing import Any
 from vaetrain.engines.heartbeat import Heartbeat
 from vaetrain.engines.launching.rank_variables import Ranks
 
+SWITCH_SECONDS = 1e-4
+
 SERVER = """
 import sys
 from torch.distributed import TCPStore
@@ -107,6 +109,9 @@ def start_ranks(
     # Torch looks up the name of the store's address, for its messages. A name server that does not
     # answer takes 15 s, one rank after another half an hour.
     os.environ.setdefault("RES_OPTIONS", "timeout:1 attempts:1")
+    # By default a thread that has waited for the store waits up to 5 ms for the interpreter, so a
+    # thousand threads miss their beats.
+    sys.setswitchinterval(SWITCH_SECONDS)
     with ThreadPoolExecutor(world_size) as pool:
         return list(pool.map(start, range(world_size)))
 
