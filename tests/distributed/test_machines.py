@@ -1,11 +1,9 @@
 """One training on two machines: two network namespaces with a veth pair, and a Slurm job."""
 
-import contextlib
 import os
 import shutil
 import signal
 import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -14,14 +12,10 @@ import pytest
 from launch.processes import kill_family
 from tests.support.commands import ACCELERATE
 from tests.support.paths import REPO
-from tests.support.tensors import same_bits
 
 ADDRESSES = ("10.213.7.1", "10.213.7.2")
 CABLE = "cable"
 CONFIGURATION = Path("/etc/netns")
-TUN = Path("/dev/net/tun")
-SLOW_LINK = str(REPO / "tests" / "distributed" / "programs" / "slow_link.py")
-DELAY, RATE = 0.02, 12.5e6  # seconds in each direction; bytes a second: 100 Mbit/s
 LONG = ("train.max_images=100000", "train.checkpoint_every_images=24")
 
 
@@ -29,9 +23,9 @@ def ip(*arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(["ip", *arguments], capture_output=True, text=True)
 
 
-@contextlib.contextmanager
-def namespaces():
-    """Give the names of two network namespaces without any connection."""
+@pytest.fixture
+def machines():
+    """Yield the names of two network namespaces that are connected to each other only."""
     names = [f"vaetrain-{os.getpid()}-{number}" for number in (0, 1)]
     try:
         for name in names:
@@ -44,48 +38,20 @@ def namespaces():
             hosts.parent.mkdir(parents=True)
             lines = ("127.0.0.1 localhost", *map(" ".join, zip(ADDRESSES, names, strict=True)))
             hosts.write_text("\n".join(lines) + "\n")
+        cable = ("type", "veth", "peer", "name", CABLE, "netns", names[1])
+        made = ip("link", "add", CABLE, "netns", names[0], *cable)
+        if made.returncode:
+            pytest.skip(f"there are no veth pairs here: {made.stderr.strip()}")
+        for name, address in zip(names, ADDRESSES, strict=True):
+            inside = ("-n", name)
+            assert ip(*inside, "address", "add", f"{address}/24", "dev", CABLE).returncode == 0
+            for device in (CABLE, "lo"):
+                assert ip(*inside, "link", "set", device, "up").returncode == 0
         yield names
     finally:
         for name in names:
             ip("netns", "delete", name)
             shutil.rmtree(CONFIGURATION / name, ignore_errors=True)
-
-
-def set_up(names):
-    """Give the devices of both namespaces their addresses."""
-    for name, address in zip(names, ADDRESSES, strict=True):
-        inside = ("-n", name)
-        assert ip(*inside, "address", "add", f"{address}/24", "dev", CABLE).returncode == 0
-        for device in (CABLE, "lo"):
-            assert ip(*inside, "link", "set", device, "up").returncode == 0
-
-
-@pytest.fixture
-def machines():
-    """Yield the names of two network namespaces that are connected to each other only."""
-    with namespaces() as names:
-        cable = ("type", "veth", "peer", "name", CABLE, "netns", names[1])
-        made = ip("link", "add", CABLE, "netns", names[0], *cable)
-        if made.returncode:
-            pytest.skip(f"there are no veth pairs here: {made.stderr.strip()}")
-        set_up(names)
-        yield names
-
-
-@pytest.fixture
-def distant_machines():
-    """Yield the names of two namespaces with a slow link between them, and the link's process."""
-    if not TUN.exists():
-        pytest.skip(f"there is no {TUN} here")
-    with namespaces() as names:
-        command = [sys.executable, SLOW_LINK, *names, CABLE, str(DELAY), str(RATE)]
-        with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as link:
-            try:
-                assert link.stdout.readline() == "ready\n"
-                set_up(names)
-                yield names, link
-            finally:
-                link.kill()
 
 
 def start(trainer, machines, name, *settings):
@@ -137,41 +103,6 @@ def test_a_run_on_two_machines_resumes_after_one_machine_dies(trainer, machines)
     finally:
         end(launchers)
     assert trainer.lines(name)[-1]["images"] == saved + 48
-
-
-@pytest.mark.slow
-def test_a_slow_link_and_its_end_change_nothing_but_the_time(trainer, distant_machines):
-    """Over 20 ms and 100 Mbit/s, cut in a step and mended, a run ends with the same bits."""
-    machines, link = distant_machines
-    settings = ("train.max_images=160", "train.checkpoint_every_images=24")
-    settings += ("train.log_every_images=8", "train.timeout_seconds=15")
-    trainer.train("near", *settings, engine="ddp", processes=2)
-    losses = {line["images"]: line["loss"] for line in trainer.lines("near")}
-    name = "distant"
-    launchers = start(trainer, machines, name, *settings)
-    try:
-        deadline = time.monotonic() + 240
-        while not list((trainer.folder / name / "checkpoints").glob("[0-9]*")):
-            running = [launcher.poll() is None for launcher in launchers]
-            assert running == [True, True], launchers[0].communicate()
-            assert time.monotonic() < deadline
-            time.sleep(0.05)
-        link.send_signal(signal.SIGUSR1)
-        _, err = launchers[0].communicate(timeout=60)
-        assert launchers[0].returncode != 0
-        assert "error: rank 1 has been silent for 15 s (train.timeout_seconds); last seen" in err
-    finally:
-        end(launchers)
-    link.send_signal(signal.SIGUSR2)
-    launchers = start(trainer, machines, name, *settings)
-    try:
-        out, err = launchers[0].communicate(timeout=240)
-        assert launchers[0].returncode == 0, err
-        assert "resuming at" in out
-    finally:
-        end(launchers)
-    assert {line["images"]: line["loss"] for line in trainer.lines(name)} == losses
-    assert same_bits(trainer.weights(name), trainer.weights("near"))
 
 
 SRUN = """#!/usr/bin/env python3
