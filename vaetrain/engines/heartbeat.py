@@ -6,9 +6,8 @@ alive, and where its training is. A rank that makes progress reads nothing. Of t
 the first rank of each machine, its watcher, reads all statuses: the culprit is the rank whose
 status has stopped changing, or, if all ranks are alive, the one that has made the least progress.
 The other ranks read only their own status, that of their watcher, and the message that a watcher
-writes. They read all statuses if their watcher is silent, or if a collective of theirs has failed;
-of many ranks only if no watcher has written a message a few beats later. So the requests to the
-store grow with the ranks, and not with their square.
+writes. They read all statuses if their watcher is silent, or if a collective of theirs has failed.
+So the requests to the store grow with the ranks, and not with their square.
 
 Times are of the monotonic clock, so setting the wall clock has no effect. A process that was paused
 does not take its own pause for the silence of others.
@@ -38,8 +37,6 @@ from vaetrain.engines.launching.rank_variables import Ranks
 
 BEAT_SECONDS = 1.0
 MISSED_BEATS = 4  # after so many missed beats in a row a rank is dead
-FEW_RANKS = 64  # of a world in which every rank may read all statuses at the same time
-WATCHER_BEATS = 6  # in a larger one, that a rank waits for a watcher's message before it does
 FAILURE = "failure"  # key of the message that the ranks agree on
 RESUME = "run the same command again to resume from the last checkpoint"
 
@@ -89,7 +86,6 @@ class Heartbeat:
         self._reading, self._stopped = threading.Event(), threading.Event()
         self._ending = threading.Lock()
         self._collective_failed = False
-        self._waited = 0.0  # seconds since a collective failed
         self._store = self._connect()
         self._keys = [f"status/{number}" for number in range(ranks.world_size)]
         self._store.compare_set(FAILURE, "", "")
@@ -121,7 +117,7 @@ class Heartbeat:
         Waits for a few beats, which it takes to be sure.
         """
         self._collective_failed = True
-        for _ in range(4 * MISSED_BEATS):
+        for _ in range(3 * MISSED_BEATS):
             time.sleep(self.interval)
             if self._failure:
                 return self._failure
@@ -240,10 +236,7 @@ class Heartbeat:
     def _choose_ranks(self, elapsed: float) -> None:
         """Set the ranks whose statuses are read from now on."""
         watcher_is_silent = self._silent[self._watcher] >= MISSED_BEATS * self.interval
-        self._waited += elapsed * self._collective_failed
-        beats = WATCHER_BEATS if len(self._statuses) > FEW_RANKS else 0
-        reads_alone = self._collective_failed and self._waited >= beats * self.interval
-        if self.rank == self._watcher or watcher_is_silent or reads_alone:
+        if self.rank == self._watcher or watcher_is_silent or self._collective_failed:
             self._read_ranks = list(range(len(self._statuses)))
             self._read_all += elapsed
         elif self._read_all:

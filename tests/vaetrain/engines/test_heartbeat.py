@@ -7,7 +7,6 @@ from collections.abc import Iterator
 
 import pytest
 
-from benchmarks.heartbeat import fail_collectives
 from benchmarks.support.simulated_ranks import (
     SimulatedRank,
     Store,
@@ -15,7 +14,6 @@ from benchmarks.support.simulated_ranks import (
     start_ranks,
     wait_for_ends,
 )
-from vaetrain.engines import heartbeat
 from vaetrain.engines.heartbeat import MISSED_BEATS, rank_list
 
 TIMEOUT = 2.0  # seconds; a beat is a twentieth
@@ -113,26 +111,6 @@ def test_only_watchers_read_all_statuses_and_in_one_request(ranks):
         keys = 1 + (WORLD if number % PER_MACHINE == 0 else 2)  # with that of the failure
         assert set(own) == {("set", 1), ("multi_get", keys)}
         assert len(own) <= 30
-
-
-@slow
-def test_in_a_large_world_watchers_name_the_dead_rank_after_failed_collectives(ranks, monkeypatch):
-    """With 512 ranks, all of which read all statuses, nobody was named in time."""
-    monkeypatch.setattr(heartbeat, "FEW_RANKS", 0)
-    requests = counted(ranks)
-    ranks[5].die()
-    fail_collectives([rank for rank in ranks if rank.rank != 5])
-    assert {rank.failure[:14] for rank in ranks if rank.rank != 5} == {"rank 5 is dead"}
-    of_others = [own for number, own in enumerate(requests) if number % PER_MACHINE]
-    assert max(keys for own in of_others for _, keys in own) <= 3
-
-
-@slow
-@pytest.mark.parametrize("dead", [4, 5])
-def test_in_a_large_world_a_rank_whose_collective_failed_needs_no_watcher(ranks, monkeypatch, dead):
-    monkeypatch.setattr(heartbeat, "FEW_RANKS", 0)
-    ranks[dead].die()
-    assert ranks[7].find_dead_ranks().startswith(f"rank {dead} is dead; ")
 
 
 def test_a_rank_that_makes_progress_reads_nothing(ranks):
