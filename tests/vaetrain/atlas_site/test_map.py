@@ -77,6 +77,30 @@ def test_the_map_is_dragged_and_zoomed(overview):
     np.testing.assert_allclose(place_of(overview, 3), before, atol=1)
 
 
+def resize(page, width: int) -> None:
+    """Change the window's size, and wait until the map follows."""
+    before = page.evaluate("window.overview.map.canvas.width")
+    page.set_viewport_size({"width": width, "height": 700})
+    while page.evaluate("window.overview.map.canvas.width") == before:
+        page.wait_for_timeout(20)
+
+
+def test_another_size_keeps_the_view_and_never_shows_an_empty_map(overview):
+    whole = overview.evaluate("window.overview.map.scale")
+    overview.evaluate("window.requestAnimationFrame = () => 0")  # what a later frame would draw
+    resize(overview, 1100)
+    assert overview.evaluate("window.overview.map.scale") != whole
+    assert overview.evaluate(
+        """() => { const { canvas } = window.overview.map;
+        const { data } = canvas.getContext("2d").getImageData(0, 0, canvas.width, canvas.height);
+        return data.some((value) => value !== 0); }"""
+    )
+    overview.get_by_role("button", name="Zoom in").click()
+    zoomed = overview.evaluate("window.overview.map.scale")
+    resize(overview, 1200)
+    assert overview.evaluate("window.overview.map.scale") == zoomed
+
+
 def test_a_cluster_is_shown_alone_with_its_typical_page(overview):
     button = overview.locator("#legend button", has_text="cluster 1 (11)")
     button.click()

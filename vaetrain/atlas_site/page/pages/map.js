@@ -37,15 +37,22 @@ export class PageMap {
     whole.onclick = () => this.showAll();
   }
 
-  /** Give the canvas as many pixels as it has on the screen, also later when its size changes. */
+  /**
+   * Give the canvas as many pixels as it has on the screen, also later when its size changes. The
+   * view is kept if it was moved or zoomed.
+   */
   followSize() {
     const follow = () => {
       const box = this.canvas.getBoundingClientRect();
       const density = Math.min(2, window.devicePixelRatio);
       const [width, height] = [box.width, box.height].map((side) => Math.round(side * density));
       if (width === 0 || height === 0) return;
+      if (width === this.canvas.width && height === this.canvas.height) return;
       Object.assign(this.canvas, { width, height });
-      this.showAll();
+      if (!this.wasMoved) this.showAll();
+      // At once: a new size clears the canvas, and a frame later it would flicker.
+      cancelAnimationFrame(this.frame);
+      this._draw();
     };
     new ResizeObserver(follow).observe(this.canvas);
     follow();
@@ -53,6 +60,7 @@ export class PageMap {
 
   /** Show the whole map. */
   showAll() {
+    this.wasMoved = false;
     const { x, y } = this.atlas;
     let [left, right, top, bottom] = [Infinity, -Infinity, Infinity, -Infinity];
     for (let row = 0; row < x.length; row++) {
@@ -185,12 +193,14 @@ export class PageMap {
   }
 
   _pan(x, y) {
+    this.wasMoved = true;
     this.centre[0] -= x / this.scale;
     this.centre[1] += y / this.scale;
     this.draw();
   }
 
   _zoom(factor, x = this.canvas.width / 2, y = this.canvas.height / 2) {
+    this.wasMoved = true;
     const offset = [x - this.canvas.width / 2, y - this.canvas.height / 2];
     this.centre[0] += (offset[0] / this.scale) * (1 - 1 / factor);
     this.centre[1] -= (offset[1] / this.scale) * (1 - 1 / factor);
