@@ -18,7 +18,7 @@ from vaetrain.augmentation.config import AugmentConfig
 from vaetrain.config.training import MIN_PAGES, CollapseConfig, TrainConfig
 from vaetrain.data.batching import Batching, split_global_batch
 from vaetrain.data.config import DataConfig
-from vaetrain.engines.config import OptimizerConfig
+from vaetrain.engines.config import EngineConfig, OptimizerConfig
 from vaetrain.gan.config import GanConfig
 from vaetrain.losses.config import BetaConfig, CurriculumConfig, LossConfig
 from vaetrain.losses.terms import PIXEL_LOSSES
@@ -53,6 +53,7 @@ class Experiment:
     curriculum: CurriculumConfig = dataclasses.field(default_factory=CurriculumConfig)
     beta: BetaConfig = dataclasses.field(default_factory=BetaConfig)
     optimizer: OptimizerConfig = dataclasses.field(default_factory=OptimizerConfig)
+    engine: EngineConfig = dataclasses.field(default_factory=EngineConfig)
     lr: LrConfig = dataclasses.field(default_factory=LrConfig)
     collapse: CollapseConfig = dataclasses.field(default_factory=CollapseConfig)
     gan: GanConfig = dataclasses.field(default_factory=GanConfig)

@@ -18,16 +18,14 @@ from collections.abc import Iterable, Iterator, Mapping
 import torch
 import torch.distributed as dist
 from accelerate import Accelerator
-from accelerate.utils import (
-    InitProcessGroupKwargs,
-    KwargsHandler,
-)
+from accelerate.utils import InitProcessGroupKwargs, KwargsHandler
 from torch import Tensor, nn
 
 from shards.errors import UserError
 from vaetrain import cli
 from vaetrain.engines.allocator import keep_freed_memory
 from vaetrain.engines.collectives import Collectives
+from vaetrain.engines.config import EngineConfig
 from vaetrain.engines.crash import exit_after_exception
 from vaetrain.engines.device_options import automatic_precision
 from vaetrain.engines.devices import cpu_threads
@@ -160,6 +158,7 @@ class Engine(Collectives, abc.ABC):
         micro_batch: int,
         accumulation: int,
         clip_norm: float,
+        config: EngineConfig | None = None,
     ) -> None:
         """Distribute a model, already on the device, and its fresh optimizer over the ranks.
 
@@ -169,6 +168,7 @@ class Engine(Collectives, abc.ABC):
             micro_batch: samples per rank and micro batch.
             accumulation: micro batches per optimizer step.
             clip_norm: maximum global norm of the gradients; 0: no clipping.
+            config: None: the defaults.
 
         Raises ConfigError for an optimizer whose state the engine cannot split.
         """
@@ -179,6 +179,7 @@ class Engine(Collectives, abc.ABC):
                 f"use adamw, or one of the engines {others}"
             )
         self.accumulation, self.clip_norm = accumulation, clip_norm
+        self.config = config or EngineConfig()
         self.module = model
         self._distribute(model, optimizer, micro_batch)
         start_state(self.adamw, self._masters())

@@ -1,10 +1,10 @@
-"""Settings of the optimizer."""
+"""Settings of the optimizer, and of the reduction of gradients over the ranks."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
-from vaetrain.settings import setting
+from vaetrain.settings import AUTO, setting
 
 # Those that resume identically from a saved state. adan, adopt and lamb keep a step count outside
 # the state of the parameters, which is not saved.
@@ -29,4 +29,17 @@ class OptimizerConfig:
     eps: float = setting(1e-8, "AdamW: added to the denominator of the update", above=0)
     clip_norm: float = setting(
         1.0, "maximum global norm of the gradients; 0: no clipping", minimum=0
+    )
+
+
+@dataclass
+class EngineConfig:
+    """Settings of the reduction of gradients over the ranks."""
+
+    reduce_each_micro_batch: bool | str = setting(
+        AUTO,
+        "FSDP2: reduce the gradients in every micro batch, so that a rank keeps only its slices; "
+        "false, and auto: once a step, which sends less but keeps whole gradients between micro "
+        "batches. ddp and zero1 always reduce once a step, zero2 and zero3 in every micro batch",
+        choices=(True, False, AUTO),
     )

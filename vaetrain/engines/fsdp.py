@@ -23,8 +23,8 @@ from vaetrain.engines.torch_engine import TorchEngine
 class FsdpEngine(TorchEngine):
     """`fsdp2`: a slice is this rank's rows of a parameter.
 
-    As under ZeRO-3, each micro batch's gradients are averaged at once, so that a rank never holds
-    the gradients of the whole model.
+    Between the micro batches of a step, a rank holds the gradients of the whole model, unless
+    `engine.reduce_each_micro_batch` is true.
     """
 
     @property
@@ -50,7 +50,9 @@ class FsdpEngine(TorchEngine):
             group["params"] = [replaced[names[parameter]] for parameter in group["params"]]
 
     def micro_batch(self, *, last: bool) -> contextlib.AbstractContextManager[None]:
-        """See `Engine.micro_batch`."""
+        """See `Engine.micro_batch`; the weights are gathered in every micro batch."""
+        each = self.config.reduce_each_micro_batch is True
+        self.model.set_requires_gradient_sync(last or each)
         return contextlib.nullcontext()
 
     def _clip(self) -> Tensor:

@@ -144,6 +144,7 @@ def build_run(command: Command, engine: Engine) -> Run:
         micro_batch=batching.micro_batch,
         accumulation=batching.accumulation,
         clip_norm=experiment.optimizer.clip_norm,
+        config=experiment.engine,
     )
     with torch.device("meta"):
         skeleton = VAE(*shape)
