@@ -36,6 +36,7 @@ FREE_TO_CHANGE = {
     "data.retry_seconds",
     "data.workers",
     "data.prefetch",
+    "engine.reduce_dtype",
     "engine.reduce_each_micro_batch",
     "collapse.action",
     "collapse.inactive_share",

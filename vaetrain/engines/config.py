@@ -36,10 +36,17 @@ class OptimizerConfig:
 class EngineConfig:
     """Settings of the reduction of gradients over the ranks."""
 
+    reduce_dtype: str = setting(
+        "fp32",
+        "type in which the model's gradients are summed over the ranks; bf16 sends half the bytes "
+        "and rounds; gradients, moments and weights stay fp32; not for single",
+        choices=("fp32", "bf16"),
+    )
     reduce_each_micro_batch: bool | str = setting(
         AUTO,
         "FSDP2: reduce the gradients in every micro batch, so that a rank keeps only its slices; "
-        "false, and auto: once a step, which sends less but keeps whole gradients between micro "
-        "batches. ddp and zero1 always reduce once a step, zero2 and zero3 in every micro batch",
+        "false: once a step, which sends less but keeps whole gradients between micro batches; "
+        "auto: once a step in fp32, in every micro batch in bf16. ddp and zero1 always reduce once "
+        "a step, zero2 and zero3 in every micro batch",
         choices=(True, False, AUTO),
     )

@@ -8,23 +8,25 @@ only and silently becomes DDP without one, so torch is called directly.
 from __future__ import annotations
 
 import contextlib
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.distributed.device_mesh import init_device_mesh
-from torch.distributed.fsdp import fully_shard
+from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 from torch.distributed.tensor import DTensor
 
 from vaetrain.engines.base import WEIGHT
 from vaetrain.engines.slices import Split
 from vaetrain.engines.torch_engine import TorchEngine
+from vaetrain.settings import AUTO, ConfigError
 
 
 class FsdpEngine(TorchEngine):
     """`fsdp2`: a slice is this rank's rows of a parameter.
 
-    Between the micro batches of a step, a rank holds the gradients of the whole model, unless
-    `engine.reduce_each_micro_batch` is true.
+    Between the micro batches of a step, a rank holds the gradients of the whole model, unless they
+    are reduced in every micro batch.
     """
 
     @property
@@ -40,19 +42,38 @@ class FsdpEngine(TorchEngine):
             parameter.data = parameter.data.contiguous()
         names = {parameter: name for name, parameter in model.named_parameters()}
         self.mesh = init_device_mesh(self.device.type, (self.world_size,))
+        options = {"mesh": self.mesh, **self._policies()}
         reshard = self.options["fsdp_reshard_after_forward"] == "true"
         for unit in fsdp_units(model, int(self.options["fsdp_min_num_params"])):
-            fully_shard(unit, mesh=self.mesh, reshard_after_forward=reshard)
-        self.model, self.adamw = fully_shard(model, mesh=self.mesh), optimizer
+            fully_shard(unit, reshard_after_forward=reshard, **options)
+        self.model, self.adamw = fully_shard(model, **options), optimizer
         # `fully_shard` has replaced the parameters, so the optimizer gets the new ones by name.
         replaced = dict(model.named_parameters())
         for group in optimizer.param_groups:
             group["params"] = [replaced[names[parameter]] for parameter in group["params"]]
 
+    def _policies(self) -> dict[str, Any]:
+        """Return the arguments of `fully_shard` that depend on the settings."""
+        if self.config.reduce_dtype == "fp32":
+            return {}
+        if self.accumulation > 1 and not self._reduces_each:
+            raise ConfigError(
+                "engine.reduce_each_micro_batch: false with engine.reduce_dtype=bf16 would add up "
+                f"the {self.accumulation} micro batches of a step in bf16; write auto, or "
+                "engine.reduce_dtype=fp32"
+            )
+        return {"mp_policy": MixedPrecisionPolicy(reduce_dtype=torch.bfloat16)}
+
+    @property
+    def _reduces_each(self) -> bool:
+        """Whether the gradients are reduced in every micro batch of a step."""
+        each = self.config.reduce_each_micro_batch
+        # Gradients that are not reduced yet are added up in `reduce_dtype`, slices in fp32.
+        return self.config.reduce_dtype == "bf16" if each == AUTO else bool(each)
+
     def micro_batch(self, *, last: bool) -> contextlib.AbstractContextManager[None]:
         """See `Engine.micro_batch`; the weights are gathered in every micro batch."""
-        each = self.config.reduce_each_micro_batch is True
-        self.model.set_requires_gradient_sync(last or each)
+        self.model.set_requires_gradient_sync(last or self._reduces_each)
         return contextlib.nullcontext()
 
     def _clip(self) -> Tensor:

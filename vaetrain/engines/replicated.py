@@ -8,11 +8,14 @@ from collections.abc import Iterator, Mapping
 
 import torch
 from torch import Tensor, nn
+from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import bf16_compress_hook
+from torch.nn.parallel import DistributedDataParallel
 
 from vaetrain.engines.base import AVERAGE, WEIGHT
 from vaetrain.engines.optimizers import load_optimizer_tensors, optimizer_tensors
 from vaetrain.engines.slices import Split
 from vaetrain.engines.torch_engine import TorchEngine
+from vaetrain.settings import ConfigError
 
 
 class ReplicatedEngine(TorchEngine):
@@ -25,6 +28,17 @@ class ReplicatedEngine(TorchEngine):
         # Accelerate has no argument for the name that torch 2.14 prefers, so each rank would warn.
         warnings.filterwarnings("ignore", "`broadcast_buffers` is deprecated", FutureWarning)
         self.model = self.accelerator.prepare(model)
+        if self.config.reduce_dtype == "bf16":
+            self._reduce_in_bf16()
+
+    def _reduce_in_bf16(self) -> None:
+        if not self.spec.has_process_group:
+            raise ConfigError(
+                f"engine.reduce_dtype: {self.name} has one rank and reduces no gradients; write "
+                "fp32, or use an engine with several ranks"
+            )
+        if isinstance(self.model, DistributedDataParallel):  # not with one rank
+            self.model.register_comm_hook(None, bf16_compress_hook)
 
     @contextlib.contextmanager
     def micro_batch(self, *, last: bool) -> Iterator[None]:

@@ -28,9 +28,10 @@ FIRST_SCALE, STEPS_TO_GROW = 2.0**16, 2000  # of fp16's losses, the defaults of 
 class ZeroEngine(Engine):
     """`zero1` to `zero3`, with and without offload to host memory.
 
-    bf16 and fp16 are torch's autocast around the forward pass, as on every engine, so weights,
-    gradients and communication are fp32. DeepSpeed's own `torch_autocast` would sum gradients in
-    bf16, and with fp16 clip gradients before it unscales them.
+    bf16 and fp16 are torch's autocast around the forward pass, as on every engine, so weights and
+    gradients are fp32, and so is communication, unless `engine.reduce_dtype` says otherwise.
+    DeepSpeed's own `torch_autocast` would sum gradients in bf16, and with fp16 clip gradients
+    before it unscales them.
     """
 
     @property
@@ -90,6 +91,7 @@ class ZeroEngine(Engine):
             "train_micro_batch_size_per_gpu": micro_batch,
             "gradient_accumulation_steps": self.accumulation,
             "gradient_clipping": self.clip_norm,
+            "communication_data_type": self.config.reduce_dtype,
             "zero_optimization": zero,
             # torch's fused AdamW works on host tensors too; DeepSpeed's needs a compiler.
             "zero_force_ds_cpu_optimizer": False,

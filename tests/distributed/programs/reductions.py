@@ -1,11 +1,13 @@
 """Collectives of a step's micro batches by an engine without the trainer, counted; prints JSON.
 
-    accelerate launch --config_file ENGINE reductions.py REDUCE_EACH_MICRO_BATCH
+    accelerate launch --config_file ENGINE reductions.py REDUCE_DTYPE REDUCE_EACH_MICRO_BATCH
 
 The profiler counts the collectives of gloo in the forward and backward passes of steps of one, two
-and four micro batches with the same pages. Also printed: the gradient norm of each of these steps.
+and four micro batches with the same pages. Also printed are the gradient norms of two such steps,
+the gradient of the first one, and the mean over the ranks of the magnitudes of its parts.
 """
 
+import copy
 import json
 import os
 import sys
@@ -18,9 +20,9 @@ from torch.profiler import ProfilerActivity, profile
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[3]))
 
-from vaetrain.engines.base import Engine
+from vaetrain.engines.base import WEIGHT, Engine
 from vaetrain.engines.config import EngineConfig, OptimizerConfig
-from vaetrain.engines.optimizers import build_optimizer
+from vaetrain.engines.optimizers import MOMENTS, build_optimizer
 from vaetrain.engines.spec import running_launch
 from vaetrain.engines.start import start_engine
 from vaetrain.settings import AUTO
@@ -30,13 +32,31 @@ TYPES = {"float": "fp32", "c10::BFloat16": "bf16"}
 EACH = {"true": True, "false": False, AUTO: AUTO}
 
 
+def pages_of(rank: int) -> torch.Tensor:
+    """Return the pages of a rank's step."""
+    return torch.randn(PAGES, WIDTH, generator=torch.Generator().manual_seed(rank))
+
+
 def micro_batches(engine: Engine, count: int) -> None:
     """Run the forward and backward passes of a step."""
-    generator = torch.Generator().manual_seed(engine.rank)
-    for number, pages in enumerate(torch.randn(PAGES, WIDTH, generator=generator).chunk(count)):
+    for number, pages in enumerate(pages_of(engine.rank).chunk(count)):
         with engine.micro_batch(last=number == count - 1):
             losses = engine.model(pages).square().mean(1)
             engine.backward(losses, PAGES * engine.world_size)
+
+
+def magnitudes(engine: Engine, model: nn.Module) -> list[float]:
+    """Return the mean over the ranks of the magnitudes of the gradients of their pages."""
+    model = copy.deepcopy(model)
+    model(pages_of(engine.rank)).square().mean().backward()
+    own = torch.cat([parameter.grad.flatten() for parameter in model.parameters()]).abs()
+    return (engine.sum(own) / engine.world_size).tolist()
+
+
+def gradient(engine: Engine, config: OptimizerConfig) -> list[float]:
+    """Return the gradient of the first step, from the first moment, which was zero before."""
+    moments = [tensor.flatten() for _, tensor in engine.gather(MOMENTS[0])]
+    return (torch.cat(moments) / (1 - config.beta1)).tolist()
 
 
 def collectives(recorded: profile) -> dict[str, int]:
@@ -53,26 +73,30 @@ def collectives(recorded: profile) -> dict[str, int]:
 
 
 def main() -> None:
-    config = EngineConfig(reduce_each_micro_batch=EACH[sys.argv[1]])
+    config, optimizer = EngineConfig(sys.argv[1], EACH[sys.argv[2]]), OptimizerConfig()
     engine = start_engine(running_launch(os.environ), "no")
     found = {}
     for count in (1, 2, 4):
         torch.manual_seed(0)
         model = nn.Sequential(nn.Linear(WIDTH, WIDTH, bias=False), nn.Linear(WIDTH, 2, bias=False))
+        sizes = magnitudes(engine, model)
         engine.prepare(
             model,
-            build_optimizer(model, OptimizerConfig()),
+            build_optimizer(model, optimizer),
             micro_batch=PAGES // count,
             accumulation=count,
             clip_norm=0.0,
             config=config,
         )
-        norms = []
+        step = {"magnitudes": sizes, "norms": []}
         for _ in range(2):  # the first step sets up buckets
             with profile(activities=[ProfilerActivity.CPU], record_shapes=True) as recorded:
                 micro_batches(engine, count)
-            norms.append(float(engine.step(1e-3)))
-        found[count] = {"norms": norms, "collectives": collectives(recorded)}
+            step["norms"].append(float(engine.step(1e-3)))
+            step.setdefault("gradient", gradient(engine, optimizer))
+        for kind in (WEIGHT, *MOMENTS):
+            assert {piece.dtype for piece in engine.slices(kind)} == {torch.float32}
+        found[count] = step | {"collectives": collectives(recorded)}
     engine.log("found " + json.dumps(found))
     engine.shut_down(0)
 
