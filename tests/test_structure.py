@@ -52,7 +52,6 @@ COVERS = {
     "tests/vaetrain/layouts/test_page_files.py": ("vaetrain/layouts/svg.py",),
     "tests/vaetrain/test_startup.py": (
         *("vaetrain/engines/engine_files.py", "vaetrain/engines/start.py"),
-        "vaetrain/engines/spec.py",
     ),
     "tests/vaetrain/engines/launching/test_accelerate_keys.py": (
         "vaetrain/engines/launching/launch_settings.py",
@@ -68,8 +67,7 @@ COVERS = {
     "tests/vaetrain/atlas_site/test_build.py": ("vaetrain/atlas.py", "vaetrain/atlas_site/*.py"),
     "tests/distributed/test_engines_without_trainer.py": (
         *("vaetrain/engines/base.py", "vaetrain/engines/collectives.py"),
-        *("vaetrain/engines/replicated.py", "vaetrain/engines/torch_engine.py"),
-        "vaetrain/engines/zero.py",
+        *("vaetrain/engines/torch_engine.py", "vaetrain/engines/zero.py"),
     ),
     "tests/distributed/test_equality.py": ("vaetrain/training/pca_start.py",),
     "tests/distributed/test_launch.py": (

@@ -106,7 +106,7 @@ TRAFFIC = {
     spec.name: sum(each.as_all_reduce for each in step_collectives(spec, WeightSizes(1, 1, 0), 1))
     / 4
     for spec in ENGINES.values()
-    if spec.has_process_group and not spec.offload
+    if spec.has_process_group and not spec.offload and not spec.hybrid
 }
 
 

@@ -27,6 +27,7 @@ THEORY = {
     "zero3": (2 + 2, 2, 4, 2),
     "zero3_offload": (2 + 2, 2, 4, 2),
     "fsdp2": (2, 2, 4, 2),
+    "fsdp2_hybrid": (2, 2, 4, 2),
 }
 
 

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from tests.distributed.conftest import GAN
-from tests.support.paths import REPO
+from tests.support.engine_files import HYBRID, engine_ranks, small_units
 from tests.support.tensors import relative_difference
 
 KINDS = {"vae": (), "vaegan": GAN}
@@ -24,26 +24,21 @@ SETTINGS = (
     "lr.schedule=constant",
     "data.workers=0",
 )
+FOUR = ("train.micro_batch_size=1",)  # of four ranks
 ONE = (*SETTINGS, "train.micro_batch_size=4")  # as many accumulation steps as two ranks have
 OFFLOADED = ("zero1_offload", "zero2_offload", "zero3_offload")
-ENGINES = ("ddp", "zero1", "zero2", "zero3", *OFFLOADED, "fsdp2")
+ENGINES = ("ddp", "zero1", "zero2", "zero3", *OFFLOADED, "fsdp2", HYBRID)
 STEPS, HALFWAY = 30, 120
 TITLE = "largest relative difference to one process over 30 steps"
 
 
 @pytest.fixture(scope="session")
 def engine_file(tmp_path_factory):
-    """Return a function that gives an engine's file; fsdp2 splits even this model into units."""
+    """Return a function that gives an engine's file; FSDP2 splits even this model into units."""
+    folder = tmp_path_factory.mktemp("engine-files")
 
     def path(engine: str) -> Path:
-        shipped = REPO / "accelerate_configs" / f"{engine}.yaml"
-        if engine != "fsdp2":
-            return shipped
-        own = tmp_path_factory.mktemp("fsdp2") / shipped.name
-        text = shipped.read_text()
-        assert "fsdp_min_num_params: 1000000" in text
-        own.write_text(text.replace("1000000", "20000"))
-        return own
+        return small_units(engine, folder, 20_000)
 
     return path
 
@@ -68,7 +63,8 @@ def distributed(trainer, kind, engine_file):
     def train(engine: str) -> tuple[str, str]:
         name = f"{kind}-{engine}"
         if engine not in outputs:
-            settings = (*KINDS[kind], *SETTINGS, f"train.checkpoint_every_images={HALFWAY}")
+            checkpoints = f"train.checkpoint_every_images={HALFWAY}"
+            settings = (*KINDS[kind], *settings_of(engine), checkpoints)
             outputs[engine] = trainer.train(name, *settings, engine=engine_file(engine))
         return name, outputs[engine]
 
@@ -101,6 +97,11 @@ def differences(trainer, name: str, reference: str) -> dict[str, float]:
     return largest
 
 
+def settings_of(engine: str) -> tuple[str, ...]:
+    """Return the settings with which an engine's ranks have two accumulation steps."""
+    return (*SETTINGS, *(FOUR if engine_ranks(engine) == 4 else ()))
+
+
 def assert_equal_losses(largest: dict[str, float]) -> None:
     """Assert that the output of `differences` can result from another order of sums."""
     assert max(value for key, value in largest.items() if key in LOSSES) < 1e-4, largest
@@ -117,8 +118,9 @@ def test_reference_run_clips_some_steps(trainer, reference):
 @pytest.mark.parametrize("engine", ENGINES)
 def test_thirty_steps_agree_with_one_process(trainer, reference, kind, engine, distributed, tables):
     name, out = distributed(engine)
-    assert f"engine={engine} backend=gloo world_size=2" in out
-    assert "micro_batch=2 accumulation=2" in out
+    ranks = engine_ranks(engine)
+    assert f"engine={engine} backend=gloo world_size={ranks}" in out
+    assert f"micro_batch={4 // ranks} accumulation=2" in out
     largest = differences(trainer, name, reference)
     (here,), (there,) = trainer.lines(name, "val"), trainer.lines(reference, "val")
     weights = {
@@ -131,7 +133,7 @@ def test_thirty_steps_agree_with_one_process(trainer, reference, kind, engine, d
     if not rows:
         rows.append("| engine | " + " | ".join(numbers) + " |")
         rows.append("|" + "---|" * (1 + len(numbers)))
-    rows.append(f"| {engine} x2 | " + " | ".join(f"{n:.1e}" for n in numbers.values()) + " |")
+    rows.append(f"| {engine} x{ranks} | " + " | ".join(f"{n:.1e}" for n in numbers.values()) + " |")
     assert_equal_losses(largest)
     assert weights.pop("optimizer") < 1e-3
     assert max(weights.values()) < 1e-4, weights
@@ -152,7 +154,8 @@ def test_a_resumed_run_equals_the_uninterrupted_run(
     shutil.copytree(trainer.folder / uninterrupted, folder)
     shutil.rmtree(folder / "final")
     shutil.rmtree(folder / "checkpoints" / f"{8 * STEPS:012d}")
-    out = trainer.train(name, *KINDS[kind], *SETTINGS, engine=engine_file(engine))
+    settings = (*KINDS[kind], *settings_of(engine))
+    out = trainer.train(name, *settings, engine=engine_file(engine))
     assert f"resuming at {HALFWAY} of 240 images" in out
     assert max(differences(trainer, name, uninterrupted).values()) < 1e-5
     for part in ("weights", "average"):
@@ -162,10 +165,11 @@ def test_a_resumed_run_equals_the_uninterrupted_run(
 
 @pytest.mark.slow
 def test_a_run_may_change_its_engine_and_world_size(trainer, reference, kind, engine_file):
-    """Four engines resume from each other; the whole run has the losses of one process."""
+    """Engines resume from each other; the whole run has the losses of one process."""
     name = f"{kind}-changing"
-    for part, engine in enumerate(("zero3", "single", "fsdp2", "zero1"), start=1):
-        settings = (*SETTINGS, f"train.max_images={60 * part}")
+    engines = ("zero3", "single", "fsdp2", HYBRID, "ddp", HYBRID)
+    for part, engine in enumerate(engines, start=1):
+        settings = (*settings_of(engine), f"train.max_images={40 * part}")
         out = trainer.train(name, *KINDS[kind], *settings, engine=engine_file(engine))
         assert f"engine={engine} " in out
         if part > 1:
@@ -222,7 +226,7 @@ def fp32_run(trainer, kind):
 @pytest.mark.parametrize("kind", ["vae"], scope="module")  # GAN runs diverge within 300 steps
 def test_bf16_losses_follow_fp32(trainer, fp32_run, kind, engine, engine_file, tables):
     name = f"{kind}-{engine}-bf16"
-    settings = (*KINDS[kind], *SETTINGS, *BF16, "train.precision=bf16")
+    settings = (*KINDS[kind], *settings_of(engine), *BF16, "train.precision=bf16")
     trainer.train(name, *settings, engine=engine_file(engine))
     here = [line["loss"] for line in trainer.lines(name)]
     there = [line["loss"] for line in trainer.lines(fp32_run)]

@@ -1,56 +1,53 @@
 """Reductions of gradients in steps of one, two and four micro batches: number, type and result."""
 
+import functools
 import json
-import subprocess
-from pathlib import Path
+from collections.abc import Callable
 
 import pytest
 
-from tests.support.commands import launcher, run_command
-from tests.support.engine_files import small_units
+from tests.support.commands import run_launched
+from tests.support.engine_files import HYBRID, engine_ranks, small_units
 
 PROGRAM = "tests/distributed/programs/reductions.py"
 PARAMETERS = 20  # smallest unit of FSDP2: the model has two
-# Engine, `engine.reduce_each_micro_batch`, and reductions with 1, 2 and 4 micro batches. Those of
-# ddp and ZeRO are of the model's one bucket, those of FSDP2 of its two units.
-EXPECTED = [
-    ("single", "auto", (0, 0, 0)),
-    ("ddp", "auto", (1, 1, 1)),
-    ("zero1", "auto", (1, 1, 1)),
-    ("zero1_offload", "auto", (1, 1, 1)),
-    ("zero2", "auto", (1, 2, 4)),
-    ("zero2_offload", "auto", (1, 2, 4)),
-    ("zero3", "auto", (1, 2, 4)),
-    ("zero3_offload", "auto", (1, 2, 4)),
-    ("fsdp2", "auto", (2, 2, 2)),
-    ("fsdp2", "false", (2, 2, 2)),
-    ("fsdp2", "true", (2, 4, 8)),
-]
-# FSDP2 would add up micro batches in bf16, so it reduces each of them.
-BF16 = [
-    ("ddp", (1, 1, 1)),
-    ("zero1", (1, 1, 1)),
-    ("zero1_offload", (1, 1, 1)),
-    ("zero2", (1, 2, 4)),
-    ("zero3", (1, 2, 4)),
-    ("fsdp2", (2, 4, 8)),
-]
+# `engine.reduce_dtype` and `engine.reduce_each_micro_batch`, and an engine's reductions with 1, 2
+# and 4 micro batches: of the model's one bucket under ddp and ZeRO, of two units under FSDP2. With
+# several copies of the model, a reduce-scatter in each copy, and an all-reduce between the copies.
+ONCE = {"fp32,auto": (1, 1, 1), "bf16,auto": (1, 1, 1)}
+BY_DESIGN = {"fp32,auto": (1, 2, 4), "bf16,auto": (1, 2, 4)}
+EXPECTED = {
+    "single": {"fp32,auto": (0, 0, 0)},
+    "ddp": ONCE,
+    "zero1": ONCE,
+    "zero1_offload": ONCE,
+    "zero2": BY_DESIGN,
+    "zero2_offload": BY_DESIGN,
+    "zero3": BY_DESIGN,
+    "zero3_offload": BY_DESIGN,
+    # In bf16, FSDP2 would add up micro batches in bf16, so it reduces each of them.
+    "fsdp2": {"fp32,auto": (2, 2, 2), "fp32,true": (2, 4, 8), "bf16,auto": (2, 4, 8)},
+    HYBRID: {
+        "fp32,auto": (2 + 2, 2 + 2, 2 + 2),
+        "fp32,true": (2 + 2, 4 + 2, 8 + 2),
+        "bf16,auto": (2 + 2, 4 + 4, 8 + 8),
+    },
+}
+ROUNDED = [engine for engine, cases in EXPECTED.items() if "bf16,auto" in cases]
 
 
-def launch(engine: str, folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    """Run `reductions.py`."""
-    ranks = 1 if engine == "single" else 2
-    file = small_units(engine, folder, PARAMETERS)
-    return run_command(*launcher(file, ranks), PROGRAM, *arguments)
+@pytest.fixture(scope="module")
+def steps(tmp_path_factory) -> Callable[[str], dict[str, list[dict]]]:
+    """Return a function that gives what `reductions.py` finds under an engine, by case."""
 
+    @functools.cache
+    def found(engine: str) -> dict[str, list[dict]]:
+        file = small_units(engine, tmp_path_factory.mktemp(engine), PARAMETERS)
+        done = run_launched(file, PROGRAM, *EXPECTED[engine], processes=engine_ranks(engine))
+        (line,) = [line for line in done.stdout.splitlines() if line.startswith("found ")]
+        return json.loads(line.removeprefix("found "))
 
-def steps(engine: str, folder: Path, *arguments: str) -> list[dict]:
-    """Return what `reductions.py` finds in steps of 1, 2 and 4 micro batches."""
-    done = launch(engine, folder, *arguments)
-    assert done.returncode == 0, done.stdout + done.stderr
-    (line,) = [line for line in done.stdout.splitlines() if line.startswith("found ")]
-    found = json.loads(line.removeprefix("found "))
-    return [found[count] for count in ("1", "2", "4")]
+    return found
 
 
 def counts(found: list[dict], collective: str) -> tuple[int, ...]:
@@ -59,50 +56,33 @@ def counts(found: list[dict], collective: str) -> tuple[int, ...]:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("engine", "each", "expected"), EXPECTED)
-def test_gradients_are_reduced_once_a_step_or_in_every_micro_batch(
-    engine, each, expected, tmp_path
-):
-    found = steps(engine, tmp_path, "fp32", each)
-    assert counts(found, "all_reduce fp32") == expected
-    assert not any(name.endswith("bf16") for step in found for name in step["collectives"])
-    for step in found[1:]:
-        assert step["norms"] == pytest.approx(found[0]["norms"], rel=1e-5)
-
-
-@pytest.fixture(scope="module")
-def exact(tmp_path_factory) -> dict:
-    """Return the step of one micro batch whose gradients ddp reduces in fp32."""
-    return steps("ddp", tmp_path_factory.mktemp("ddp"), "fp32", "auto")[0]
+@pytest.mark.parametrize("engine", EXPECTED)
+def test_gradients_are_reduced_once_a_step_or_in_every_micro_batch(steps, engine):
+    for case, expected in EXPECTED[engine].items():
+        found, dtype = steps(engine)[case], case.split(",")[0]
+        other = {"fp32": "bf16", "bf16": "fp32"}[dtype]
+        assert counts(found, f"all_reduce {dtype}") == expected, case
+        assert counts(found, f"all_reduce {other}") == (0, 0, 0), case
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("engine", "expected"), BF16)
-def test_bf16_reductions_round_the_gradient_and_send_nothing_in_fp32(
-    exact, engine, expected, tmp_path
-):
+@pytest.mark.parametrize("engine", EXPECTED)
+def test_the_gradient_depends_on_neither_micro_batches_nor_reductions(steps, engine):
+    cases = [found for case, found in steps(engine).items() if case.startswith("fp32")]
+    for step in (step for found in cases for step in found):
+        assert step["norms"] == pytest.approx(cases[0][0]["norms"], rel=1e-5)
+        assert step["gradient"] == pytest.approx(cases[0][0]["gradient"], rel=1e-5, abs=1e-6)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("engine", ROUNDED)
+def test_bf16_reductions_differ_by_rounding(steps, engine):
     """The program asserts that weights and moments are fp32."""
-    found = steps(engine, tmp_path, "bf16", "auto")
-    assert counts(found, "all_reduce bf16") == expected
-    assert counts(found, "all_reduce fp32") == (0, 0, 0)
-    # bf16 has 8 bits: each rank's part is rounded by 2^-9 of it, and so is their sum.
+    exact, found = steps(engine)["fp32,auto"][0], steps(engine)["bf16,auto"]
+    # bf16 has 8 bits: each rank's part is rounded by 2^-9 of it, and so is each sum.
     errors = [abs(a - b) for a, b in zip(found[0]["gradient"], exact["gradient"], strict=True)]
-    allowed = [2**-8 * size for size in exact["magnitudes"]]
+    allowed = [engine_ranks(engine) / 2 * 2**-8 * size for size in exact["magnitudes"]]
     assert any(errors)
     assert all(error <= limit for error, limit in zip(errors, allowed, strict=True))
     for step in found[1:]:
         assert step["norms"] == pytest.approx(exact["norms"], rel=2**-8)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize(
-    ("engine", "each", "message"),
-    [
-        ("single", "auto", "engine.reduce_dtype: single has one rank and reduces no gradients"),
-        ("fsdp2", "false", "would add up the 2 micro batches of a step in bf16; write auto"),
-    ],
-)
-def test_bf16_is_refused_where_it_cannot_be_had(engine, each, message, tmp_path):
-    done = launch(engine, tmp_path, "bf16", each)
-    assert done.returncode != 0
-    assert message in done.stdout + done.stderr

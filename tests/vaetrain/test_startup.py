@@ -40,7 +40,10 @@ def test_each_engine_file_starts_the_engine_of_its_name():
     assert files.keys() == set(engine_names())
     assert files.pop("single") == Launch("single", 1, "no")
     assert files.pop("fsdp2") == Launch("fsdp2", 2, "no", FSDP2_OPTIONS)
-    assert files == {n: Launch(n, 2, "no") for n in ENGINES if n not in ("single", "fsdp2")}
+    machine = ("parallelism_config_dp_shard_size", "1")
+    assert files.pop("fsdp2_hybrid") == Launch("fsdp2_hybrid", 2, "no", (*FSDP2_OPTIONS, machine))
+    others = (name for name in ENGINES if name != "single" and not name.startswith("fsdp2"))
+    assert files == {name: Launch(name, 2, "no") for name in others}
 
 
 @pytest.mark.parametrize("name", ENGINES)
@@ -103,7 +106,7 @@ def test_an_unquoted_no_is_a_precision(tmp_path):
         ("distributed_type: 'NO'\nnum_processes: 2", "num_processes is 2; single needs 1"),
         (
             "distributed_type: FSDP\nnum_processes: 2",
-            "no engine has distributed_type FSDP with fsdp_version=1; engines are single, ddp",
+            "no engine has distributed_type FSDP with fsdp_version=1, fsdp_sharding_strategy=full",
         ),
         ("distributed_type: FSDP\nfsdp_config: {fsdp_version: 2}", "num_processes is None"),
         (zero("zero_stage: 4"), "DEEPSPEED with zero_stage=4, offload_optimizer_device=none"),

@@ -1,29 +1,39 @@
 """FSDP2: weights, gradients and optimizer states split over the ranks by torch's `fully_shard`.
 
 Zhao et al. 2023, "PyTorch FSDP: Experiences on Scaling Fully Sharded Data Parallel"; the second
-version is documented with `torch.distributed.fsdp.fully_shard`. Accelerate's FSDP works on GPUs
-only and silently becomes DDP without one, so torch is called directly.
+version is documented with `torch.distributed.fsdp.fully_shard`, hybrid sharding in section 3.2.2 of
+the paper. Accelerate's FSDP works on GPUs only and silently becomes DDP without one, so torch is
+called directly.
 """
 
 from __future__ import annotations
 
 import contextlib
+import datetime
+import os
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
-from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 from torch.distributed.tensor import DTensor
 
-from vaetrain.engines.base import WEIGHT
+from vaetrain.engines.base import GRACE_SECONDS, WEIGHT
+from vaetrain.engines.launching.rank_variables import read_ranks
 from vaetrain.engines.slices import Split
+from vaetrain.engines.spec import SHARD_SIZE
 from vaetrain.engines.torch_engine import TorchEngine
 from vaetrain.settings import AUTO, ConfigError
 
 
 class FsdpEngine(TorchEngine):
-    """`fsdp2`: a slice is this rank's rows of a parameter.
+    """`fsdp2` and `fsdp2_hybrid`: a slice is this rank's rows of a parameter.
+
+    Under `fsdp2_hybrid` the ranks of a machine, or as many as the engine file says, split one copy
+    of the model. Weights are gathered among them. The gradients of a rank's slices are all-reduced
+    with the ranks that hold the same slices of the other copies, once a step.
 
     Between the micro batches of a step, a rank holds the gradients of the whole model, unless they
     are reduced in every micro batch.
@@ -41,7 +51,7 @@ class FsdpEngine(TorchEngine):
             # `fully_shard` refuses channels_last weights. Activations stay channels_last.
             parameter.data = parameter.data.contiguous()
         names = {parameter: name for name, parameter in model.named_parameters()}
-        self.mesh = init_device_mesh(self.device.type, (self.world_size,))
+        self.mesh = self._make_mesh()
         options = {"mesh": self.mesh, **self._policies()}
         reshard = self.options["fsdp_reshard_after_forward"] == "true"
         for unit in fsdp_units(model, int(self.options["fsdp_min_num_params"])):
@@ -51,6 +61,40 @@ class FsdpEngine(TorchEngine):
         replaced = dict(model.named_parameters())
         for group in optimizer.param_groups:
             group["params"] = [replaced[names[parameter]] for parameter in group["params"]]
+
+    def _make_mesh(self) -> DeviceMesh:
+        """Return the ranks as (copies, ranks of a copy); in one dimension if there is one copy.
+
+        The ranks of a copy follow each other, as those of a machine do.
+        """
+        size, kind = self._copy_size(), self.device.type
+        if size == self.world_size:
+            return init_device_mesh(kind, (size,))
+        ranks = torch.arange(self.world_size, device="cpu").view(-1, size)
+        # Made here, because `init_device_mesh` gives the groups torch's default timeout.
+        timeout = datetime.timedelta(seconds=self.timeout + GRACE_SECONDS)
+        groups = [
+            dist.new_subgroups_by_enumeration(lines.tolist(), timeout=timeout)[0]
+            for lines in (ranks.T, ranks)
+        ]
+        return DeviceMesh.from_group(groups, kind, ranks, mesh_dim_names=("copies", "shards"))
+
+    def _copy_size(self) -> int:
+        """Return the number of ranks that split one copy of the model. Collective."""
+        if not self.spec.hybrid:
+            return self.world_size
+        size = int(self.options[SHARD_SIZE])
+        if size > 1:
+            return size
+        size = read_ranks(os.environ).local_world_size
+        remedy = f"set {SHARD_SIZE} in the engine file"
+        self.require_equal(size, f"{self.name}: machines have different numbers of ranks; {remedy}")
+        if size == 1 < self.world_size:
+            raise ConfigError(
+                f"{self.name}: each machine has one rank, which cannot split a copy of the model; "
+                f"use ddp or fsdp2, or {remedy}"
+            )
+        return size
 
     def _policies(self) -> dict[str, Any]:
         """Return the arguments of `fully_shard` that depend on the settings."""
@@ -74,6 +118,9 @@ class FsdpEngine(TorchEngine):
     def micro_batch(self, *, last: bool) -> contextlib.AbstractContextManager[None]:
         """See `Engine.micro_batch`; the weights are gathered in every micro batch."""
         self.model.set_requires_gradient_sync(last or self._reduces_each)
+        if not last and self.config.reduce_dtype == "fp32":
+            # In bf16, FSDP2 would add up the slices that other copies have not got in bf16.
+            self.model.set_requires_all_reduce(False)
         return contextlib.nullcontext()
 
     def _clip(self) -> Tensor:

@@ -19,6 +19,9 @@ from vaetrain.engines.launching.rank_variables import read_ranks
 from vaetrain.settings import ConfigError
 
 PRECISIONS = ("no", "bf16", "fp16")
+SHARD_SIZE, COPIES = (f"parallelism_config_dp_{name}_size" for name in ("shard", "replicate"))
+FULL_SHARD = "full_shard"  # Accelerate's default of fsdp_sharding_strategy
+HYBRID_SHARD = "hybrid_shard"
 FSDP_UNIT = 100_000_000  # Accelerate's default of fsdp_min_num_params
 WHOLE_MODEL = 2**62  # more parameters than any model has
 # DeepSpeed without ZeRO splits nothing, which is data parallelism.
@@ -42,6 +45,7 @@ class EngineSpec:
         stage: what is split over the ranks, numbered as ZeRO's stages: 0 nothing, 1 the optimizer
             state, 2 gradients as well, 3 weights as well.
         offload: whether the optimizer state, and in stage 3 the weights, lie in host memory.
+        hybrid: whether there are several copies of the model, each of them split over ranks.
         separate_masters: whether the optimizer steps a copy of its slices of the weights, separate
             from the weights of the forward pass.
     """
@@ -54,6 +58,7 @@ class EngineSpec:
     max_processes: int | None = None
     stage: int = 0
     offload: bool = False
+    hybrid: bool = False
     separate_masters: bool = False
 
     @property
@@ -105,8 +110,14 @@ LAUNCH_KINDS = {
     "FSDP": LaunchKind(
         switch="ACCELERATE_USE_FSDP",
         section="fsdp_config",
-        variables={"fsdp_version": "FSDP_VERSION"},
-        defaults={"fsdp_version": "1"},
+        variables={
+            "fsdp_version": "FSDP_VERSION",
+            "fsdp_sharding_strategy": "FSDP_SHARDING_STRATEGY",
+        },
+        defaults={
+            "fsdp_version": "1",
+            "fsdp_sharding_strategy": FULL_SHARD,
+        },
     ),
 }
 
@@ -128,6 +139,20 @@ def _zero(stage: int, *, offload: bool = False) -> EngineSpec:
     )
 
 
+def _fsdp(name: str, *, hybrid: bool = False) -> EngineSpec:
+    return EngineSpec(
+        name,
+        "vaetrain.engines.fsdp.FsdpEngine",
+        "FSDP",
+        options={
+            "fsdp_version": "2",
+            "fsdp_sharding_strategy": HYBRID_SHARD if hybrid else FULL_SHARD,
+        },
+        stage=3,
+        hybrid=hybrid,
+    )
+
+
 _REPLICATED = "vaetrain.engines.replicated.ReplicatedEngine"
 ENGINES: dict[str, EngineSpec] = {
     spec.name: spec
@@ -140,13 +165,8 @@ ENGINES: dict[str, EngineSpec] = {
         _zero(1, offload=True),
         _zero(2, offload=True),
         _zero(3, offload=True),
-        EngineSpec(
-            "fsdp2",
-            "vaetrain.engines.fsdp.FsdpEngine",
-            "FSDP",
-            options={"fsdp_version": "2"},
-            stage=3,
-        ),
+        _fsdp("fsdp2"),
+        _fsdp("fsdp2_hybrid", hybrid=True),
     )
 }
 
@@ -219,12 +239,6 @@ def launch_of(spec: EngineSpec, world_size: int, settings: LaunchSettings) -> La
         raise ConfigError(
             f"{precision.source} is {precision.value!r}; allowed are {', '.join(PRECISIONS)}"
         )
-    shards = settings.get("parallelism_config_dp_shard_size")
-    if shards.text not in ("none", "1", str(world_size)):
-        raise ConfigError(
-            f"{shards.source} is {shards.value!r}; fsdp2 splits the model over all "
-            f"{world_size} ranks: write {world_size}, or remove it"
-        )
     clip_norm = settings.get("gradient_clipping")
     gpus = settings.get("gpu_ids")
     visible_gpus = None if gpus.text in ("none", "all") else str(gpus.value).replace(" ", "")
@@ -232,7 +246,7 @@ def launch_of(spec: EngineSpec, world_size: int, settings: LaunchSettings) -> La
         spec.name,
         world_size,
         text,
-        options=_fsdp_options(settings) if spec.distributed_type == "FSDP" else (),
+        options=_fsdp_options(spec, world_size, settings),
         visible_gpus="" if settings.is_on("use_cpu") else visible_gpus,
         precision_source=precision.source,
         clip_norm=None if clip_norm.text in ("none", "auto") else clip_norm,
@@ -242,8 +256,13 @@ def launch_of(spec: EngineSpec, world_size: int, settings: LaunchSettings) -> La
     )
 
 
-def _fsdp_options(settings: LaunchSettings) -> tuple[tuple[str, str], ...]:
-    """Return reshard_after_forward and min_num_params of an FSDP launch, with their defaults."""
+def _fsdp_options(
+    spec: EngineSpec, world_size: int, settings: LaunchSettings
+) -> tuple[tuple[str, str], ...]:
+    """Return the options of an FSDP launch that its engine reads, with their defaults."""
+    shard_size = _shard_size(spec, world_size, settings)
+    if spec.distributed_type != "FSDP":
+        return ()
     reshard = settings.get("fsdp_reshard_after_forward")
     if reshard.text not in ("none", "true", "false"):
         raise ConfigError(f"{reshard.source} is {reshard.value!r}; write true or false")
@@ -259,7 +278,40 @@ def _fsdp_options(settings: LaunchSettings) -> tuple[tuple[str, str], ...]:
         raise ConfigError(f"{size.source} is {size.value!r}; write a whole number of parameters")
     number = str(WHOLE_MODEL) if policy.text == "no_wrap" else number
     is_on = "false" if reshard.text == "false" else "true"
-    return (("fsdp_reshard_after_forward", is_on), ("fsdp_min_num_params", number))
+    options = (("fsdp_reshard_after_forward", is_on), ("fsdp_min_num_params", number))
+    return (*options, (SHARD_SIZE, str(shard_size))) if spec.hybrid else options
+
+
+def _shard_size(spec: EngineSpec, world_size: int, settings: LaunchSettings) -> int:
+    """Return the number of ranks that split one copy of the model; 1: those of a machine.
+
+    Raises ConfigError for numbers that the world size or the engine does not allow.
+    """
+    given, copies = settings.get(SHARD_SIZE), settings.get(COPIES)
+    size, count = settings.whole(SHARD_SIZE, 1), settings.whole(COPIES, 1)
+    if not spec.hybrid:
+        if size not in (1, world_size):
+            raise ConfigError(
+                f"{given.source} is {given.value!r}; {spec.name} splits the model over all "
+                f"{world_size} ranks: write {world_size}, or remove it; fsdp2_hybrid also has "
+                "copies of the model"
+            )
+        if count > 1:
+            raise ConfigError(
+                f"{copies.source} is {copies.value!r}, which {spec.name} does not know; use "
+                "distributed_type: FSDP with fsdp_version: 2, or remove it"
+            )
+        return size
+    if count > 1 and size == 1 and world_size % count == 0:
+        size = world_size // count
+    is_product = size * count == world_size and size > 1 if count != 1 else size > 0
+    if not is_product or world_size % size:
+        source = given if size != 1 else copies
+        raise ConfigError(
+            f"{source.source} is {source.value!r}; the product of {SHARD_SIZE}, at least 2, and "
+            f"{COPIES} must be the number of ranks, {world_size}"
+        )
+    return size
 
 
 def find_engine(distributed_type: str, settings: LaunchSettings, where: str) -> EngineSpec:
@@ -274,6 +326,8 @@ def find_engine(distributed_type: str, settings: LaunchSettings, where: str) -> 
     kind = LAUNCH_KINDS[distributed_type]
     given = {key: settings.get(key).text for key in kind.variables}
     given = {k: kind.defaults.get(k, v) if v == "none" else v for k, v in given.items()}
+    if distributed_type == "FSDP":
+        _name_fsdp_options(given, settings)
     for spec in ENGINES.values():
         if spec.distributed_type == distributed_type and spec.options == given:
             return spec
@@ -288,3 +342,14 @@ def find_engine(distributed_type: str, settings: LaunchSettings, where: str) -> 
         f"{where}: no engine has distributed_type {distributed_type} with {shown}; "
         f"engines are {', '.join(ENGINES)}"
     )
+
+
+def _name_fsdp_options(given: dict[str, str], settings: LaunchSettings) -> None:
+    """Replace, in place, values of an FSDP launch that have several names."""
+    strategy = given["fsdp_sharding_strategy"]
+    strategy = {"1": FULL_SHARD, "4": HYBRID_SHARD}.get(strategy, strategy)
+    # Accelerate's own way to ask for copies of the model under FSDP2.
+    has_copies = settings.whole(COPIES, 1) > 1
+    if strategy == FULL_SHARD and has_copies:
+        strategy = HYBRID_SHARD
+    given["fsdp_sharding_strategy"] = strategy

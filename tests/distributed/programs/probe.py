@@ -1,6 +1,6 @@
 """Training of a small model by an engine without the trainer; prints the results as JSON.
 
-    accelerate launch --config_file ENGINE probe.py exact|scaled
+    accelerate launch --config_file ENGINE probe.py exact|scaled [REDUCE_EACH_MICRO_BATCH]
 
 The sizes of its layers are divisible by no world size but 1. `scaled` scales the losses as for
 fp16, which CPUs do not support; the forward pass stays fp32.
@@ -17,7 +17,7 @@ from torch import nn
 sys.path.insert(0, str(Path(__file__).resolve().parents[3]))
 
 from vaetrain.engines.base import AVERAGE, WEIGHT, Engine
-from vaetrain.engines.config import OptimizerConfig
+from vaetrain.engines.config import EngineConfig, OptimizerConfig
 from vaetrain.engines.optimizers import MOMENTS, STEP, build_optimizer
 from vaetrain.engines.spec import running_launch
 from vaetrain.engines.start import start_engine
@@ -58,6 +58,7 @@ def main() -> None:
         micro_batch=micro,
         accumulation=accumulation,
         clip_norm=CLIP,
+        config=EngineConfig(reduce_each_micro_batch=sys.argv[2:] == ["true"]),
     )
     if sys.argv[1] == "scaled":
         scale_losses(engine)

@@ -1,6 +1,6 @@
 """Collectives of a step's micro batches by an engine without the trainer, counted; prints JSON.
 
-    accelerate launch --config_file ENGINE reductions.py REDUCE_DTYPE REDUCE_EACH_MICRO_BATCH
+    accelerate launch --config_file ENGINE reductions.py REDUCE_DTYPE,REDUCE_EACH_MICRO_BATCH...
 
 The profiler counts the collectives of gloo in the forward and backward passes of steps of one, two
 and four micro batches with the same pages. Also printed are the gradient norms of two such steps,
@@ -73,9 +73,16 @@ def collectives(recorded: profile) -> dict[str, int]:
 
 
 def main() -> None:
-    config, optimizer = EngineConfig(sys.argv[1], EACH[sys.argv[2]]), OptimizerConfig()
     engine = start_engine(running_launch(os.environ), "no")
-    found = {}
+    found = {case: steps(engine, *case.split(",")) for case in sys.argv[1:]}
+    engine.log("found " + json.dumps(found))
+    engine.shut_down(0)
+
+
+def steps(engine: Engine, reduce_dtype: str, each: str) -> list[dict]:
+    """Return what is found in steps of one, two and four micro batches."""
+    config, optimizer = EngineConfig(reduce_dtype, EACH[each]), OptimizerConfig()
+    found = []
     for count in (1, 2, 4):
         torch.manual_seed(0)
         model = nn.Sequential(nn.Linear(WIDTH, WIDTH, bias=False), nn.Linear(WIDTH, 2, bias=False))
@@ -96,9 +103,8 @@ def main() -> None:
             step.setdefault("gradient", gradient(engine, optimizer))
         for kind in (WEIGHT, *MOMENTS):
             assert {piece.dtype for piece in engine.slices(kind)} == {torch.float32}
-        found[count] = step | {"collectives": collectives(recorded)}
-    engine.log("found " + json.dumps(found))
-    engine.shut_down(0)
+        found.append(step | {"collectives": collectives(recorded)})
+    return found
 
 
 if __name__ == "__main__":

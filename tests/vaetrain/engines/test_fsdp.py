@@ -1,12 +1,16 @@
-"""The modules that FSDP2 gathers as one unit."""
+"""FSDP2: the modules that it gathers as one unit, and its reductions of gradients."""
 
+import pytest
 import torch
 from torch import nn
 
-from vaetrain.engines.fsdp import fsdp_units
+from vaetrain.engines.config import EngineConfig
+from vaetrain.engines.fsdp import FsdpEngine, fsdp_units
+from vaetrain.engines.spec import ENGINES
 from vaetrain.model.attention import MaskedCBAM
 from vaetrain.model.config import ModelConfig
 from vaetrain.model.vae import VAE
+from vaetrain.settings import AUTO, ConfigError
 
 
 def test_units_have_the_minimum_size_and_inner_ones_come_first():
@@ -39,3 +43,29 @@ def test_a_module_that_reads_the_weights_inside_it_is_one_unit():
     units = set(fsdp_units(model, 1))
     assert attention <= units
     assert not inside & units
+
+
+@pytest.mark.parametrize(
+    ("dtype", "each", "is_each"),
+    [("fp32", AUTO, False), ("fp32", True, True), ("bf16", AUTO, True), ("bf16", True, True)],
+)
+def test_micro_batches_are_never_added_up_in_bf16(dtype, each, is_each):
+    engine = engine_with("fsdp2", EngineConfig(dtype, each), accumulation=2)
+    assert engine._reduces_each == is_each
+    policies = engine._policies()
+    assert ("mp_policy" in policies) == (dtype == "bf16")
+
+
+def test_bf16_without_reductions_in_every_micro_batch_is_refused():
+    engine = engine_with("fsdp2", EngineConfig("bf16", False), accumulation=2)
+    with pytest.raises(ConfigError, match="add up the 2 micro batches of a step in bf16"):
+        engine._policies()
+    engine.accumulation = 1
+    assert engine._policies()["mp_policy"].reduce_dtype == torch.bfloat16
+
+
+def engine_with(name: str, config: EngineConfig, accumulation: int) -> FsdpEngine:
+    """Return an engine without a process group."""
+    engine = FsdpEngine.__new__(FsdpEngine)
+    engine.spec, engine.config, engine.accumulation = ENGINES[name], config, accumulation
+    return engine

@@ -67,7 +67,7 @@ _FP8 = (
     *("amax_compute_algorithm", "optimization_level"),
 )
 _DYNAMO = ("mode", "use_fullgraph", "use_dynamic", "use_regional_compilation")
-_PARALLEL = ("tp_size", "cp_size", "sp_size", "dp_replicate_size")
+_PARALLEL = ("tp_size", "cp_size", "sp_size")
 _UNUSED_PARALLEL = (
     *("cp_backend", "cp_comm_strategy", "sp_backend", "sp_seq_length"),
     *("sp_seq_length_is_variable", "sp_attn_implementation"),
@@ -76,7 +76,7 @@ _UNUSED_PARALLEL = (
 ROWS = (
     Row("", ("distributed_type",), MAPPED,
         "`'NO'`: `single`. `MULTI_GPU`, `MULTI_CPU`: `ddp`; with one process `single`. "
-        "`DEEPSPEED`: `zero1` to `zero3`. `FSDP`: `fsdp2`"),
+        "`DEEPSPEED`: `zero1` to `zero3`. `FSDP`: `fsdp2`, `fsdp2_hybrid`"),
     Row("", ("compute_environment",), REFUSED, "must be LOCAL_MACHINE; SageMaker is not supported",
         neutral=("none", "local_machine")),
     Row("", ("num_processes", "num_machines", "machine_rank", "main_process_port"), MAPPED,
@@ -171,7 +171,8 @@ ROWS = (
         REFUSED, "is not supported; write false, and set train.checkpoint_activations=true",
         neutral=OFF, variables=("FSDP_ACTIVATION_CHECKPOINTING",
         "FSDP_ACTIVATION_CHECKPOINTING_OFFLOAD")),
-    Row("fsdp_config", ("fsdp_sharding_strategy",), REFUSED, FSDP1,
+    Row("fsdp_config", ("fsdp_sharding_strategy",), MAPPED,
+        "`FULL_SHARD`: `fsdp2`; `HYBRID_SHARD`: `fsdp2_hybrid`; the others of FSDP1 are refused",
         neutral=("none", "full_shard", "1"), variables=("FSDP_SHARDING_STRATEGY",)),
     Row("fsdp_config", ("fsdp_backward_prefetch",), REFUSED, FSDP1,
         neutral=("none", "backward_pre"), variables=("FSDP_BACKWARD_PREFETCH",)),
@@ -193,10 +194,14 @@ ROWS = (
         "is not supported; write 1 or remove the section", neutral=("none", "1"),
         variables=_upper("PARALLELISM_CONFIG_", *_PARALLEL)),
     Row("parallelism_config", ("parallelism_config_dp_shard_size",), MAPPED,
-        "must be 1 or num_processes: fsdp2 splits the model over all ranks",
+        "`fsdp2_hybrid`: ranks that split one copy of the model; 1: those of a machine. `fsdp2`: "
+        "must be 1 or num_processes",
         neutral=("none", "1"), variables=("PARALLELISM_CONFIG_DP_SHARD_SIZE",)),
+    Row("parallelism_config", ("parallelism_config_dp_replicate_size",), MAPPED,
+        "number of copies of the model; more than 1: `fsdp2_hybrid`",
+        neutral=("none", "1"), variables=("PARALLELISM_CONFIG_DP_REPLICATE_SIZE",)),
     Row("parallelism_config", tuple(f"parallelism_config_{key}" for key in _UNUSED_PARALLEL),
-        ACCEPTED, "no effect, as all sizes must be 1",
+        ACCEPTED, "no effect, as their sizes must be 1",
         variables=_upper("PARALLELISM_CONFIG_", *_UNUSED_PARALLEL)),
     Row("megatron_lm_config", tuple(f"megatron_lm_{key}" for key in _MEGATRON), REFUSED, MEGATRON,
         neutral=UNSET, variables=_upper("MEGATRON_LM_", *_MEGATRON)),

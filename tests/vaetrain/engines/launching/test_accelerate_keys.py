@@ -254,7 +254,17 @@ EXAMPLES = {
         (500, "options", (("fsdp_min_num_params", "500"),)),
         ("1e8", None, "write a whole number"),
     ],
+    "fsdp_sharding_strategy": [
+        ("HYBRID_SHARD", "engine", "fsdp2_hybrid"),
+        (4, "engine", "fsdp2_hybrid"),
+        ("FULL_SHARD", "engine", "fsdp2"),
+        ("NO_SHARD", None, "fsdp_sharding_strategy=no_shard"),
+    ],
     "parallelism_config_dp_shard_size": [(2, "world_size", 2), (3, None, "write 2, or remove")],
+    "parallelism_config_dp_replicate_size": [
+        (1, "engine", "fsdp2"),
+        (3, None, "must be the number of ranks, 2"),
+    ],
 }
 
 
