@@ -28,6 +28,7 @@ THEORY = {
     "zero3_offload": (2 + 2, 2, 4, 2),
     "fsdp2": (2, 2, 4, 2),
     "fsdp2_hybrid": (2, 2, 4, 2),
+    "fsdp2_offload": (2, 2, 4, 2),
 }
 
 

@@ -19,6 +19,7 @@ SLOW = [
     *(("zero3", world) for world in (1, 3, 4)),
     *((f"zero{stage}_offload", 3) for stage in (1, 2, 3)),
     *(("fsdp2", world) for world in (1, 4)),
+    *(("fsdp2_offload", world) for world in (1, 2)),
 ]
 
 

@@ -27,6 +27,8 @@ EXPECTED = {
     "zero3_offload": BY_DESIGN,
     # In bf16, FSDP2 would add up micro batches in bf16, so it reduces each of them.
     "fsdp2": {"fp32,auto": (2, 2, 2), "fp32,true": (2, 4, 8), "bf16,auto": (2, 4, 8)},
+    # Whole gradients would be on the device.
+    "fsdp2_offload": {"fp32,auto": (2, 4, 8), "fp32,false": (2, 2, 2), "bf16,auto": (2, 4, 8)},
     HYBRID: {
         "fp32,auto": (2 + 2, 2 + 2, 2 + 2),
         "fp32,true": (2 + 2, 4 + 2, 8 + 2),

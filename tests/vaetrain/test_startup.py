@@ -39,7 +39,8 @@ def test_each_engine_file_starts_the_engine_of_its_name():
     files = {path.stem: read_engine_file(path) for path in CONFIGS.glob("*.yaml")}
     assert files.keys() == set(engine_names())
     assert files.pop("single") == Launch("single", 1, "no")
-    assert files.pop("fsdp2") == Launch("fsdp2", 2, "no", FSDP2_OPTIONS)
+    for name in ("fsdp2", "fsdp2_offload"):
+        assert files.pop(name) == Launch(name, 2, "no", FSDP2_OPTIONS)
     machine = ("parallelism_config_dp_shard_size", "1")
     assert files.pop("fsdp2_hybrid") == Launch("fsdp2_hybrid", 2, "no", (*FSDP2_OPTIONS, machine))
     others = (name for name in ENGINES if name != "single" and not name.startswith("fsdp2"))
@@ -106,7 +107,7 @@ def test_an_unquoted_no_is_a_precision(tmp_path):
         ("distributed_type: 'NO'\nnum_processes: 2", "num_processes is 2; single needs 1"),
         (
             "distributed_type: FSDP\nnum_processes: 2",
-            "no engine has distributed_type FSDP with fsdp_version=1, fsdp_sharding_strategy=full",
+            "no engine has distributed_type FSDP with fsdp_version=1, fsdp_offload_params=false",
         ),
         ("distributed_type: FSDP\nfsdp_config: {fsdp_version: 2}", "num_processes is None"),
         (zero("zero_stage: 4"), "DEEPSPEED with zero_stage=4, offload_optimizer_device=none"),
@@ -173,10 +174,6 @@ def test_the_launchers_variables_select_the_engine(environment, launch):
         (
             ZERO | {STAGE: "1", "ACCELERATE_GRADIENT_ACCUMULATION_STEPS": "4"},
             "ACCELERATE_GRADIENT_ACCUMULATION_STEPS is '4'; it follows from train.global",
-        ),
-        (
-            FSDP | {"FSDP_VERSION": "2", "FSDP_OFFLOAD_PARAMS": "true"},
-            "FSDP_OFFLOAD_PARAMS is 'true'; it is not supported by fsdp2",
         ),
     ],
 )

@@ -46,7 +46,7 @@ class EngineConfig:
         AUTO,
         "FSDP2: reduce the gradients in every micro batch, so that a rank keeps only its slices; "
         "false: once a step, which sends less but keeps whole gradients between micro batches; "
-        "auto: once a step in fp32, in every micro batch in bf16. ddp and zero1 always reduce once "
-        "a step, zero2 and zero3 in every micro batch",
+        "auto: once a step, but in every micro batch in bf16 and under fsdp2_offload. ddp and "
+        "zero1 always reduce once a step, zero2 and zero3 in every micro batch",
         choices=(True, False, AUTO),
     )

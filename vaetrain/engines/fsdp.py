@@ -17,7 +17,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
-from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
+from torch.distributed.fsdp import CPUOffloadPolicy, MixedPrecisionPolicy, fully_shard
 from torch.distributed.tensor import DTensor
 
 from vaetrain.engines.base import GRACE_SECONDS, WEIGHT
@@ -29,7 +29,7 @@ from vaetrain.settings import AUTO, ConfigError
 
 
 class FsdpEngine(TorchEngine):
-    """`fsdp2` and `fsdp2_hybrid`: a slice is this rank's rows of a parameter.
+    """`fsdp2`, `fsdp2_hybrid`, `fsdp2_offload`: a slice is this rank's rows of a parameter.
 
     Under `fsdp2_hybrid` the ranks of a machine, or as many as the engine file says, split one copy
     of the model. Weights are gathered among them. The gradients of a rank's slices are all-reduced
@@ -98,22 +98,29 @@ class FsdpEngine(TorchEngine):
 
     def _policies(self) -> dict[str, Any]:
         """Return the arguments of `fully_shard` that depend on the settings."""
+        policies: dict[str, Any] = {}
+        if self.spec.offload:
+            policies["offload_policy"] = CPUOffloadPolicy(pin_memory=self.device.type == "cuda")
         if self.config.reduce_dtype == "fp32":
-            return {}
+            return policies
         if self.accumulation > 1 and not self._reduces_each:
             raise ConfigError(
                 "engine.reduce_each_micro_batch: false with engine.reduce_dtype=bf16 would add up "
                 f"the {self.accumulation} micro batches of a step in bf16; write auto, or "
                 "engine.reduce_dtype=fp32"
             )
-        return {"mp_policy": MixedPrecisionPolicy(reduce_dtype=torch.bfloat16)}
+        policies["mp_policy"] = MixedPrecisionPolicy(reduce_dtype=torch.bfloat16)
+        return policies
 
     @property
     def _reduces_each(self) -> bool:
         """Whether the gradients are reduced in every micro batch of a step."""
         each = self.config.reduce_each_micro_batch
-        # Gradients that are not reduced yet are added up in `reduce_dtype`, slices in fp32.
-        return self.config.reduce_dtype == "bf16" if each == AUTO else bool(each)
+        if each != AUTO:
+            return bool(each)
+        # Gradients that are not reduced yet are added up in `reduce_dtype`, slices in fp32. They
+        # are whole and on the device, also under offload, which saves the device's memory.
+        return self.spec.offload or self.config.reduce_dtype == "bf16"
 
     def micro_batch(self, *, last: bool) -> contextlib.AbstractContextManager[None]:
         """See `Engine.micro_batch`; the weights are gathered in every micro batch."""
@@ -124,7 +131,20 @@ class FsdpEngine(TorchEngine):
         return contextlib.nullcontext()
 
     def _clip(self) -> Tensor:
-        return full_tensor(super()._clip())
+        return self._clip_on_host() if self.spec.offload else full_tensor(super()._clip())
+
+    def _clip_on_host(self) -> Tensor:
+        """Clip gradients in host memory; only their norm is sent, from the device."""
+        # A DTensor's own norm would be summed over the ranks on the host, which NCCL cannot.
+        found = [parameter.grad for parameter in self.module.parameters()]
+        gradients = [local_tensor(gradient) for gradient in found if gradient is not None]
+        squared = nn.utils.get_total_norm(gradients).square().to(self.device)
+        dist.all_reduce(squared, group=self.split.group)
+        norm = squared.sqrt()
+        if self.clip_norm > 0:
+            factor = (self.clip_norm / (norm + 1e-6)).clamp(max=1.0).to(gradients[0].device)
+            torch._foreach_mul_(gradients, factor)
+        return norm
 
     def slices(self, kind: str) -> list[Tensor]:
         """See `Engine.slices`."""

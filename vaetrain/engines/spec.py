@@ -112,10 +112,12 @@ LAUNCH_KINDS = {
         section="fsdp_config",
         variables={
             "fsdp_version": "FSDP_VERSION",
+            "fsdp_offload_params": "FSDP_OFFLOAD_PARAMS",
             "fsdp_sharding_strategy": "FSDP_SHARDING_STRATEGY",
         },
         defaults={
             "fsdp_version": "1",
+            "fsdp_offload_params": "false",
             "fsdp_sharding_strategy": FULL_SHARD,
         },
     ),
@@ -139,16 +141,18 @@ def _zero(stage: int, *, offload: bool = False) -> EngineSpec:
     )
 
 
-def _fsdp(name: str, *, hybrid: bool = False) -> EngineSpec:
+def _fsdp(name: str, *, offload: bool = False, hybrid: bool = False) -> EngineSpec:
     return EngineSpec(
         name,
         "vaetrain.engines.fsdp.FsdpEngine",
         "FSDP",
         options={
             "fsdp_version": "2",
+            "fsdp_offload_params": str(offload).lower(),
             "fsdp_sharding_strategy": HYBRID_SHARD if hybrid else FULL_SHARD,
         },
         stage=3,
+        offload=offload,
         hybrid=hybrid,
     )
 
@@ -167,6 +171,7 @@ ENGINES: dict[str, EngineSpec] = {
         _zero(3, offload=True),
         _fsdp("fsdp2"),
         _fsdp("fsdp2_hybrid", hybrid=True),
+        _fsdp("fsdp2_offload", offload=True),
     )
 }
 
@@ -346,6 +351,8 @@ def find_engine(distributed_type: str, settings: LaunchSettings, where: str) -> 
 
 def _name_fsdp_options(given: dict[str, str], settings: LaunchSettings) -> None:
     """Replace, in place, values of an FSDP launch that have several names."""
+    if given["fsdp_offload_params"] in ("no", "0"):
+        given["fsdp_offload_params"] = "false"
     strategy = given["fsdp_sharding_strategy"]
     strategy = {"1": FULL_SHARD, "4": HYBRID_SHARD}.get(strategy, strategy)
     # Accelerate's own way to ask for copies of the model under FSDP2.

@@ -56,6 +56,12 @@ def test_micro_batches_are_never_added_up_in_bf16(dtype, each, is_each):
     assert ("mp_policy" in policies) == (dtype == "bf16")
 
 
+@pytest.mark.parametrize(("each", "is_each"), [(AUTO, True), (False, False)])
+def test_offload_reduces_every_micro_batch_unless_it_is_told_not_to(each, is_each):
+    engine = engine_with("fsdp2_offload", EngineConfig("fp32", each), accumulation=2)
+    assert engine._reduces_each == is_each
+
+
 def test_bf16_without_reductions_in_every_micro_batch_is_refused():
     engine = engine_with("fsdp2", EngineConfig("bf16", False), accumulation=2)
     with pytest.raises(ConfigError, match="add up the 2 micro batches of a step in bf16"):

@@ -14,7 +14,7 @@ FOUR = {
     "ACCELERATE_USE_PARALLELISM_CONFIG": "true",
 }
 FSDP2 = FOUR | {"ACCELERATE_USE_FSDP": "true", "FSDP_VERSION": "2"}
-HYBRID = {"FSDP_SHARDING_STRATEGY": "HYBRID_SHARD"}
+OFFLOADED, HYBRID = {"FSDP_OFFLOAD_PARAMS": "true"}, {"FSDP_SHARDING_STRATEGY": "HYBRID_SHARD"}
 OPTIONS = (("fsdp_reshard_after_forward", "true"), ("fsdp_min_num_params", "100000000"))
 
 
@@ -35,9 +35,16 @@ def test_copies_of_the_model_select_hybrid_sharding(environment, size):
     assert running_launch(FSDP2 | environment) == expected
 
 
+@pytest.mark.parametrize("strategy", ["FULL_SHARD", "1"])
+def test_offload_selects_its_engine(strategy):
+    environment = FSDP2 | OFFLOADED | {"FSDP_SHARDING_STRATEGY": strategy}
+    assert running_launch(environment) == Launch("fsdp2_offload", 4, "no", OPTIONS)
+
+
 @pytest.mark.parametrize(
     ("environment", "message"),
     [
+        (FSDP2 | OFFLOADED | HYBRID, "fsdp_offload_params=true, fsdp_sharding_strategy=hybrid"),
         (FSDP2 | {"FSDP_SHARDING_STRATEGY": "NO_SHARD"}, "fsdp_sharding_strategy=no_shard"),
         (FSDP2 | {SHARDS: "3"}, f"{SHARDS} is '3'; fsdp2 splits the model over all 4 ranks"),
         (FSDP2 | HYBRID | {SHARDS: "3"}, f"{SHARDS} is '3'; the product of"),

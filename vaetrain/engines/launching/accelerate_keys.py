@@ -76,7 +76,7 @@ _UNUSED_PARALLEL = (
 ROWS = (
     Row("", ("distributed_type",), MAPPED,
         "`'NO'`: `single`. `MULTI_GPU`, `MULTI_CPU`: `ddp`; with one process `single`. "
-        "`DEEPSPEED`: `zero1` to `zero3`. `FSDP`: `fsdp2`, `fsdp2_hybrid`"),
+        "`DEEPSPEED`: `zero1` to `zero3`. `FSDP`: `fsdp2`, `fsdp2_hybrid`, `fsdp2_offload`"),
     Row("", ("compute_environment",), REFUSED, "must be LOCAL_MACHINE; SageMaker is not supported",
         neutral=("none", "local_machine")),
     Row("", ("num_processes", "num_machines", "machine_rank", "main_process_port"), MAPPED,
@@ -164,8 +164,7 @@ ROWS = (
         "names layers that the model does not have; remove it, and write "
         "fsdp_auto_wrap_policy: SIZE_BASED_WRAP", neutral=("none", ""),
         variables=("FSDP_TRANSFORMER_CLS_TO_WRAP", "FSDP_IGNORED_MODULES")),
-    Row("fsdp_config", ("fsdp_offload_params",), REFUSED,
-        "is not supported by fsdp2; write false, or use the engine zero3_offload", neutral=OFF,
+    Row("fsdp_config", ("fsdp_offload_params",), MAPPED, "`true`: `fsdp2_offload`", neutral=OFF,
         variables=("FSDP_OFFLOAD_PARAMS",)),
     Row("fsdp_config", ("fsdp_activation_checkpointing", "fsdp_activation_checkpointing_offload"),
         REFUSED, "is not supported; write false, and set train.checkpoint_activations=true",

@@ -254,6 +254,11 @@ EXAMPLES = {
         (500, "options", (("fsdp_min_num_params", "500"),)),
         ("1e8", None, "write a whole number"),
     ],
+    "fsdp_offload_params": [
+        (True, "engine", "fsdp2_offload"),
+        ("no", "engine", "fsdp2"),
+        ("maybe", None, "fsdp_offload_params=maybe"),
+    ],
     "fsdp_sharding_strategy": [
         ("HYBRID_SHARD", "engine", "fsdp2_hybrid"),
         (4, "engine", "fsdp2_hybrid"),
