@@ -81,10 +81,10 @@ def test_the_gradient_depends_on_neither_micro_batches_nor_reductions(steps, eng
 def test_bf16_reductions_differ_by_rounding(steps, engine):
     """The program asserts that weights and moments are fp32."""
     exact, found = steps(engine)["fp32,auto"][0], steps(engine)["bf16,auto"]
-    # bf16 has 8 bits: each rank's part is rounded by 2^-9 of it, and so is each sum.
+    # bf16 has 8 significant bits: each rank's part is rounded by up to 2^-8 of it, as is each sum.
     errors = [abs(a - b) for a, b in zip(found[0]["gradient"], exact["gradient"], strict=True)]
-    allowed = [engine_ranks(engine) / 2 * 2**-8 * size for size in exact["magnitudes"]]
+    allowed = [engine_ranks(engine) * 2**-8 * size for size in exact["magnitudes"]]
     assert any(errors)
     assert all(error <= limit for error, limit in zip(errors, allowed, strict=True))
     for step in found[1:]:
-        assert step["norms"] == pytest.approx(exact["norms"], rel=2**-8)
+        assert step["norms"] == pytest.approx(exact["norms"], rel=2**-7)

@@ -84,6 +84,7 @@ def steps(engine: Engine, reduce_dtype: str, each: str) -> list[dict]:
     config, optimizer = EngineConfig(reduce_dtype, EACH[each]), OptimizerConfig()
     found = []
     for count in (1, 2, 4):
+        vars(engine).pop("_partitions", None)  # ZeRO's, of the model that was prepared before
         torch.manual_seed(0)
         model = nn.Sequential(nn.Linear(WIDTH, WIDTH, bias=False), nn.Linear(WIDTH, 2, bias=False))
         sizes = magnitudes(engine, model)

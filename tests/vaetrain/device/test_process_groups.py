@@ -7,6 +7,7 @@ in its backward pass runs on fake CUDA tensors. Values are tested by `tests/dist
 
 from __future__ import annotations
 
+import datetime
 from collections.abc import Iterator
 
 import pytest
@@ -31,11 +32,14 @@ from tests.support.fake_devices import (
 from tests.support.fake_engines import CLIP, start
 from tests.vaetrain.device.test_steps import GAN, LEARNED, Training
 from vaetrain.engines import fsdp
-from vaetrain.engines.base import AVERAGE, WEIGHT
+from vaetrain.engines.base import AVERAGE, GRACE_SECONDS, WEIGHT
 from vaetrain.engines.config import OptimizerConfig
 from vaetrain.engines.fsdp import FsdpEngine
+from vaetrain.engines.launching.rank_variables import Ranks
 from vaetrain.engines.model_options import apply_options
 from vaetrain.engines.optimizers import MOMENTS, build_optimizer
+from vaetrain.engines.spec import ENGINES, SHARD_SIZE
+from vaetrain.settings import ConfigError
 from vaetrain.training.ema import WeightEma
 
 RANKS, RANK = 4, 1
@@ -174,3 +178,44 @@ def run_replicated(monkeypatch: pytest.MonkeyPatch, settings: tuple[str, ...]) -
         training.engine.world_size = RANKS
         with OnlyOnDevice():
             training.run(1)
+
+
+@pytest.fixture
+def hybrid(group: None) -> FsdpEngine:
+    """Return an engine with two copies of a model on two ranks each, without the model."""
+    engine = FsdpEngine.__new__(FsdpEngine)
+    engine.spec, engine.options = ENGINES["fsdp2_hybrid"], {SHARD_SIZE: "2"}
+    engine.rank, engine.world_size, engine.device = RANK, RANKS, torch.device("cpu")
+    engine.timeout, engine.heartbeat = 7.0, None
+    return engine
+
+
+def test_a_copy_of_the_model_is_on_consecutive_ranks(hybrid, monkeypatch):
+    made = []
+    make_groups = dist.new_subgroups_by_enumeration
+
+    def record(ranks: list[list[int]], timeout: datetime.timedelta) -> tuple:
+        made.append((ranks, timeout.total_seconds()))
+        return make_groups(ranks, timeout=timeout)
+
+    monkeypatch.setattr(fsdp.dist, "new_subgroups_by_enumeration", record)
+    hybrid.mesh = hybrid._make_mesh()
+    limit = hybrid.timeout + GRACE_SECONDS
+    assert made == [([[0, 2], [1, 3]], limit), ([[0, 1], [2, 3]], limit)]
+    split = hybrid.split
+    assert (split.count, split.index, split.replicas, split.replica) == (2, 1, 2, 0)
+    assert dist.get_process_group_ranks(split.group) == [0, 1]
+
+
+@pytest.mark.parametrize(("local", "shape"), [(4, (4,)), (2, (2, 2))])
+def test_a_copy_of_the_model_is_on_a_machine_by_default(hybrid, monkeypatch, local, shape):
+    hybrid.options = {SHARD_SIZE: "1"}
+    monkeypatch.setattr(fsdp, "read_ranks", lambda _: Ranks(local_world_size=local))
+    assert hybrid._make_mesh().mesh.shape == shape
+
+
+def test_a_machine_with_one_rank_cannot_split_a_copy(hybrid, monkeypatch):
+    hybrid.options = {SHARD_SIZE: "1"}
+    monkeypatch.setattr(fsdp, "read_ranks", lambda _: Ranks())
+    with pytest.raises(ConfigError, match="each machine has one rank"):
+        hybrid._make_mesh()
