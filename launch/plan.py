@@ -66,7 +66,7 @@ def run(arguments: argparse.Namespace) -> int:
     # In a file of one's own, the number of processes may select the engine.
     ranks = {"num_processes": str(arguments.nodes * arguments.gpus)}
     launch = read_engine_file(file, None if is_shipped(file) else ranks)
-    _refuse_unplanned(experiment)
+    _refuse_unplanned(experiment, launch)
     _require_shards(arguments, experiment)
     # Local imports: torch takes seconds to import, and errors must not wait for it.
     from launch.planning import figures, inputs, run_plan
@@ -92,8 +92,13 @@ def run(arguments: argparse.Namespace) -> int:
     return int(bool(plan.problems))
 
 
-def _refuse_unplanned(experiment: Experiment) -> None:
-    """Raise ConfigError for settings whose memory is not predicted."""
+def _refuse_unplanned(experiment: Experiment, launch: Launch) -> None:
+    """Raise ConfigError for settings and engines whose memory is not predicted."""
+    if launch.spec.hybrid:
+        raise ConfigError(
+            f"--engine: {launch.engine} is not predicted; fsdp2 on one of its machines has its "
+            "memory, and ddp its communication between machines"
+        )
     if experiment.gan.enabled:
         raise ConfigError(
             "gan.enabled: the memory of a discriminator is not predicted; set gan.enabled=false"

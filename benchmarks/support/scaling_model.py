@@ -13,6 +13,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from vaetrain.engines.config import EngineConfig
 from vaetrain.engines.spec import ENGINES, EngineSpec
 
 BACKWARD = 2 / 3  # share of compute time; backward has twice the FLOPs of forward
@@ -60,8 +61,13 @@ class WeightSizes:
 REUSED = 1_000_000_000  # DeepSpeed's stage3_max_reuse_distance, in parameters
 
 
-def step_collectives(spec: EngineSpec, sizes: WeightSizes, accumulation: int) -> list[Collective]:
-    """Return the collectives of an optimizer step on weights and gradients, which are fp32.
+def step_collectives(
+    spec: EngineSpec,
+    sizes: WeightSizes,
+    accumulation: int,
+    config: EngineConfig | None = None,
+) -> list[Collective]:
+    """Return the collectives of an optimizer step on weights, which are fp32, and gradients.
 
     Rajbhandari et al. 2020, section 7, with what the engines do otherwise:
 
@@ -75,27 +81,33 @@ def step_collectives(spec: EngineSpec, sizes: WeightSizes, accumulation: int) ->
     left out.
 
     Args:
+        spec: not that of an engine with several copies of the model.
         accumulation: micro batches of a step.
+        config: None: the defaults.
     """
+    config = config or EngineConfig()
     whole = 4.0 * sizes.parameters
+    gradients = whole / 2 if config.reduce_dtype == "bf16" else whole
     if not spec.has_process_group:
         return []
     if spec.stage == 0:
-        return [Collective("all-reduce", "gradients", whole)]
+        return [Collective("all-reduce", "gradients", gradients)]
     if spec.stage < 3:
         reductions = accumulation if spec.stage == 2 else 1
         return [
-            Collective("all-reduce", "gradients", reductions * whole),
+            Collective("all-reduce", "gradients", reductions * gradients),
             Collective("all-gather", "weights", whole),
         ]
+    reductions = accumulation
     if spec.distributed_type == "FSDP":
+        reductions = accumulation if config.reduces_each(offload=spec.offload) else 1
         gathered = accumulation * (whole + 4.0 * sizes.gathered_again)
     else:
         times = 1 if 2 * sizes.parameters <= REUSED else 2
         kept = 4.0 * sizes.persistent
         gathered = accumulation * times * (whole - kept) + kept
     return [
-        Collective("reduce-scatter", "gradients", accumulation * whole),
+        Collective("reduce-scatter", "gradients", reductions * gradients),
         Collective("all-gather", "weights", gathered),
     ]
 

@@ -29,12 +29,18 @@ class EngineMemory:
     gathered: float
 
 
-def engine_memory(spec: EngineSpec, model: ModelSizes, ranks: int) -> EngineMemory:
+def engine_memory(
+    spec: EngineSpec, model: ModelSizes, ranks: int, *, keeps_gradients: bool = False
+) -> EngineMemory:
     """Return the memory of a rank's state: fp32 weights, gradients, moments and EMA.
 
     `benchmarks.engine_memory` compares the first with measurements. What is gathered is estimated:
     FSDP2 holds gathered weights and one unit's gradients twice, before and in the reduce-scatter;
     DeepSpeed has a buffer of `BUCKET` elements each for reductions and gathers.
+
+    Args:
+        spec: not that of an engine with several copies of the model.
+        keeps_gradients: whether FSDP2 reduces the sum of several micro batches.
     """
     parameters = model.weights.parameters
     whole, share = 4.0 * parameters, 4.0 * parameters / ranks
@@ -42,6 +48,10 @@ def engine_memory(spec: EngineSpec, model: ModelSizes, ranks: int) -> EngineMemo
     host, gathered = 0.0, 0.0
     if spec.distributed_type == "FSDP":
         gathered = 4.0 * (model.gathered + 2 * model.largest_unit)
+        if keeps_gradients:
+            gathered += whole
+        if spec.offload:
+            host, kinds = sum(kinds.values()), {}
     elif spec.distributed_type == "DEEPSPEED":
         gathered = 2 * min(4.0 * BUCKET, whole)
         if spec.stage == 3:

@@ -139,7 +139,9 @@ def _batch(inputs: PlanInputs, batching: Batching) -> list[Figure]:
 def _memory(inputs: PlanInputs, batching: Batching) -> tuple[list[Figure], int, bool]:
     """Return the figures, the largest micro batch that fits, and whether the run's fits."""
     spec, cluster, model = inputs.spec, inputs.cluster, inputs.model
-    state = engine_memory(spec, model, cluster.ranks)
+    is_each = inputs.experiment.engine.reduces_each(offload=spec.offload)
+    keeps_gradients = batching.accumulation > 1 and not is_each
+    state = engine_memory(spec, model, cluster.ranks, keeps_gradients=keeps_gradients)
     largest = largest_micro_batch(model, state, cluster)
     at_peak = peak(model, state, batching.micro_batch)
     available = (1 - cluster.free_share) * cluster.gpu_memory * GIB
@@ -208,10 +210,12 @@ def _step(inputs: PlanInputs, batching: Batching) -> tuple[list[Figure], Step]:
             row("starts of operations", starting, "s", ASSUMED, _flags(cluster, "launch_us")),
             row("computing", computing, "s", COMPUTED, reason),
         ]
-    collectives = step_collectives(spec, model.weights, batching.accumulation)
+    config = inputs.experiment.engine
+    collectives = step_collectives(spec, model.weights, batching.accumulation, config)
     for each in collectives:
         what = f"{each.kind} of {each.tensors}"
-        figures.append(row(what, each.bytes, "B", COUNTED, f"fp32, as {spec.name} does"))
+        dtype = config.reduce_dtype if each.tensors == "gradients" else "fp32"
+        figures.append(row(what, each.bytes, "B", COUNTED, f"{dtype}, as {spec.name} does"))
     total = sum(each.as_all_reduce for each in collectives)
     sending = over_machines(total, cluster.ranks, _interconnect(cluster)) if total else 0.0
     hidden, overlapped = _overlap(spec, 4.0 * model.weights.parameters, batching.accumulation)

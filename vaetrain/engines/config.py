@@ -50,3 +50,11 @@ class EngineConfig:
         "zero1 always reduce once a step, zero2 and zero3 in every micro batch",
         choices=(True, False, AUTO),
     )
+
+    def reduces_each(self, *, offload: bool) -> bool:
+        """Return whether FSDP2, with or without offload, reduces in every micro batch of a step."""
+        if self.reduce_each_micro_batch != AUTO:
+            return bool(self.reduce_each_micro_batch)
+        # Gradients that are not reduced yet are added up in `reduce_dtype`, slices in fp32. They
+        # are whole and on the device, also under offload, which saves the device's memory.
+        return offload or self.reduce_dtype == "bf16"

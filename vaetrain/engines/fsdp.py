@@ -25,7 +25,7 @@ from vaetrain.engines.launching.rank_variables import read_ranks
 from vaetrain.engines.slices import Split
 from vaetrain.engines.spec import SHARD_SIZE
 from vaetrain.engines.torch_engine import TorchEngine
-from vaetrain.settings import AUTO, ConfigError
+from vaetrain.settings import ConfigError
 
 
 class FsdpEngine(TorchEngine):
@@ -115,12 +115,7 @@ class FsdpEngine(TorchEngine):
     @property
     def _reduces_each(self) -> bool:
         """Whether the gradients are reduced in every micro batch of a step."""
-        each = self.config.reduce_each_micro_batch
-        if each != AUTO:
-            return bool(each)
-        # Gradients that are not reduced yet are added up in `reduce_dtype`, slices in fp32. They
-        # are whole and on the device, also under offload, which saves the device's memory.
-        return self.spec.offload or self.config.reduce_dtype == "bf16"
+        return self.config.reduces_each(offload=self.spec.offload)
 
     def micro_batch(self, *, last: bool) -> contextlib.AbstractContextManager[None]:
         """See `Engine.micro_batch`; the weights are gathered in every micro batch."""

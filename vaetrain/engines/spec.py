@@ -334,7 +334,7 @@ def find_engine(distributed_type: str, settings: LaunchSettings, where: str) -> 
     if distributed_type == "FSDP":
         _name_fsdp_options(given, settings)
     for spec in ENGINES.values():
-        if spec.distributed_type == distributed_type and spec.options == given:
+        if spec.distributed_type == distributed_type and spec.options.items() <= given.items():
             return spec
     if given == ZERO_STAGE_0:
         return ENGINES["ddp"]
