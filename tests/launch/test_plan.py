@@ -393,7 +393,7 @@ WORLD = ("--nodes", "2", "--gpus", "2")
         ((*WORLD, "--samples", "5"), "--samples, --bytes-per-sample: give both"),
         ((*WORLD, "optimizer.name=lion"), "set optimizer.name=adamw"),
         ((*WORLD, "gan.enabled=true"), "set gan.enabled=false"),
-        ((*WORLD, "--engine", "fsdp2_hybrid"), "fsdp2_hybrid is not predicted"),
+        ((*WORLD, "--config_file", "fsdp2_hybrid"), "fsdp2_hybrid is not predicted"),
     ],
 )
 def test_nonsense_is_refused_in_one_line(arguments, message, monkeypatch, capsys):
