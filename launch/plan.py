@@ -96,7 +96,7 @@ def _refuse_unplanned(experiment: Experiment, launch: Launch) -> None:
     """Raise ConfigError for settings and engines whose memory is not predicted."""
     if launch.spec.hybrid:
         raise ConfigError(
-            f"--config_file: {launch.engine} is not predicted; fsdp2 on one of its machines has its "
+            f"--config_file: {launch.engine} is not predicted; fsdp2 on one machine has its "
             "memory, and ddp its communication between machines"
         )
     if experiment.gan.enabled:

@@ -1,5 +1,7 @@
 """Theory of a rank's memory, its comparison with a measurement, and the number of ranks."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 
@@ -13,8 +15,11 @@ from benchmarks.engine_memory import (
     predicted,
 )
 from benchmarks.support import report
+from benchmarks.support.scaling_model import WeightSizes
+from launch.planning.memory import engine_memory
 from tests.benchmarks.quick_run import names_of, quick_run
 from vaetrain.engines import devices
+from vaetrain.engines.spec import ENGINES
 
 # Bytes a parameter on two ranks, as figure 1 of Rajbhandari et al. 2020 counts them, for fp32 and
 # with the EMA of the weights: weights (ZeRO: also its optimised part), gradients, moments, EMA.
@@ -35,6 +40,21 @@ THEORY = {
 @pytest.mark.parametrize("engine", THEORY)
 def test_theory_is_that_of_the_paper(engine):
     assert tuple(predicted(engine, 1, 2).values()) == THEORY[engine]
+
+
+@pytest.mark.parametrize(
+    ("engine", "keeps", "state"),
+    [
+        ("fsdp2", False, (5000, 4400, 0)),
+        ("fsdp2", True, (5000, 4400 + 4000, 0)),  # whole gradients between micro batches
+        ("fsdp2_offload", False, (0, 4400, 5000)),
+    ],
+)
+def test_planned_memory_of_fsdp2(engine, keeps, state):
+    """Of 1,000 parameters on four ranks, 700 are gathered at once, and a unit has 200."""
+    model = SimpleNamespace(weights=WeightSizes(1000, 600, 50), gathered=700, largest_unit=200)
+    found = engine_memory(ENGINES[engine], model, 4, keeps_gradients=keeps)
+    assert (found.device, found.gathered, found.host) == state
 
 
 @pytest.mark.parametrize(("gpus", "ranks"), [(0, 2), (1, 1), (8, 8)])

@@ -12,7 +12,10 @@ import pytest
 
 from benchmarks import scaling
 from benchmarks.scaling import BESIDE, MEASURED, ONE, TWICE, ScalingMeasurements, on_core
+from benchmarks.support.scaling_model import WeightSizes, step_collectives
 from tests.benchmarks.quick_run import names_of, quick_run
+from vaetrain.engines.config import EngineConfig
+from vaetrain.engines.spec import ENGINES
 
 LINK = {"sizes": [1000, 10**8], "seconds": [1e-3, 0.1 + 1e-3], "hidden": 0.0}
 SIZES = scaling.Sizes(("ddp", "zero3"), 2, 0, 2, 1, (), 8)
@@ -76,6 +79,15 @@ def test_projected_efficiency_decreases_with_ranks_and_slower_links():
         assert shares == sorted(shares, reverse=True)
     lowest = [shares[-1] for shares in by_group.values()]
     assert lowest == sorted(lowest, reverse=True)
+
+
+@pytest.mark.parametrize(
+    ("engine", "gradients"), [("ddp", 2000), ("zero2", 3 * 2000), ("fsdp2", 3 * 2000)]
+)
+def test_gradients_in_bf16_are_half_as_many_bytes(engine, gradients):
+    config, sizes = EngineConfig(reduce_dtype="bf16"), WeightSizes(1000, 600, 50)
+    reduction = step_collectives(ENGINES[engine], sizes, 3, config)[0]
+    assert (reduction.tensors, reduction.bytes) == ("gradients", gradients)
 
 
 def test_started_processes_are_pinned_to_the_core():
