@@ -7,7 +7,6 @@ in its backward pass runs on fake CUDA tensors. Values are tested by `tests/dist
 
 from __future__ import annotations
 
-import datetime
 from collections.abc import Iterator
 
 import pytest
@@ -181,37 +180,38 @@ def run_replicated(monkeypatch: pytest.MonkeyPatch, settings: tuple[str, ...]) -
 
 
 @pytest.fixture
-def hybrid(group: None) -> FsdpEngine:
-    """Return an engine with two copies of a model on two ranks each, without the model."""
+def hybrid(monkeypatch: pytest.MonkeyPatch) -> FsdpEngine:
+    """Return an engine of four ranks as two copies, without a model; no group is made."""
     engine = FsdpEngine.__new__(FsdpEngine)
     engine.spec, engine.options = ENGINES["fsdp2_hybrid"], {SHARD_SIZE: "2"}
-    engine.rank, engine.world_size, engine.device = RANK, RANKS, torch.device("cpu")
+    engine.rank, engine.world_size, engine.device = RANK, RANKS, CPU
     engine.timeout, engine.heartbeat = 7.0, None
+    monkeypatch.setattr(fsdp, "init_device_mesh", lambda _, shape: shape)
+    monkeypatch.setattr(
+        fsdp.dist,
+        "new_subgroups_by_enumeration",
+        lambda ranks, timeout: ((ranks, timeout.total_seconds()),),
+    )
+    monkeypatch.setattr(
+        fsdp.DeviceMesh, "from_group", lambda groups, *_, mesh_dim_names: [*groups, mesh_dim_names]
+    )
     return engine
 
 
-def test_a_copy_of_the_model_is_on_consecutive_ranks(hybrid, monkeypatch):
-    made = []
-    make_groups = dist.new_subgroups_by_enumeration
-
-    def record(ranks: list[list[int]], timeout: datetime.timedelta) -> tuple:
-        made.append((ranks, timeout.total_seconds()))
-        return make_groups(ranks, timeout=timeout)
-
-    monkeypatch.setattr(fsdp.dist, "new_subgroups_by_enumeration", record)
-    hybrid.mesh = hybrid._make_mesh()
+def test_a_copy_of_the_model_is_on_consecutive_ranks(hybrid):
     limit = hybrid.timeout + GRACE_SECONDS
-    assert made == [([[0, 2], [1, 3]], limit), ([[0, 1], [2, 3]], limit)]
-    split = hybrid.split
-    assert (split.count, split.index, split.replicas, split.replica) == (2, 1, 2, 0)
-    assert dist.get_process_group_ranks(split.group) == [0, 1]
+    between, within, names = hybrid._make_mesh()
+    assert between == ([[0, 2], [1, 3]], limit)
+    assert within == ([[0, 1], [2, 3]], limit)
+    assert names == ("copies", "shards")
 
 
-@pytest.mark.parametrize(("local", "shape"), [(4, (4,)), (2, (2, 2))])
-def test_a_copy_of_the_model_is_on_a_machine_by_default(hybrid, monkeypatch, local, shape):
+def test_a_copy_of_the_model_is_on_a_machine_by_default(hybrid, monkeypatch):
     hybrid.options = {SHARD_SIZE: "1"}
-    monkeypatch.setattr(fsdp, "read_ranks", lambda _: Ranks(local_world_size=local))
-    assert hybrid._make_mesh().mesh.shape == shape
+    monkeypatch.setattr(fsdp, "read_ranks", lambda _: Ranks(local_world_size=4))
+    assert hybrid._make_mesh() == (4,)
+    monkeypatch.setattr(fsdp, "read_ranks", lambda _: Ranks(local_world_size=2))
+    assert hybrid._make_mesh()[1][0] == [[0, 1], [2, 3]]
 
 
 def test_a_machine_with_one_rank_cannot_split_a_copy(hybrid, monkeypatch):
