@@ -66,7 +66,7 @@ def run(arguments: argparse.Namespace) -> int:
     # In a file of one's own, the number of processes may select the engine.
     ranks = {"num_processes": str(arguments.nodes * arguments.gpus)}
     launch = read_engine_file(file, None if is_shipped(file) else ranks)
-    _refuse_unplanned(experiment, launch)
+    _refuse_unplanned(experiment)
     _require_shards(arguments, experiment)
     # Local imports: torch takes seconds to import, and errors must not wait for it.
     from launch.planning import figures, inputs, run_plan
@@ -79,10 +79,9 @@ def run(arguments: argparse.Namespace) -> int:
     elif arguments.profile is not None:
         rate = inputs.read_rate(arguments.profile)
     model = inputs.ModelSizes(experiment, launch)
+    pages, copy_size = _pages(arguments, experiment), inputs.copy_size_of(launch, cluster)
     plan = run_plan.make_plan(
-        run_plan.PlanInputs(
-            experiment, launch.spec, cluster, _pages(arguments, experiment), model, rate
-        )
+        run_plan.PlanInputs(experiment, launch.spec, cluster, pages, model, copy_size, rate)
     )
     title = _title(experiment, launch, cluster)
     print(title, "", *_verdict(plan.problems), "", figures.table(plan.figures), sep="\n")
@@ -92,13 +91,8 @@ def run(arguments: argparse.Namespace) -> int:
     return int(bool(plan.problems))
 
 
-def _refuse_unplanned(experiment: Experiment, launch: Launch) -> None:
-    """Raise ConfigError for settings and engines whose memory is not predicted."""
-    if launch.spec.hybrid:
-        raise ConfigError(
-            f"--config_file: {launch.engine} is not predicted; fsdp2 on one machine has its "
-            "memory, and ddp its communication between machines"
-        )
+def _refuse_unplanned(experiment: Experiment) -> None:
+    """Raise ConfigError for settings whose memory is not predicted."""
     if experiment.gan.enabled:
         raise ConfigError(
             "gan.enabled: the memory of a discriminator is not predicted; set gan.enabled=false"

@@ -22,17 +22,19 @@ BUCKET, FIRST_BUCKET = 25 * 2**20, 2**20  # DDP's bucket sizes in bytes
 
 @dataclass(frozen=True)
 class Collective:
-    """Collectives of one kind in an optimizer step, over all ranks.
+    """Collectives of one kind in an optimizer step, over the ranks of a copy of the model.
 
     Attributes:
         kind: `all-reduce`, `reduce-scatter` or `all-gather`.
         tensors: `gradients` or `weights`.
         bytes: of the whole tensors, of all calls of the step together.
+        between_copies: whether it is between the ranks that hold the same slices of the copies.
     """
 
     kind: str
     tensors: str
     bytes: float
+    between_copies: bool = False
 
     @property
     def as_all_reduce(self) -> float:
@@ -81,7 +83,6 @@ def step_collectives(
     left out.
 
     Args:
-        spec: not that of an engine with several copies of the model.
         accumulation: micro batches of a step.
         config: None: the defaults.
     """
@@ -109,7 +110,19 @@ def step_collectives(
     return [
         Collective("reduce-scatter", "gradients", reductions * gradients),
         Collective("all-gather", "weights", gathered),
+        *_between_copies(spec, gradients, accumulation, config),
     ]
+
+
+def _between_copies(
+    spec: EngineSpec, gradients: float, accumulation: int, config: EngineConfig
+) -> list[Collective]:
+    """Return the collectives between the copies of the model, if the engine has several."""
+    if not spec.hybrid:
+        return []
+    # In bf16, FSDP2 would add up micro batches in bf16.
+    reductions = accumulation if config.reduce_dtype == "bf16" else 1
+    return [Collective("all-reduce", "gradients", reductions * gradients, between_copies=True)]
 
 
 # Bytes sent in a step of one micro batch, as a multiple of one all-reduce of the gradients; for

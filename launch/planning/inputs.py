@@ -25,7 +25,7 @@ from shards.reading.height_ladder import height_ladder
 from shards.reading.selection import select
 from vaetrain.config.experiment import Experiment
 from vaetrain.engines.fsdp import fsdp_units
-from vaetrain.engines.spec import Launch
+from vaetrain.engines.spec import SHARD_SIZE, Launch
 from vaetrain.model.vae import VAE
 from vaetrain.settings import AUTO
 
@@ -184,6 +184,14 @@ def on_gpu(experiment: Experiment, launch: Launch) -> Experiment:
         "compile": False,
     }
     return dataclasses.replace(experiment, train=dataclasses.replace(train, **settings))
+
+
+def copy_size_of(launch: Launch, cluster: Cluster) -> int:
+    """Return the number of ranks over which a copy of the model is divided."""
+    if not launch.spec.hybrid:
+        return cluster.ranks
+    size = int(dict(launch.options)[SHARD_SIZE])
+    return cluster.gpus if size == 1 else size
 
 
 class ModelSizes:

@@ -30,7 +30,7 @@ class EngineMemory:
 
 
 def engine_memory(
-    spec: EngineSpec, model: ModelSizes, ranks: int, *, keeps_gradients: bool = False
+    spec: EngineSpec, model: ModelSizes, copy_size: int, *, keeps_gradients: bool = False
 ) -> EngineMemory:
     """Return the memory of a rank's state: fp32 weights, gradients, moments and EMA.
 
@@ -39,12 +39,12 @@ def engine_memory(
     DeepSpeed has a buffer of `BUCKET` elements each for reductions and gathers.
 
     Args:
-        spec: not that of an engine with several copies of the model.
+        copy_size: number of ranks over which a copy of the model is divided.
         keeps_gradients: whether FSDP2 reduces the sum of several micro batches.
     """
     parameters = model.weights.parameters
-    whole, share = 4.0 * parameters, 4.0 * parameters / ranks
-    kinds = predicted(spec.name, parameters, ranks)
+    whole, share = 4.0 * parameters, 4.0 * parameters / copy_size
+    kinds = predicted(spec.name, parameters, copy_size)
     host, gathered = 0.0, 0.0
     if spec.distributed_type == "FSDP":
         gathered = 4.0 * (model.gathered + 2 * model.largest_unit)

@@ -8,17 +8,11 @@ from functools import partial
 
 import numpy as np
 
-from benchmarks.support.scaling_model import (
-    Interconnect,
-    Link,
-    hidden_share,
-    over_machines,
-    step_collectives,
-    step_seconds,
-)
+from benchmarks.support.scaling_model import hidden_share, step_collectives, step_seconds
 from launch.planning.figures import ASSUMED, COMPUTED, COUNTED, MEASURED, SET, Figure
 from launch.planning.inputs import PEAKS, Cluster, ModelSizes, Pages, Rate
 from launch.planning.memory import GIB, engine_memory, largest_micro_batch, peak
+from launch.planning.traffic import Traffic
 from shards.reading.partitioned_order import build_order, most_read
 from shards.reading.sample_order import SampleOrder
 from shards.reading.selection import Selection
@@ -29,8 +23,6 @@ from vaetrain.settings import ConfigError
 
 RECOMPUTED = 4 / 3  # work of a step that computes activations twice
 SAVED = 16  # bytes of a parameter in a checkpoint: weight, EMA and two moments in fp32
-NETWORK_SHARE = 0.9  # of the nominal rate
-INSIDE_LATENCY, BETWEEN_LATENCY = 3e-6, 10e-6  # seconds, as in `INTERCONNECTS`
 
 
 @dataclass(frozen=True)
@@ -39,6 +31,7 @@ class PlanInputs:
 
     Attributes:
         experiment: with the values for a GPU, see `on_gpu`.
+        copy_size: number of ranks over which a copy of the model is divided, see `copy_size_of`.
         rate: measured rate of a GPU; None: it is computed from the assumed rates of the cluster.
     """
 
@@ -47,6 +40,7 @@ class PlanInputs:
     cluster: Cluster
     pages: Pages
     model: ModelSizes
+    copy_size: int
     rate: Rate | None
 
 
@@ -84,6 +78,11 @@ def make_plan(inputs: PlanInputs) -> Plan:
         raise ConfigError(
             f"--nodes, --gpus: are {ranks} ranks, but {spec.name} works with "
             f"{spec.max_processes}; use another engine"
+        )
+    if spec.hybrid and inputs.copy_size == 1 < ranks:
+        raise ConfigError(
+            f"--gpus: is 1, and {spec.name} divides a copy of the model over the ranks of a node; "
+            "use ddp or fsdp2"
         )
     experiment, problems = divisible(inputs.experiment, ranks)
     inputs = dataclasses.replace(inputs, experiment=experiment)
@@ -141,7 +140,7 @@ def _memory(inputs: PlanInputs, batching: Batching) -> tuple[list[Figure], int, 
     spec, cluster, model = inputs.spec, inputs.cluster, inputs.model
     is_each = inputs.experiment.engine.reduces_each(offload=spec.offload)
     keeps_gradients = batching.accumulation > 1 and not is_each
-    state = engine_memory(spec, model, cluster.ranks, keeps_gradients=keeps_gradients)
+    state = engine_memory(spec, model, inputs.copy_size, keeps_gradients=keeps_gradients)
     largest = largest_micro_batch(model, state, cluster)
     at_peak = peak(model, state, batching.micro_batch)
     available = (1 - cluster.free_share) * cluster.gpu_memory * GIB
@@ -215,18 +214,17 @@ def _step(inputs: PlanInputs, batching: Batching) -> tuple[list[Figure], Step]:
     for each in collectives:
         what = f"{each.kind} of {each.tensors}"
         dtype = config.reduce_dtype if each.tensors == "gradients" else "fp32"
-        figures.append(row(what, each.bytes, "B", COUNTED, f"{dtype}, as {spec.name} does"))
-    total = sum(each.as_all_reduce for each in collectives)
-    sending = over_machines(total, cluster.ranks, _interconnect(cluster)) if total else 0.0
+        where = ", between copies of the model" if each.between_copies else ""
+        figures.append(row(what, each.bytes, "B", COUNTED, f"{dtype}, {spec.name}{where}"))
+    traffic = Traffic.of(collectives, cluster, inputs.copy_size)
+    sending = traffic.seconds
     hidden, overlapped = _overlap(spec, 4.0 * model.weights.parameters, batching.accumulation)
     seconds = step_seconds([computing], cluster.ranks, sending, hidden, overlapped)
-    by_gpu = 2 * (cluster.ranks - 1) / cluster.ranks * total
-    by_node = 2 * (cluster.nodes - 1) / cluster.nodes * total
     algorithm = "2 (N - 1) / N of an all-reduce, (N - 1) / N of the others; N"
     links = _flags(cluster, "gpu_link_gb", "network_gbit")
     figures += [
-        row("sent by a GPU", by_gpu, "B", COMPUTED, f"{algorithm} ranks"),
-        row("sent by a node to others", by_node, "B", COMPUTED, f"{algorithm} nodes"),
+        row("sent by a GPU", traffic.sent_by_gpu, "B", COMPUTED, f"{algorithm} ranks"),
+        row("sent by a node to others", traffic.sent_by_node, "B", COMPUTED, f"{algorithm} nodes"),
         row("communication by itself", sending, "s", ASSUMED, links),
         row("not hidden", seconds - computing, "s", COMPUTED, "DDP's overlap; none of ZeRO-1, 2"),
         row("step", seconds, "s", COMPUTED, "computing + not hidden; no stragglers, no waiting"),
@@ -244,12 +242,6 @@ def _overlap(spec: EngineSpec, gradients: float, accumulation: int) -> tuple[flo
     if spec.stage in (1, 2):
         return 0.0, 1.0
     return hidden_share(gradients), 1.0 if spec.stage == 3 else 1 / accumulation
-
-
-def _interconnect(cluster: Cluster) -> Interconnect:
-    network = NETWORK_SHARE * cluster.network_gbit * 1e9 / 8 / cluster.gpus
-    inside = Link(INSIDE_LATENCY, cluster.gpu_link_gb * 1e9)
-    return Interconnect("plan", inside, Link(BETWEEN_LATENCY, network), cluster.gpus)
 
 
 def _data(inputs: PlanInputs, batching: Batching, step: Step) -> list[Figure]:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import pytest
 
-from benchmarks.support.scaling_model import REUSED, WeightSizes, step_collectives
+from benchmarks.support.scaling_model import WeightSizes
 from launch import plan as command
 from launch.planning.figures import ASSUMED, COMPUTED, COUNTED, MEASURED, SET, Figure, table
 from launch.planning.inputs import Cluster, ModelSizes, Pages, Rate, on_gpu, read_pages, read_rate
@@ -73,7 +73,9 @@ def planned(
     experiment = cached_experiment(*SETTINGS, *settings)
     cluster = cluster or Cluster(2, 2)
     model = model or MadeUpModel()
-    return make_plan(PlanInputs(experiment, ENGINES[engine], cluster, pages, model, rate))
+    spec = ENGINES[engine]
+    copy_size = cluster.gpus if spec.hybrid else cluster.ranks
+    return make_plan(PlanInputs(experiment, spec, cluster, pages, model, copy_size, rate))
 
 
 def values(*arguments: str, **options) -> dict[str, float | int | str]:
@@ -151,49 +153,27 @@ STATES = {
     "zero2_offload": (4000 + 1000, 8000, 1000 + 2000 + 1000),
     "zero3_offload": (1000, 12_000, 1000 + 1000 + 2000 + 1000),
     "fsdp2": (1000 + 1000 + 2000 + 1000, 4 * 700 + 2 * 4 * 200, 0),
+    "fsdp2_hybrid": (2000 + 2000 + 4000 + 2000, 4 * 700 + 2 * 4 * 200, 0),
+    "fsdp2_offload": (0, 4 * 700 + 2 * 4 * 200, 1000 + 1000 + 2000 + 1000),
 }
 
 
 @pytest.mark.parametrize("engine", STATES)
 def test_memory_of_every_engine_is_that_by_hand(engine):
-    state = engine_memory(ENGINES[engine], MadeUpModel(), 4)
+    state = engine_memory(ENGINES[engine], MadeUpModel(), 2 if engine == "fsdp2_hybrid" else 4)
     assert (state.device, state.gathered, state.host) == STATES[engine]
 
 
-# Bytes of the collectives of a step of three micro batches, of 4,000 bytes of weights: 2,400 bytes
-# of them in units of FSDP2, 200 in small tensors that ZeRO-3 keeps. A machine of two sends half of
-# an all-reduce twice, and half of a reduce-scatter or an all-gather once.
-REDUCE, SCATTER = ("all-reduce", "gradients"), ("reduce-scatter", "gradients")
-GATHER = ("all-gather", "weights")
-COLLECTIVES = {
-    "single": ({}, 0),
-    "ddp": ({REDUCE: 4000}, 4000),
-    "zero1": ({REDUCE: 4000, GATHER: 4000}, 4000 + 2000),
-    "zero2": ({REDUCE: 3 * 4000, GATHER: 4000}, 3 * 4000 + 2000),
-    "zero3": ({SCATTER: 3 * 4000, GATHER: 3 * 3800 + 200}, 3 * 2000 + 3 * 1900 + 100),
-    "fsdp2": ({SCATTER: 4000, GATHER: 3 * 6400}, 2000 + 3 * 3200),
-}
-COLLECTIVES |= {f"zero{n}_offload": COLLECTIVES[f"zero{n}"] for n in (1, 2, 3)}
+def test_fsdp2_keeps_whole_gradients_between_micro_batches():
+    several = ("fsdp2", "train.global_batch_size=12", "train.micro_batch_size=1")
+    kept = values(*several)["gathered, and buffers"]
+    sliced = values(*several, "engine.reduce_each_micro_batch=true")["gathered, and buffers"]
+    assert kept - sliced == 4000
 
 
-@pytest.mark.parametrize("engine", COLLECTIVES)
-def test_traffic_of_every_engine_is_that_by_hand(engine):
-    expected, by_node = COLLECTIVES[engine]
-    collectives = step_collectives(ENGINES[engine], MadeUpModel().weights, 3)
-    assert {(each.kind, each.tensors): each.bytes for each in collectives} == expected
-    if engine != "single":
-        found = values(engine, "train.global_batch_size=12", "train.micro_batch_size=1")
-        assert found["accumulation"] == 3
-        assert found["sent by a node to others"] == by_node
-
-
-def test_zero3_gathers_a_model_twice_that_is_too_large_to_keep():
-    (_, small), (_, large) = (
-        step_collectives(ENGINES["zero3"], WeightSizes(size, 0, 0), 1)
-        for size in (REUSED // 2, REUSED // 2 + 1)
-    )
-    assert small.bytes == 4 * (REUSED // 2)
-    assert large.bytes == 2 * 4 * (REUSED // 2 + 1)
+def test_copies_of_one_rank_are_refused():
+    with pytest.raises(ConfigError, match="--gpus: is 1, and fsdp2_hybrid divides a copy"):
+        planned("fsdp2_hybrid", cluster=Cluster(4, 1))
 
 
 def test_communication_overlaps_as_the_engine_does():
@@ -364,7 +344,6 @@ WORLD = ("--nodes", "2", "--gpus", "2")
         ((*WORLD, "--samples", "5"), "--samples, --bytes-per-sample: give both"),
         ((*WORLD, "optimizer.name=lion"), "set optimizer.name=adamw"),
         ((*WORLD, "gan.enabled=true"), "set gan.enabled=false"),
-        ((*WORLD, "--config_file", "fsdp2_hybrid"), "fsdp2_hybrid is not predicted"),
     ],
 )
 def test_nonsense_is_refused_in_one_line(arguments, message, monkeypatch, capsys):
