@@ -71,7 +71,7 @@ def result(page, name: str) -> dict:
 
 def named_result(page, name: str, title: str) -> dict:
     """Return a result that has a title."""
-    wait_until(page, f"window.latentPage.results.{name}.name === '{title}'")
+    wait_until(page, f"window.latentPage.results.{name}.name === {json.dumps(title)}")
     return result(page, name)
 
 
@@ -113,7 +113,8 @@ def test_morph_equals_python(latent, trained, atlas):
     for row, letter in ((4, "A"), (9, "B")):
         page.evaluate(f"window.latentPage.choose({row}, '{letter}')")
     page.locator("#share").fill("30")
-    shown = named_result(page, "morph", "morph-30")
+    names = page.evaluate("['A', 'B'].map((at) => window.latentPage.chosen[at].id.slice(0, 40))")
+    shown = named_result(page, "morph", f"morph-30-{names[0]}-{names[1]}")
     data = trained.open_shards(atlas.shards)
     ends = data.collator.batch(np.array([4, 9]), np.zeros(2, int), training=False)
     mu = trained.latents([ends])
@@ -251,13 +252,13 @@ def test_results_are_saved_as_svg_and_layout(latent, place, name):
         page.get_by_role("button", name="Sample", exact=True).click()
     shown = result(page, place)
     with page.expect_download() as download:
-        page.locator(f"#{place}").get_by_role("button", name="Save layout").click()
+        page.locator(f"#{place}").get_by_role("button", name="Save boxes (layout JSON)").click()
     assert download.value.suggested_filename.startswith(name)
     saved = parse_layout(json.loads(download.value.path().read_bytes()))
     assert (saved.width, saved.height) == (WIDTH, shown["height"])
     assert len(saved.boxes) >= 1
     with page.expect_download() as download:
-        page.locator(f"#{place}").get_by_role("button", name="Save SVG").click()
+        page.locator(f"#{place}").get_by_role("button", name="Save boxes (SVG)").click()
     root = ElementTree.fromstring(download.value.path().read_bytes())
     assert root.attrib["viewBox"] == f"0 0 {WIDTH} {shown['height']}"
 

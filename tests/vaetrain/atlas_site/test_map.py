@@ -73,7 +73,7 @@ def test_the_map_is_dragged_and_zoomed(overview):
     np.testing.assert_allclose(place_of(overview, 3), np.add(before, (60, 20)), atol=1)
     overview.get_by_role("button", name="Zoom in").click()
     assert overview.evaluate("window.overview.map.scale") == pytest.approx(1.5 * size)
-    overview.get_by_role("button", name="Whole map").click()
+    overview.get_by_role("button", name="Reset zoom").click()
     np.testing.assert_allclose(place_of(overview, 3), before, atol=1)
 
 
@@ -129,7 +129,8 @@ def test_a_page_that_arrives_late_does_not_replace_a_later_choice(overview):
 
 def test_the_map_says_how_to_show_all_pages_again(overview):
     hint = overview.locator("#legend-hint")
-    assert "with its typical page; click it again to show all" in hint.inner_text()
+    assert "with its typical page" in hint.inner_text()
+    assert "click it again to show all" in hint.inner_text()
     overview.locator("#colour").select_option("template")
     groups = overview.locator("#legend button").count()
     assert ("after the largest 10 are grey" in hint.inner_text()) == (groups > 10)
@@ -138,17 +139,58 @@ def test_the_map_says_how_to_show_all_pages_again(overview):
 def test_a_search_says_how_many_pages_it_found(overview):
     texts = overview.evaluate(
         """async () => { const { foundText } = await import("./pages/lists.js");
-        return [0, 1, 5, 24].map((count) => foundText(count, 24)); }"""
+        return [[0, 0], [1, 1], [24, 24], [24, 1033]].map(([shown, all]) => foundText(shown, all));
+        }"""
     )
     assert texts == [
-        "No page found.",
+        "No page has all of these words in its label, template or id.",
         "1 page found.",
-        "5 pages found.",
-        "The first 24 pages found; a longer text finds fewer.",
+        "24 pages found.",
+        "24 of 1,033 pages found; more words find fewer.",
     ]
     overview.locator("#search").fill("no such text")
-    overview.locator("#status", has_text="No page found.").wait_for()
+    overview.locator("#found-text", has_text="No page has all of these words").wait_for()
     assert overview.locator("#found button").count() == 0
+
+
+def test_words_of_label_and_template_are_searched_together_and_enter_opens_the_first(overview):
+    page = overview.evaluate("window.overview.atlas.page(3)")
+    overview.locator("#search").fill(f"{page['label']} {page['template']} {page['id']}")
+    overview.locator("#found-text", has_text="1 page found.").wait_for()
+    overview.locator("#search").press("Enter")
+    overview.locator("#card", has_text=page["id"]).wait_for()
+
+
+def test_a_group_alone_is_said_on_the_map_and_a_page_outside_of_it_shows_all(overview):
+    def shown() -> int:
+        return overview.evaluate("window.overview.map.colours.filter((c) => c !== 0).length")
+
+    pages = shown()
+    bar = overview.locator("#alone")
+    assert not bar.is_visible()
+    overview.locator("#colour").select_option("label")
+    overview.locator("#legend button").first.click()
+    few = shown()
+    assert few < pages
+    assert f"{few} of {pages} pages" in bar.inner_text()
+    bar.get_by_role("button").click()
+    assert shown() == pages
+    assert not bar.is_visible()
+    overview.locator("#legend button").first.click()
+    outside = overview.evaluate("window.overview.map.colours.findIndex((c) => c === 0)")
+    overview.evaluate(f"window.overview.choose({outside})")
+    assert shown() == pages
+    assert overview.locator("#legend button[aria-pressed=true]").count() == 0
+
+
+def test_a_choice_neither_moves_the_map_nor_leaves_the_preview(overview):
+    before = overview.locator("#map").bounding_box()
+    overview.mouse.move(*place_of(overview, 3))
+    overview.locator("#hover").wait_for()
+    overview.mouse.click(*place_of(overview, 3))
+    overview.locator("#card").wait_for()
+    assert overview.locator("#map").bounding_box() == before
+    assert not overview.locator("#hover").is_visible()
 
 
 def test_every_column_colours_the_points(overview):

@@ -1,6 +1,6 @@
 // The page "Latent": connects the controls with the model.
 
-import { element, foundText, listPages, namedPages, neighboursOf, showCard } from "../pages/lists.js";
+import { connectSearch, element, listPages, namedPages, neighboursOf, showCard } from "../pages/lists.js";
 import { PageMap } from "../pages/map.js";
 import { Atlas } from "../pages/store.js";
 import { readFile } from "./draw.js";
@@ -10,6 +10,7 @@ import { paint, Result } from "./view.js";
 
 const LIKE_FILE = 12; // pages shown for a dropped file
 const MOST_FOUND = 24;
+const MOST_NAME = 40; // characters of an id in the name of a file
 const PLACING = 5; // pages whose mean place is a dropped file's place on the map
 const $ = (id) => document.getElementById(id);
 
@@ -68,7 +69,6 @@ class LatentPage {
     this.morph = latest(() => this._morph());
     this.vary = latest(() => this._vary());
     this.sample = latest(() => this._sample());
-    this.find = latest(() => this._find());
     this._connect();
   }
 
@@ -107,7 +107,7 @@ class LatentPage {
     if (!A || !B) return;
     const z = Float32Array.from(between(Array.from(A.mu), Array.from(B.mu), share));
     const height = heightBetween(A.height, B.height, share);
-    await this._decoded("morph", z, height, `morph-${Math.round(100 * share)}`);
+    await this._decoded("morph", z, height, `morph-${Math.round(100 * share)}-${A.id.slice(0, MOST_NAME)}-${B.id.slice(0, MOST_NAME)}`);
   }
 
   async _vary() {
@@ -192,15 +192,6 @@ class LatentPage {
     });
   }
 
-  async _find() {
-    const text = $("search").value.trim();
-    if (text !== "") report("Searching …");
-    const rows = text === "" ? [] : await this.atlas.search(text, MOST_FOUND);
-    await listPages($("found"), this.atlas, rows.map((row) => ({ row })), (row) =>
-      this.choose(row));
-    if (text !== "") report(foundText(rows.length, MOST_FOUND));
-  }
-
   _connect() {
     const { atlas } = this;
     const option = (value, textContent) => element("option", { value, textContent });
@@ -225,7 +216,8 @@ class LatentPage {
     }
     this.map.connect($("zoom"));
     $("random").onclick = () => this.choose(Math.floor(Math.random() * atlas.pages));
-    $("search").oninput = this.find;
+    connectSearch(atlas, $("search"), $("found"), $("found-text"), MOST_FOUND,
+      (row) => this.choose(row), guarded);
     $("share").oninput = this.morph;
     $("sample").onclick = this.sample;
     $("pad-reset").onclick = () => {

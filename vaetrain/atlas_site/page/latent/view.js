@@ -26,15 +26,18 @@ export class Result {
     this.text = element("p", { className: "hint" });
     const save = (title, ending, make) =>
       element("button", { type: "button", disabled: true, textContent: title, onclick: () => {
-        download(`${this.name.replaceAll(/[^\w-]+/g, "-")}.${ending}`, make());
+        const file = `${this.name.replaceAll(/[^\w-]+/g, "-")}.${ending}`;
+        download(file, make());
+        this.saved.textContent = `Saved ${file}`;
       } });
     this.buttons = [
-      save("Save SVG", "svg", () => svgOf(this.image, this.width, this.height, brightness)),
-      save("Save layout", "json", () => layoutOf(this.image, this.width, this.height)),
+      save("Save boxes (SVG)", "svg", () => svgOf(this.image, this.width, this.height, brightness)),
+      save("Save boxes (layout JSON)", "json", () => layoutOf(this.image, this.width, this.height)),
     ];
+    this.saved = element("p", { className: "hint", role: "status" });
     const row = element("div", { className: "row" }, ...this.buttons);
     place.replaceChildren(
-      element("div", { className: "result" }, this.canvas, this.text, row),
+      element("div", { className: "result" }, this.canvas, this.text, row, this.saved),
     );
   }
 
@@ -44,6 +47,7 @@ export class Result {
     paint(this.canvas, image, width, height, this.brightness);
     this.canvas.setAttribute("aria-label", `${name}, ${width} x ${height} pixels`);
     this.text.textContent = text;
+    this.saved.textContent = "";
     for (const button of this.buttons) button.disabled = false;
   }
 }

@@ -35,11 +35,27 @@ export async function listPages(list, atlas, pages, onChoose, isCurrent = () => 
   if (isCurrent()) list.replaceChildren(...items);
 }
 
-/** Return what a search reports. */
-export function foundText(count, most) {
-  if (count === 0) return "No page found.";
-  if (count === most) return `The first ${most} pages found; a longer text finds fewer.`;
-  return count === 1 ? "1 page found." : `${count} pages found.`;
+/** Return what a search reports; `count` pages are shown of `all`. */
+export function foundText(count, all) {
+  if (all === 0) return "No page has all of these words in its label, template or id.";
+  if (count < all) return `${count} of ${all.toLocaleString("en")} pages found; more words find fewer.`;
+  return all === 1 ? "1 page found." : `${all} pages found.`;
+}
+
+/** Search as the user types; Enter chooses the first page that is listed. */
+export function connectSearch(atlas, input, list, message, most, onChoose, guarded) {
+  const find = async () => {
+    const text = input.value.trim();
+    message.textContent = text === "" ? "" : "Searching …";
+    const { rows, all } = text === "" ? { rows: [], all: 0 } : await atlas.search(text, most);
+    if (text !== input.value.trim()) return;
+    await listPages(list, atlas, rows.map((row) => ({ row })), onChoose);
+    if (text !== "" && text === input.value.trim()) message.textContent = foundText(rows.length, all);
+  };
+  input.oninput = () => guarded(find);
+  input.onkeydown = (event) => {
+    if (event.key === "Enter") list.querySelector("button")?.click();
+  };
 }
 
 /** Show one chosen page, unless isCurrent() is false, see `listPages`. */
@@ -47,8 +63,8 @@ export async function showCard(card, title, atlas, page, isCurrent = () => true)
   const facts = [
     ["label", page.label],
     ["template", page.template],
-    ["height", `${page.height} rows`],
-    ["reconstruction error", page.error.toPrecision(3)],
+    ["height", `${page.height} rows of pixels`],
+    ["reconstruction error (mean difference, 0 to 1)", page.error.toPrecision(3)],
   ];
   if (page.cluster >= 0) facts.push(["cluster", String(page.cluster)]);
   const image = await thumbnail(atlas, page.row);

@@ -1,7 +1,7 @@
 // The page "Map": all pages as points; what they are coloured by; the chosen page and its like.
 
 import { COLOURS, coloursOf, columnsOf, groupsOf, TITLES } from "./colours.js";
-import { element, foundText, listPages, namedPages, neighboursOf, showCard, thumbnail } from "./lists.js";
+import { connectSearch, element, listPages, namedPages, neighboursOf, showCard, thumbnail } from "./lists.js";
 import { PageMap } from "./map.js";
 import { Atlas } from "./store.js";
 
@@ -23,9 +23,11 @@ async function guarded(task) {
 }
 
 function hintOf(column, groups) {
-  const typical = column === "cluster" ? ", with its typical page" : "";
+  const isCluster = column === "cluster";
+  const typical = isCluster ? ", with its typical page (the one nearest to its middle)" : "";
+  const meaning = isCluster ? "Clusters are groups of pages that the model finds alike. " : "";
   const grey = groups > COLOURS.length ? ` All after the largest ${COLOURS.length} are grey.` : "";
-  return `Click a ${column} to show it alone${typical}; click it again to show all pages.${grey}`;
+  return `${meaning}Click a ${column} to show it alone${typical}; click it again to show all pages.${grey}`;
 }
 
 class Overview {
@@ -34,6 +36,7 @@ class Overview {
     this.chosen = null;
     this.before = null;
     this.choices = 0;
+    this.alone = null;
     this.map = new PageMap($("map"), atlas, {
       onChoose: (row) => this.choose(row),
       onMove: (row) => guarded(async () => {
@@ -56,6 +59,8 @@ class Overview {
       const page = await atlas.page(row);
       if (choice !== this.choices) return;
       if (this.chosen !== null && this.chosen.row !== row) this.before = this.chosen;
+      this._hover(null);
+      if (this.alone !== null && this.groupOf[row] !== this.alone) this._showAll();
       this.chosen = page;
       this.map.mark("", row);
       $("hint").hidden = true;
@@ -79,8 +84,7 @@ class Overview {
   colour(column) {
     const { colours, legend, groupOf } = coloursOf(this.atlas, column);
     Object.assign(this, { column, groupOf, allColours: colours });
-    this.map.colours = colours;
-    this.map.draw();
+    this._showAll();
     $("colour").value = column;
     const groups = groupsOf(this.atlas, column);
     $("legend-hint").textContent = groupOf === null
@@ -100,14 +104,28 @@ class Overview {
   /** Show the points of one group alone, or all again. */
   _isolate(button, group, { name, typical }) {
     const isOn = button.getAttribute("aria-pressed") !== "true";
-    for (const other of $("legend").querySelectorAll("button")) {
-      other.setAttribute("aria-pressed", String(isOn && other === button));
-    }
-    this.map.colours = isOn
-      ? this.allColours.map((colour, row) => (this.groupOf[row] === group ? colour : 0))
-      : this.allColours;
+    this._showAll();
+    if (!isOn) return;
+    button.setAttribute("aria-pressed", "true");
+    this.alone = group;
+    this.map.colours = this.allColours.map((colour, row) =>
+      (this.groupOf[row] === group ? colour : 0));
     this.map.draw();
-    if (isOn && typical !== undefined) this.choose(typical, `Typical page of ${name}`);
+    const count = this.groupOf.reduce((sum, other) => sum + (other === group), 0);
+    $("alone").querySelector("span").textContent =
+      `Only ${name}: ${count.toLocaleString("en")} of ${this.atlas.pages.toLocaleString("en")} pages`;
+    $("alone").hidden = false;
+    if (typical !== undefined) this.choose(typical, `Typical page of ${name}`);
+  }
+
+  _showAll() {
+    this.alone = null;
+    for (const button of $("legend").querySelectorAll("button")) {
+      button.setAttribute("aria-pressed", "false");
+    }
+    $("alone").hidden = true;
+    this.map.colours = this.allColours;
+    this.map.draw();
   }
 
   _links() {
@@ -139,21 +157,13 @@ class Overview {
     }), HOVER_DELAY);
   }
 
-  async _find() {
-    const text = $("search").value.trim();
-    if (text !== "") report("Searching …");
-    const rows = text === "" ? [] : await this.atlas.search(text, MOST_FOUND);
-    if (text !== $("search").value.trim()) return;
-    await listPages($("found"), this.atlas, rows.map((row) => ({ row })), (row) =>
-      this.choose(row));
-    if (text !== "") report(foundText(rows.length, MOST_FOUND));
-  }
-
   _connect() {
     $("colour").append(...columnsOf(this.atlas).map((column) =>
       element("option", { value: column, textContent: TITLES[column] ?? column })));
     $("colour").onchange = () => this.colour($("colour").value);
-    $("search").oninput = () => guarded(() => this._find());
+    connectSearch(this.atlas, $("search"), $("found"), $("found-text"), MOST_FOUND,
+      (row) => this.choose(row), guarded);
+    $("alone").querySelector("button").onclick = () => this._showAll();
     this.map.connect($("zoom"));
     if (!this.atlas.opens) document.querySelectorAll(".opens").forEach((link) => link.remove());
   }
@@ -168,7 +178,8 @@ await guarded(async () => {
   };
   window.addEventListener("hashchange", show);
   window.overview = overview;
-  report(`${atlas.pages.toLocaleString("en")} pages.`);
+  $("total").textContent = atlas.pages.toLocaleString("en");
+  report("");
   show();
   document.body.dataset.ready = "true";
 });

@@ -95,20 +95,24 @@ export class Atlas {
     return found.map(({ row, sum }) => ({ row, distance: Math.sqrt(sum) }));
   }
 
-  /** Return at most `count` rows whose id, label or template contains a text. */
+  /**
+   * Find the pages that have every word of a text in their id, label or template. Return the first
+   * `count` rows, and the number of all; a text that comes before the last block was read ends it.
+   */
   async search(text, count) {
-    const wanted = text.toLowerCase();
-    const found = [];
-    for (let block = 0; block < this.blocks && found.length < count; block++) {
+    const words = text.toLowerCase().split(/\s+/);
+    const search = (this.searches = (this.searches ?? 0) + 1);
+    const rows = [];
+    let all = 0;
+    for (let block = 0; block < this.blocks && search === this.searches; block++) {
       const texts = await this.read("texts", block);
-      for (let at = 0; at < texts.id.length && found.length < count; at++) {
-        const names = [texts.id[at], texts.label[at], texts.template[at]];
-        if (names.some((name) => name.toLowerCase().includes(wanted))) {
-          found.push(block * this.block + at);
-        }
+      for (let at = 0; at < texts.id.length; at++) {
+        const names = [texts.id[at], texts.label[at], texts.template[at]].join("\n").toLowerCase();
+        if (!words.every((word) => names.includes(word))) continue;
+        if (all++ < count) rows.push(block * this.block + at);
       }
     }
-    return found;
+    return { rows, all };
   }
 
   async _textsOf(row) {
