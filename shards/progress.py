@@ -31,6 +31,10 @@ class ProgressLines(tqdm):
             delay=SECONDS,
         )
 
+    def set_postfix_str(self, s: str = "", refresh: bool = True) -> None:
+        """Set the text without the line that tqdm would print at once."""
+        super().set_postfix_str(s, refresh=False)
+
     def display(self, msg: str | None = None, pos: int | None = None) -> None:
         """Print the line; a full disk or a closed pipe is ignored."""
         with contextlib.suppress(OSError):

@@ -15,6 +15,7 @@ def verdicts(trainer, name: str) -> list[str]:
     return [line["verdict"] for line in trainer.lines(name, "val")]
 
 
+@pytest.mark.slow
 def test_stop_action_ends_the_run_on_all_ranks(trainer):
     command = trainer.command("collapsed", *COLLAPSING, "collapse.action=stop", engine="ddp")
     done = trainer.run(command)

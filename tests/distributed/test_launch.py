@@ -58,7 +58,8 @@ def test_the_engine_file_may_be_given_before_or_after_the_script(
     assert logged_losses(trainer, name) == expected
 
 
-@pytest.mark.parametrize("place", [pytest.param("before", marks=pytest.mark.slow), "after"])
+@pytest.mark.slow
+@pytest.mark.parametrize("place", ["before", "after"])
 def test_one_gpu_is_one_rank_of_ddp(trainer, tmp_path, place):
     """A fake nvidia-smi shows one GPU; torch sees none and trains on the CPU."""
     program = tmp_path / "nvidia-smi"
@@ -101,7 +102,8 @@ def test_a_second_training_in_a_run_directory_is_refused(trainer):
         first.communicate()
 
 
-@pytest.mark.parametrize("place", ["before", pytest.param("after", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("place", ["before", "after"])
 def test_multi_cpu_is_ddp_over_gloo(trainer, tmp_path, place):
     """With MULTI_CPU Accelerate starts one process although the file asks for two."""
     config = tmp_path / "multi_cpu.yaml"

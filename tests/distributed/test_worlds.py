@@ -28,7 +28,7 @@ def one_process(trainer, few):
 @pytest.mark.parametrize(
     ("engine", "processes"),
     [
-        ("ddp", 3),
+        pytest.param("ddp", 3, marks=pytest.mark.slow),
         pytest.param("ddp", 2, marks=pytest.mark.slow),
         pytest.param("ddp", 4, marks=pytest.mark.slow),
         pytest.param("zero3", 1, marks=pytest.mark.slow),

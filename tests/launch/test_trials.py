@@ -136,7 +136,7 @@ def test_added_seeds_are_trained_for_every_setting(tmp_path, trainer):
 def test_another_study_under_the_same_name_is_refused(tmp_path, trainer):
     work(tmp_path, study_of(tmp_path))
     with pytest.raises(
-        ConfigError, match=r"other settings: train\.epochs \(was 30.*, now 2"
+        ConfigError, match=r"other settings: train\.epochs \(was 20.*, now 2"
     ) as refusal:
         Trials(study_of(tmp_path, GRID, "train.epochs=2"), tmp_path)
     assert "\n" not in str(refusal.value)

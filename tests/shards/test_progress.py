@@ -45,6 +45,13 @@ def test_a_short_loop_prints_nothing(clock, capsys):
     assert capsys.readouterr().err == ""
 
 
+def test_the_text_of_a_bar_prints_no_line(clock, capsys):
+    with progress_bar(total=3, desc="searching", unit="training") as bar:
+        bar.set_postfix_str("first, 64 images")
+        bar.update()
+    assert capsys.readouterr().err == ""
+
+
 def test_a_rank_that_is_not_the_main_process_prints_nothing(clock, capsys, monkeypatch):
     monkeypatch.setenv("RANK", "1")
     for _ in progress_bar(range(10)):
