@@ -33,5 +33,6 @@ for argument in "$@"; do
     esac
 done
 # Two files at a time: short trainings spend most of their time starting one process. The tests of a
-# file run in one process, as they share trainings.
-exec python -m pytest --numprocesses 2 --dist loadfile "${arguments[@]}"
+# file run in one process, as they share trainings. In their own order: xdist would start with the files of
+# most tests, and end with one process at the few and long ones of the distributed trainings.
+exec python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder "${arguments[@]}"
