@@ -252,9 +252,11 @@ await guarded(async () => {
   const atlas = await Atlas.open(new URL("../", import.meta.url), { model: true });
   const page = new LatentPage(atlas);
   const [first, second] = namedPages(atlas);
-  await page.choose(first ?? 0, "A");
-  const like = page.chosen.A.neighbours;
-  await page.choose(second ?? (like.length > 0 ? like[like.length - 1] : page.chosen.A.row), "B");
+  // Without names: typical pages of the two largest clusters, which are more telling than page 0.
+  const [typical, other] = atlas.clusters.map((cluster) => cluster.typical);
+  await page.choose(first ?? typical ?? 0, "A");
+  const like = page.chosen.A.neighbours.at(-1) ?? page.chosen.A.row;
+  await page.choose(second ?? (first === null ? other : undefined) ?? like, "B");
   window.addEventListener("hashchange", async () => {
     const [row, other] = namedPages(atlas);
     if (row !== null) await page.choose(row, "A");
