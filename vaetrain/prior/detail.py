@@ -85,7 +85,10 @@ class Detail(nn.Module):
         rows = (row[:, None] + side)[:, :, None]
         near = pages[page[:, None, None], rows, (column[:, None] + side)[:, None]]
         phase = F.one_hot(row % COARSE * COARSE + column % COARSE, COARSE**2)
-        context = [coarse[page, row // COARSE, column // COARSE], near.flatten(1), phase.float()]
+        # Not by three indices: on several threads, the sums of that gradient have no fixed order.
+        square = (page * coarse.shape[1] + row // COARSE) * coarse.shape[2] + column // COARSE
+        of_square = coarse.flatten(0, 2).index_select(0, square)
+        context = [of_square, near.flatten(1), phase.float()]
         decoded = near[:, NEAR, NEAR] * (40 * STEPS / CONTRAST)
         return torch.cat(context, 1), decoded.round().long().clamp(0, VALUES - 1)
 
