@@ -171,7 +171,7 @@ def _row(
     lines += ["", *(f"{part:.0%} {name}" for name, part in each["labels"].items())]
     ids = np.array([] if medoid is None else [medoid], np.int64)
     ids = np.concatenate([ids, np.array(typical + atypical, np.int64)])
-    batch = data.collator.batch(ids, np.zeros_like(ids), training=False)
+    batch = data.batch_of(ids)
     pictures = cut_pages(batch.images(), batch.heights)
     ends = np.cumsum([0 if medoid is None else 1, len(typical)])
     parts = pictures[: ends[0]], pictures[ends[0] : ends[1]], pictures[ends[1] :]

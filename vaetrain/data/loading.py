@@ -114,6 +114,10 @@ class PageReader:
             val_templates=self.config.val_templates,
         )
 
+    def batch_of(self, ids: np.ndarray) -> Batch:
+        """Read pages by their sample ids, int64 (B,), on this process, onto the host."""
+        return self.collator.batch(ids, np.zeros_like(ids), training=False)
+
     def pages(self, selection: Selection) -> Iterator[Batch | None]:
         """Yield this rank's share of the pages, each page once over all ranks, tall ones cut.
 
@@ -291,5 +295,4 @@ class TrainingData(PageReader):
         by_height = places[np.argsort(pages.heights_at(places), kind="stable")]
         count = min(FIGURE_PAGES, len(places))
         shown = np.linspace(0, len(places) - 1, count).round().astype(int)
-        ids = pages.ids_at(by_height[shown])
-        return self.collator.batch(ids, np.zeros_like(ids), training=False)
+        return self.batch_of(pages.ids_at(by_height[shown]))

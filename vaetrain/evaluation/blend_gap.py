@@ -93,6 +93,4 @@ def decoded_path(model: VAE, ends: Batch) -> tuple[Tensor, Tensor]:
 
 def _read(data: PageReader, ids: Tensor, engine: Engine) -> Batch:
     engine.mark_progress("interpolating between pages")
-    numbers = ids.numpy()
-    batch = data.collator.batch(numbers, np.zeros_like(numbers), training=False)
-    return batch.to(engine.device)
+    return data.batch_of(ids.numpy()).to(engine.device)

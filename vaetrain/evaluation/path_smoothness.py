@@ -32,10 +32,7 @@ def path_smoothness(trained: TrainedModel, data: PageReader, pages: Selection) -
     pairs = page_pairs(pages, MAX_PATHS)
     values = torch.zeros(0, 2, dtype=torch.float64, device=engine.device)
     for pair in pairs[engine.rank :: engine.world_size]:
-        ends = [
-            data.collator.batch(one.numpy(), np.zeros(1, np.int64), training=False)
-            for one in pair[:, None]
-        ]
+        ends = [data.batch_of(one.numpy()) for one in pair[:, None]]
         similarity = _path_ssim(trained, ends).double()
         value = torch.stack([similarity.std(correction=0), similarity.min()])
         values = torch.cat([values, value[None]])

@@ -14,7 +14,6 @@ from torch import Tensor
 
 from shards.format.index import Index
 from shards.format.layout import NO_LABEL
-from shards.reading.batch import Batch
 from shards.reading.draw import place
 from shards.reading.selection import Selection
 from vaetrain.data.loading import EVALUATION_BATCH, PageReader
@@ -116,7 +115,7 @@ class RetrievalMetrics:
 
 def _boxes(data: PageReader, ids: Tensor) -> list[np.ndarray]:
     """Return each page's boxes in pixels of the model's image, clipped to the image."""
-    batch: Batch = data.collator.batch(ids.numpy(), np.zeros(len(ids), np.int64), training=False)
+    batch = data.batch_of(ids.numpy())
     placed = place(batch.boxes, batch.owner, batch.canvas, batch.tops, batch.size[1])
     placed[:, 0::2] = placed[:, 0::2].clamp(0, batch.size[1])
     placed[:, 1::2] = placed[:, 1::2].clamp(min=0).minimum(batch.heights[batch.owner, None])

@@ -52,6 +52,5 @@ def search_pages(
 
 def result_pictures(data: PageReader, results: list[SearchResult]) -> list[np.ndarray]:
     """Return the pictures of found pages, uint8 (height, W) each."""
-    ids = np.array([result.id for result in results])
-    batch = data.collator.batch(ids, np.zeros_like(ids), training=False)
+    batch = data.batch_of(np.array([result.id for result in results]))
     return cut_pages(batch.images(), batch.heights)

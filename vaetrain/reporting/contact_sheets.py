@@ -39,19 +39,12 @@ def contact_sheets(
         "samples": contact_sheet(samples, LINE),
         "reconstructions": _reconstructions(trained, data, pages.spaced(PAGES)),
     }
-    lines = [
-        picture
-        for pair in page_pairs(pages, PAIRS).tolist()
-        for picture in _interpolation(trained, [_page(data, number) for number in pair])
-    ]
+    lines = []
+    for pair in page_pairs(pages, PAIRS):
+        lines += _interpolation(trained, [data.batch_of(one.numpy()) for one in pair[:, None]])
     if lines:
         sheets["interpolations"] = contact_sheet(lines, STEPS + 2)
     return sheets
-
-
-def _page(data: PageReader, number: int) -> Batch:
-    ids = np.array([number])
-    return data.collator.batch(ids, np.zeros_like(ids), training=False)
 
 
 def _interpolation(trained: TrainedModel, ends: list[Batch]) -> list[np.ndarray]:
@@ -64,7 +57,7 @@ def _reconstructions(trained: TrainedModel, data: PageReader, pages: Selection) 
     has_skips = trained.experiment.model.skips != "none"
     pictures = []
     for number in pages.ids_at(np.arange(len(pages))).tolist():
-        page = _page(data, number).to(trained.engine.device)
+        page = data.batch_of(np.array([number])).to(trained.engine.device)
         made = [page.images(), trained.reconstruct(page)]
         if has_skips:
             made.append(trained.reconstruct(page, skips=False))

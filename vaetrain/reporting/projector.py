@@ -26,8 +26,7 @@ def project_latents(model: nn.Module, data: TrainingData) -> Projection:
     ids = data.val.ids_at(np.linspace(0, len(data.val) - 1, count).round().astype(int))
     mus, structures, sprites = [], [], []
     for part in torch.from_numpy(ids).split(EVALUATION_BATCH):
-        numbers = part.numpy()
-        batch = data.collator.batch(numbers, np.zeros_like(numbers), training=False).to(device)
+        batch = data.batch_of(part.numpy()).to(device)
         images = batch.images()
         mu, _, structure = page_features(model, batch)
         top = adaptive_avg_pool2d(fit_rows(images, batch.size[1]), SPRITE)

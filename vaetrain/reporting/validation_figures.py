@@ -136,15 +136,9 @@ def neighbour_figure(
     blank, pictures = np.empty((0, data.config.width), np.uint8), []
     for line in torch.cat([rows[:, None], neighbours], dim=1):
         exists = line[line >= 0]
-        batch = _read(data, pages.ids[exists])
+        batch = data.batch_of(pages.ids[exists].numpy())
         pictures += cut_pages(batch.images(), batch.heights)
         pictures += [blank] * (len(line) - len(exists))
     sheet = contact_sheet(pictures, columns=1 + NEIGHBOURS)
     # A wider gap separates the queries from their neighbours.
     return {"nearest_neighbours": np.insert(sheet, [data.config.width] * 3 * GAP, PAPER, axis=1)}
-
-
-def _read(data: PageReader, ids: Tensor) -> Batch:
-    """Read the pages with these sample ids, on the host."""
-    numbers = ids.numpy()
-    return data.collator.batch(numbers, np.zeros_like(numbers), training=False)

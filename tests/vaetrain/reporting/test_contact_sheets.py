@@ -15,11 +15,7 @@ from vaetrain.inference.trained_model import TrainedModel
 from vaetrain.page_pictures import GAP, cut_pages
 from vaetrain.reporting.contact_sheets import PAIRS, SAMPLES, STEPS, contact_sheets
 
-
-def cells(sheet: np.ndarray, columns: int) -> int:
-    """Return the number of columns of pages that a sheet has, which must be `columns`."""
-    assert sheet.shape[1] == columns * (WIDTH + GAP)
-    return columns
+STEP = WIDTH + GAP  # columns of a page and the gap after it
 
 
 @torch.no_grad()
@@ -28,21 +24,21 @@ def test_sheets_of_a_vector(run_folder):
     data = trained.open_shards(run_folder / "shards")
     pages = data.select("all")
     sheets = contact_sheets(trained, data, pages)
-    cells(sheets["samples"], 8)
+    assert sheets["samples"].shape[1] == 8 * STEP
     assert len(sheets["samples"]) == SAMPLES // 8 * (MAX_HEIGHT + GAP)
     # The first page of each line of the interpolations is the first page of a pair.
-    cells(sheets["interpolations"], STEPS + 2)
+    assert sheets["interpolations"].shape[1] == (STEPS + 2) * STEP
     first = int(page_pairs(pages, PAIRS)[0, 0])
     batch = data.collator.batch(np.array([first]), np.array([0]), training=False)
     (picture,) = cut_pages(batch.images(), batch.heights)
     assert (sheets["interpolations"][: len(picture), :WIDTH] == picture).all()
     # The first page of the reconstructions is page 0, and beside it is its reconstruction.
-    cells(sheets["reconstructions"], 8)
+    assert sheets["reconstructions"].shape[1] == 8 * STEP
     batch = data.collator.batch(np.array([0]), np.array([0]), training=False)
     made = trained.reconstruct(batch)
     for column, images in enumerate((batch.images(), made)):
         (picture,) = cut_pages(images, batch.heights)
-        left = column * (WIDTH + GAP)
+        left = column * STEP
         assert (sheets["reconstructions"][: len(picture), left : left + WIDTH] == picture).all()
 
 
@@ -55,8 +51,8 @@ def test_a_model_with_skip_connections_has_a_third_picture(run_folder, tmp_path,
     trained = TrainedModel(tmp_path)
     data = trained.open_shards(run_folder / "shards")
     sheets = contact_sheets(trained, data, data.select("all").spaced(count))
-    cells(sheets["reconstructions"], 3 * count)
+    assert sheets["reconstructions"].shape[1] == (3 * count) * STEP
     assert ("interpolations" in sheets) == (count > 1)
-    page, made, vector = np.split(sheets["reconstructions"][:, : 3 * (WIDTH + GAP)], 3, axis=1)
+    page, made, vector = np.split(sheets["reconstructions"][:, : 3 * STEP], 3, axis=1)
     assert (page != made).any()
     assert (made != vector).any()

@@ -210,9 +210,7 @@ def test_neighbours_are_of_other_templates_in_order_of_distance(shards, monkeypa
     queries = data.fixed_pages().ids
     read = []
     monkeypatch.setattr(
-        validation_figures,
-        "_read",
-        lambda data, ids, real=validation_figures._read: read.append(ids) or real(data, ids),
+        data, "batch_of", lambda ids, real=data.batch_of: read.append(ids) or real(ids)
     )
     (picture,) = neighbour_figure(data, pages, queries, space).values()
     assert [line[0] for line in read] == queries[::2].tolist()
