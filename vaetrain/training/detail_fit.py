@@ -16,19 +16,19 @@ from vaetrain.model.vae import VAE
 from vaetrain.prior.canvas import STEPS, VALUES, Canvas, to_values
 from vaetrain.prior.config import PriorConfig
 from vaetrain.prior.detail import Detail
+from vaetrain.training.fit_loop import minimise
 
 MAX_PAGES = 1024  # evenly chosen training pages that are decoded and fitted to
 BATCH = 8  # pages of similar heights in a step
 # Pixels of a step, drawn at random: of those that differ from a neighbour, and of all others. Nine
 # of ten pixels are of the second kind and tell little each.
 CHANGES, PLAIN = 4000, 3000
+LR = 2.0  # factor on `prior.lr`
 WARMUP_STEPS = 50
-WEIGHT_DECAY = 0.01
 CLIP_NORM = 1.0
 SCALE = 1000.0  # the loss is in nats per page, of the order of thousands
 MAX_FLAWS = 3  # rectangles that are changed in the first page of a batch, see `flawed`
 MAX_SHIFT = 3  # levels
-MARK_EVERY = 20  # steps between signs of life for the other ranks
 
 
 @dataclass
@@ -65,7 +65,7 @@ def fit_detail(
         detail = Detail(config.detail_width).to(engine.device)
         count = sum(len(batch.heights) for batch in batches)
         steps = min(config.detail_steps, config.detail_epochs * math.ceil(count / BATCH))
-        optimise(detail, batches, steps, config.lr, engine, generator)
+        fit_batches(detail, batches, steps, LR * config.lr, engine, generator)
     return detail.eval().requires_grad_(False)
 
 
@@ -74,13 +74,12 @@ def decoded_pages(
     model: VAE, data: PageReader, pages: Selection, engine: Engine, generator: torch.Generator
 ) -> list[Pages]:
     """Read pages, and decode a draw of each page's posterior; kept on the host."""
-    ids = pages.ids_at(np.arange(len(pages)))
-    heights = data.index.table["height"][ids] / data.index.table["width"][ids]
+    places = np.arange(len(pages))
+    by_height = pages.ids_at(places[np.argsort(pages.heights_at(places), kind="stable")])
     batches = []
-    for numbers in np.array_split(ids[np.argsort(heights, kind="stable")], -(-len(ids) // BATCH)):
+    for numbers in np.array_split(by_height, -(-len(pages) // BATCH)):
         engine.mark_progress("decoding pages for the prior's detail")
-        batch = data.collator.batch(numbers, np.zeros_like(numbers), training=False)
-        batch = batch.to(engine.device)
+        batch = data.batch_of(numbers).to(engine.device)
         images = batch.images()
         mu, logvar, _ = model.posterior(images, batch.heights)
         noise = torch.randn(mu.shape, generator=generator).to(mu.device)
@@ -91,36 +90,22 @@ def decoded_pages(
     return batches
 
 
-def optimise(
+def fit_batches(
     detail: Detail,
     batches: list[Pages],
     steps: int,
     lr: float,
     engine: Engine,
     generator: torch.Generator,
-) -> list[float]:
-    """Fit by AdamW; return the loss of each step in nats per page.
+) -> None:
+    """Fit the model to random batches."""
 
-    The learning rate rises linearly to twice `prior.lr` and falls as a cosine to 0.
-    """
-    optimizer = torch.optim.AdamW(detail.parameters(), lr=2 * lr, weight_decay=WEIGHT_DECAY)
-    schedule = torch.optim.lr_scheduler.LambdaLR(
-        optimizer,
-        lambda step: min(1, (step + 1) / WARMUP_STEPS) * (1 + math.cos(math.pi * step / steps)) / 2,
-    )
-    losses = []
-    for step in range(steps):
-        if step % MARK_EVERY == 0:
-            engine.mark_progress(f"fitting the prior's detail, step {step} of {steps}")
+    def loss() -> Tensor:
         batch = batches[int(torch.randint(len(batches), (), generator=generator))]
-        loss = page_loss(detail, batch, generator, engine.device)
-        optimizer.zero_grad()
-        (loss / SCALE).backward()
-        torch.nn.utils.clip_grad_norm_(detail.parameters(), CLIP_NORM)
-        optimizer.step()
-        schedule.step()
-        losses.append(loss.detach())
-    return torch.stack(losses).tolist()
+        return page_loss(detail, batch, generator, engine.device) / SCALE
+
+    rate = {"lr": lr, "warmup": WARMUP_STEPS, "clip_norm": CLIP_NORM}
+    minimise(detail, loss, steps, engine, name="the prior's detail", **rate)
 
 
 def page_loss(

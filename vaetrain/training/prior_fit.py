@@ -21,14 +21,13 @@ from vaetrain.prior.config import PriorConfig
 from vaetrain.prior.flow import Flow
 from vaetrain.prior.prior import Prior, build_flow
 from vaetrain.training.detail_fit import fit_detail
+from vaetrain.training.fit_loop import minimise
 
 MAX_PAGES = 65_536  # evenly chosen training pages that the prior is fitted to
 MAX_VALUES = 2**27  # of their latents: half a GiB for the means, as much for the deviations
 WARMUP_STEPS = 100
-WEIGHT_DECAY = 0.01
 EMA_HALF_LIFE = 0.05  # of the average of the weights, as a share of the steps
 LABEL_DROPOUT = 0.2  # share of pages without their label, so that a sample needs none
-MARK_EVERY = 20  # steps between signs of life for the other ranks
 
 
 @dataclass
@@ -129,8 +128,7 @@ def posterior_values(model: VAE, batch: Batch, shape: tuple[int, ...]) -> Tensor
 def fit_flow(flow: Flow, latents: Latents, config: PriorConfig, engine: Engine) -> Flow:
     """Fit a flow by AdamW; return the moving average of its weights.
 
-    Each step draws latents from the posteriors of random pages. The learning rate rises linearly
-    and falls as a cosine to 0.
+    Each step draws latents from the posteriors of random pages.
     """
     device, generator = engine.device, torch.Generator().manual_seed(torch.initial_seed())
     flow.set_statistics(latents.mu, latents.deviation, latents.heights)
@@ -138,21 +136,21 @@ def fit_flow(flow: Flow, latents: Latents, config: PriorConfig, engine: Engine) 
     steps = fit_steps(len(latents.mu), config)
     decay = 0.5 ** (1 / (EMA_HALF_LIFE * steps))
     average = AveragedModel(flow, multi_avg_fn=get_ema_multi_avg_fn(decay))
-    optimizer = torch.optim.AdamW(flow.parameters(), lr=config.lr, weight_decay=WEIGHT_DECAY)
-    schedule = torch.optim.lr_scheduler.LambdaLR(
-        optimizer,
-        lambda step: min(1, (step + 1) / WARMUP_STEPS) * (1 + math.cos(math.pi * step / steps)) / 2,
-    )
-    for step in range(steps):
-        if step % MARK_EVERY == 0:
-            engine.mark_progress(f"fitting the prior, step {step} of {steps}")
+
+    def loss() -> Tensor:
         batch = draw_batch(latents, config.batch, generator)
-        loss = flow.loss(*(each.to(device) for each in batch)).mean()
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-        schedule.step()
-        average.update_parameters(flow)
+        return flow.loss(*(each.to(device) for each in batch)).mean()
+
+    minimise(
+        flow,
+        loss,
+        steps,
+        engine,
+        name="the prior",
+        lr=config.lr,
+        warmup=WARMUP_STEPS,
+        after=lambda: average.update_parameters(flow),
+    )
     return average.module.eval().requires_grad_(False)
 
 

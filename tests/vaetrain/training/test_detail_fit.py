@@ -14,8 +14,8 @@ from vaetrain.training.detail_fit import (
     Pages,
     chosen_pixels,
     decoded_pages,
+    fit_batches,
     flawed,
-    optimise,
     page_loss,
 )
 
@@ -34,12 +34,12 @@ def boxes(seed: int, count: int = 8) -> Pages:
     return Pages(to_values(images).to(torch.uint8), decoded, torch.full((count,), ROWS))
 
 
-def fit(steps: int) -> tuple[Detail, list[float]]:
+def fit(steps: int) -> Detail:
     torch.manual_seed(0)
     detail = Detail(32)
     generator = torch.Generator().manual_seed(0)
-    losses = optimise(detail, [boxes(0), boxes(1)], steps, 2e-3, FakeEngine(), generator)
-    return detail.requires_grad_(False), losses
+    fit_batches(detail, [boxes(0), boxes(1)], steps, 2e-3, FakeEngine(), generator)
+    return detail.requires_grad_(False)
 
 
 def likelihood(detail: Detail, pages: Pages) -> float:
@@ -55,16 +55,14 @@ def likelihood(detail: Detail, pages: Pages) -> float:
 
 
 def test_a_fit_raises_the_likelihood_of_other_pages():
-    before = likelihood(fit(1)[0], boxes(7))
-    detail, losses = fit(30)
+    before = likelihood(fit(1), boxes(7))
     assert before < ROWS * WIDTH * math.log(VALUES)
-    assert likelihood(detail, boxes(7)) < 0.5 * before
-    assert sum(losses[-5:]) < 0.5 * sum(losses[:5])
+    assert likelihood(fit(30), boxes(7)) < 0.5 * before
 
 
 @pytest.mark.slow
 def test_a_fit_learns_to_draw_sharp_boxes_of_blurred_ones():
-    detail, pages = fit(250)[0], boxes(7)
+    detail, pages = fit(250), boxes(7)
     keys = torch.arange(len(pages.heights))
     drawn = to_values(detail.draw(pages.decoded / 255, pages.heights, keys))
     blurred = to_values(pages.decoded / 255)
@@ -80,8 +78,10 @@ def test_a_fit_learns_to_draw_sharp_boxes_of_blurred_ones():
 def test_a_fit_is_repeatable_on_several_threads():
     threads = torch.get_num_threads()
     torch.set_num_threads(2)
-    one, other = fit(3)[0].state_dict(), fit(3)[0].state_dict()
-    torch.set_num_threads(threads)
+    try:
+        one, other = fit(3).state_dict(), fit(3).state_dict()
+    finally:
+        torch.set_num_threads(threads)
     assert all(torch.equal(one[name], other[name]) for name in one)
 
 
@@ -94,14 +94,15 @@ def test_drawn_pixels_stand_for_all_pixels_inside():
     torch.testing.assert_close(
         weights.sum().item(), float(heights.sum()) * WIDTH, rtol=1e-4, atol=0
     )
-    # Pixels that differ from a neighbour, or lie at the upper or left edge, are drawn most often.
-    changed = values[page, row, column] != values[page, (row - 1).clamp(min=0), column]
-    assert changed.float().mean() > 0.05
+    # Pixels that differ from the one above are drawn far more often than others.
+    above = values[page, (row - 1).clamp(min=0), column]
+    share = (values[:, 1:] != values[:, :-1]).float().mean()
+    assert (values[page, row, column] != above).float().mean() > 3 * share
     assert column.max() == WIDTH - 1
 
 
 def test_the_estimated_loss_is_that_of_all_pixels():
-    detail = fit(20)[0]
+    detail = fit(20)
     pages = boxes(3)
     generator = torch.Generator().manual_seed(0)
     estimates = [page_loss(detail, pages, generator, torch.device("cpu")).item() for _ in range(8)]
