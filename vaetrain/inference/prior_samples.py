@@ -6,38 +6,8 @@ import torch
 from torch import Tensor
 
 from shards.randomness import sample_keys
-from vaetrain.model.vae import VAE, Noise, draw_noise
+from vaetrain.model.vae import VAE, draw_noise
 from vaetrain.prior.prior import Prior
-
-
-def draw_latents(
-    model: VAE,
-    prior: Prior | None,
-    keys: Tensor,
-    heights: Tensor | None,
-    *,
-    width: int,
-    max_height: int,
-    label: str | None = None,
-) -> tuple[Tensor, Tensor, tuple[Tensor, ...]]:
-    """Draw latents, heights and the noise of a ladder; a page depends on its key alone.
-
-    Args:
-        prior: None: a standard normal distribution.
-        keys: Long (B,), of `shards.randomness.sample_keys`, on the model's device.
-        heights: Long (B,), rows of the pages; None: drawn by the prior; without one `max_height`.
-        width: of the pages in pixels.
-        label: see `Prior.sample`.
-
-    Returns: as `VAE.decode` takes them, with the pages padded to `padded_size`.
-    """
-    if prior is not None:
-        z, heights = prior.sample(keys, heights, label)
-        return z, heights, level_noise(model, keys, padded_size(model, heights, width))
-    if heights is None:
-        heights = torch.full_like(keys, max_height)
-    noise = _noise(model, keys, heights, width)
-    return model.keep_latent(noise.eps, heights), heights, noise.ladder
 
 
 def draw_pages(
@@ -52,17 +22,29 @@ def draw_pages(
 ) -> tuple[Tensor, Tensor]:
     """Draw pages: decoded draws of the latents, to which the prior's detail is added if it has one.
 
-    Args: as of `draw_latents`.
+    A page depends on its key alone.
+
+    Args:
+        prior: None: a standard normal distribution.
+        keys: Long (B,), of `shards.randomness.sample_keys`, on the model's device.
+        heights: Long (B,), rows of the pages; None: drawn by the prior; without one `max_height`.
+        width: of the pages in pixels.
+        label: see `Prior.sample`.
 
     Returns: images (B, 1, H, W), not clipped, padded to `padded_size`, and heights Long (B,).
     """
-    sizes = {"width": width, "max_height": max_height}
-    z, heights, ladder = draw_latents(model, prior, keys, heights, label=label, **sizes)
-    detail = None if prior is None else prior.detail
-    # The detail was fitted to pages that are decoded from the vector alone.
-    ladder = ladder if detail is None else ()
-    images = model.decode_padded(z, heights, padded_size(model, heights, width), ladder)
-    return images if detail is None else detail.draw(images, heights, keys), heights
+    if prior is not None:
+        z, heights = prior.sample(keys, heights, label)
+    elif heights is None:
+        heights = torch.full_like(keys, max_height)
+    size = padded_size(model, heights, width)
+    if prior is not None and prior.detail is not None:
+        # The detail was fitted to pages that are decoded from the vector alone.
+        return prior.detail.draw(model.decode_padded(z, heights, size), heights, keys), heights
+    noise = draw_noise(model, keys, size, gate=0.0, dropout=0.0)
+    if prior is None:
+        z = model.keep_latent(noise.eps, heights)
+    return model.decode_padded(z, heights, size, noise.ladder), heights
 
 
 def padded_size(model: VAE, heights: Tensor, width: int) -> tuple[int, int]:
@@ -84,7 +66,3 @@ def path_noise(model: VAE, steps: int, size: tuple[int, int]) -> tuple[Tensor, .
         return ()
     same = torch.zeros(steps, dtype=torch.long, device=model.skip_gate.device)
     return level_noise(model, sample_keys(0, same, same, "path"), size)
-
-
-def _noise(model: VAE, keys: Tensor, heights: Tensor, width: int) -> Noise:
-    return draw_noise(model, keys, padded_size(model, heights, width), gate=0.0, dropout=0.0)

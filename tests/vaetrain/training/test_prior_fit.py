@@ -10,7 +10,7 @@ from torch import Tensor
 from shards.randomness import sample_keys
 from tests.support.engines import FakeEngine
 from tests.vaetrain.model.pages import WIDTH, build_model, random_pages
-from vaetrain.inference.prior_samples import draw_latents, padded_size
+from vaetrain.inference.prior_samples import draw_pages
 from vaetrain.model.vae import VAE
 from vaetrain.prior.config import PriorConfig
 from vaetrain.prior.flow import Flow
@@ -90,7 +90,6 @@ def test_a_spatial_latent_is_padded_to_the_tallest_page_and_its_prior_makes_page
     prior = Prior(flow.requires_grad_(False), heights, torch.zeros(2, dtype=torch.long), [])
     numbers = torch.arange(3)
     keys = sample_keys(0, 0 * numbers, numbers, "prior")
-    z, made, noise = draw_latents(model, prior, keys, None, width=WIDTH, max_height=images.shape[2])
-    pages = model.decode(z, made, padded_size(model, made, WIDTH), noise)
-    assert pages.shape == (3, 1, 16 * z.shape[2], WIDTH)
+    pages, made = draw_pages(model, prior, keys, None, width=WIDTH, max_height=images.shape[2])
+    assert pages.shape == (3, 1, 16 * -(-int(made.max()) // 16), WIDTH)
     assert set(made.tolist()) <= {64, 37}
