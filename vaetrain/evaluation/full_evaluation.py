@@ -40,6 +40,8 @@ from vaetrain.schedules import weights_at
 # spaced by sample id.
 MAX_EVALUATED_PAGES = 4096
 MAX_SAMPLES = 512  # samples of the prior, and as many training pages
+# With a detail: drawing a page takes more than half a second of a CPU core.
+MAX_DRAWN_SAMPLES = 128
 FLAT_BASELINES = ("pca", "pixels")  # whose metrics are `pca_<metric>` and `pixels_<metric>` as well
 # Their names of the time when only the search used the embedding; aliases.
 SEARCH_METRICS = ("precision_at_10", "box_iou_at_10")
@@ -123,11 +125,12 @@ def prior_metrics(
     measurer = PageMeasurer(
         engine, int(data.ladder[-1]), data.config.width, (RandomFeatures(), networks.features)
     )
+    is_decoded = trained.prior is None or trained.prior.detail is None
     comparison = SampleMetrics(
         measurer,
         (training, known),
         (data, pages),
-        samples=MAX_SAMPLES,
+        samples=MAX_SAMPLES if is_decoded else MAX_DRAWN_SAMPLES,
         references=MAX_FITTED_PAGES,
     )
     count = comparison.count

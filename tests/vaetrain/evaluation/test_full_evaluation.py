@@ -1,6 +1,7 @@
 """Full evaluation of a model and its baselines."""
 
 import dataclasses
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -95,6 +96,25 @@ def test_samples_interpolations_and_reconstructions_are_compared_with_training_p
     # There are too few validation pages for `real_*`, and for steps between them.
     assert set(found) == expected
     assert found["sample_two_sample_accuracy"] > 0.9  # random weights
+
+
+@pytest.mark.parametrize("detail", [None, "detail"])
+def test_fewer_samples_are_compared_if_their_detail_is_drawn(trained, shards, monkeypatch, detail):
+    asked = []
+
+    def compare(*_, samples, references):
+        asked.append(samples)
+        return SimpleNamespace(count=0, too_few="stopped here")
+
+    monkeypatch.setattr(full_evaluation, "SampleMetrics", compare)
+    model, _ = trained
+    monkeypatch.setattr(model, "prior", SimpleNamespace(detail=detail))
+    data = model.open_shards(shards)
+    pages = data.select("all").spaced(4)
+    prior_metrics(model, data, pages, data, NetworkMetrics(model.experiment.loss, data, pages))
+    expected = full_evaluation.MAX_SAMPLES if detail is None else full_evaluation.MAX_DRAWN_SAMPLES
+    assert asked == [expected]
+    assert full_evaluation.MAX_DRAWN_SAMPLES < full_evaluation.MAX_SAMPLES
 
 
 def test_training_pages_are_those_of_the_run_if_it_is_still_there(trained, shards, tmp_path):
