@@ -23,7 +23,7 @@ if __name__ == "__main__" and __package__ is None:  # the launcher runs the file
 import torch
 
 from benchmarks.support import harness, report
-from benchmarks.support.memory import live_storages, storage_bytes
+from benchmarks.support.memory import REST, live_storages, predicted_state, storage_bytes
 from shards import cli
 from shards.randomness import sample_keys
 from vaetrain.engines.base import AVERAGE, WEIGHT, Engine
@@ -40,27 +40,7 @@ COMPARED = [name for name in engine_names() if ENGINES[name].has_process_group]
 SIDE = 64
 MARKER = "engine memory: "  # starts the line in which a rank prints its result
 WITHIN = 0.05  # of theory
-REST = "gradients and buffers"
 KINDS, ALL = ("weights", REST, "moments", "average"), "all of them"
-
-
-def predicted(engine: str, parameters: int, ranks: int) -> dict[str, float]:
-    """Return the theoretical bytes of a rank by kind, in fp32.
-
-    Rajbhandari et al. 2020, section 5 and figure 1, for fp32 training: a parameter takes 4 bytes of
-    weight, 4 of gradient, 4 of EMA and 8 of moments. The engine's stage decides which of them are
-    partitioned. ZeRO keeps its partition of the optimised weights besides those of the forward
-    pass, which are fp32 here as well. Communication buffers are not included.
-    """
-    spec = ENGINES[engine]
-    stage = spec.stage
-    whole, share = 4.0 * parameters, 4.0 * parameters / ranks
-    return {
-        "weights": (share if stage == 3 else whole) + (share if spec.separate_masters else 0),
-        REST: share if stage >= 2 else whole,
-        "moments": 2 * (share if stage >= 1 else whole),
-        "average": share if stage >= 1 else whole,
-    }
 
 
 def measured(engine: Engine) -> dict[str, int]:
@@ -142,7 +122,7 @@ def launch(engine: str, size: str, device: torch.device) -> dict[str, float]:
 
 def beside_theory(engine: str, memory: dict[str, float]) -> list[dict[str, Any]]:
     """Return the results of a rank's memory and of its theory, by kind and in total."""
-    theory = predicted(engine, memory["parameters"], memory["ranks"])
+    theory = predicted_state(engine, memory["parameters"], memory["ranks"])
     entries = []
     for kind in (*KINDS, ALL):
         kinds = KINDS if kind == ALL else (kind,)

@@ -23,7 +23,10 @@ from torch.profiler import ProfilerActivity, profile
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from vaetrain.engines.spec import ENGINES
+
 CPU = torch.device("cpu")
+REST = "gradients and buffers"  # a kind of memory, beside weights, moments and average
 CUDA_BLOCK = 512  # bytes that CUDA's caching allocator rounds up to
 Work = Callable[[torch.device], Any]
 """A function that makes all its tensors itself, on the device that it is given."""
@@ -161,3 +164,22 @@ def resident_bytes() -> int:
     """Return the resident bytes of this process, without those of mapped files."""
     fields = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
     return 1024 * int(fields["RssAnon"].split()[0])
+
+
+def predicted_state(engine: str, parameters: int, ranks: int) -> dict[str, float]:
+    """Return the theoretical bytes of a rank by kind, in fp32.
+
+    Rajbhandari et al. 2020, section 5 and figure 1, for fp32 training: a parameter takes 4 bytes of
+    weight, 4 of gradient, 4 of EMA and 8 of moments. The engine's stage decides which of them are
+    partitioned. ZeRO keeps its partition of the optimised weights besides those of the forward
+    pass, which are fp32 here as well. Communication buffers are not included.
+    """
+    spec = ENGINES[engine]
+    stage = spec.stage
+    whole, share = 4.0 * parameters, 4.0 * parameters / ranks
+    return {
+        "weights": (share if stage == 3 else whole) + (share if spec.separate_masters else 0),
+        REST: share if stage >= 2 else whole,
+        "moments": 2 * (share if stage >= 1 else whole),
+        "average": share if stage >= 1 else whole,
+    }

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from benchmarks.engine_memory import REST, predicted
-from benchmarks.support.memory import largest_that_fits
+from benchmarks.support.memory import REST, largest_that_fits, predicted_state
 from launch.planning.inputs import Cluster, ModelSizes
 from vaetrain.engines.spec import EngineSpec
 from vaetrain.engines.zero import BUCKET
@@ -44,7 +43,7 @@ def engine_memory(
     """
     parameters = model.weights.parameters
     whole, share = 4.0 * parameters, 4.0 * parameters / copy_size
-    kinds = predicted(spec.name, parameters, copy_size)
+    kinds = predicted_state(spec.name, parameters, copy_size)
     host, gathered = 0.0, 0.0
     if spec.distributed_type == "FSDP":
         gathered = 4.0 * (model.gathered + 2 * model.largest_unit)

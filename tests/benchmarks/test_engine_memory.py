@@ -8,13 +8,12 @@ import torch
 from benchmarks.engine_memory import (
     ALL,
     KINDS,
-    REST,
     beside_theory,
     in_theory,
     launch_command,
-    predicted,
 )
 from benchmarks.support import report
+from benchmarks.support.memory import REST, predicted_state
 from benchmarks.support.scaling_model import WeightSizes
 from launch.planning.memory import engine_memory
 from tests.benchmarks.quick_run import names_of, quick_run
@@ -39,7 +38,7 @@ THEORY = {
 
 @pytest.mark.parametrize("engine", THEORY)
 def test_theory_is_that_of_the_paper(engine):
-    assert tuple(predicted(engine, 1, 2).values()) == THEORY[engine]
+    assert tuple(predicted_state(engine, 1, 2).values()) == THEORY[engine]
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,7 @@ import json
 from dataclasses import dataclass
 
 import pytest
+import torch
 
 from benchmarks.support.scaling_model import WeightSizes
 from launch import plan as command
@@ -16,10 +17,11 @@ from launch.planning.inputs import Cluster, ModelSizes, Pages, Rate, on_gpu, rea
 from launch.planning.memory import GIB, engine_memory, largest_micro_batch
 from launch.planning.run_plan import Plan, PlanInputs, divisible, make_plan
 from shards.errors import UserError
-from tests.support.commands import run_module
+from tests.support.commands import run_module, run_python
 from vaetrain.config.experiment import Experiment, load_experiment
 from vaetrain.engines.engine_files import engine_file, read_engine_file
 from vaetrain.engines.spec import ENGINES
+from vaetrain.model.vae import VAE
 from vaetrain.settings import ConfigError
 
 P = 1000  # parameters
@@ -314,7 +316,12 @@ def test_a_real_model_has_its_own_sizes_and_more_pages_need_more_memory():
     launch = read_engine_file(engine_file("fsdp2"))
     model = ModelSizes(on_gpu(experiment, launch), launch)
     total = model.weights.parameters
-    assert total > 100_000 > model.weights.persistent
+    with torch.device("meta"):
+        vae = VAE(experiment.model, 64, 128)
+    sizes = [parameter.numel() for parameter in vae.parameters()]
+    assert total == sum(sizes)
+    # DeepSpeed's default of stage3_param_persistence_threshold.
+    assert model.weights.persistent == sum(size for size in sizes if size < 100_000)
     assert model.gathered <= total
     assert model.weights.gathered_again < total
     one, two, three = map(model.peak, (8, 16, 24))
@@ -375,3 +382,15 @@ def test_the_command_prints_every_number_with_its_source(shards, tmp_path):
     again = run_module("launch.plan", *arguments, *settings, "--gpu-memory", "0.01")
     assert again.returncode == 1
     assert "This run cannot be started as it is set:\n- memory: " in again.stdout
+
+
+@pytest.mark.slow
+def test_a_plain_installation_is_enough():
+    """The packages that only the benchmarks need are no part of it."""
+    program = """import sys
+for name in ("jsonschema", "matplotlib", "kornia", "psutil", "timm"):
+    sys.modules[name] = None  # its import raises ModuleNotFoundError
+import launch.planning.run_plan
+"""
+    done = run_python("-c", program)
+    assert done.returncode == 0, done.stderr
