@@ -35,8 +35,12 @@ TRIAL_SETTINGS = (
     f"train.log_every_images={_NEVER}",
     f"train.validate_every_images={_NEVER}",
     f"train.checkpoint_every_images={_NEVER}",
+    "prior.kind=none",
 )
-"""Settings of every trial: a run always validates at its end, and no other output is needed."""
+"""Settings of every trial: a run always validates at its end, and no other output is needed.
+
+Above all no prior: fitting it took longer than most trials.
+"""
 
 # Runs a command so that it ends together with this process.
 _END_WITH_PARENT = (sys.executable, "-m", "shards.lifetime")

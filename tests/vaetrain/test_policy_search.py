@@ -7,7 +7,15 @@ import pytest
 
 from shards.errors import UserError
 from vaetrain.augmentation.operations import CHOICES, OPS
-from vaetrain.policy_search import TrialRunner, candidates, random_policy, rungs, successive_halving
+from vaetrain.config.experiment import load_experiment
+from vaetrain.policy_search import (
+    TRIAL_SETTINGS,
+    TrialRunner,
+    candidates,
+    random_policy,
+    rungs,
+    successive_halving,
+)
 
 
 @pytest.mark.parametrize(
@@ -65,6 +73,11 @@ def test_random_policies_follow_the_seed_and_the_limits():
         # Weak and strong policies.
         assert min(settings.magnitude for settings in used) < 0.05 * op.full
         assert max(settings.magnitude for settings in used) > 0.6 * op.full
+
+
+def test_no_trial_fits_a_prior():
+    prior = load_experiment(None, list(TRIAL_SETTINGS)).prior
+    assert not prior.is_fitted(is_spatial=False, pages=10**6)
 
 
 def test_without_denoising_no_candidate_corrupts_the_input():
