@@ -7,7 +7,8 @@ A and B are layouts (.json, or the first line of .jsonl) or wireframes (.png). A
 decoded pages from the reconstruction of A to that of B, and B. A folder (a name that ends with / or
 is a folder) gets one PNG for each decoded page, whose grey value is the nesting depth / 40.
 `--layouts` and `--svg` write the boxes that are found in the decoded pages. Latents lie on a great
-circle, heights on a line.
+circle, heights on a line. If the run's prior has a detail, the decoded pages are drawn with it, as
+samples are; all of them have the same random numbers.
 """
 
 from __future__ import annotations

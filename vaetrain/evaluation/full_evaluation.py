@@ -141,7 +141,7 @@ def prior_metrics(
         )
         return metrics
     metrics |= comparison.metrics(model, trained.prior, data.config.max_height)
-    steps = middle_steps(model, data, pages, measurer, count)
+    steps = middle_steps(model, trained.prior, data, pages, measurer, count)
     made = measurer.real_pages(training, known.thinned(count), trained.reconstruct)
     for name, measured in (("interpolation", steps), ("reconstruction", made)):
         if measured is not None and len(measured) >= MIN_PAGES:

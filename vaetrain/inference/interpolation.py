@@ -46,9 +46,9 @@ def path_heights(ends: Sequence[Batch], steps: int) -> Tensor:
 def interpolate_pages(
     trained: TrainedModel, ends: Sequence[Batch], steps: int
 ) -> Iterator[tuple[Tensor, Tensor]]:
-    """Yield the `steps` decoded pages from one single page's reconstruction to another's.
+    """Yield the `steps` pages from one single page to another, with the prior's detail if any.
 
     Returns: batches of images (B, 1, H, W), not clipped, and their heights Long (B,).
     """
     path = interpolate_latents(trained.latents(ends), steps)
-    yield from trained.decode_batches(path, path_heights(ends, steps))
+    yield from trained.path_batches(path, path_heights(ends, steps))

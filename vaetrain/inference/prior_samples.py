@@ -47,6 +47,26 @@ def draw_pages(
     return model.decode_padded(z, heights, size, noise.ladder), heights
 
 
+def draw_path(
+    model: VAE, prior: Prior | None, path: Tensor, heights: Tensor, size: tuple[int, int]
+) -> Tensor:
+    """Decode steps of an interpolation, to which the prior's detail is added if it has one.
+
+    All steps have the same random numbers, so that a page changes only as its latent does.
+
+    Args:
+        path: latents (S, ...).
+        heights: Long (S,), rows of the pages.
+        size: (H, W) of the pages with their padding; H is a multiple of the model's stride.
+
+    Returns: (S, 1, H, W), not clipped.
+    """
+    if prior is None or prior.detail is None:
+        return model.decode_padded(path, heights, size, path_noise(model, len(path), size))
+    decoded = model.decode_padded(path, heights, size)
+    return prior.detail.draw(decoded, heights, _path_keys(len(path), path.device))
+
+
 def padded_size(model: VAE, heights: Tensor, width: int) -> tuple[int, int]:
     """Return the size (H, W) that pages of these heights are padded to together."""
     return -(-int(heights.max()) // model.stride) * model.stride, width
@@ -64,5 +84,9 @@ def path_noise(model: VAE, steps: int, size: tuple[int, int]) -> tuple[Tensor, .
     """
     if not model.ladder_levels:
         return ()
-    same = torch.zeros(steps, dtype=torch.long, device=model.skip_gate.device)
-    return level_noise(model, sample_keys(0, same, same, "path"), size)
+    return level_noise(model, _path_keys(steps, model.skip_gate.device), size)
+
+
+def _path_keys(steps: int, device: torch.device) -> Tensor:
+    same = torch.zeros(steps, dtype=torch.long, device=device)
+    return sample_keys(0, same, same, "path")

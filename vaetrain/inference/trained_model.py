@@ -24,7 +24,7 @@ from vaetrain.engines.devices import thread_line
 from vaetrain.engines.spec import running_launch
 from vaetrain.engines.start import start_engine
 from vaetrain.inference.embedding import MAX_FITTED_PAGES, Features, features_of
-from vaetrain.inference.prior_samples import draw_pages, padded_size, path_noise
+from vaetrain.inference.prior_samples import draw_pages, draw_path, padded_size, path_noise
 from vaetrain.model.embedding import EmbeddingSpace
 from vaetrain.model.layers import fit_rows
 from vaetrain.model.vae import VAE
@@ -209,24 +209,31 @@ class TrainedModel:
         )
 
     @torch.no_grad()
-    def decode_batches(self, z: Tensor, heights: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
-        """Decode latents (N, ...) to pages of `heights` (N,) rows, in batches as of `sample`.
+    def path_batches(self, path: Tensor, heights: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+        """Decode steps (S, ...) of an interpolation, see `draw_path`, in batches as of `sample`."""
+        for part, rows, size in self._parts(path, heights):
+            yield draw_path(self.model, self.prior, part, rows, size), rows
+
+    @torch.no_grad()
+    def decode(self, z: Tensor, heights: Tensor) -> list[np.ndarray]:
+        """Decode latents (N, ...) to pictures of `heights` (N,) rows: uint8 (height, W) each.
 
         Levels of a ladder are sampled from their priors, with the same noise for all pages.
         """
-        size = self._padded(heights)
-        z, heights = z.to(self.engine.device), heights.to(self.engine.device)
-        for first in range(0, len(z), EVALUATION_BATCH):
-            part = slice(first, first + EVALUATION_BATCH)
-            ladder = path_noise(self.model, len(z[part]), size)
-            yield self.model.decode(z[part], heights[part], size, ladder), heights[part]
+        pages = []
+        for part, rows, size in self._parts(z, heights):
+            ladder = path_noise(self.model, len(part), size)
+            pages += cut_pages(self.model.decode(part, rows, size, ladder), rows)
+        return pages
 
-    def decode(self, z: Tensor, heights: Tensor) -> list[np.ndarray]:
-        """Decode latents (N, ...) to pictures of `heights` (N,) rows: uint8 (height, W) each."""
-        return [page for batch in self.decode_batches(z, heights) for page in cut_pages(*batch)]
-
-    def _padded(self, heights: Tensor) -> tuple[int, int]:
-        return padded_size(self.model, heights, self.experiment.data.width)
+    def _parts(
+        self, z: Tensor, heights: Tensor
+    ) -> Iterator[tuple[Tensor, Tensor, tuple[int, int]]]:
+        """Yield latents and heights on the device, in batches, and the size of their pages."""
+        size = padded_size(self.model, heights, self.experiment.data.width)
+        parts = (each.to(self.engine.device).split(EVALUATION_BATCH) for each in (z, heights))
+        for part, rows in zip(*parts, strict=True):
+            yield part, rows, size
 
 
 def _digest(tensors: dict[str, Tensor]) -> str:

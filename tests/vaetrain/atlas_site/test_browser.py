@@ -18,6 +18,7 @@ from tests.support.chromium import needs_chromium
 from tests.vaetrain.atlas_site.conftest import BIDI, SCRIPT
 from tests.vaetrain.pages_one_by_one import MAX_HEIGHT, WIDTH
 from vaetrain.inference.interpolation import interpolate_latents
+from vaetrain.inference.prior_samples import padded_size
 from vaetrain.inference.search import search_pages
 from vaetrain.inference.trained_model import TrainedModel
 
@@ -79,7 +80,8 @@ def decoded(trained: TrainedModel, z: torch.Tensor, height: int) -> np.ndarray:
     """Return the picture of a latent (D,): (height, W) in [0, 1]."""
     heights = torch.tensor([height])
     with torch.no_grad():
-        image = trained.model.decode(z[None], heights, trained._padded(heights))
+        size = padded_size(trained.model, heights, trained.experiment.data.width)
+        image = trained.model.decode(z[None], heights, size)
     return image[0, 0, :height].clamp(0, 1).numpy()
 
 

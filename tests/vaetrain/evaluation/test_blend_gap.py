@@ -90,15 +90,17 @@ def test_moving_boxes_have_a_gap(folder):
     assert gap(folder, KnownDecoder(moving=True)) == pytest.approx(1.0, abs=1e-6)
 
 
-def test_values_are_equal_to_the_bit_for_any_number_of_ranks(folder):
+@pytest.mark.parametrize("latent", ["vector", "spatial"])
+def test_values_are_equal_to_the_bit_for_any_number_of_ranks(folder, latent):
     settings = ["data.width=64", "data.max_height=128", "model.latent_dim=8"]
+    settings.append(f"model.latent={latent}")
     model = perturbed_model(load_experiment(None, settings).model, 64, 128, 0.05).eval()
 
     def run(rank: ThreadRanks):
         data = pages(folder, rank)
         found = interpolation_blend_gap(model, data, data.select("all"), rank)
         measurer = PageMeasurer(rank, 128, 64)
-        steps = middle_steps(model, data, data.select("all"), measurer, 15)
+        steps = middle_steps(model, None, data, data.select("all"), measurer, 15)
         return found, steps
 
     (one, steps), ((two, same), (nothing, none)) = run_ranks(1, run)[0], run_ranks(2, run)

@@ -5,7 +5,13 @@ import torch
 
 from shards.randomness import sample_keys
 from tests.vaetrain.model.pages import WIDTH, build_model
-from vaetrain.inference.prior_samples import draw_pages, level_noise, padded_size, path_noise
+from vaetrain.inference.prior_samples import (
+    draw_pages,
+    draw_path,
+    level_noise,
+    padded_size,
+    path_noise,
+)
 from vaetrain.prior.detail import Detail
 from vaetrain.prior.prior import Prior, build_flow
 
@@ -47,3 +53,25 @@ def test_the_detail_is_drawn_on_pages_that_are_decoded_from_the_vector_alone(ski
     assert torch.equal(drawn, prior.detail.draw(alone, heights, keys))
     assert torch.equal(decoded, alone) == (skips == "none")
     assert not torch.equal(drawn, decoded)
+
+
+@pytest.mark.parametrize("skips", ["none", "hierarchical"])
+@torch.no_grad()
+def test_steps_of_a_path_differ_by_their_latents_alone(skips):
+    """Two equal steps are equal pages, with and without the prior's detail."""
+    model = build_model(skips=skips).eval()
+    torch.manual_seed(0)
+    path = torch.randn(2, model.latent_dim)[torch.tensor([0, 0, 1])]
+    heights = torch.full((3,), SIZE[0])
+    flow = build_flow((model.latent_dim,), 0, SIZE[0], width=8, blocks=1)
+    prior = Prior(flow, heights, torch.zeros(3, dtype=torch.long), [])
+    decoded = draw_path(model, None, path, heights, SIZE)
+    assert torch.equal(decoded, draw_path(model, prior, path, heights, SIZE))
+    prior.detail = Detail(8)
+    drawn = draw_path(model, prior, path, heights, SIZE)
+    for pages in (decoded, drawn):
+        assert torch.equal(pages[0], pages[1])
+        assert not torch.equal(pages[0], pages[2])
+    assert not torch.equal(drawn, decoded)
+    greys = drawn * 240  # drawn pixels are sixths of a level
+    torch.testing.assert_close(greys, greys.round(), atol=1e-4, rtol=0)
