@@ -4,8 +4,9 @@
 
 Ranks are threads, eight for each node, and run the trainer's own code; only the network is not
 real: the object store is a folder whose requests take time and fail, and collectives pass values
-between threads. The launcher's store is torch's own, in a process of its own. The model counts how
-often it has seen each sample.
+between threads. Only a few ranks compute at a time, the others wait for them. The launcher's store
+is torch's own, in a process of its own; one loop calls the beats of all ranks. A node's cache is
+smaller than the shards that it reads. The model counts how often it has seen each sample.
 
 First, one epoch is read with fixed ranks. Then one is read while the number of ranks changes: one
 rank is slow, one is killed while it writes its part of a checkpoint, three quarters of the ranks
@@ -17,6 +18,7 @@ simulation.png.
 
 from __future__ import annotations
 
+import resource
 import tempfile
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -47,7 +49,8 @@ class Sizes:
         per_node: ranks of a node.
         shards, pages, last: shards; pages of each one, and of the last one.
         global_batch: pages of a step; both numbers of ranks divide it.
-        window: shards that are shuffled together.
+        partitions: of the shards; they divide the global batch.
+        cached: shards that fit into the cache of a node.
         save_every: steps between two checkpoints.
         killed_at, fewer_until: steps after which a rank is killed and after which all ranks go on.
         request, slow: seconds of a request to the object store, and of the slow rank's step.
@@ -62,7 +65,8 @@ class Sizes:
     pages: int
     last: int
     global_batch: int
-    window: int
+    partitions: int
+    cached: int
     save_every: int
     killed_at: int
     fewer_until: int
@@ -73,10 +77,10 @@ class Sizes:
 
 
 FULL = Sizes(
-    *(512, 384, 8, 192, 32, 5, 1536, 48, 1, 2, 3, 0.02, 1.0, 60.0),
+    *(512, 384, 8, 1536, 4, 1, 1536, 192, 16, 1, 2, 3, 0.02, 1.0, 60.0),
     model=checkpoint_plan.BILLION,
 )
-QUICK = Sizes(16, 12, 4, 48, 8, 5, 48, 12, 2, 4, 6, 0.001, 0.2, 4.0, model=SIZES["tiny"])
+QUICK = Sizes(16, 12, 4, 48, 8, 5, 48, 12, 12, 2, 4, 6, 0.001, 0.2, 4.0, model=SIZES["tiny"])
 STRAGGLER, KILLED = 5, 7  # ranks
 
 
@@ -86,12 +90,13 @@ class Simulated:
 
     Attributes:
         data: bytes of all shards.
-        epoch: traffic of an epoch with fixed ranks.
+        fixed, epoch: outcome and traffic of an epoch with fixed ranks.
         worlds: outcome and traffic of each part of the epoch with changing ranks.
         trained: how often each sample was trained on in the epoch with changing ranks.
     """
 
     data: int
+    fixed: Outcome
     epoch: Traffic
     worlds: list[tuple[int, Outcome, Traffic]]
     trained: np.ndarray
@@ -102,12 +107,13 @@ def simulate(sizes: Sizes, folder: Path) -> Simulated:
     build_shards(sample_lines(), folder / "built")
     pages = folder / "pages"
     write_shards(pages, folder / "built", sizes.shards, sizes.pages, sizes.last)
-    data = sum(shard.bytes for shard in open_index(pages).shards)
+    sizes_of_shards = [shard.bytes for shard in open_index(pages).shards]
+    cache_gb = sizes.cached * max(sizes_of_shards) / 1e9
     objects = ObjectStore(pages, folder / "caches-fixed", sizes.request, fail_every=50)
 
     def world(ranks: int, name: str) -> World:
-        options = (sizes.global_batch, sizes.window)
-        return World(ranks, sizes.per_node, objects, folder / name, *options)
+        options = {"partitions": sizes.partitions, "cache_gb": cache_gb, "window_shards": 1}
+        return World(ranks, sizes.per_node, objects, folder / name, sizes.global_batch, **options)
 
     samples = (sizes.shards - 1) * sizes.pages + sizes.last
     steps, every = -(-samples // sizes.global_batch), sizes.save_every
@@ -141,7 +147,7 @@ def simulate(sizes: Sizes, folder: Path) -> Simulated:
     trained = times_trained(newest)
     wanted = np.bincount(np.concatenate([applied[s] for s in range(steps)]), minlength=samples)
     require(np.array_equal(trained, wanted), "the checkpoint counts other samples than were read")
-    return Simulated(data, epoch, worlds, trained)
+    return Simulated(sum(sizes_of_shards), fixed, epoch, worlds, trained)
 
 
 def require(condition: bool, fault: str) -> None:
@@ -184,26 +190,28 @@ def results_of(found: Simulated, sizes: Sizes) -> list[dict[str, Any]]:
     def add_traffic(name: str, traffic: Traffic, ranks: int) -> None:
         nodes = ranks // sizes.per_node
         kinds = {"needed": traffic.needed, "fetched": traffic.fetched, "hashed": traffic.hashed}
+        share = found.data / nodes
         for kind, counts in kinds.items():
             of_node = f"{name}, {kind} by a node"
-            add("bytes", f"{of_node}, mean", "MB", sum(counts.values()) / nodes / 1e6)
-            add("bytes", f"{of_node}, largest", "MB", max(counts.values(), default=0) / 1e6)
+            mean, most = sum(counts.values()) / nodes, max(counts.values(), default=0)
+            add("bytes", f"{of_node}, mean", "x data / nodes", mean / share)
+            add("bytes", f"{of_node}, largest", "x data / nodes", most / share)
         mean = sum(traffic.requests.values()) / nodes
         add("requests to the object store", f"{name}, mean", "a node", mean)
 
-    nodes = sizes.ranks // sizes.per_node
-    add("bytes", "data / nodes", "MB", found.data / nodes / 1e6)
     add_traffic(f"epoch of {sizes.ranks} ranks", found.epoch, sizes.ranks)
+    memory = found.fixed.memory / sizes.ranks / 1e6
+    add("memory", f"{sizes.ranks} ranks", "MB a rank", memory)
     for ranks, outcome, traffic in found.worlds:
         name = f"{ranks} ranks, steps {min(outcome.steps)} to {max(outcome.steps)}"
         add_traffic(name, traffic, ranks)
-        add("memory", name, "MB a rank", outcome.memory / ranks / 1e6)
         for kind, rate in outcome.requests.items():
             add("requests to the launcher's store", f"{name}, {kind}", "a second", rate)
         if outcome.seconds_to_failure is not None:
             first, last = outcome.seconds_to_failure
             add("time until the killed rank is reported", f"{ranks} ranks, first", "s", first)
             add("time until the killed rank is reported", f"{ranks} ranks, last", "s", last)
+        add("time that a beat came late, at most", name, "s", outcome.latest)
     return results
 
 
@@ -229,6 +237,9 @@ def main() -> int:
     arguments = harness.parser("simulation", __doc__).parse_args()
     sizes = QUICK if arguments.quick else FULL
     planned, parameters = plan_results(sizes)
+    # A rank keeps the shards open that it reads.
+    most = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
     with tempfile.TemporaryDirectory() as name:
         found = simulate(sizes, Path(name))
         header = (Path(name) / "pages" / HEADER_NAME).stat().st_size

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
@@ -24,7 +23,6 @@ from shards.reading.shard_files import ShardFiles
 from vaetrain.data.batching import Batching
 from vaetrain.data.config import SAMPLE_LAYOUTS, SAMPLE_SHARDS, DataConfig
 from vaetrain.engines.base import Engine
-from vaetrain.engines.launching.rank_variables import read_ranks
 from vaetrain.settings import ConfigError
 
 EVALUATION_BATCH = 16  # pages
@@ -141,7 +139,7 @@ class TrainingData(PageReader):
     Attributes:
         train, val: selected samples.
         order: order of the training samples.
-        machine: ranks of this machine.
+        machine: ranks of this machine, by the engine.
     """
 
     def __init__(
@@ -171,9 +169,7 @@ class TrainingData(PageReader):
             window_shards=self.config.window_shards,
             ladder=self.ladder,
         )
-        ranks = read_ranks(os.environ)
-        first = engine.rank - ranks.local_rank
-        self.machine = range(first, first + ranks.local_world_size)
+        self.machine = engine.machine
         self.check_cache()
 
     def check_cache(self) -> None:

@@ -109,6 +109,7 @@ class Engine(Collectives, abc.ABC):
         self.heartbeat, self.timeout = None, timeout
         if self.world_size > 1:
             self.heartbeat = Heartbeat(joining.ranks, timeout)
+            self.heartbeat.start()
         # Set after the process group has set its own hook.
         sys.excepthook = functools.partial(exit_after_exception, self.heartbeat)
         self.is_main = self.accelerator.is_main_process

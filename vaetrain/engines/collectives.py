@@ -15,6 +15,7 @@ from shards.errors import UserError
 from shards.lifetime import run_exit_actions
 from vaetrain.engines.crash import flush_output
 from vaetrain.engines.heartbeat import Heartbeat
+from vaetrain.engines.launching.rank_variables import read_ranks
 from vaetrain.settings import ConfigError
 
 
@@ -35,6 +36,13 @@ class Collectives:
     heartbeat: Heartbeat | None
     timeout: float
     device: torch.device
+
+    @property
+    def machine(self) -> range:
+        """The ranks of this rank's machine."""
+        ranks = read_ranks(os.environ)
+        first = self.rank - ranks.local_rank
+        return range(first, first + ranks.local_world_size)
 
     def log(self, message: str) -> None:
         """Print one line of the log; on the main process only."""

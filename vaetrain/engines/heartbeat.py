@@ -3,11 +3,12 @@
 Ranks train in step, so one that dies or hangs makes all others wait, each at another place. A
 thread of every rank writes its status once a second to the launcher's key-value store: that it is
 alive, and where its training is. A rank that makes progress reads nothing. Of those that make none,
-the first rank of each machine, its watcher, reads all statuses: the culprit is the rank whose
-status has stopped changing, or, if all ranks are alive, the one that has made the least progress.
-The other ranks read only their own status, that of their watcher, and the message that a watcher
-writes. They read all statuses if their watcher is silent, or if a collective of theirs has failed.
-So the requests to the store grow with the ranks, and not with their square.
+a few, the watchers, read all statuses: the culprit is the rank whose status has stopped changing,
+or, if all ranks are alive, the one that has made the least progress. The other ranks read only
+their own status, that of their watcher, and the message that a watcher writes. They read all
+statuses if their watcher is silent. After a failed collective, the first ranks that have noticed
+it, the searchers, read all statuses as well. Their numbers do not grow with the world size, so the
+load on the store grows with the ranks, and not with their square.
 
 Times are of the monotonic clock, so setting the wall clock has no effect. A process that was paused
 does not take its own pause for the silence of others.
@@ -37,7 +38,12 @@ from vaetrain.engines.launching.rank_variables import Ranks
 
 BEAT_SECONDS = 1.0
 MISSED_BEATS = 4  # after so many missed beats in a row a rank is dead
+SEARCH_BEATS = 3 * MISSED_BEATS  # that dead ranks are searched for after a failed collective
+WATCHERS = 16  # at most
+WATCHED = 8  # consecutive ranks, or more, have the first of them as their watcher
+SEARCHERS = 8  # ranks that read all statuses after a failed collective, beside the watchers
 FAILURE = "failure"  # key of the message that the ranks agree on
+SEARCHES = "searches"  # key of the number of ranks whose collective has failed
 RESUME = "run the same command again to resume from the last checkpoint"
 
 
@@ -61,10 +67,16 @@ class Status:
 
 
 class Heartbeat:
-    """Writer of this rank's status, and monitor of the other ranks'."""
+    """Writer of this rank's status, and monitor of the other ranks'.
+
+    `start` calls `beat` and `watch` from two threads, each once every `interval`.
+
+    Attributes:
+        interval: seconds.
+    """
 
     def __init__(self, ranks: Ranks, timeout: float) -> None:
-        """Start both threads.
+        """Connect to the store and write the first status.
 
         Args:
             ranks: numbers of this process, with the address of the store.
@@ -75,7 +87,7 @@ class Heartbeat:
         self._progress = (0, "starting")
         self._address = ranks.address
         self._launcher = f"{platform.node()} {ranks.machine} {os.getppid()}"
-        self._watcher = ranks.rank - ranks.local_rank
+        self._watcher = watcher_of(ranks.rank, ranks.world_size)
         self._few = sorted({self.rank, self._watcher})
         self._read_ranks = self._few  # the ranks whose statuses are read
         self._read_all = 0.0  # seconds since all statuses are read
@@ -83,16 +95,23 @@ class Heartbeat:
         self._statuses: list[Status | None] = [None] * ranks.world_size
         self._silent = [0.0] * ranks.world_size  # seconds since a rank's status last changed
         self._failure = ""  # the message in the store, as last read
-        self._reading, self._stopped = threading.Event(), threading.Event()
+        self._beats = itertools.count(1)
+        self._is_reading, self._stopped = False, threading.Event()
+        self._watched_progress, self._without_progress = 0, 0.0  # seconds
+        self._watched_beats: list[int | None] = [None] * ranks.world_size
         self._ending = threading.Lock()
         self._collective_failed = False
+        self._search_number: int | None = None  # of this rank, after its collective failed
         self._store = self._connect()
         self._keys = [f"status/{number}" for number in range(ranks.world_size)]
         self._store.compare_set(FAILURE, "", "")
         self._write_status(0)
-        self._beating = threading.Thread(target=self._beat, daemon=True)
+
+    def start(self) -> None:
+        """Start both threads; they end with the process."""
+        self._beating = threading.Thread(target=self._keep_beating, daemon=True)
         self._beating.start()
-        threading.Thread(target=self._monitor, daemon=True).start()
+        threading.Thread(target=self._keep_watching, daemon=True).start()
         # A thread inside the store aborts the process if the interpreter ends meanwhile.
         atexit.register(self._stop)
 
@@ -116,16 +135,24 @@ class Heartbeat:
 
         Waits for a few beats, which it takes to be sure.
         """
-        self._collective_failed = True
-        for _ in range(3 * MISSED_BEATS):
+        self.start_search()
+        for _ in range(SEARCH_BEATS):
             time.sleep(self.interval)
-            if self._failure:
-                return self._failure
-            dead = self._ranks_silent_for(MISSED_BEATS * self.interval)
-            knows_all = self._read_all >= MISSED_BEATS * self.interval
-            if dead and knows_all and self.rank not in dead:
-                return f"{rank_list(dead, 'is', 'are')} dead; {self._last_seen(dead)}; {RESUME}"
+            if failure := self.dead_ranks():
+                return failure
         return None
+
+    def start_search(self) -> None:
+        """Begin to search dead ranks, as a collective has failed."""
+        self._collective_failed = True
+
+    def dead_ranks(self) -> str:
+        """Return the message that names the dead ranks, if any are known by now; else empty."""
+        dead = self._ranks_silent_for(MISSED_BEATS * self.interval)
+        knows_all = self._read_all >= MISSED_BEATS * self.interval
+        if self._failure or not (dead and knows_all) or self.rank in dead:
+            return self._failure
+        return f"{rank_list(dead, 'is', 'are')} dead; {self._last_seen(dead)}; {RESUME}"
 
     def report_failure(self, reason: str) -> bool:
         """Write to the store why this rank ends.
@@ -173,29 +200,37 @@ class Heartbeat:
 
     # The threads. One talks to the store and may block in it; the other only watches the clock.
 
+    def _keep_beating(self) -> None:
+        while not self._stopped.wait(self.interval):
+            try:
+                self.beat()
+            except dist.DistError:
+                return  # the launcher has ended, and has sent SIGTERM to its ranks
+
+    def _keep_watching(self) -> None:
+        before = time.monotonic()
+        while not self._stopped.wait(self.interval):
+            now = time.monotonic()
+            failure, before = self.watch(now - before), now
+            if failure:
+                self.end(failure)
+
+    def beat(self) -> None:
+        """Write this rank's status, and read others if this rank does; raises DistError."""
+        self._write_status(next(self._beats))
+        if self._collective_failed and self._search_number is None:
+            self._search_number = self._store.add(SEARCHES, 1)
+        if self._is_reading:
+            self._read(self._read_ranks)
+
     def _write_status(self, beat: int) -> None:
         status = Status(beat, *self._progress, self._launcher, os.getpid())
         self._store.set(self._keys[self.rank], json.dumps(astuple(status)))
 
-    def _beat(self) -> None:
-        for number in itertools.count(1):
-            if self._stopped.wait(self.interval):
-                return
-            try:
-                self._write_status(number)
-                if self._reading.is_set():
-                    self._read(self._read_ranks)
-            except dist.DistError:
-                return  # the launcher has ended, and has sent SIGTERM to its ranks
-
     def _read(self, ranks: list[int]) -> None:
         """Read the statuses of these ranks and the failure, in one request."""
         # `multi_get` waits for keys that are missing. Statuses are never removed.
-        missing = [number for number in ranks if number not in self._written]
-        if missing and self._store.check([self._keys[number] for number in missing]):
-            self._written.update(missing)
-        elif missing:
-            self._written.update(n for n in missing if self._store.check([self._keys[n]]))
+        self._find_written([number for number in ranks if number not in self._written])
         numbers = [number for number in ranks if number in self._written]
         keys = [FAILURE, *(self._keys[number] for number in numbers)]
         failure, *texts = self._store.multi_get(keys)
@@ -204,39 +239,49 @@ class Heartbeat:
             statuses[number] = Status(*json.loads(text))
         self._statuses, self._failure = statuses, failure.decode()
 
-    def _monitor(self) -> None:
-        without_progress, progress, before = 0.0, 0, time.monotonic()
-        beats: list[int | None] = [None] * len(self._statuses)
-        while not self._stopped.wait(self.interval):
-            now = time.monotonic()
-            # Limited, as this process may have been paused.
-            elapsed, before = min(now - before, 2 * self.interval), now
-            same_place = self._progress[0] == progress
-            without_progress = without_progress + elapsed if same_place else 0.0
-            progress = self._progress[0]
-            if without_progress < 3 * self.interval and not self._collective_failed:
-                self._reading.clear()
-                self._silent = [0.0] * len(self._statuses)
-                self._read_all = 0.0
-                continue
-            self._reading.set()
-            for number in self._read_ranks:
-                status = self._statuses[number]
-                beat = None if status is None else status.beat
-                same_beat = beat == beats[number]
-                self._silent[number] = self._silent[number] + elapsed if same_beat else 0.0
-                beats[number] = beat
-            self._choose_ranks(elapsed)
-            failure = "" if self._collective_failed else self._failure
-            if without_progress >= self.timeout:
-                failure = failure or self._find_culprit()
-            if failure:
-                self.end(failure)
+    def _find_written(self, ranks: list[int]) -> None:
+        """Add those of the ranks to `_written` that have written a status."""
+        if ranks and self._store.check([self._keys[number] for number in ranks]):
+            self._written.update(ranks)
+        elif len(ranks) > 1:  # the store says only whether all have
+            middle = len(ranks) // 2
+            self._find_written(ranks[:middle])
+            self._find_written(ranks[middle:])
+
+    def watch(self, elapsed: float) -> str:
+        """Note who is silent; return the message with which this process has to end, or nothing.
+
+        Args:
+            elapsed: seconds since the last call.
+        """
+        elapsed = min(elapsed, 2 * self.interval)  # this process may have been paused
+        is_same_place = self._progress[0] == self._watched_progress
+        self._without_progress = self._without_progress + elapsed if is_same_place else 0.0
+        self._watched_progress = self._progress[0]
+        if self._without_progress < 3 * self.interval and not self._collective_failed:
+            self._is_reading = False
+            self._silent = [0.0] * len(self._statuses)
+            self._read_all = 0.0
+            return ""
+        self._is_reading = True
+        for number in self._read_ranks:
+            status = self._statuses[number]
+            beat = None if status is None else status.beat
+            is_same_beat = beat == self._watched_beats[number]
+            self._silent[number] = self._silent[number] + elapsed if is_same_beat else 0.0
+            self._watched_beats[number] = beat
+        self._choose_ranks(elapsed)
+        failure = "" if self._collective_failed else self._failure
+        if self._without_progress >= self.timeout:
+            failure = failure or self._find_culprit()
+        return failure
 
     def _choose_ranks(self, elapsed: float) -> None:
         """Set the ranks whose statuses are read from now on."""
         watcher_is_silent = self._silent[self._watcher] >= MISSED_BEATS * self.interval
-        if self.rank == self._watcher or watcher_is_silent or self._collective_failed:
+        number = self._search_number
+        is_searcher = number is not None and number <= SEARCHERS
+        if self.rank == self._watcher or watcher_is_silent or is_searcher:
             self._read_ranks = list(range(len(self._statuses)))
             self._read_all += elapsed
         elif self._read_all:
@@ -259,7 +304,7 @@ class Heartbeat:
                 f"check that machine and the network; {RESUME}"
             )
         if self._read_all < self.timeout / 2:
-            return ""  # the watcher of this machine finds the culprit
+            return ""  # a watcher finds the culprit
         if silent:
             subject = rank_list(silent, "has", "have")
             return f"{subject} been silent {duration}; {self._last_seen(silent)}; {RESUME}"
@@ -273,6 +318,11 @@ class Heartbeat:
     def _last_seen(self, ranks: list[int]) -> str:
         status = self._statuses[ranks[0]]
         return "never seen" if status is None else f"last seen {status.place}"
+
+
+def watcher_of(rank: int, world_size: int) -> int:
+    """Return the rank that reads all statuses for a rank while that one waits."""
+    return rank - rank % max(WATCHED, -(-world_size // WATCHERS))
 
 
 def rank_list(ranks: list[int], singular: str, plural: str) -> str:

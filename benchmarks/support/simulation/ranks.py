@@ -16,7 +16,8 @@ from vaetrain.engines.base import AVERAGE, WEIGHT, Engine
 from vaetrain.engines.optimizers import MOMENTS, STEP
 from vaetrain.engines.slices import even_bounds
 
-POLL = 0.5  # seconds between two looks at the heartbeat while a rank waits
+POLL = 1.0  # seconds between two looks at the heartbeat while a rank waits
+RUNNING = 4  # ranks; more would only keep each other and the heartbeat from the interpreter
 FACTORS = {WEIGHT: 1.0, AVERAGE: 2.0, MOMENTS[0]: 3.0, MOMENTS[1]: 4.0}
 
 
@@ -25,10 +26,15 @@ class RankEnded(Exception):
 
 
 class Meeting:
-    """Collective of ranks that are threads: all give a value, and get the values of all."""
+    """Collective of ranks that are threads: all give a value, and get the values of all.
+
+    Attributes:
+        running: held by a rank unless it waits for others, so that only a few run at a time.
+    """
 
     def __init__(self, world_size: int) -> None:
         self._condition = threading.Condition()
+        self.running = threading.Semaphore(RUNNING)
         self._values: list[Any] = [None] * world_size
         self._arrived = self._round = 0
         self._is_aborted = False
@@ -47,13 +53,18 @@ class Meeting:
                 self._result, self._values = self._values, [None] * len(self._values)
                 self._arrived, self._round = 0, number + 1
                 self._condition.notify_all()
-            while self._round == number:
-                self._condition.wait(POLL)
-                if heartbeat is not None and heartbeat.ended:
-                    raise RankEnded(heartbeat.failure)
-                if self._is_aborted:
-                    raise RankEnded("another rank has failed")
-            return self._result  # the next round needs this rank
+        self.running.release()
+        try:
+            with self._condition:
+                while self._round == number:
+                    self._condition.wait(POLL)
+                    if heartbeat is not None and heartbeat.is_over:
+                        raise RankEnded(heartbeat.failure)
+                    if self._is_aborted:
+                        raise RankEnded("another rank has failed")
+                return self._result  # the next round needs this rank
+        finally:
+            self.running.acquire()
 
     def abort(self) -> None:
         """Let all ranks that wait fail."""
@@ -67,12 +78,18 @@ class CountingEngine(Engine):
     are multiples of it.
     """
 
-    def __init__(
-        self, rank: int, world_size: int, meeting: Meeting, heartbeat: SimulatedRank | None
-    ) -> None:
+    heartbeat: SimulatedRank | None = None
+
+    def __init__(self, rank: int, world_size: int, per_machine: int, meeting: Meeting) -> None:
         self.rank, self.world_size, self.is_main = rank, world_size, rank == 0
         self.device, self.timeout = torch.device("cpu"), 600.0
-        self.meeting, self.heartbeat = meeting, heartbeat
+        self.per_machine, self.meeting = per_machine, meeting
+
+    @property
+    def machine(self) -> range:
+        """See `Collectives.machine`."""
+        first = self.rank - self.rank % self.per_machine
+        return range(first, first + self.per_machine)
 
     def create(self, samples: int) -> None:
         """Create the model for this number of samples; it has seen none."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -14,9 +16,9 @@ from unittest.mock import patch
 import numpy as np
 
 from benchmarks.support.memory import resident_bytes
-from benchmarks.support.simulated_ranks import SimulatedRank, Store, start_ranks
+from benchmarks.support.simulated_ranks import BeatLoop, Clock, SimulatedRank, Store, start_ranks
 from benchmarks.support.simulation.object_store import ObjectStore
-from benchmarks.support.simulation.ranks import CountingEngine, Meeting, RankEnded
+from benchmarks.support.simulation.ranks import RUNNING, CountingEngine, Meeting, RankEnded
 from vaetrain.artifacts import checkpoint
 from vaetrain.artifacts.checkpoint_writer import CheckpointWriter
 from vaetrain.data.batching import split_global_batch
@@ -61,6 +63,7 @@ class Outcome:
         seconds_to_failure: from the death of a rank to the first and the last of these.
         requests: of all ranks to the launcher's store a second, `training`, and `waiting` for the
             killed rank.
+        latest: seconds by which a beat came too late, at most.
         memory: bytes of all ranks.
     """
 
@@ -68,7 +71,21 @@ class Outcome:
     failures: list[str] = field(default_factory=list)
     seconds_to_failure: tuple[float, float] | None = None
     requests: dict[str, float] = field(default_factory=dict)
+    latest: float = 0.0
     memory: int = 0
+
+
+@dataclass
+class OpenedRank:
+    """A rank that has opened its shards, and has the state of the newest checkpoint.
+
+    Attributes:
+        first: the step that it continues with.
+    """
+
+    engine: CountingEngine
+    data: TrainingData
+    first: int
 
 
 class World:
@@ -81,11 +98,16 @@ class World:
         objects: ObjectStore,
         checkpoints: Path,
         global_batch: int,
-        window_shards: int,
+        **data: Any,
     ) -> None:
+        """Prepare a training.
+
+        Args:
+            data: settings of `DataConfig`.
+        """
         self.world_size, self.per_node = world_size, per_node
         self.objects, self.checkpoints = objects, checkpoints
-        self.global_batch, self.window_shards = global_batch, window_shards
+        self.global_batch, self.settings = global_batch, data
 
     def run(self, plan: Plan, store: Store | None, timeout: float) -> Outcome:
         """Resume from the newest checkpoint and train; return what happened.
@@ -96,54 +118,41 @@ class World:
         """
         self._outcome, self._killed_after = Outcome(), 0.0
         self._before = resident_bytes()
-        beats: list[SimulatedRank | None] = [None] * self.world_size
-        if store is not None:
-            beats = [*start_ranks(store, self.world_size, self.per_node, timeout)]
-        self._requests = [beat.count_requests() for beat in beats if beat is not None]
-        self._counted = (time.monotonic(), 0)
         self._meeting = Meeting(self.world_size)
-        try:
-            with self._killing(plan), ThreadPoolExecutor(self.world_size) as pool:
-                threads = [
-                    pool.submit(self._train, rank, plan, beats[rank])
-                    for rank in range(self.world_size)
-                ]
-                for thread in threads:
-                    thread.add_done_callback(self._abort_if_failed)
-                self._collect(threads, beats)
-        finally:
-            for beat in beats:
-                if beat is not None:
-                    beat.die()
-        return self._outcome
-
-    def _abort_if_failed(self, thread: Future[None]) -> None:
-        """Let the other ranks fail if one has failed by a fault of the code."""
-        if not isinstance(thread.exception(), RankEnded | RankKilled | None):
-            self._meeting.abort()
-
-    def _collect(self, threads: list[Future[None]], beats: list[SimulatedRank | None]) -> None:
-        for thread in threads:
-            try:
-                thread.result()
-            except RankEnded as end:
-                self._outcome.failures.append(str(end))
-            except RankKilled:
-                continue
-        self._count("waiting" if self._killed_after else "training")
-        ends = [beat.ended - self._killed_after for beat in beats if beat and beat.ended]
+        # One after the other, as no rank waits for another one here.
+        ranks = [self._opened(rank) for rank in range(self.world_size)]
+        beats: list[SimulatedRank] = []
+        beating: contextlib.AbstractContextManager[None] = contextlib.nullcontext()
+        if store is not None:
+            clock = Clock()
+            beats = start_ranks(store, self.world_size, self.per_node, timeout, clock)
+            loop = BeatLoop(beats, clock)
+            beating = loop.running()
+            for rank, beat in zip(ranks, beats, strict=True):
+                rank.engine.heartbeat = beat
+        self._requests = [beat.count_requests() for beat in beats]
+        self._counted = (time.monotonic(), 0)
+        with beating, self._killing(plan), ThreadPoolExecutor(self.world_size) as pool:
+            threads = [pool.submit(self._train, rank, plan) for rank in ranks]
+            for thread in threads:
+                thread.add_done_callback(self._abort_if_failed)
+            self._collect(threads)
+        ends = [beat.ended - self._killed_after for beat in beats if beat.failure]
         if ends:
             self._outcome.seconds_to_failure = min(ends), max(ends)
+        if beats:
+            self._outcome.latest = loop.latest
+        return self._outcome
 
-    def _train(self, rank: int, plan: Plan, heartbeat: SimulatedRank | None) -> None:
+    def _opened(self, rank: int) -> OpenedRank:
         node = f"node-{rank // self.per_node:04}"
         config = DataConfig(
             shards=self.objects.address(node),
             cache_dir=str(self.objects.cache_of(node)),
             workers=0,
-            window_shards=self.window_shards,
+            **self.settings,
         )
-        engine = CountingEngine(rank, self.world_size, self._meeting, heartbeat)
+        engine = CountingEngine(rank, self.world_size, self.per_node, self._meeting)
         options = {"seed": 0, "global_batch_size": self.global_batch}
         data = TrainingData(config, engine, STRIDE, **options)
         engine.create(len(data.train))
@@ -152,32 +161,53 @@ class World:
             opened = checkpoint.open_share(saved[-1], rank, self.world_size)
             engine.load(opened)
             first = opened.images // self.global_batch
+        return OpenedRank(engine, data, first)
+
+    def _abort_if_failed(self, thread: Future[None]) -> None:
+        """Let the other ranks fail if one has failed by a fault of the code."""
+        if not isinstance(thread.exception(), RankEnded | RankKilled | None):
+            self._meeting.abort()
+
+    def _collect(self, threads: list[Future[None]]) -> None:
+        for thread in threads:
+            try:
+                thread.result()
+            except RankEnded as end:
+                self._outcome.failures.append(str(end))
+            except RankKilled:
+                continue
+        self._count("waiting" if self._killed_after else "training")
+
+    def _train(self, rank: OpenedRank, plan: Plan) -> None:
+        engine, number = rank.engine, rank.engine.rank
         batching = split_global_batch(self.global_batch, None, self.world_size)
-        batches = data.training_batches(batching, range(first, plan.stop))
+        batches = rank.data.training_batches(batching, range(rank.first, plan.stop))
         writer = CheckpointWriter(engine, self.checkpoints, keep=2)
         try:
-            for step in range(first, plan.stop):
-                engine.mark_progress(f"reading pages at {step * self.global_batch} images")
-                own = [next(batches).ids.numpy() for _ in range(batching.accumulation)]
-                if rank == plan.straggler:
-                    time.sleep(plan.slow_seconds)
-                engine.mark_progress(f"training at {step * self.global_batch} images")
-                every = engine.train(np.concatenate(own))
-                if engine.is_main:
-                    self._outcome.steps[step] = np.concatenate(every)
-                    grown = resident_bytes() - self._before
-                    self._outcome.memory = max(self._outcome.memory, grown)
-                if (step + 1) % plan.save_every == 0 or step + 1 == plan.stop:
-                    writer.finish()
-                    writer.start((step + 1) * self.global_batch, {}, {}, lambda: None)
-                if rank == plan.killed and step + 1 == plan.killed_at:
-                    self._die(writer, heartbeat)
-            writer.finish()
+            with self._meeting.running:
+                for step in range(rank.first, plan.stop):
+                    images = step * self.global_batch
+                    engine.mark_progress(f"reading pages at {images} images")
+                    own = [next(batches).ids.numpy() for _ in range(batching.accumulation)]
+                    if number == plan.straggler:
+                        time.sleep(plan.slow_seconds)
+                    engine.mark_progress(f"training at {images} images")
+                    every = engine.train(np.concatenate(own))
+                    if engine.is_main:
+                        self._outcome.steps[step] = np.concatenate(every)
+                        grown = resident_bytes() - self._before
+                        self._outcome.memory = max(self._outcome.memory, grown)
+                    if (step + 1) % plan.save_every == 0 or step + 1 == plan.stop:
+                        writer.finish()
+                        writer.start(images + self.global_batch, {}, {}, lambda: None)
+                    if number == plan.killed and step + 1 == plan.killed_at:
+                        self._die(writer, engine.heartbeat)
+                writer.finish()
         except RankEnded:
             _kill(writer)
             raise
         finally:
-            data.collator.files.prefetch([])  # stops the thread that fetches ahead
+            rank.data.collator.files.prefetch([])  # stops the thread that fetches ahead
 
     def _die(self, writer: CheckpointWriter, heartbeat: SimulatedRank | None) -> None:
         """End as a killed process does: without a message, in the middle of writing."""
@@ -196,8 +226,8 @@ class World:
 
     @contextmanager
     def _killing(self, plan: Plan) -> Iterator[None]:
-        """Let the killed rank write only the first file of its last checkpoint."""
-        write = checkpoint.write_part
+        """Let few ranks write at a time, and the killed one only the first of its last files."""
+        write, writing = checkpoint.write_part, threading.Semaphore(RUNNING)
         name = checkpoint.path_of(self.checkpoints, plan.killed_at * self.global_batch).name
 
         def until_killed(draft: Path, tensors: Any, number: int = 0, count: int = 1) -> Any:
@@ -206,7 +236,8 @@ class World:
                 only = {each: tensors[each] if each == part else {} for each in tensors}
                 write(draft, only, number, count)
                 raise RankKilled
-            return write(draft, tensors, number, count)
+            with writing:
+                return write(draft, tensors, number, count)
 
         with patch.object(checkpoint, "write_part", until_killed):
             yield

@@ -29,7 +29,7 @@ def test_changing_ranks_train_on_every_sample_once(pages, tmp_path):
     steps = {}
     with objects.connected():
         for ranks, stop in ((8, 1), (6, 3), (8, 4)):
-            world = World(ranks, 2, objects, tmp_path / "run", BATCH, 6)
+            world = World(ranks, 2, objects, tmp_path / "run", BATCH, window_shards=6)
             steps |= world.run(Plan(stop, 1), None, 1.0).steps
     ids = np.concatenate([steps[number] for number in range(4)])
     trained = times_trained(checkpoint.load(checkpoint.list_checkpoints(tmp_path / "run")[-1]))
@@ -50,4 +50,4 @@ def test_a_fault_of_one_rank_ends_all(pages, tmp_path, monkeypatch):
 
     monkeypatch.setattr(checkpoint, "write_manifest", broken)
     with objects.connected(), pytest.raises(KeyError, match="a fault"):
-        World(4, 2, objects, tmp_path / "run", BATCH, 6).run(Plan(1, 1), None, 1.0)
+        World(4, 2, objects, tmp_path / "run", BATCH, window_shards=6).run(Plan(1, 1), None, 1.0)
