@@ -78,6 +78,7 @@ COVERS = {
         *("vaetrain/training/between_steps.py", "vaetrain/training/state.py"),
         "vaetrain/training/trainer.py",
     ),
+    "tests/distributed/test_slow_link.py": ("benchmarks/support/machines/namespaces.py",),
     "tests/launch/test_doctor.py": ("launch/diagnosis/*.py",),
     "tests/launch/test_plan.py": ("launch/planning/*.py",),
     "tests/launch/test_soak.py": ("launch/small_run.py",),

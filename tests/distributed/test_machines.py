@@ -1,70 +1,42 @@
 """One training on two machines: two network namespaces with a veth pair, and a Slurm job."""
 
+import contextlib
 import os
-import shutil
 import signal
-import subprocess
 import time
-from pathlib import Path
 
 import pytest
 
+from benchmarks.support.machines.namespaces import (
+    NoNamespaces,
+    connect,
+    launch_command,
+    launch_path,
+    two_machines,
+)
 from launch.processes import kill_family
-from tests.support.commands import ACCELERATE
 from tests.support.paths import REPO
 
-ADDRESSES = ("10.213.7.1", "10.213.7.2")
-CABLE = "cable"
-CONFIGURATION = Path("/etc/netns")
 LONG = ("train.max_images=100000", "train.checkpoint_every_images=24")
-
-
-def ip(*arguments: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(["ip", *arguments], capture_output=True, text=True)
 
 
 @pytest.fixture
 def machines():
     """Yield the names of two network namespaces that are connected to each other only."""
-    names = [f"vaetrain-{os.getpid()}-{number}" for number in (0, 1)]
-    try:
-        for name in names:
-            made = ip("netns", "add", name)
-            if made.returncode:
-                pytest.skip(f"network namespaces are not allowed here: {made.stderr.strip()}")
-            # `ip netns exec` mounts it as /etc/hosts. Without a network, looking up a name that is
-            # missing there takes minutes.
-            hosts = CONFIGURATION / name / "hosts"
-            hosts.parent.mkdir(parents=True)
-            lines = ("127.0.0.1 localhost", *map(" ".join, zip(ADDRESSES, names, strict=True)))
-            hosts.write_text("\n".join(lines) + "\n")
-        cable = ("type", "veth", "peer", "name", CABLE, "netns", names[1])
-        made = ip("link", "add", CABLE, "netns", names[0], *cable)
-        if made.returncode:
-            pytest.skip(f"there are no veth pairs here: {made.stderr.strip()}")
-        for name, address in zip(names, ADDRESSES, strict=True):
-            inside = ("-n", name)
-            assert ip(*inside, "address", "add", f"{address}/24", "dev", CABLE).returncode == 0
-            for device in (CABLE, "lo"):
-                assert ip(*inside, "link", "set", device, "up").returncode == 0
+    with contextlib.ExitStack() as stack:
+        try:
+            names = stack.enter_context(two_machines())
+            connect(names)
+        except NoNamespaces as error:
+            pytest.skip(str(error))
         yield names
-    finally:
-        for name in names:
-            ip("netns", "delete", name)
-            shutil.rmtree(CONFIGURATION / name, ignore_errors=True)
 
 
 def start(trainer, machines, name, *settings):
     """Start a run with one rank on each machine; return both launchers."""
-    path = f"{os.path.dirname(ACCELERATE)}:{os.environ['PATH']}"
-    launchers = []
-    for rank, machine in enumerate(machines):
-        share = ["--machines", "2", "--rank", str(rank), "--processes", "1"]
-        share += ["--main-address", ADDRESSES[0], "--interface", CABLE]
-        inside = ["ip", "netns", "exec", machine, str(REPO / "launch" / "multinode.sh")]
-        command = [*inside, *share, *trainer.arguments(name, *settings)]
-        launchers.append(trainer.start(command, PATH=path))
-    return launchers
+    arguments = trainer.arguments(name, *settings)
+    commands = [launch_command(machines, number, "ddp", 1, arguments) for number in (0, 1)]
+    return [trainer.start(command, PATH=launch_path()) for command in commands]
 
 
 def end(processes):
@@ -153,7 +125,7 @@ def test_a_slurm_job_saves_before_its_time_limit_and_is_requeued(trainer, tmp_pa
         "SLURM_JOB_NODELIST": "node[0-1]",
         "SLURM_SUBMIT_DIR": str(REPO),
         "FAKE": str(tmp_path),
-        "PATH": f"{tmp_path}:{os.path.dirname(ACCELERATE)}:{os.environ['PATH']}",
+        "PATH": f"{tmp_path}:{launch_path()}",
     }
     name = "slurm"
     job = trainer.start(["launch/slurm.sbatch", *trainer.arguments(name, *LONG)], **slurm)

@@ -26,14 +26,17 @@ def exit_after_exception(heartbeat: Heartbeat | None, *exception: Any) -> NoRetu
 
     Python's own exit would wait for reader processes, which survive the SIGTERM it sends them,
     while the other ranks wait for this one in a collective. The kernel ends readers with their
-    rank. If the exception is the consequence of another rank's death, that rank is reported.
+    rank. If the exception is the consequence of another rank's death, that rank is reported, or the
+    launcher's store if the network to it is broken.
     """
     kind, error, _ = exception
     is_consequence = isinstance(error, RuntimeError) and any(
         part in str(error) for part in DEAD_RANK_MESSAGES
     )
-    if is_consequence and heartbeat is not None and (failure := heartbeat.find_dead_ranks()):
-        heartbeat.end(failure)
+    if is_consequence and heartbeat is not None:
+        failure = heartbeat.find_dead_ranks() or heartbeat.find_lost_store()
+        if failure:
+            heartbeat.end(failure)
     if reason := plain_reason(error):
         exit_this_rank(heartbeat, reason)
     sys.__excepthook__(*exception)

@@ -154,6 +154,15 @@ class Heartbeat:
             return self._failure
         return f"{rank_list(dead, 'is', 'are')} dead; {self._last_seen(dead)}; {RESUME}"
 
+    def find_lost_store(self) -> str | None:
+        """Return a message that names the store if it does not answer; None otherwise.
+
+        Call it after `find_dead_ranks`, which cannot find any then.
+        """
+        if self.rank in self._ranks_silent_for(MISSED_BEATS * self.interval):
+            return self._lost_store("does not answer")
+        return None
+
     def report_failure(self, reason: str) -> bool:
         """Write to the store why this rank ends.
 
@@ -299,10 +308,7 @@ class Heartbeat:
         duration = f"for {self.timeout:g} s (train.timeout_seconds)"
         silent = self._ranks_silent_for(self.timeout / 2)
         if self.rank in silent:
-            return (
-                f"the launcher's store at {self._address} has not answered {duration}; "
-                f"check that machine and the network; {RESUME}"
-            )
+            return self._lost_store(f"has not answered {duration}")
         if self._read_all < self.timeout / 2:
             return ""  # a watcher finds the culprit
         if silent:
@@ -314,6 +320,10 @@ class Heartbeat:
         hung = [number for number, count in enumerate(progress) if count == min(progress)]
         subject = rank_list(hung, "has", "have")
         return f"{subject} made no progress {duration}; {self._last_seen(hung)}; {RESUME}"
+
+    def _lost_store(self, what: str) -> str:
+        place = f"the launcher's store at {self._address}"
+        return f"{place} {what}; check that machine and the network; {RESUME}"
 
     def _last_seen(self, ranks: list[int]) -> str:
         status = self._statuses[ranks[0]]

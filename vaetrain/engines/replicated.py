@@ -30,6 +30,9 @@ class ReplicatedEngine(TorchEngine):
         self.model = self.accelerator.prepare(model)
         if self.config.reduce_dtype == "bf16":
             self._reduce_in_bf16()
+        if isinstance(self.model, DistributedDataParallel):  # not with one rank
+            settle_buckets(self.model)
+            optimizer.zero_grad()
 
     def _reduce_in_bf16(self) -> None:
         if not self.spec.has_process_group:
@@ -95,3 +98,34 @@ class ReplicatedEngine(TorchEngine):
     def _write_slice(self, parameter: nn.Parameter, kind: str, values: Tensor) -> None:
         state = self._state(parameter, kind)
         state.copy_(values.view(state.shape))
+
+
+class _SumOfWeights(nn.Module):
+    """Stand-in for a model whose gradients are zero and ready in reverse order of its parameters.
+
+    Args:
+        parameters: of the model, on which the sum depends.
+    """
+
+    def __init__(self, parameters: list[nn.Parameter]) -> None:
+        super().__init__()
+        self._parameters_of_model = tuple(parameters)  # not registered
+
+    def forward(self) -> Tensor:
+        """Return the sum, times zero."""
+        return sum((parameter * 0).sum() for parameter in self._parameters_of_model)
+
+
+def settle_buckets(model: DistributedDataParallel) -> None:
+    """Make DDP divide the gradients into the buckets that it then keeps. Collective.
+
+    DDP does this once, after its first backward pass. A sum over more than two ranks is rounded
+    differently at another place of a bucket, so the first step after a resume would differ from the
+    step of an uninterrupted run. The gradients are zero afterwards.
+    """
+    module = model.module
+    model.module = _SumOfWeights([p for p in module.parameters() if p.requires_grad])
+    try:
+        model().backward()
+    finally:
+        model.module = module

@@ -10,6 +10,7 @@ import time
 from collections.abc import Iterator
 
 import pytest
+import torch.distributed as dist
 
 from benchmarks.support.simulated_ranks import (
     BeatLoop,
@@ -76,6 +77,25 @@ def counted(loop: BeatLoop, seconds: float) -> list[list[tuple[str, int]]]:
 def statuses_read(requests: list[list[tuple[str, int]]]) -> int:
     """Return the number of statuses that all ranks have read."""
     return sum(keys - 1 for own in requests for name, keys in own if name == "multi_get")
+
+
+class LostStore:
+    """Store whose connection was reset."""
+
+    def __getattr__(self, name: str) -> object:
+        def fail(*_: object) -> None:
+            raise dist.DistNetworkError("Connection reset by peer")
+
+        return fail
+
+
+def test_a_rank_without_the_store_names_the_store_and_no_rank(ranks, store):
+    """After a reset of all connections, it ended with a trace of torch only."""
+    ranks[7]._store = LostStore()
+    assert ranks[7].find_dead_ranks() is None
+    start = f"the launcher's store at {store.address} does not answer; check that machine"
+    assert ranks[7].find_lost_store().startswith(start)
+    assert ranks[6].find_lost_store() is None
 
 
 def test_ranks_are_listed_in_words():

@@ -1,0 +1,1 @@
+"""Two machines on one computer, with a slow or broken link between them."""
