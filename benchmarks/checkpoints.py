@@ -40,17 +40,19 @@ from vaetrain.engines.base import AVERAGE, Engine
 from vaetrain.engines.config import OptimizerConfig
 from vaetrain.engines.engine_files import default_processes, engine_file, engine_names
 from vaetrain.engines.optimizers import build_optimizer
-from vaetrain.engines.slices import RangeReader, read_in_shares
+from vaetrain.engines.slices import RangeReader
 from vaetrain.engines.spec import ENGINES, running_launch
 from vaetrain.engines.start import start_engine
 from vaetrain.model.config import ModelConfig
 from vaetrain.model.vae import VAE
+from vaetrain.training.saved_weights import build_model, distribute_model
 
 ROOT = Path(__file__).resolve().parents[1]
 COMPARED = [name for name in engine_names() if ENGINES[name].has_process_group]
 WAYS = ("one file", "slices")
 MARKER = "checkpoints: "  # starts the line in which the main process prints its results
 SIDE, SAMPLING = 64, 0.002
+PREPARED = {"micro_batch": 1, "accumulation": 1, "clip_norm": 1.0}  # arguments of Engine.prepare
 
 
 class Meter(threading.Thread):
@@ -116,7 +118,7 @@ def bytes_of_read_calls() -> int:
 
 
 class Saving:
-    """Saving and loading of a prepared engine, in both ways."""
+    """Saving by a prepared engine, in both ways."""
 
     def __init__(self, engine: Engine, folder: Path) -> None:
         self.engine, self.folder = engine, folder
@@ -146,37 +148,6 @@ class Saving:
             still = time.perf_counter() - begun
         return {"still": still, "written": time.perf_counter() - begun}
 
-    def load(self, way: str) -> dict[str, float]:
-        """Load all that a resume reads; return seconds and the bytes read by this rank."""
-        engine = self.engine
-        (path,) = checkpoint.list_checkpoints(self.folder)
-        engine.sum(torch.zeros((), device=engine.device))
-        begun, hashed = time.perf_counter(), bytes_of_read_calls()
-        if way == "slices":
-            saved = checkpoint.open_share(path, engine.rank, engine.world_size)
-        else:
-            saved = checkpoint.load(path)
-        readers = {
-            part: CountingReader(getattr(saved, part))
-            for part in ("weights", "average", "optimizer")
-        }
-        hashed = bytes_of_read_calls() - hashed
-        if way == "slices":
-            shares = read_in_shares(
-                readers["weights"], engine.rank, engine.world_size, engine.device
-            )
-            held: Any = dict(shares)
-            engine.load_optimizer_state(readers["optimizer"])
-            engine.scatter(AVERAGE, readers["average"])
-        else:
-            held = {part: {k: v.clone() for k, v in each.items()} for part, each in readers.items()}
-            engine.load_optimizer_state(held["optimizer"])
-            engine.scatter(AVERAGE, held["average"])
-        seconds = time.perf_counter() - begun
-        del held
-        total = hashed + sum(reader.bytes for reader in readers.values())
-        return {"load": seconds, "read": total}
-
     def gather(self, bucket: int | None) -> float:
         """Return the seconds of gathering the EMA; None: by the default buckets."""
         options = {} if bucket is None else {"bucket": bucket}
@@ -187,20 +158,65 @@ class Saving:
         return time.perf_counter() - begun
 
 
+def make_model(size: str) -> VAE:
+    """Build a model of random weights on the current device."""
+    return VAE(ModelConfig(size=size, start="random"), SIDE, SIDE)
+
+
+def resume(engine: Engine, way: str, size: str, folder: Path) -> dict[str, float]:
+    """Build the model and load all that a resume reads; return seconds and the bytes read."""
+    (path,) = checkpoint.list_checkpoints(folder)
+    engine.sum(torch.zeros((), device=engine.device))
+    begun, hashed = time.perf_counter(), bytes_of_read_calls()
+    is_former = way != "slices"
+    share = (0, 1) if is_former else (engine.rank, engine.world_size)
+    saved = checkpoint.open_share(path, *share)
+    hashed = bytes_of_read_calls() - hashed
+    parts = ("weights", "average", "optimizer")
+    readers = {part: CountingReader(getattr(saved, part)) for part in parts}
+    held: dict[str, Any] = dict(readers)
+    if is_former:
+        held = {part: {k: v.clone() for k, v in each.items()} for part, each in readers.items()}
+        model = make_model(size).to(engine.device)
+        model.load_state_dict(held["weights"])
+        engine.prepare(model, build_optimizer(model, OptimizerConfig()), **PREPARED)
+    else:
+        model = build_model(lambda: make_model(size), engine, readers["weights"])
+        optimizer = build_optimizer(model, OptimizerConfig())
+        distribute_model(model, optimizer, engine, readers["weights"], **PREPARED)
+    engine.keep_average()
+    engine.load_optimizer_state(held["optimizer"])
+    engine.scatter(AVERAGE, held["average"])
+    seconds = time.perf_counter() - begun
+    return {"load": seconds, "read": hashed + sum(reader.bytes for reader in readers.values())}
+
+
+def forget_model(engine: Engine) -> None:
+    """Let an engine prepare another model; the memory of the one before is free then."""
+    vars(engine).update(dict.fromkeys(("model", "module", "adamw", "optimizer")))
+    vars(engine).pop("_partitions", None)  # of ZeRO
+
+
 def run_rank(size: str, way: str, rounds: int, folder: Path) -> NoReturn:
     """Run one rank, print the largest values of all ranks as JSON, and end the process."""
     engine = start_engine(running_launch(os.environ), "no")
     torch.manual_seed(0)
-    model = VAE(ModelConfig(size=size, start="random"), SIDE, SIDE).to(engine.device)
+    model = make_model(size).to(engine.device)
     found: dict[str, Any] = {"parameters": sum(p.numel() for p in model.parameters())}
     found["tensors"] = len(list(model.parameters()))
-    optimizer = build_optimizer(model, OptimizerConfig())
-    engine.prepare(model, optimizer, micro_batch=1, accumulation=1, clip_norm=1.0)
+    engine.prepare(model, build_optimizer(model, OptimizerConfig()), **PREPARED)
     engine.keep_average()
     saving = Saving(engine, folder)
 
-    def repeat(action: Callable[[str], dict[str, float]], memory: str) -> None:
+    def load(way: str) -> dict[str, float]:
+        return resume(engine, way, size, folder)
+
+    def repeat(
+        action: Callable[[str], dict[str, float]], memory: str, *, is_prepared: bool
+    ) -> None:
         for _ in range(rounds):
+            if not is_prepared:
+                forget_model(engine)
             release_freed_memory()
             meter = Meter()
             meter.start()
@@ -210,10 +226,11 @@ def run_rank(size: str, way: str, rounds: int, folder: Path) -> NoReturn:
                 values = torch.tensor([[value]], dtype=torch.float64, device=engine.device)
                 found.setdefault(name, []).append(float(engine.gather_equal(values).max()))
 
-    repeat(saving.save, "memory of a save")
-    repeat(saving.load, "memory of a load")
+    repeat(saving.save, "memory of a save", is_prepared=True)
     for name, bucket in (("gather by parameter", 1), ("gather by bucket", None)):
         found[name] = [saving.gather(bucket) for _ in range(rounds)]
+    del model
+    repeat(load, "memory of a load", is_prepared=False)
     engine.log(MARKER + json.dumps(found))
     engine.shut_down(0)
 

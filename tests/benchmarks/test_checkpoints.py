@@ -47,3 +47,9 @@ def test_quick_run_measures_both_ways(tmp_path):
         if each["name"] == "fsdp2, slices" and each["group"] == "read by a rank in a load"
     ]
     assert 0.4 < read["median"] < 0.6
+    (memory,) = [
+        each
+        for each in record["comparisons"]
+        if each["name"] == "fsdp2, slices" and each["group"] == "memory of a load"
+    ]
+    assert memory["median"] < 0.6

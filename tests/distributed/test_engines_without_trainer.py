@@ -48,6 +48,8 @@ def test_any_world_size_has_the_results_of_one_process(one_process, engine, proc
     found = probe(small_units(engine, tmp_path, UNIT) if engine == HYBRID else engine, processes)
     check(found, one_process)
     assert found["numbers_equal"] == (processes == 1)
+    assert found.get("loaded", found["weight"]) == found["weight"]
+    assert ("loaded" in found) == engine.startswith("fsdp2")
     parameters = len(one_process["weight"])
     if engine == "ddp":
         assert found["held"] == parameters

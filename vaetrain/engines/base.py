@@ -161,11 +161,11 @@ class Engine(Collectives, abc.ABC):
         clip_norm: float,
         config: EngineConfig | None = None,
     ) -> None:
-        """Distribute a model, already on the device, and its fresh optimizer over the ranks.
-
-        Its precision and memory format are set before, by `apply_options`.
+        """Distribute a model and its fresh optimizer over the ranks.
 
         Args:
+            model: on the device, after `apply_options`. If `spec.loads_slices` it may be on `meta`;
+                call `load_weights` then.
             micro_batch: samples per rank and micro batch.
             accumulation: micro batches per optimizer step.
             clip_norm: maximum global norm of the gradients; 0: no clipping.
@@ -327,6 +327,12 @@ class Engine(Collectives, abc.ABC):
         yield from self.gather(WEIGHT)
         yield from self.buffers()
 
+    def load_weights(self, tensors: Mapping[str, Tensor]) -> None:
+        """Restore the output of `weights`, of which this rank's slices are read."""
+        self.scatter(WEIGHT, tensors)
+        for name, buffer in self.buffers():
+            buffer.copy_(tensors[name])
+
     def optimizer_state(self) -> Iterator[tuple[str, Tensor]]:
         """Yield the step count and the moments as `<moment>.<parameter name>`. Collective."""
         yield from self.whole_state()
@@ -352,11 +358,7 @@ class Engine(Collectives, abc.ABC):
 
     def collect(self, tensors: Iterable[tuple[str, Tensor]]) -> dict[str, Tensor]:
         """Return gathered tensors in host memory on the main process; an empty dict on others."""
-        kept = {}
-        for name, tensor in tensors:
-            if self.is_main:
-                kept[name] = tensor.detach().cpu()
-        return kept
+        return {name: tensor.detach().cpu() for name, tensor in tensors if self.is_main}
 
     # Modules outside the model, such as the discriminator and learned loss weights: whole on every
     # rank, and called without a wrapper.
@@ -364,8 +366,7 @@ class Engine(Collectives, abc.ABC):
     def average_gradients(self, parameters: Iterable[nn.Parameter]) -> None:
         """Turn gradients that `backward` computed into those of the mean over the global batch.
 
-        For parameters outside the model. Call it before the model's own `step`, which may change
-        `loss_scale`. One explicit all-reduce. Collective.
+        Call it before the model's own `step`, which may change `loss_scale`. One all-reduce.
         """
         parameters = list(parameters)
         gradients = [torch.zeros_like(p) if p.grad is None else p.grad for p in parameters]

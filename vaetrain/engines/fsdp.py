@@ -51,16 +51,26 @@ class FsdpEngine(TorchEngine):
             # `fully_shard` refuses channels_last weights. Activations stay channels_last.
             parameter.data = parameter.data.contiguous()
         names = {parameter: name for name, parameter in model.named_parameters()}
+        on_meta = any(parameter.is_meta for parameter in names)
         self.mesh = self._make_mesh()
         options = {"mesh": self.mesh, **self._policies()}
         reshard = self.options["fsdp_reshard_after_forward"] == "true"
         for unit in fsdp_units(model, int(self.options["fsdp_min_num_params"])):
             fully_shard(unit, reshard_after_forward=reshard, **options)
         self.model, self.adamw = fully_shard(model, **options), optimizer
+        if on_meta:
+            self._allocate(model)
         # `fully_shard` has replaced the parameters, so the optimizer gets the new ones by name.
         replaced = dict(model.named_parameters())
         for group in optimizer.param_groups:
             group["params"] = [replaced[names[parameter]] for parameter in group["params"]]
+
+    def _allocate(self, model: nn.Module) -> None:
+        """Give a divided model memory for this rank's slices, whose values are arbitrary."""
+        model.to_empty(device="cpu" if self.spec.offload else self.device)
+        for module in model.modules():
+            for name, buffer in module.named_buffers(recurse=False):
+                setattr(module, name, buffer.to(self.device))
 
     def _make_mesh(self) -> DeviceMesh:
         """Return the ranks as (copies, ranks of a copy); in one dimension if there is one copy.

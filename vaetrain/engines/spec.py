@@ -67,6 +67,11 @@ class EngineSpec:
         return self.stage == 0
 
     @property
+    def loads_slices(self) -> bool:
+        """Whether the engine divides a model on `meta`, and then loads a rank's slices of it."""
+        return self.stage == 3 and not self.separate_masters
+
+    @property
     def has_process_group(self) -> bool:
         """Whether a process group exists, be it of one rank."""
         return self.distributed_type != "NO"

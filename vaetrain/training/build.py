@@ -12,7 +12,7 @@ from shards.atomic_files import writing
 from vaetrain.artifacts import checkpoint, same_run
 from vaetrain.artifacts.checkpoint import Checkpoint
 from vaetrain.artifacts.checkpoint_writer import CheckpointWriter
-from vaetrain.artifacts.final_model import load_encoder, load_weights
+from vaetrain.artifacts.final_model import load_encoder
 from vaetrain.artifacts.run_dir import RunDir
 from vaetrain.augmentation.pipeline import Augment
 from vaetrain.augmentation.policy import load_policy
@@ -27,7 +27,6 @@ from vaetrain.engines.device_options import set_arithmetic
 from vaetrain.engines.devices import thread_line
 from vaetrain.engines.model_options import apply_options
 from vaetrain.engines.optimizers import build_optimizer
-from vaetrain.engines.slices import read_in_shares
 from vaetrain.evaluation.sample_metrics import SampleMetrics
 from vaetrain.losses.objective import Objective
 from vaetrain.meters import Meter
@@ -38,6 +37,7 @@ from vaetrain.schedules import Clock
 from vaetrain.settings import ConfigError
 from vaetrain.training.auto import resolve_auto
 from vaetrain.training.pca_start import start_from_pca
+from vaetrain.training.saved_weights import build_model, check_weights, distribute_model
 from vaetrain.training.state import TrainingState
 from vaetrain.training.step import ForwardStep
 
@@ -101,9 +101,13 @@ def build_run(command: Command, engine: Engine) -> Run:
     engine.on_main(lambda: prepare_disk(directory, experiment))
 
     engine.mark_progress("building the model")
+    saved = find_checkpoint(directory, engine)
+    weights = None if saved is None else saved.weights
     shape = (experiment.model, experiment.data.width, experiment.data.max_height)
     torch.manual_seed(train.seed)
-    model = VAE(*shape).to(device)
+    model = build_model(lambda: VAE(*shape), engine, weights)
+    with torch.device("meta"):
+        skeleton = VAE(*shape)
     apply_options(
         model,
         device,
@@ -113,7 +117,6 @@ def build_run(command: Command, engine: Engine) -> Run:
         checkpoint_activations=train.checkpoint_activations,
         compile=train.compile,
     )
-    saved = find_checkpoint(directory, engine)
     experiment, data = open_data(experiment, engine, saved)
     for line in (
         data.partitions_line,
@@ -134,20 +137,19 @@ def build_run(command: Command, engine: Engine) -> Run:
                 chosen,
                 order=data.order.VERSION,
             )
-        shares = read_in_shares(saved.weights, engine.rank, engine.world_size, device)
-        load_weights(model, dict(shares), directory.checkpoints)
+        check_weights(skeleton, saved.weights, directory.checkpoints)
     elif model.starts_from_pca:
         start_from_pca(model, data, engine)
-    engine.prepare(
+    distribute_model(
         model,
         build_optimizer(model, experiment.optimizer),
+        engine,
+        weights,
         micro_batch=batching.micro_batch,
         accumulation=batching.accumulation,
         clip_norm=experiment.optimizer.clip_norm,
         config=experiment.engine,
     )
-    with torch.device("meta"):
-        skeleton = VAE(*shape)
     stopwatch = Stopwatch()
     forward = ForwardStep(
         experiment,

@@ -45,6 +45,21 @@ def scale_losses(engine: Engine) -> None:
         engine.optimizer.loss_scale = FIRST_SCALE
 
 
+def loaded_weights(engine: Engine, config: OptimizerConfig) -> list[float]:
+    """Divide a new model on `meta`, load the engine's weights into it, and return them."""
+    whole = {name: tensor.clone() for name, tensor in engine.weights()}
+    with torch.device("meta"):
+        model = small_model()
+    settings = {"micro_batch": 1, "accumulation": 1, "clip_norm": CLIP}
+    engine.prepare(model, build_optimizer(model, config), **settings)
+    engine.load_weights(whole)
+    assert int(engine.module.gate) == int(whole["gate"]) != 1
+    assert not any(tensor.is_meta for tensor in engine.module.state_dict().values())
+    loaded = {name: tensor.clone() for name, tensor in engine.gather(WEIGHT)}
+    engine.model(torch.ones(1, 7, device=engine.device)).sum().backward()  # it can be trained
+    return torch.cat([tensor.flatten() for tensor in loaded.values()]).tolist()
+
+
 def main() -> None:
     engine = start_engine(running_launch(os.environ), "no")
     share = GLOBAL // engine.world_size
@@ -113,6 +128,8 @@ def main() -> None:
         found["numbers_equal"] = True
     except ConfigError as error:
         found["numbers_equal"] = str(error) != "ranks differ"
+    if engine.spec.loads_slices:
+        found["loaded"] = loaded_weights(engine, config)
     kept = engine.collect(engine.weights())
     assert bool(kept) == engine.is_main
     engine.log("found " + json.dumps(found))
