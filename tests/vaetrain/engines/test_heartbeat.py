@@ -79,25 +79,6 @@ def statuses_read(requests: list[list[tuple[str, int]]]) -> int:
     return sum(keys - 1 for own in requests for name, keys in own if name == "multi_get")
 
 
-class LostStore:
-    """Store whose connection was reset."""
-
-    def __getattr__(self, name: str) -> object:
-        def fail(*_: object) -> None:
-            raise dist.DistNetworkError("Connection reset by peer")
-
-        return fail
-
-
-def test_a_rank_without_the_store_names_the_store_and_no_rank(ranks, store):
-    """After a reset of all connections, it ended with a trace of torch only."""
-    ranks[7]._store = LostStore()
-    assert ranks[7].find_dead_ranks() is None
-    start = f"the launcher's store at {store.address} does not answer; check that machine"
-    assert ranks[7].find_lost_store().startswith(start)
-    assert ranks[6].find_lost_store() is None
-
-
 def test_ranks_are_listed_in_words():
     assert rank_list([1], "is", "are") == "rank 1 is"
     assert rank_list([0, 2], "is", "are") == "ranks 0 and 2 are"
@@ -151,6 +132,31 @@ def test_real_threads_name_the_dead_rank(real_store):
     assert ranks[1].find_dead_ranks().startswith("rank 0 is dead; last seen starting; ")
     assert time.monotonic() - begun < 3 * MISSED_BEATS * ranks[1].interval + 0.5
     ranks[1].die()
+
+
+class LostStore:
+    """Store whose connection was reset."""
+
+    def __getattr__(self, name: str) -> object:
+        def fail(*_: object) -> None:
+            raise dist.DistNetworkError("Connection reset by peer")
+
+        return fail
+
+
+def test_a_rank_without_the_store_names_the_store_and_no_rank(real_store, monkeypatch):
+    """After a reset of all connections, it ended with a trace of torch only."""
+    monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", "2")
+    ranks = start_ranks(real_store, 2, 2, 2.0, Clock())
+    for rank in ranks:
+        rank.start()
+    ranks[1]._store = LostStore()
+    assert ranks[1].find_dead_ranks() is None
+    start = f"the launcher's store at {real_store.address} does not answer; check that machine"
+    assert ranks[1].find_lost_store().startswith(start)
+    assert ranks[0].find_lost_store() is None
+    for rank in ranks:
+        rank.die()
 
 
 def test_the_stores_load_is_seen_within_a_few_beats(real_store, monkeypatch):
