@@ -19,7 +19,7 @@ from typing import Any
 from shards.atomic_files import write_atomic
 from vaetrain.augmentation.config import AugmentConfig
 from vaetrain.augmentation.operations import CHOICES, OPS
-from vaetrain.data.config import SAMPLE_SHARDS
+from vaetrain.data.config import SAMPLE_LAYOUTS, SAMPLE_SHARDS
 from vaetrain.settings import AUTO, ConfigError, read_yaml
 
 
@@ -113,7 +113,10 @@ _STRONG = {
 NAMES = ("none", "default", "strong", "randaugment", "trivialaugment")
 
 AUTO_FILE = "policy.yaml"
-"""Name of the file in the folder of the shards that `auto` stands for."""
+"""Name of the file in the folder of the shards that `auto` stands for.
+
+The built-in sample has one beside its layouts, which is used if its shards have none.
+"""
 
 
 def load_policy(config: AugmentConfig, shards: str | Path = SAMPLE_SHARDS) -> Policy:
@@ -121,7 +124,7 @@ def load_policy(config: AugmentConfig, shards: str | Path = SAMPLE_SHARDS) -> Po
 
     `randaugment` (Cubuk et al. 2020) applies `config.ops` operations of strength `config.level`,
     `trivialaugment` (Müller and Hutter 2021) one of random strength. `auto` is the policy file that
-    a search wrote into the folder of the shards.
+    a search wrote into the folder of the shards, see `AUTO_FILE`.
 
     Args:
         shards: folder or address of the training shards.
@@ -164,6 +167,8 @@ def write_policy(path: Path, policy: Policy, comment: str) -> None:
 
 def _read_auto(shards: Path) -> Policy:
     path = shards / AUTO_FILE
+    if not path.exists() and shards == SAMPLE_SHARDS:
+        path = SAMPLE_LAYOUTS / AUTO_FILE
     if not path.exists():
         raise ConfigError(
             f"augment.policy: auto needs {path}, which does not exist; a search writes it: "

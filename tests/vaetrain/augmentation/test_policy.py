@@ -5,6 +5,7 @@ import pytest
 from vaetrain.augmentation.config import AugmentConfig
 from vaetrain.augmentation.operations import OPS
 from vaetrain.augmentation.policy import NAMES, OpSettings, Policy, load_policy, write_policy
+from vaetrain.data.config import SAMPLE_LAYOUTS, SAMPLE_SHARDS
 from vaetrain.settings import ConfigError
 
 
@@ -70,6 +71,17 @@ def test_auto_reads_the_file_beside_the_shards(tmp_path):
     assert load_policy(AugmentConfig(policy="auto"), tmp_path) == policy
     clean = load_policy(AugmentConfig(policy="auto", denoise=False), tmp_path)
     assert clean == policy.without_corruption()
+
+
+def test_auto_reads_the_file_of_the_sample_unless_a_search_wrote_one(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    shipped = load_policy(AugmentConfig(policy=str(SAMPLE_LAYOUTS / "policy.yaml")))
+    assert shipped.operations
+    assert load_policy(AugmentConfig(policy="auto")) == shipped
+    found = load_policy(AugmentConfig(policy="strong"))
+    SAMPLE_SHARDS.mkdir(parents=True)
+    write_policy(SAMPLE_SHARDS / "policy.yaml", found, "found")
+    assert load_policy(AugmentConfig(policy="auto")) == found
 
 
 def test_auto_without_a_search_names_the_command(tmp_path):
