@@ -51,7 +51,7 @@ class FsdpEngine(TorchEngine):
             # `fully_shard` refuses channels_last weights. Activations stay channels_last.
             parameter.data = parameter.data.contiguous()
         names = {parameter: name for name, parameter in model.named_parameters()}
-        on_meta = any(parameter.is_meta for parameter in names)
+        on_meta = any(parameter.device.type == "meta" for parameter in names)
         self.mesh = self._make_mesh()
         options = {"mesh": self.mesh, **self._policies()}
         reshard = self.options["fsdp_reshard_after_forward"] == "true"
