@@ -190,6 +190,7 @@ def results_of(found: Simulated, sizes: Sizes) -> list[dict[str, Any]]:
     def add_traffic(name: str, traffic: Traffic, ranks: int) -> None:
         nodes = ranks // sizes.per_node
         kinds = {"needed": traffic.needed, "fetched": traffic.fetched, "hashed": traffic.hashed}
+        kinds["fetched again"] = traffic.again
         share = found.data / nodes
         for kind, counts in kinds.items():
             of_node = f"{name}, {kind} by a node"

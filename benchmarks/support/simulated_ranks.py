@@ -22,6 +22,8 @@ from vaetrain.engines.heartbeat import SEARCH_BEATS, Heartbeat
 from vaetrain.engines.launching.rank_variables import Ranks
 
 NOT_FOUND = "a collective failed, and no dead rank was found"
+# By default, a thread that has waited for the store waits up to 5 ms for the interpreter.
+SWITCH_SECONDS = 1e-4
 CONNECTING = 16  # ranks at the same time; a name server may not answer more
 
 SERVER = """
@@ -201,12 +203,15 @@ class BeatLoop:
     def running(self) -> Iterator[None]:
         """Run in a thread within the context."""
         thread = threading.Thread(target=self.run, args=(float("inf"),))
+        before = sys.getswitchinterval()
+        sys.setswitchinterval(SWITCH_SECONDS)
         thread.start()
         try:
             yield
         finally:
             self._is_stopped.set()
             thread.join()
+            sys.setswitchinterval(before)
 
 
 def start_ranks(

@@ -65,12 +65,14 @@ class Traffic:
     Attributes:
         requests: of shards to the object store, failed ones as well.
         fetched, hashed: bytes of shards.
+        again: bytes of the shards among them that were fetched before, and removed from the cache.
         opened: bytes of the shards that a node's ranks have opened, by checksum.
     """
 
     requests: Counter[str] = field(default_factory=Counter)
     fetched: Counter[str] = field(default_factory=Counter)
     hashed: Counter[str] = field(default_factory=Counter)
+    again: Counter[str] = field(default_factory=Counter)
     opened: dict[str, dict[str, int]] = field(default_factory=dict)
 
     @property
@@ -100,6 +102,7 @@ class ObjectStore:
         self.seconds, self.fail_every = seconds, fail_every
         self.traffic = Traffic()
         self._lock, self._requests = threading.Lock(), 0
+        self._fetched: set[str] = set()  # addresses
 
     @staticmethod
     def address(node: str) -> str:
@@ -114,6 +117,7 @@ class ObjectStore:
         """Return the counts so far, and begin new ones."""
         with self._lock:
             before, self.traffic = self.traffic, Traffic()
+            self._fetched.clear()
         return before
 
     @contextlib.contextmanager
@@ -155,6 +159,8 @@ class ObjectStore:
         with self._lock:
             if name != TABLE_NAME:
                 self.traffic.fetched[node] += source.stat().st_size
+                self.traffic.again[node] += source.stat().st_size * (address in self._fetched)
+                self._fetched.add(address)
         shutil.copyfile(source, path)
 
     def _hashed(self, file: Path | io.FileIO) -> str:

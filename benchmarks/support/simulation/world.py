@@ -108,9 +108,10 @@ class World:
         self.world_size, self.per_node = world_size, per_node
         self.objects, self.checkpoints = objects, checkpoints
         self.global_batch, self.settings = global_batch, data
+        self._meeting = Meeting(world_size)
 
     def run(self, plan: Plan, store: Store | None, timeout: float) -> Outcome:
-        """Resume from the newest checkpoint and train; return what happened.
+        """Resume from the newest checkpoint and train, once; return what happened.
 
         Args:
             store: the launcher's, for the heartbeat; None: the ranks have none.
@@ -118,9 +119,8 @@ class World:
         """
         self._outcome, self._killed_after = Outcome(), 0.0
         self._before = resident_bytes()
-        self._meeting = Meeting(self.world_size)
         # One after the other, as no rank waits for another one here.
-        ranks = [self._opened(rank) for rank in range(self.world_size)]
+        ranks = [self.opened(rank) for rank in range(self.world_size)]
         beats: list[SimulatedRank] = []
         beating: contextlib.AbstractContextManager[None] = contextlib.nullcontext()
         if store is not None:
@@ -144,7 +144,8 @@ class World:
             self._outcome.latest = loop.latest
         return self._outcome
 
-    def _opened(self, rank: int) -> OpenedRank:
+    def opened(self, rank: int) -> OpenedRank:
+        """Open the shards, and read the newest checkpoint, as a rank does."""
         node = f"node-{rank // self.per_node:04}"
         config = DataConfig(
             shards=self.objects.address(node),

@@ -41,6 +41,15 @@ def test_changing_ranks_train_on_every_sample_once(pages, tmp_path):
     assert sum(objects.traffic.requests.values()) >= SHARDS
 
 
+def test_ranks_of_a_node_know_each_other(pages, tmp_path):
+    """Each was a machine of its own, and fetched ahead only what it reads itself."""
+    objects = ObjectStore(pages, tmp_path / "caches", 0.0, fail_every=1000)
+    world = World(8, 2, objects, tmp_path / "run", BATCH, partitions=24)
+    with objects.connected():
+        rank = world.opened(3)
+    assert rank.data.machine == range(2, 4)
+
+
 @pytest.mark.slow
 def test_a_fault_of_one_rank_ends_all(pages, tmp_path, monkeypatch):
     objects = ObjectStore(pages, tmp_path / "caches", 0.0, fail_every=1000)
