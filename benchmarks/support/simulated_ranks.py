@@ -18,6 +18,8 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
+import torch.distributed as dist
+
 from vaetrain.engines.heartbeat import SEARCH_BEATS, Heartbeat
 from vaetrain.engines.launching.rank_variables import Ranks
 
@@ -43,6 +45,11 @@ class Store:
         # As clock_getcpuclockid(3) does. The times in /proc/PID/stat have ticks of 10 ms, in which
         # the store of a few ranks does all its work unseen.
         self._clock = (~process.pid << 3) | 2
+
+    def connect(self) -> dist.Store:
+        """Return a connection to the store."""
+        host, _, port = self.address.rpartition(":")
+        return dist.TCPStore(host, int(port), is_master=False)
 
     def cpu_seconds(self) -> float:
         """Return the CPU time of the store's process so far."""
@@ -114,10 +121,15 @@ class SimulatedRank(Heartbeat):
         ended: value of the clock at the end.
     """
 
-    def __init__(self, ranks: Ranks, timeout: float, clock: Clock) -> None:
-        self.failure, self.ended, self.clock = "", 0.0, clock
+    def __init__(
+        self, ranks: Ranks, timeout: float, clock: Clock, client: dist.Store | None
+    ) -> None:
+        self.failure, self.ended, self.clock, self.client = "", 0.0, clock, client
         self._watched, self._searched = clock.now(), 0
         super().__init__(ranks, timeout)
+
+    def _connect(self) -> dist.Store:
+        return super()._connect() if self.client is None else self.client
 
     @property
     def is_over(self) -> bool:
@@ -215,14 +227,25 @@ class BeatLoop:
 
 
 def start_ranks(
-    store: Store, world_size: int, per_machine: int, timeout: float, clock: Clock
+    store: Store,
+    world_size: int,
+    per_machine: int,
+    timeout: float,
+    clock: Clock,
+    client: dist.Store | None = None,
 ) -> list[SimulatedRank]:
-    """Connect the ranks of machines of equal size to the store; all of them wait."""
+    """Connect the ranks of machines of equal size to the store; all of them wait.
+
+    Args:
+        client: a connection to the store that all of them use; None: each has its own.
+    """
     machines = world_size // per_machine
 
     def start(number: int) -> SimulatedRank:
         place = (number % per_machine, per_machine, number // per_machine, machines)
-        return SimulatedRank(Ranks(number, world_size, *place, store.address), timeout, clock)
+        return SimulatedRank(
+            Ranks(number, world_size, *place, store.address), timeout, clock, client
+        )
 
     # Torch looks up the name of the store's address, for its messages. A name server that does not
     # answer takes 15 s, one rank after another half an hour.

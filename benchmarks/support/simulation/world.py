@@ -125,7 +125,8 @@ class World:
         beating: contextlib.AbstractContextManager[None] = contextlib.nullcontext()
         if store is not None:
             clock = Clock()
-            beats = start_ranks(store, self.world_size, self.per_node, timeout, clock)
+            sizes = (self.world_size, self.per_node)
+            beats = start_ranks(store, *sizes, timeout, clock, store.connect())
             loop = BeatLoop(beats, clock)
             beating = loop.running()
             for rank, beat in zip(ranks, beats, strict=True):
