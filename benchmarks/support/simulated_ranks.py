@@ -119,12 +119,14 @@ class SimulatedRank(Heartbeat):
     Attributes:
         failure: the message that the ranks agreed on; empty before.
         ended: value of the clock at the end.
+        on_end: called when the process would have ended.
     """
 
     def __init__(
         self, ranks: Ranks, timeout: float, clock: Clock, client: dist.Store | None
     ) -> None:
         self.failure, self.ended, self.clock, self.client = "", 0.0, clock, client
+        self.on_end: Callable[[], None] = lambda: None
         self._watched, self._searched = clock.now(), 0
         super().__init__(ranks, timeout)
 
@@ -163,6 +165,7 @@ class SimulatedRank(Heartbeat):
     def die(self) -> None:
         """Stop without a message."""
         self._stopped.set()
+        self.on_end()
 
 
 class BeatLoop:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import threading
+from collections import deque
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -16,8 +18,7 @@ from vaetrain.engines.base import AVERAGE, WEIGHT, Engine
 from vaetrain.engines.optimizers import MOMENTS, STEP
 from vaetrain.engines.slices import even_bounds
 
-POLL = 1.0  # seconds between two looks at the heartbeat while a rank waits
-RUNNING = 4  # ranks; more would only keep each other and the heartbeat from the interpreter
+RUNNING = 2  # ranks at a time; one may wait for the network
 FACTORS = {WEIGHT: 1.0, AVERAGE: 2.0, MOMENTS[0]: 3.0, MOMENTS[1]: 4.0}
 
 
@@ -28,47 +29,87 @@ class RankEnded(Exception):
 class Meeting:
     """Collective of ranks that are threads: all give a value, and get the values of all.
 
-    Attributes:
-        running: held by a rank unless it waits for others, so that only a few run at a time.
+    Only `RUNNING` ranks run at a time; a rank that begins to wait wakes the next one. Hundreds of
+    threads that wait for Python's interpreter would take most of the time for themselves.
     """
 
     def __init__(self, world_size: int) -> None:
-        self._condition = threading.Condition()
-        self.running = threading.Semaphore(RUNNING)
+        self._lock = threading.Lock()
+        self._wake = [threading.Event() for _ in range(world_size)]
+        self._ready: deque[int] = deque()
+        self._is_waiting = [False] * world_size
+        self._running = self._arrived = self._round = 0
         self._values: list[Any] = [None] * world_size
-        self._arrived = self._round = 0
-        self._is_aborted = False
         self._result: list[Any] = []
+        self._is_aborted = False
+
+    @contextlib.contextmanager
+    def running(self, rank: int) -> Iterator[None]:
+        """Run the thread of a rank within the context."""
+        with self._lock:
+            self._wait(rank)
+            self._make_ready(rank)
+        self._wake[rank].wait()
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._run_next()
 
     def exchange(self, rank: int, value: Any, heartbeat: SimulatedRank | None) -> list[Any]:
         """Return the values of all ranks in order; raises RankEnded if the heartbeat ends first.
 
         Also after `abort`.
         """
-        with self._condition:
+        with self._lock:
             number = self._round
+            self._wait(rank)
             self._values[rank] = value
             self._arrived += 1
             if self._arrived == len(self._values):
                 self._result, self._values = self._values, [None] * len(self._values)
                 self._arrived, self._round = 0, number + 1
-                self._condition.notify_all()
-        self.running.release()
-        try:
-            with self._condition:
-                while self._round == number:
-                    self._condition.wait(POLL)
-                    if heartbeat is not None and heartbeat.is_over:
-                        raise RankEnded(heartbeat.failure)
-                    if self._is_aborted:
-                        raise RankEnded("another rank has failed")
-                return self._result  # the next round needs this rank
-        finally:
-            self.running.acquire()
+                for each in range(len(self._values)):
+                    self._make_ready(each)
+            if self._is_aborted or (heartbeat is not None and heartbeat.is_over):
+                self._make_ready(rank)
+            self._run_next()
+        self._wake[rank].wait()
+        if self._round == number:
+            raise RankEnded(heartbeat.failure if heartbeat else "another rank has failed")
+        return self._result  # the next round needs this rank
+
+    def wake(self, rank: int) -> None:
+        """Let a rank fail if it waits for others."""
+        with self._lock:
+            self._make_ready(rank)
 
     def abort(self) -> None:
-        """Let all ranks that wait fail."""
+        """Let all ranks fail that wait, or will."""
         self._is_aborted = True
+        for rank in range(len(self._wake)):
+            self.wake(rank)
+
+    def _wait(self, rank: int) -> None:
+        self._is_waiting[rank] = True
+        self._wake[rank].clear()
+
+    def _make_ready(self, rank: int) -> None:
+        if not self._is_waiting[rank]:
+            return
+        self._is_waiting[rank] = False
+        if self._running < RUNNING:
+            self._running += 1
+            self._wake[rank].set()
+        else:
+            self._ready.append(rank)
+
+    def _run_next(self) -> None:
+        """Let the next rank run, as one has ended or waits."""
+        if self._ready:
+            self._wake[self._ready.popleft()].set()
+        else:
+            self._running -= 1
 
 
 class CountingEngine(Engine):

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
@@ -131,6 +132,7 @@ class World:
             beating = loop.running()
             for rank, beat in zip(ranks, beats, strict=True):
                 rank.engine.heartbeat = beat
+                beat.on_end = partial(self._meeting.wake, beat.rank)
         self._requests = [beat.count_requests() for beat in beats]
         self._counted = (time.monotonic(), 0)
         with beating, self._killing(plan), ThreadPoolExecutor(self.world_size) as pool:
@@ -186,7 +188,7 @@ class World:
         batches = rank.data.training_batches(batching, range(rank.first, plan.stop))
         writer = CheckpointWriter(engine, self.checkpoints, keep=2)
         try:
-            with self._meeting.running:
+            with self._meeting.running(number):
                 for step in range(rank.first, plan.stop):
                     images = step * self.global_batch
                     engine.mark_progress(f"reading pages at {images} images")
