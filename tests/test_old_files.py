@@ -71,6 +71,7 @@ def test_training_resumes_from_an_old_checkpoint_with_the_same_losses(kind, tmp_
     run = unpack(kind, tmp_path)
     shutil.rmtree(run / "final", ignore_errors=True)
     command = [sys.executable, "vaetrain/train.py", "--run-dir", str(run)]
+    # Settings whose defaults have changed since are among them.
     command += [f"data.shards={FIXTURES / 'shards'}", *EXPECTED["settings"][kind]]
     done = subprocess.run(command, cwd=REPO, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr

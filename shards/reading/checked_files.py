@@ -53,6 +53,13 @@ class CheckedFiles:
                     os.pwrite(memory, b"1", 0)
             return True
 
+    def remember(self, file: io.FileIO, sha256: str) -> None:
+        """Note that an open file has this SHA-256, as this process hashed it while writing it."""
+        with self._locked(os.fstat(file.fileno()), sha256) as memory:
+            if memory is not None:
+                with contextlib.suppress(OSError):  # a full disk
+                    os.pwrite(memory, b"1", 0)
+
     @contextlib.contextmanager
     def _locked(self, status: os.stat_result, sha256: str) -> Iterator[int | None]:
         """Hold the exclusive lock of a file's memory; give its descriptor, or None without one."""

@@ -2,9 +2,9 @@
 
 The file of a shard is named by its SHA-256, so all runs and addresses share it, and a shard that
 was replaced on the server is another file. A file is renamed to its name only after its SHA-256 was
-verified. A fetch holds a lock, so a shard is fetched once; the kernel releases the locks of a dead
-process. The least recently used files are removed to make room; a process that still reads one has
-it open and is not affected.
+verified, and it is not hashed again on this machine that day. A fetch holds a lock, so a shard is
+fetched once; the kernel releases the locks of a dead process. The least recently used files are
+removed to make room; a process that still reads one has it open and is not affected.
 """
 
 from __future__ import annotations
@@ -26,9 +26,12 @@ from shards.atomic_files import sha256_of
 from shards.errors import DamagedShards
 from shards.format.index import HEADER_NAME, TABLE_NAME, Shard, header_bytes
 from shards.location import parse_location, require_driver
+from shards.reading.checked_files import CheckedFiles
 from shards.remote.client import DamagedFile, Remote
 
-SHARD, LOCK = ".tar", ".lock"
+# Besides shards and locks there is an empty file that tells by its time when a shard was last used.
+# The time of the shard itself would do, but it has to stay, as a changed file is hashed again.
+SHARD, LOCK, USED = ".tar", ".lock", ".used"
 _NAMES = "[0-9a-f]" * 64  # `glob` pattern of the cache's files; the folder may hold other tars
 _POLL = 0.05  # seconds between two attempts to make room in a full cache
 
@@ -122,11 +125,15 @@ class ShardCache:
     Attributes:
         remote: folder on the server.
         options: folder and size of the cache.
+        checked: memory of the shards' checks.
     """
 
-    def __init__(self, remote: Remote, options: CacheOptions) -> None:
+    def __init__(
+        self, remote: Remote, options: CacheOptions, checked: CheckedFiles | None = None
+    ) -> None:
         self.remote = remote
         self.options = options
+        self.checked = checked or CheckedFiles()
         self.folder = options.path
         self._verified: set[str] = set()  # SHA-256s that this process has verified
         self._plan: list[Shard] = []
@@ -134,10 +141,10 @@ class ShardCache:
         self._prefetcher: threading.Thread | None = None
 
     def __reduce__(self) -> tuple:
-        return ShardCache, (self.remote, self.options)
+        return ShardCache, (self.remote, self.options, self.checked)
 
     def open(self, shard: Shard) -> io.FileIO:
-        """Open a shard; fetch it if it is missing, and verify it once per process.
+        """Open a shard; fetch it if it is missing, and verify it, see `CheckedFiles`.
 
         Raises DamagedShards naming the shard's address and the fault.
         """
@@ -150,8 +157,8 @@ class ShardCache:
                 continue  # a full cache may have removed it again
             except OSError as error:
                 raise DamagedShards(f"{path}: cannot be opened ({error.strerror})") from error
-            os.utime(file.fileno())
-            if shard.sha256 in self._verified or sha256_of(file) == shard.sha256:
+            self._note_use(path)
+            if shard.sha256 in self._verified or self.checked.has_sha256(file, shard.sha256):
                 self._verified.add(shard.sha256)
                 file.seek(0)
                 return file
@@ -173,10 +180,8 @@ class ShardCache:
             plan.append(shard)
         # The shard that is needed first counts as the most recently used.
         for shard in reversed(plan):
-            try:
-                os.utime(self._path(shard))
-            except OSError:
-                continue  # not fetched yet
+            if self._path(shard).exists():
+                self._note_use(self._path(shard))
         self._plan = plan
         self._planned.set()
         if self._prefetcher is None:
@@ -217,6 +222,9 @@ class ShardCache:
                     raise DamagedFile(f"is damaged: SHA-256 differs from {HEADER_NAME}")
                 self._verified.add(shard.sha256)
                 part.rename(path)
+                self._note_use(path)
+                with path.open("rb", buffering=0) as file:
+                    self.checked.remember(file, shard.sha256)
             finally:
                 part.unlink(missing_ok=True)
 
@@ -225,21 +233,30 @@ class ShardCache:
         while True:
             with _exclusive_lock(self.folder / f"room{LOCK}", keep=True):
                 pending = self._pending_sizes(lock)
-                files = sorted(self._files(), key=lambda file: file[1].st_mtime_ns)
-                size = shard.bytes + sum(pending) + sum(stat.st_size for _, stat in files)
+                files = sorted(self._files())
+                size = shard.bytes + sum(pending) + sum(length for _, length, _ in files)
                 while size > self.options.bytes and files:
-                    path, stat = files.pop(0)
+                    _, length, path = files.pop(0)
                     path.unlink(missing_ok=True)
-                    size -= stat.st_size
+                    path.with_suffix(USED).unlink(missing_ok=True)
+                    size -= length
                 if size <= self.options.bytes or not pending:
                     os.pwrite(lock_file, b"fetching", 0)  # other processes now reserve room for it
                     return
             time.sleep(_POLL)
 
-    def _files(self) -> Iterator[tuple[Path, os.stat_result]]:
+    def _note_use(self, path: Path) -> None:
+        with contextlib.suppress(OSError):  # a full disk: another shard may be removed first
+            path.with_suffix(USED).touch()
+
+    def _files(self) -> Iterator[tuple[int, int, Path]]:
+        """Yield time of the last use in ns, size and path of the shards."""
         for path in self.folder.glob(f"{_NAMES}{SHARD}"):
             with contextlib.suppress(FileNotFoundError):
-                yield path, path.stat()
+                used = status = path.stat()
+                with contextlib.suppress(FileNotFoundError):  # a cache of an older version
+                    used = path.with_suffix(USED).stat()
+                yield used.st_mtime_ns, status.st_size, path
 
     def _pending_sizes(self, own: Path) -> list[int]:
         """Return the sizes of shards that others fetch; remove partial files of dead processes."""

@@ -18,6 +18,7 @@ import numpy as np
 from shards.atomic_files import sha256_of
 from shards.format.index import BLOCK, HEADER_NAME, TABLE_NAME, Shard, header_bytes
 from shards.open import open_index
+from shards.reading import checked_files
 from shards.remote import cache
 from shards.remote.client import Remote
 
@@ -135,6 +136,7 @@ class ObjectStore:
             patch.object(cache.ShardCache, "open", opened),
             patch.object(Remote, "_filesystem", lambda remote: self),
             patch.object(cache, "sha256_of", self._hashed),
+            patch.object(checked_files, "sha256_of", self._hashed),
         ):
             yield
 

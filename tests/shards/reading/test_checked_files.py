@@ -52,6 +52,17 @@ def test_processes_that_start_together_hash_a_file_once(shard, hashed, tmp_path)
     assert len(hashed) == 1
 
 
+def test_a_file_that_its_writer_has_hashed_is_not_hashed_again(shard, hashed, tmp_path):
+    folder = tmp_path / "checked"
+    with io.FileIO(shard) as file:
+        CheckedFiles(folder).remember(file, SHA)
+    assert is_right(shard, folder)
+    assert not hashed
+    time.sleep(0.01)  # more than a tick of the file system's clock
+    shard.write_bytes(CONTENT[::-1])
+    assert not is_right(shard, folder)
+
+
 @pytest.mark.parametrize("change", ["in place", "replaced", "another time"])
 def test_a_changed_file_is_hashed_again(shard, hashed, tmp_path, change):
     folder = tmp_path / "checked"

@@ -15,16 +15,19 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from shards.atomic_files import sha256_of
 from shards.build import build
 from shards.building.options import BuildOptions
 from shards.errors import DamagedShards
 from shards.format.index import Index, header_bytes
 from shards.open import open_index
+from shards.reading import checked_files
 from shards.reading.collator import Collator
 from shards.reading.datasets import EvaluationDataset, TrainingDataset
 from shards.reading.sample_order import SampleOrder
 from shards.reading.selection import select
 from shards.reading.shard_files import ShardFiles
+from shards.remote import cache
 from shards.remote.cache import CacheOptions
 from shards.verify import main
 from tests.support.page_server import PageServer, served_by_s3
@@ -84,7 +87,7 @@ def test_failing_requests_are_retried_until_the_bytes_are_right(local, server, t
     assert everything(index) == everything(local)
     before = len(server.tars)
     assert len(set(server.tars)) == len(local.shards) < before
-    assert {path.suffix for path in tmp_path.iterdir()} <= {".tar", ".lock", ""}
+    assert {path.suffix for path in tmp_path.iterdir()} <= {".tar", ".lock", ".used", ""}
     assert everything(open_index(server.url, options(tmp_path))) == everything(local)
     assert len(server.tars) == before
 
@@ -96,6 +99,42 @@ def test_the_cache_stays_within_its_size(local, server, tmp_path):
     for number in np.random.default_rng(0).permutation(len(index))[:40]:
         assert files.members(int(number)) == ShardFiles(local).members(int(number))
         assert 0 < cached(tmp_path) <= 2 * largest
+
+
+def test_a_fetched_shard_is_hashed_once_by_all_processes_of_a_machine(
+    local, server, tmp_path, monkeypatch
+):
+    hashed = []
+
+    def counted(file) -> str:
+        path = Path(file if isinstance(file, Path) else file.name)
+        hashed.append(path.stem[:64])
+        return sha256_of(file)
+
+    monkeypatch.setattr(cache, "sha256_of", counted)
+    monkeypatch.setattr(checked_files, "sha256_of", counted)
+    for _ in range(3):
+        everything(open_index(server.url, options(tmp_path)))
+    of_shards = [name for name in hashed if name != "index"]
+    assert sorted(of_shards) == sorted(shard.sha256 for shard in local.shards)
+    one = tmp_path / f"{local.shards[0].sha256}.tar"
+    one.write_bytes(one.read_bytes()[:-1] + b"!")
+    before = len(server.tars)
+    assert everything(open_index(server.url, options(tmp_path))) == everything(local)
+    assert len(server.tars) == before + 1
+
+
+def test_the_shard_that_was_not_used_for_longest_is_removed(local, server, tmp_path):
+    room = sum(shard.bytes for shard in local.shards) - 1
+    shards = open_index(server.url, options(tmp_path, gigabytes=room / 1e9)).cache
+    first, second, *others = local.shards
+    for shard in (first, second, first, *others):
+        shards.open(shard).close()
+        time.sleep(0.01)  # more than a tick of the file system's clock
+    left = {path.stem for path in tmp_path.glob("*.tar")}
+    assert second.sha256 not in left
+    assert first.sha256 in left
+    assert {path.stem for path in tmp_path.glob("*.used")} == left
 
 
 def test_files_of_other_programs_in_the_folder_are_kept(local, server, tmp_path):
