@@ -61,6 +61,7 @@ def test_a_peer_that_is_not_installed_is_reported_missing(stored, tmp_path, monk
     assert all(entry["against"] != "WebDataset + PIL" for entry in entries.comparisons)
 
 
+@pytest.mark.slow
 def test_quick_run_measures_every_pipeline_that_is_installed(tmp_path):
     record, _ = quick_run("input_pipeline", tmp_path)
     assert {entry["group"] for entry in record["results"]} == {

@@ -57,7 +57,8 @@ SETTINGS = (
     ("curriculum: {phases: [{epoch: -5}]}", "curriculum.phases"),
     ("curriculum: {phases: [{nothing: 1}]}", "nothing"),
     ("augment: {policy: /no/such/file}", "augment.policy"),
-    ("augment: {policy: auto}", "augment.policy"), ("augment: {ops: 99}", "augment.ops"),
+    ("{augment: {policy: auto}, data: {shards: mine}}", "augment.policy"),
+    ("augment: {ops: 99}", "augment.ops"),
 )  # fmt: skip
 
 ENGINES = (

@@ -56,6 +56,7 @@ def test_a_graph_that_differs_from_pytorch_is_refused(run_folder, tmp_path, monk
         write_graph(graph, tmp_path / "decoder.onnx", 64, 128)
 
 
+@pytest.mark.slow
 def test_documented_shapes_of_a_file_are_true(run_folder, tmp_path):
     """As docs/export.md says: any B, H a multiple of 16 up to 120 rounded up, one W."""
     model = load_model(run_folder / "run")

@@ -46,7 +46,9 @@ def estimate(groups: int, per_group: int, micro: int, seed: int = 0) -> NoiseSca
     return norms.estimate()
 
 
-@pytest.mark.parametrize(("groups", "micro"), [(8, 1), (16, 4), (50, 16)])
+@pytest.mark.parametrize(
+    ("groups", "micro"), [pytest.param(8, 1, marks=pytest.mark.slow), (16, 4), (50, 16)]
+)
 def test_noise_scale_of_a_quadratic_is_within_a_tenth(groups, micro):
     scale = estimate(groups, 24_000 // groups // micro, micro)
     assert scale.gradient == pytest.approx(GRADIENT, rel=0.1)
