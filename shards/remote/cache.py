@@ -221,9 +221,10 @@ class ShardCache:
                 if part.stat().st_size != shard.bytes or sha256_of(part) != shard.sha256:
                     raise DamagedFile(f"is damaged: SHA-256 differs from {HEADER_NAME}")
                 self._verified.add(shard.sha256)
-                part.rename(path)
                 self._note_use(path)
-                with path.open("rb", buffering=0) as file:
+                # Opened before it has its name: a full cache may remove it at once.
+                with io.FileIO(part) as file:
+                    part.rename(path)
                     self.checked.remember(file, shard.sha256)
             finally:
                 part.unlink(missing_ok=True)

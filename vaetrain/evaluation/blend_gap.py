@@ -16,7 +16,7 @@ from vaetrain.data.loading import EVALUATION_BATCH, PageReader
 from vaetrain.engines.base import Engine
 from vaetrain.evaluation.page_measurer import MeasuredPages, PageMeasurer
 from vaetrain.evaluation.path_smoothness import page_pairs
-from vaetrain.inference.interpolation import interpolate_latents
+from vaetrain.inference.interpolation import interpolate_latents, path_heights
 from vaetrain.inference.prior_samples import draw_path
 from vaetrain.model.layers import fit_rows
 from vaetrain.model.masked import keep, rows_at
@@ -32,6 +32,8 @@ def interpolation_blend_gap(
     model: VAE, data: PageReader, pages: Selection, engine: Engine, pairs: int = PAIRS
 ) -> dict[str, float]:
     """Measure how far the middle steps of interpolations are from a blend. Collective.
+
+    They are measured as they are decoded: a detail differs from a blend on any path.
 
     Returns: `interpolation_blend_gap`: the mean absolute difference between a step and the pixel
         blend of the decoded ends, divided by that between the ends, on the rows that both ends
@@ -98,9 +100,7 @@ def middle_steps(
 def latent_path(model: VAE, ends: Batch) -> tuple[Tensor, Tensor]:
     """Interpolate between two pages: latents (STEPS + 2, ...) and heights, Long (STEPS + 2,)."""
     mu = model.posterior(ends.images(), ends.heights).mu
-    share = torch.linspace(0, 1, STEPS + 2, device=mu.device)
-    heights = torch.lerp(*ends.heights.float(), share).round().long()
-    return interpolate_latents(mu, STEPS + 2), heights
+    return interpolate_latents(mu, STEPS + 2), path_heights(ends.heights, STEPS + 2)
 
 
 def _padded(path: Tensor, rows: int) -> Tensor:

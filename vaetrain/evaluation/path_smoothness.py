@@ -23,7 +23,8 @@ def path_smoothness(trained: TrainedModel, data: PageReader, pages: Selection) -
     """Measure how evenly pictures change along interpolations between pages. Collective.
 
     At most `MAX_PATHS` pairs of pages are drawn, the same in every evaluation, and interpolated as
-    `vaetrain.interpolate` does. SSIM compares consecutive pictures on the rows that both have.
+    `vaetrain.interpolate` does, but without the prior's detail. SSIM compares consecutive pictures
+    on the rows that both have.
 
     Returns: `slerp_ssim_std` and `slerp_ssim_min`, the standard deviation (N in the denominator)
         and the minimum along a path, mean over paths; empty with fewer than two pages.
@@ -55,7 +56,7 @@ def page_pairs(pages: Selection, limit: int) -> Tensor:
 def _path_ssim(trained: TrainedModel, ends: list[Batch]) -> Tensor:
     """Compute the SSIM of each picture on a path with the next: (PATH_POINTS - 1,)."""
     path = interpolate_latents(trained.latents(ends), PATH_POINTS)
-    heights = path_heights(ends, PATH_POINTS).to(path.device)
+    heights = path_heights(torch.cat([end.heights for end in ends]), PATH_POINTS).to(path.device)
     size = max(end.size for end in ends)
     made = trained.model.decode_padded(path, heights, size).clamp(0, 1)
     common = torch.minimum(heights[:-1], heights[1:])

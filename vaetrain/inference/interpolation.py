@@ -37,10 +37,10 @@ def interpolate_latents(ends: Tensor, steps: int) -> Tensor:
     return path.view(steps, *ends.shape[1:])
 
 
-def path_heights(ends: Sequence[Batch], steps: int) -> Tensor:
-    """Return linearly interpolated heights between two single pages, rounded: Long (steps,)."""
-    first, last = (float(end.heights) for end in ends)
-    return torch.linspace(first, last, steps).round().long()
+def path_heights(ends: Tensor, steps: int) -> Tensor:
+    """Return linearly interpolated heights between two pages' Long (2,), rounded: Long (steps,)."""
+    first, last = ends.tolist()
+    return torch.linspace(first, last, steps, device=ends.device).round().long()
 
 
 def interpolate_pages(
@@ -51,4 +51,5 @@ def interpolate_pages(
     Returns: batches of images (B, 1, H, W), not clipped, and their heights Long (B,).
     """
     path = interpolate_latents(trained.latents(ends), steps)
-    yield from trained.path_batches(path, path_heights(ends, steps))
+    heights = path_heights(torch.cat([end.heights for end in ends]), steps)
+    yield from trained.path_batches(path, heights)

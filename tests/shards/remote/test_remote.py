@@ -124,6 +124,23 @@ def test_a_fetched_shard_is_hashed_once_by_all_processes_of_a_machine(
     assert len(server.tars) == before + 1
 
 
+def test_a_shard_that_another_process_removes_at_once_is_fetched_again(
+    local, server, tmp_path, monkeypatch
+):
+    rename, removed = Path.rename, []
+
+    def removing(path: Path, target: Path) -> Path:
+        renamed = rename(path, target)
+        if target.suffix == ".tar" and not removed:
+            removed.append(target)
+            target.unlink()
+        return renamed
+
+    monkeypatch.setattr(Path, "rename", removing)
+    assert everything(open_index(server.url, options(tmp_path))) == everything(local)
+    assert len(removed) == 1
+
+
 def test_the_shard_that_was_not_used_for_longest_is_removed(local, server, tmp_path):
     room = sum(shard.bytes for shard in local.shards) - 1
     shards = open_index(server.url, options(tmp_path, gigabytes=room / 1e9)).cache

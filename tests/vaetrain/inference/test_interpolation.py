@@ -1,7 +1,5 @@
 """Spherical interpolation, its degenerate cases and interpolated heights."""
 
-from types import SimpleNamespace
-
 import pytest
 import torch
 
@@ -47,6 +45,6 @@ def test_spatial_latents_are_interpolated_as_one_vector():
 
 
 def test_heights_are_on_a_line_and_rounded():
-    ends = [SimpleNamespace(heights=torch.tensor([height])) for height in (40, 128)]
+    ends = torch.tensor([40, 128])
     assert path_heights(ends, 3).tolist() == [40, 84, 128]
     assert path_heights(ends, 4).tolist() == [40, 69, 99, 128]
