@@ -1,11 +1,14 @@
 """Engines with a whole model on every rank: settings they refuse, and the buckets of DDP."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 import torch.distributed as dist
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
+from vaetrain.engines.config import EngineConfig
 from vaetrain.engines.replicated import ReplicatedEngine, settle_buckets
 from vaetrain.engines.spec import ENGINES
 from vaetrain.settings import ConfigError
@@ -70,3 +73,17 @@ def test_the_first_step_has_the_buckets_of_all_others(alone, settles):
     first, *others = recorded.sizes
     assert others[0] == others[1]
     assert (first == others[0]) == settles
+
+
+def test_the_engine_settles_the_buckets_of_its_model(alone):
+    engine = ReplicatedEngine.__new__(ReplicatedEngine)
+    engine.spec, engine.config = ENGINES["ddp"], EngineConfig()
+    wrap = DistributedDataParallel
+    engine.accelerator = SimpleNamespace(prepare=lambda model: wrap(model, bucket_cap_mb=0.5))
+    module = InAnotherOrder()
+    engine._distribute(module, torch.optim.SGD(module.parameters()), micro_batch=1)
+    assert all(parameter.grad is None for parameter in module.parameters())
+    recorded = Recorded(engine.model)
+    for _ in range(2):
+        recorded.step()
+    assert recorded.sizes[0] == recorded.sizes[1]

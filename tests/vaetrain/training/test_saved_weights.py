@@ -47,6 +47,22 @@ def test_an_engine_without_slices_loads_the_same_bits(saved):
         assert torch.equal(tensor, tensors[name]), name
 
 
+@pytest.mark.parametrize("has_checkpoint", [False, True])
+def test_slices_are_loaded_into_the_divided_model(saved, has_checkpoint):
+    """That they are the right ones is tested with real ranks (`test_engines_without_trainer`)."""
+    calls = []
+    fake = SimpleNamespace(
+        spec=ENGINES["fsdp2"],
+        device=torch.device("cpu"),
+        prepare=lambda model, optimizer, micro_batch: calls.append(("prepare", micro_batch)),
+        load_weights=lambda weights: calls.append(("load", weights)),
+    )
+    reader = saved[1] if has_checkpoint else None
+    model = build_model(make, fake, reader)
+    distribute_model(model, build_optimizer(model, OptimizerConfig()), fake, reader, micro_batch=2)
+    assert calls == [("prepare", 2), ("load", reader)][: 1 + has_checkpoint]
+
+
 @pytest.mark.parametrize(
     ("engine", "on_meta"),
     [("ddp", False), ("zero3", False), ("fsdp2", True), ("fsdp2_hybrid", True)],
