@@ -98,21 +98,6 @@ class Clock:
         time.sleep(max(0.0, moment - self.now()))
 
 
-class VirtualClock(Clock):
-    """A clock for which waiting takes no time, and nothing else takes any."""
-
-    def __init__(self) -> None:
-        self._now = 0.0
-
-    def now(self) -> float:
-        """Return the time in seconds."""
-        return self._now
-
-    def wait_until(self, moment: float) -> None:
-        """Set the clock."""
-        self._now = max(self._now, moment)
-
-
 class SimulatedRank(Heartbeat):
     """Heartbeat that records the failure where a real one ends its process.
 

@@ -15,9 +15,7 @@ import torch.distributed as dist
 from benchmarks.support.simulated_ranks import (
     BeatLoop,
     Clock,
-    SimulatedRank,
     Store,
-    VirtualClock,
     running_store,
     start_ranks,
 )
@@ -39,6 +37,21 @@ class NoServer:
     address = "memory:1"
 
 
+class VirtualClock(Clock):
+    """A clock for which waiting takes no time, and nothing else takes any."""
+
+    def __init__(self) -> None:
+        self._now = 0.0
+
+    def now(self) -> float:
+        """Return the time in seconds."""
+        return self._now
+
+    def wait_until(self, moment: float) -> None:
+        """Set the clock."""
+        self._now = max(self._now, moment)
+
+
 @pytest.fixture(scope="module")
 def real_store() -> Iterator[Store]:
     """Run torch's store in a process of its own."""
@@ -47,13 +60,12 @@ def real_store() -> Iterator[Store]:
 
 
 @pytest.fixture
-def world(monkeypatch):
+def world():
     """Return a function that starts a world of ranks, and returns its loop."""
 
     def started(size: int = WORLD) -> BeatLoop:
         store, clock = MemoryStore(), VirtualClock()
-        monkeypatch.setattr(SimulatedRank, "_connect", lambda rank: store)
-        ranks = start_ranks(NoServer(), size, PER_MACHINE, TIMEOUT, clock)
+        ranks = start_ranks(NoServer(), size, PER_MACHINE, TIMEOUT, clock, store)
         return BeatLoop(ranks, clock)
 
     return started
