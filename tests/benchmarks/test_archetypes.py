@@ -23,6 +23,7 @@ def command(monkeypatch, *arguments: object) -> None:
     assert archetypes.main() == 0
 
 
+@pytest.mark.slow
 def test_the_kinds_of_made_up_embeddings_are_found(monkeypatch, capsys):
     monkeypatch.setattr(archetypes, "DIMENSIONS", 12)
     monkeypatch.setattr(archetypes, "KINDS", 3)
