@@ -49,7 +49,7 @@ def test_an_engine_without_slices_loads_the_same_bits(saved):
 
 @pytest.mark.parametrize("has_checkpoint", [False, True])
 def test_slices_are_loaded_into_the_divided_model(saved, has_checkpoint):
-    """That they are the right ones is tested with real ranks (`test_engines_without_trainer`)."""
+    """Real ranks, in `test_engines_without_trainer`, test that the slices are the right ones."""
     calls = []
     fake = SimpleNamespace(
         spec=ENGINES["fsdp2"],
