@@ -28,17 +28,20 @@ class TrainingDataset(Dataset):
         world_size: int,
         micro_batch_size: int,
         machine: range | None = None,
+        stop: int | None = None,
     ) -> None:
         """Prepare to read.
 
         Args:
             machine: ranks that share the cache of this machine, so that they fetch the same shards
                 ahead; default: only this rank.
+            stop: step before which training ends, so that nothing is fetched ahead for later ones.
         """
         self.order = order
         self.collator = collator
         self.team = order.team(rank, world_size)
         self.fetched = order.partitions_of(machine or range(rank, rank + 1), world_size)
+        self.stop = stop
         self.micro_batch_size = micro_batch_size
         self.accumulation = order.global_batch_size // (world_size * micro_batch_size)
         self._window: tuple[int, int] | None = None
@@ -48,7 +51,8 @@ class TrainingDataset(Dataset):
         step, part = divmod(number, self.accumulation)
         if (window := self.order.window(step)) != self._window:
             self._window = window
-            self.collator.files.prefetch(self.order.shards_from(*window, self.fetched))
+            shards = self.order.shards_from(*window, self.fetched, self.stop)
+            self.collator.files.prefetch(shards)
         if self._step is None or self._step[0] != step:
             self._step = (step, *self.order.step(step, self.team.partitions))
         _, ids, epochs = self._step

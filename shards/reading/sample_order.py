@@ -137,17 +137,22 @@ class SampleOrder:
         return epoch, int(np.searchsorted(bounds, position, side="right")) - 1
 
     def shards_from(
-        self, epoch: int, window: int, partitions: range | None = None
+        self, epoch: int, window: int, partitions: range | None = None, stop: int | None = None
     ) -> Iterator[int]:
-        """Yield the first sample of each shard in the order of use from a window on, endlessly.
+        """Yield the first sample of each shard in the order of use from a window on.
 
         Args:
             partitions: those whose shards are wanted; default: all.
+            stop: end with the window that the step before this one begins in; default: never end.
         """
         partitions = range(self.partitions) if partitions is None else partitions
-        selection = self.selection
+        selection, last = self.selection, None if stop is None else self.window(stop - 1)
         while True:
-            for shards in self._shards_by_window(epoch, window, partitions):
+            for number, shards in enumerate(
+                self._shards_by_window(epoch, window, partitions), start=window
+            ):
+                if last is not None and (epoch, number) > last:
+                    return
                 yield from selection.ids_at(selection.starts[shards]).tolist()
             epoch, window = epoch + 1, 0
 

@@ -275,6 +275,7 @@ class TrainingData(PageReader):
             world_size=self.engine.world_size,
             micro_batch_size=batching.micro_batch,
             machine=self.machine,
+            stop=steps.stop,
         )
         per_step = batching.accumulation
         return self._read(dataset, range(steps.start * per_step, steps.stop * per_step))

@@ -108,6 +108,22 @@ def test_every_step_has_the_same_pages_for_any_ranks_in_partitions(
         assert sorted(ids) == sorted(order.step(step)[0].tolist())
 
 
+def test_nothing_is_fetched_ahead_that_only_later_steps_would_use(index):
+    """A run ended with shards of another epoch in its cache, half as many as it had read."""
+    order, plans = an_order(index), []
+    for stop in range(1, len(order.selection) // GLOBAL + 1):
+        collator = a_collator(index)
+        collator.files.prefetch = lambda samples: plans.append(list(itertools.islice(samples, 99)))
+        options = {"rank": 0, "world_size": 1, "micro_batch_size": GLOBAL}
+        TrainingDataset(order, collator, stop=stop, **options)[0]
+    windows = [order.window(stop)[1] for stop in range(len(plans))]
+    assert len(set(windows)) == 2
+    shards_per_window = 2
+    assert [len(plan) for plan in plans] == [shards_per_window * (1 + at) for at in windows]
+    of_epoch = order.shards_of_epoch(0, range(1)).tolist()
+    assert index.shards_of(np.array(plans[-1])).tolist() == of_epoch
+
+
 @pytest.mark.parametrize(("machine", "partitions"), [(None, range(2, 4)), (range(2), range(4))])
 def test_a_rank_opens_shards_of_its_partitions_and_fetches_those_of_its_machine(
     index, machine, partitions

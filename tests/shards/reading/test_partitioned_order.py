@@ -228,6 +228,14 @@ def test_shards_are_fetched_before_their_samples_are_used():
         assert len(used) <= at_once
         rest = order.shards_from(0, window, partitions)
         assert used <= {number_of[first] for first in itertools.islice(rest, at_once)}
+        # To a training that ends after the window's first step, only those until here are listed.
+        stop = 1 + next(step for step in range(len(selection)) if order.window(step)[1] == window)
+        found = itertools.islice(order.shards_from(0, 0, partitions, stop), 1000)
+        until = [number_of[first] for first in found]
+        needed = set.union(*(windows[number] for number in range(window + 1)))
+        assert needed <= set(until)
+        assert until == listed[: len(until)]
+        assert len(until) <= len(needed) + 2 * len(partitions)
     assert len(windows) == 8
 
 
