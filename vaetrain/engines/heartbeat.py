@@ -38,7 +38,9 @@ from vaetrain.engines.launching.rank_variables import Ranks
 
 BEAT_SECONDS = 1.0
 MISSED_BEATS = 4  # after so many missed beats in a row a rank is dead
+SILENT_SHARE = 0.4  # of the timeout without a beat: a rank that waits calls such a rank silent
 SEARCH_BEATS = 3 * MISSED_BEATS  # that dead ranks are searched for after a failed collective
+NAMING_BEATS = 3  # that a silent rank is named before the timeout, by which all then know it
 WATCHERS = 16  # at most
 WATCHED = 8  # consecutive ranks, or more, have the first of them as their watcher
 SEARCHERS = 8  # ranks that read all statuses after a failed collective, beside the watchers
@@ -197,7 +199,7 @@ class Heartbeat:
         The launcher sends SIGTERM first and waits for half a minute, in vain: a stopped process
         does not receive it.
         """
-        for number in self._ranks_silent_for(self.timeout / 2):
+        for number in self._ranks_silent_for(SILENT_SHARE * self.timeout):
             status = self._statuses[number]
             if status is not None and status.launcher == self._launcher and number != self.rank:
                 with contextlib.suppress(ProcessLookupError):
@@ -281,7 +283,7 @@ class Heartbeat:
             self._watched_beats[number] = beat
         self._choose_ranks(elapsed)
         failure = "" if self._collective_failed else self._failure
-        if self._without_progress >= self.timeout:
+        if self._without_progress >= self.timeout - NAMING_BEATS * self.interval:
             failure = failure or self._find_culprit()
         return failure
 
@@ -305,8 +307,8 @@ class Heartbeat:
 
     def _find_culprit(self) -> str:
         """Return a message that names the silent or hung ranks; empty if there is none."""
-        duration = f"for {self.timeout:g} s (train.timeout_seconds)"
-        silent = self._ranks_silent_for(self.timeout / 2)
+        duration = f"for {self._without_progress:.0f} s (train.timeout_seconds={self.timeout:g})"
+        silent = self._ranks_silent_for(SILENT_SHARE * self.timeout)
         if self.rank in silent:
             return self._lost_store(f"has not answered {duration}")
         if self._read_all < self.timeout / 2:
@@ -314,6 +316,8 @@ class Heartbeat:
         if silent:
             subject = rank_list(silent, "has", "have")
             return f"{subject} been silent {duration}; {self._last_seen(silent)}; {RESUME}"
+        if self._without_progress < self.timeout:
+            return ""  # a rank that is alive may still make progress
         progress = [0 if status is None else status.progress for status in self._statuses]
         if min(progress) == max(progress):
             return ""  # all ranks are in the same long operation, or their collective times out
