@@ -163,6 +163,15 @@ def make_model(size: str) -> VAE:
     return VAE(ModelConfig(size=size, start="random"), SIDE, SIDE)
 
 
+def start(engine: Engine, size: str) -> dict[str, float]:
+    """Build the model as a run does that does not resume; return the seconds."""
+    begun = time.perf_counter()
+    model = make_model(size).to(engine.device)
+    engine.prepare(model, build_optimizer(model, OptimizerConfig()), **PREPARED)
+    engine.keep_average()
+    return {"start": time.perf_counter() - begun}
+
+
 def resume(engine: Engine, way: str, size: str, folder: Path) -> dict[str, float]:
     """Build the model and load all that a resume reads; return seconds and the bytes read."""
     (path,) = checkpoint.list_checkpoints(folder)
@@ -204,8 +213,8 @@ def run_rank(size: str, way: str, rounds: int, folder: Path) -> NoReturn:
     model = make_model(size).to(engine.device)
     found: dict[str, Any] = {"parameters": sum(p.numel() for p in model.parameters())}
     found["tensors"] = len(list(model.parameters()))
-    engine.prepare(model, build_optimizer(model, OptimizerConfig()), **PREPARED)
-    engine.keep_average()
+    del model
+    start(engine, size)
     saving = Saving(engine, folder)
 
     def load(way: str) -> dict[str, float]:
@@ -229,8 +238,8 @@ def run_rank(size: str, way: str, rounds: int, folder: Path) -> NoReturn:
     repeat(saving.save, "memory of a save", is_prepared=True)
     for name, bucket in (("gather by parameter", 1), ("gather by bucket", None)):
         found[name] = [saving.gather(bucket) for _ in range(rounds)]
-    del model
     repeat(load, "memory of a load", is_prepared=False)
+    repeat(lambda _: start(engine, size), "memory of a start", is_prepared=False)
     engine.log(MARKER + json.dumps(found))
     engine.shut_down(0)
 
@@ -268,6 +277,7 @@ def results_of(engine: str, way: str, found: dict[str, Any]) -> list[dict[str, A
         ("load", "s", "load", 1.0),
         ("read by a rank in a load", "MB", "read", 1e6),
         ("memory of a load", "MB a rank", "memory of a load", 1e6),
+        ("memory of a start without a load", "MB a rank", "memory of a start", 1e6),
     ]
     entries = [
         report.result(
