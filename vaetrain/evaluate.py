@@ -1,7 +1,7 @@
 """Evaluate a run on any shards.
 
     python -m vaetrain.evaluate RUN --shards DIR [--split val|train|all] [--json FILE]
-        [--baselines TRAIN_SHARDS] [--sheets FOLDER]
+        [--baselines TRAIN_SHARDS] [--sheets FOLDER] [--refine STEPS]
 
 Uses the averaged weights of the run, which may be finished, or stopped after a checkpoint.
 Reconstructions are decoded from `mu`. Validation pages are chosen as in training: the pages of the
@@ -11,7 +11,8 @@ measured if their weights are in torch's cache. Without Inception's weights `fid
 training pages of TRAIN_SHARDS; without it with those of the run's own shards, or, if these are not
 on this machine, of DIR. With several processes
 (`accelerate launch -m vaetrain.evaluate ...`) the pages are shared among the ranks. `--sheets`
-writes samples, interpolations and reconstructions as pictures; it needs one process.
+writes samples, interpolations and reconstructions as pictures; it needs one process. `--refine`
+also measures pages decoded from the vector alone, after so many gradient steps on it.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from typing import TYPE_CHECKING, Any
 from shards import cli
 from shards.atomic_files import write_atomic, writing
 from shards.format.png import encode_png
-from vaetrain.cli import output_file, output_folder
+from vaetrain.cli import output_file, output_folder, whole
 
 if TYPE_CHECKING:
     from vaetrain.data.loading import PageReader
@@ -62,6 +63,13 @@ def main() -> int:
         metavar="FOLDER",
         help="write contact sheets: samples.png, interpolations.png and reconstructions.png",
     )
+    parser.add_argument(
+        "--refine",
+        type=whole(1, 10_000),
+        default=0,
+        metavar="STEPS",
+        help="also measure pages decoded from refined vectors, as by vaetrain.reconstruct",
+    )
     evaluate(parser.parse_args())
     return 0
 
@@ -77,7 +85,7 @@ def evaluate(arguments: argparse.Namespace) -> None:
         trained.require_one_process("vaetrain.evaluate --sheets")
     data = trained.open_shards(arguments.shards)
     training = None if arguments.baselines is None else trained.open_shards(arguments.baselines)
-    metrics = evaluate_model(trained, data, arguments.split, training)
+    metrics = evaluate_model(trained, data, arguments.split, training, arguments.refine)
     engine = trained.engine
     if engine.is_main:
         if arguments.json is not None:

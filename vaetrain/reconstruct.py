@@ -1,14 +1,15 @@
 """Reconstruct the pages of shards: one picture a page, and layouts on request.
 
     python -m vaetrain.reconstruct RUN --shards DIR --out FOLDER [--split val|train|all]
-        [--latent all|vector] [--limit N] [--layouts FILE.jsonl] [--svg DIR]
+        [--latent all|vector] [--refine STEPS] [--limit N] [--layouts FILE.jsonl] [--svg DIR]
 
 FOLDER gets one PNG a page, whose grey value is the nesting depth / 40. Its name is the page's
 number in the shards and its key. Pages are as wide as the run's data.width and at most
 data.max_height rows high. They are decoded from `mu` and, if the model has them, skip connections
-or the levels of a ladder; `--latent vector` decodes from `mu` alone. `--layouts` and `--svg` write
-the boxes that are found in the reconstructions, with the pages' own ids, labels and templates.
-Pages are chosen as by `vaetrain.evaluate`.
+or the levels of a ladder; `--latent vector` decodes from `mu` alone. It then first improves `mu` by
+gradient steps, as the encoder finds only a part of what a vector can say about pages unlike those
+of the training. `--layouts` and `--svg` write the boxes that are found in the reconstructions, with
+the pages' own ids, labels and templates. Pages are chosen as by `vaetrain.evaluate`.
 """
 
 from __future__ import annotations
@@ -48,6 +49,13 @@ def main() -> int:
         help="decode from everything that the encoder gives, or from `mu` alone; default all",
     )
     parser.add_argument(
+        "--refine",
+        type=whole(0, 10_000),
+        metavar="STEPS",
+        help="gradient steps that improve each page's `mu`; default 40 for --latent vector, a "
+        "second a page on a CPU core, 0 for all",
+    )
+    parser.add_argument(
         "--limit",
         type=whole(1, 10**9),
         metavar="N",
@@ -62,6 +70,7 @@ def reconstruct(arguments: argparse.Namespace) -> None:
     """Reconstruct the pages and write their files."""
     # Local imports: torch takes seconds to import, and `--help` must not wait for it.
     from vaetrain.data.loading import EVALUATION_BATCH
+    from vaetrain.inference.refinement import STEPS
     from vaetrain.inference.trained_model import TrainedModel
     from vaetrain.layouts.page_files import PageFiles, file_name
     from vaetrain.page_pictures import depth_pages
@@ -74,12 +83,18 @@ def reconstruct(arguments: argparse.Namespace) -> None:
         raise UserError(f"{arguments.shards}: has no pages of the split {arguments.split!r}")
     if arguments.limit is not None:
         pages = pages.spaced(arguments.limit)
+    skips, steps = arguments.latent == "all", arguments.refine
+    if steps is None:
+        steps = 0 if skips else STEPS
     total, count = -(-len(pages) // EVALUATION_BATCH), len(data.index)
     batches = cli.progress(data.pages(pages), total=total, desc="reconstructing", unit="batch")
     with PageFiles(arguments.out, arguments.layouts, arguments.svg) as files:
         for batch in batches:
             batch = batch.to(trained.engine.device)
-            made = trained.reconstruct(batch, skips=arguments.latent == "all")
+            if steps:
+                made, _ = trained.reconstruct_refined(batch, steps, skips=skips)
+            else:
+                made = trained.reconstruct(batch, skips=skips)
             for number, page in zip(
                 batch.ids.tolist(), depth_pages(made, batch.heights), strict=True
             ):

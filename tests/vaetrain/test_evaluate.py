@@ -44,7 +44,7 @@ def l1_one_by_one(folder: Path, ids: range) -> float:
 @pytest.mark.parametrize("split", ["all", "val"])
 def test_metrics_are_means_over_the_pages_of_the_split(small_run, tmp_path, split):
     out, sheets = tmp_path / "metrics.json", tmp_path / "new" / "sheets"
-    files = ["--json", out, "--sheets", sheets]
+    files = ["--json", out, "--sheets", sheets, "--refine", 1]
     done = evaluate(small_run / "run", "--shards", small_run / "shards", "--split", split, *files)
     assert done.returncode == 0, done.stderr
     names = ["interpolations.png", "reconstructions.png", "samples.png"]
@@ -58,7 +58,7 @@ def test_metrics_are_means_over_the_pages_of_the_split(small_run, tmp_path, spli
     assert {"ssim", "mse", "kl", "active_units", "latent_std_mean", "kl_per_dim_max"} <= set(
         metrics
     )
-    assert {"slerp_ssim_std", "slerp_ssim_min", "nmi"} <= set(metrics)
+    assert {"slerp_ssim_std", "slerp_ssim_min", "nmi", "refined_l1"} <= set(metrics)
     assert len({"fid", "fid_random"} & set(metrics)) == 1
     assert len(metrics["latent_std"]) == 8
     assert np.mean(metrics["latent_std"]) == pytest.approx(metrics["latent_std_mean"])

@@ -1,6 +1,7 @@
 """The command that reconstructs the pages of shards."""
 
 import copy
+import itertools
 import json
 
 import numpy as np
@@ -17,6 +18,7 @@ from tests.vaetrain.conftest import EXPERIMENT
 from tests.vaetrain.pages_one_by_one import MAX_HEIGHT, WIDTH
 from tests.vaetrain.test_commands import command
 from vaetrain.artifacts.final_model import write_final
+from vaetrain.inference import refinement
 from vaetrain.inference.trained_model import TrainedModel
 from vaetrain.page_pictures import depth_pages
 
@@ -48,8 +50,8 @@ def test_every_page_is_written_and_its_layouts_can_be_built_again(
     assert report.counts["rejected"] == sum(record["n"] == 0 for record in records)
 
 
-def test_limit_and_latent(run_folder, tmp_path, monkeypatch):
-    """With skip connections the latent alone decodes to other pages."""
+def test_limit_latent_and_refine(run_folder, tmp_path, monkeypatch):
+    """With skip connections the latent alone decodes to other pages; it is refined by default."""
     settings = copy.deepcopy(EXPERIMENT)
     settings.model.skips = "gated"
     model = perturbed_model(settings.model, WIDTH, MAX_HEIGHT, 0.2)
@@ -59,16 +61,24 @@ def test_limit_and_latent(run_folder, tmp_path, monkeypatch):
     trained = TrainedModel(tmp_path / "run")
     data = trained.open_shards(shards)
     (batch,) = data.pages(data.select("all").spaced(3))
-    found = {}
-    for latent, skips in (("all", True), ("vector", False)):
-        out = tmp_path / latent
-        command("reconstruct", monkeypatch, *where, "--out", out, "--latent", latent)
-        found[latent] = [np.asarray(Image.open(path)) / 255 for path in sorted(out.iterdir())]
-        made = depth_pages(trained.reconstruct(batch, skips=skips), batch.heights)
-        for picture, page in zip(found[latent], made, strict=True):
+    monkeypatch.setattr(refinement, "STEPS", 3)
+    expected = {
+        (): trained.reconstruct(batch),
+        ("--latent", "vector"): trained.reconstruct_refined(batch, 3, skips=False)[0],
+        ("--latent", "vector", "--refine", 0): trained.reconstruct(batch, skips=False),
+        ("--latent", "vector", "--refine", 1): trained.reconstruct_refined(batch, 1, skips=False)[
+            0
+        ],
+    }
+    found = []
+    for number, (options, images) in enumerate(expected.items()):
+        out = tmp_path / str(number)
+        command("reconstruct", monkeypatch, *where, "--out", out, *options)
+        found.append([np.asarray(Image.open(path)) / 255 for path in sorted(out.iterdir())])
+        for picture, page in zip(found[-1], depth_pages(images, batch.heights), strict=True):
             assert np.abs(picture - page).max() < 0.003
-    pairs = zip(found["all"], found["vector"], strict=True)
-    assert all(np.abs(one - other).max() > 0.02 for one, other in pairs)
+    for one, other in itertools.combinations(found, 2):
+        assert all(np.abs(a - b).max() > 0.004 for a, b in zip(one, other, strict=True))
 
 
 def test_shards_without_pages_of_the_split_are_refused(run_folder, tmp_path, monkeypatch):

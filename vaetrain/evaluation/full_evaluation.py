@@ -15,12 +15,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from shards import cli
 from shards.errors import UserError
 from shards.reading.batch import Batch
 from shards.reading.selection import Selection
 from vaetrain.artifacts.final_model import load_encoder
 from vaetrain.config.training import MIN_PAGES
-from vaetrain.data.loading import PageReader
+from vaetrain.data.loading import EVALUATION_BATCH, PageReader
 from vaetrain.evaluation import baselines
 from vaetrain.evaluation.baselines import MAX_FITTED_PAGES
 from vaetrain.evaluation.blend_gap import interpolation_blend_gap, middle_steps
@@ -48,13 +49,18 @@ SEARCH_METRICS = ("precision_at_10", "box_iou_at_10")
 
 
 def evaluate_model(
-    trained: TrainedModel, data: PageReader, split: str, training: PageReader | None = None
+    trained: TrainedModel,
+    data: PageReader,
+    split: str,
+    training: PageReader | None = None,
+    refine: int = 0,
 ) -> dict[str, Any]:
     """Return all metrics of a model on one split of the shards. Collective.
 
     Args:
         split: `train`, `val` or `all`.
         training: shards whose training pages the baselines are fitted to; None: no baselines.
+        refine: steps of `refined_metrics`; 0: these are left out.
 
     Returns: on the main process, metrics by the names of metrics.jsonl; `latent_std`, a list of the
         standard deviations of the latent dimensions; `baselines`, the metrics of each baseline by
@@ -93,6 +99,8 @@ def evaluate_model(
         f"{name}_search": by_embedding[name] for name in SEARCH_METRICS if name in by_embedding
     }
     metrics |= path_smoothness(trained, data, selection)
+    if refine:
+        metrics |= refined_metrics(trained, data, selection, refine)
     metrics |= prior_metrics(trained, data, selection, training, networks)
     if training is not None:
         baselines = baseline_metrics(trained, data, selection, training, retrieval, networks)
@@ -100,6 +108,30 @@ def evaluate_model(
         for name in FLAT_BASELINES:
             metrics |= {f"{name}_{metric}": value for metric, value in baselines[name].items()}
     return metrics
+
+
+def refined_metrics(
+    trained: TrainedModel, data: PageReader, pages: Selection, steps: int
+) -> dict[str, float]:
+    """Return the metrics of pages decoded from refined vectors alone. Collective.
+
+    Returns: the pixel metrics by name, `refined_<metric>`, and `refined_kl` in nats a page.
+    """
+    kl = torch.zeros(2, dtype=torch.float64, device=trained.engine.device)  # sum, and pages
+
+    def reconstruct(batch: Batch) -> Tensor:
+        made, of_pages = trained.reconstruct_refined(batch, steps, skips=False)
+        kl.add_(torch.stack([of_pages.double().sum(), kl.new_tensor(len(of_pages))]))
+        return made
+
+    batches = cli.progress(
+        data.pages(pages), total=-(-len(pages) // EVALUATION_BATCH), desc="refining", unit="batch"
+    )
+    metrics = baselines.score_reconstructions(reconstruct, batches, trained.engine)
+    total, count = trained.engine.sum(kl).tolist()
+    return {f"refined_{name}": value for name, value in metrics.items()} | {
+        "refined_kl": total / count
+    }
 
 
 def prior_metrics(

@@ -6,6 +6,7 @@ import hashlib
 import os
 import sys
 from collections.abc import Iterable, Iterator, Sequence
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -25,7 +26,9 @@ from vaetrain.engines.spec import running_launch
 from vaetrain.engines.start import start_engine
 from vaetrain.inference.embedding import MAX_FITTED_PAGES, Features, features_of
 from vaetrain.inference.prior_samples import draw_pages, draw_path, padded_size, path_noise
+from vaetrain.inference.refinement import Refinement
 from vaetrain.model.embedding import EmbeddingSpace
+from vaetrain.model.gaussian import gaussian_kl
 from vaetrain.model.layers import fit_rows
 from vaetrain.model.vae import VAE
 from vaetrain.page_pictures import cut_pages
@@ -115,6 +118,25 @@ class TrainedModel:
     def reconstruct(self, batch: Batch, *, skips: bool = True) -> Tensor:
         """Reconstruct a batch on the device, see `reconstruct`."""
         return reconstruct(self.model, batch, skips=skips)
+
+    @torch.no_grad()
+    def reconstruct_refined(
+        self, batch: Batch, steps: int, *, skips: bool = True
+    ) -> tuple[Tensor, Tensor]:
+        """Reconstruct a batch on the device from refined latents, see `Refinement`.
+
+        Returns: images (B, 1, H, W), not clipped, and the KL of the refined latents in nats, (B,).
+            Raises ConfigError if weights of a network of the losses are missing.
+        """
+        posterior = self.model.posterior(batch.images(), batch.heights)
+        posterior = self._refinement(posterior, batch, steps, skips=skips)
+        output = self.model.reconstruct(posterior, batch.heights, batch.size, skips=skips)
+        kl = gaussian_kl(posterior.mu, posterior.logvar)
+        return output.reconstruction, kl.flatten(1).sum(1)
+
+    @cached_property
+    def _refinement(self) -> Refinement:
+        return Refinement(self.model, self.experiment)
 
     def features(self, data: PageReader, *, to_main: bool = False) -> Features | None:
         """Return the features of all pages. Collective.

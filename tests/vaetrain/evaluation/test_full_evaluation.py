@@ -8,9 +8,13 @@ import pytest
 
 from tests.vaetrain.evaluation.conftest import single_page
 from vaetrain.evaluation import full_evaluation, network_metrics
-from vaetrain.evaluation.full_evaluation import evaluate_model, prior_metrics
+from vaetrain.evaluation.full_evaluation import (
+    evaluate_model,
+    prior_metrics,
+    refined_metrics,
+)
 from vaetrain.evaluation.network_metrics import NetworkMetrics
-from vaetrain.evaluation.pixel_metrics import PIXEL_METRICS
+from vaetrain.evaluation.pixel_metrics import PIXEL_METRICS, pixel_metrics
 
 LABEL_METRICS = {"knn_label_accuracy", "precision_at_10", "nmi", "ari", "ami"}
 
@@ -51,6 +55,20 @@ def test_baselines_reconstruct_the_better_the_more_they_are_fitted(metrics, trai
 def test_without_training_shards_there_are_no_baselines(trained):
     model, data = trained
     assert "baselines" not in evaluate_model(model, data, "val")
+
+
+def test_refined_vectors_are_measured_on_request(metrics, trained):
+    model, data = trained
+    pages = data.select("all").spaced(3)
+    found = refined_metrics(model, data, pages, 2)
+    (batch,) = data.pages(pages)
+    made, kl = model.reconstruct_refined(batch, 2, skips=False)
+    values = pixel_metrics(made, batch.images(), batch.heights)
+    assert found["refined_kl"] == pytest.approx(float(kl.mean()))
+    for name in ("l1", "edge_f1"):
+        assert found[f"refined_{name}"] == pytest.approx(float(values[name].mean()))
+    assert set(PIXEL_METRICS) <= {name.removeprefix("refined_") for name in found}
+    assert not set(found) & set(metrics)
 
 
 def test_more_pages_than_are_compared_change_only_what_compares_pages(
