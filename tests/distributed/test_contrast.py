@@ -6,6 +6,7 @@ import pytest
 
 from tests.support.tensors import relative_difference, same_bits
 
+pytestmark = pytest.mark.slow
 TERM = ("loss.contrastive=0.05", "train.max_images=48")
 
 
@@ -15,10 +16,7 @@ def reference(trainer):
     return "contrast-one-rank"
 
 
-SLOW = [pytest.param(engine, marks=pytest.mark.slow) for engine in ("zero3", "fsdp2")]
-
-
-@pytest.mark.parametrize("engine", ["ddp", *SLOW])
+@pytest.mark.parametrize("engine", ["ddp", "zero3", "fsdp2"])
 def test_ranks_and_accumulation_change_nothing(trainer, reference, engine):
     name = f"contrast-{engine}"
     trainer.train(name, "train.micro_batch_size=2", *TERM, engine=engine)
@@ -32,7 +30,6 @@ def test_ranks_and_accumulation_change_nothing(trainer, reference, engine):
     assert "contrastive" not in trainer.lines(name, "val")[-1]
 
 
-@pytest.mark.slow
 def test_resume_gives_identical_weights(trainer):
     name = "contrast-resumed"
     settings = (*TERM, "train.checkpoint_every_images=24")

@@ -15,6 +15,7 @@ from tests.distributed.conftest import GAN
 from tests.support.engine_files import HYBRID, engine_ranks, small_units
 from tests.support.tensors import relative_difference
 
+pytestmark = pytest.mark.slow
 KINDS = {"vae": (), "vaegan": GAN}
 # With warm-up and a constant rate the schedule does not depend on the planned length, so that a run
 # may stop half-way. Gradients are clipped in some of the steps.
@@ -43,7 +44,7 @@ def engine_file(tmp_path_factory):
     return path
 
 
-@pytest.fixture(scope="module", params=[pytest.param("vae", marks=pytest.mark.slow), "vaegan"])
+@pytest.fixture(scope="module", params=KINDS)
 def kind(request):
     return request.param
 
@@ -114,7 +115,6 @@ def test_reference_run_clips_some_steps(trainer, reference):
     assert len(trainer.lines(reference)) == STEPS
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("engine", ENGINES)
 def test_thirty_steps_agree_with_one_process(trainer, reference, kind, engine, distributed, tables):
     name, out = distributed(engine)
@@ -142,7 +142,6 @@ def test_thirty_steps_agree_with_one_process(trainer, reference, kind, engine, d
             assert here[key] == pytest.approx(value, rel=1e-4), key
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("engine", ENGINES)
 def test_a_resumed_run_equals_the_uninterrupted_run(
     trainer, kind, engine, distributed, engine_file
@@ -163,7 +162,6 @@ def test_a_resumed_run_equals_the_uninterrupted_run(
         assert relative_difference(weights, expected) < 1e-5
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     "engines", [("zero3", "single", "fsdp2", "zero1"), (HYBRID, "ddp", HYBRID)], ids="-".join
 )
@@ -184,8 +182,8 @@ def test_a_run_may_change_its_engine_and_world_size(trainer, reference, kind, en
 @pytest.mark.parametrize(
     "mutation",
     [
-        pytest.param("forward_unwrapped", marks=pytest.mark.slow),
-        pytest.param("accumulation_not_averaged", marks=pytest.mark.slow),
+        "forward_unwrapped",
+        "accumulation_not_averaged",
         "ranks_not_averaged",
     ],
 )
@@ -223,7 +221,6 @@ def fp32_run(trainer, kind):
     return f"{kind}-fp32"
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("engine", ENGINES)
 @pytest.mark.parametrize("kind", ["vae"], scope="module")  # GAN runs diverge within 300 steps
 def test_bf16_losses_follow_fp32(trainer, fp32_run, kind, engine, engine_file, tables):
