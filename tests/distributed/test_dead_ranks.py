@@ -136,6 +136,20 @@ def test_a_rank_that_hangs_in_reading_is_named_with_what_it_did_last(
 
 
 @slow
+def test_a_rank_that_waits_for_a_long_fit_is_not_taken_for_a_hung_one(trainer):
+    """Runs ended after the training where the main process fitted longer than the timeout."""
+    fit = ("prior.kind=flow", "prior.detail=false", "prior.steps=1200", "prior.epochs=100000")
+    settings = ("train.max_images=48", f"train.timeout_seconds={TIMEOUT}", "prior.width=512", *fit)
+    begun = time.monotonic()
+    trainer.train("long-fit", *settings, engine="ddp")
+    trained = time.monotonic() - begun
+    begun = time.monotonic()
+    trainer.train("no-fit", *settings[:2], "prior.kind=none", engine="ddp")
+    assert trained - (time.monotonic() - begun) > 1.5 * TIMEOUT
+    assert (trainer.folder / "long-fit" / "final" / "prior.safetensors").exists()
+
+
+@slow
 def test_lack_of_memory_is_reported(trainer, uninterrupted):
     error = ended(started(trainer, "no-memory", "ddp", "no_memory"), within=TIMEOUT + SLACK)
     assert error.startswith("error: rank 1: out of memory (")

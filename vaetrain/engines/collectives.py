@@ -79,6 +79,23 @@ class Collectives:
             dist.broadcast_object_list(values)
         return values[0]
 
+    def tell_progress(self, place: str | None) -> None:
+        """Tell the ranks in `follow_main` where the main process is; None: it is done.
+
+        To be called within the timeout. All ranks then mark this progress, see `mark_progress`.
+        """
+        self.broadcast_object(place)
+        if place is not None:
+            self.mark_progress(place)
+
+    def follow_main(self) -> None:
+        """Wait until the main process is done with work of its own, however long it takes.
+
+        Without this, a rank that waits longer than the timeout is taken for a hung one.
+        """
+        while (place := self.broadcast_object(None)) is not None:
+            self.mark_progress(place)
+
     def first_message(self, message: str | None) -> str | None:
         """Return the message of the lowest rank that has one; None if none has. Collective."""
         messages = [message]

@@ -33,11 +33,11 @@ class PriorConfig:
     detail: bool = setting(
         True,
         "also fit a model that draws the pixels of a sample one after the other, given the decoded "
-        "page, so that samples have sharp boxes; it takes some minutes of a CPU core",
+        "page, so that samples have sharp boxes; of 4,096 pages it takes half an hour of a CPU core",
     )
     detail_width: int = setting(128, "channels of the detail's hidden layers", minimum=8)
     detail_steps: int = setting(
-        1500, "optimizer steps of the detail's fit, 8 pages each", minimum=1
+        8000, "the most optimizer steps of the detail's fit, 8 pages each", minimum=1
     )
     detail_epochs: int = setting(16, "the most epochs of the detail's fit", minimum=1)
 

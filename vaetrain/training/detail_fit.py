@@ -18,7 +18,8 @@ from vaetrain.prior.config import PriorConfig
 from vaetrain.prior.detail import Detail
 from vaetrain.training.fit_loop import minimise
 
-MAX_PAGES = 1024  # evenly chosen training pages that are decoded and fitted to
+MAX_PAGES = 4096  # evenly chosen training pages that are decoded and fitted to
+MAX_BYTES = 1 << 30  # of these pages and the decoded ones on the host, if all are of full height
 BATCH = 8  # pages of similar heights in a step
 # Pixels of a step, drawn at random: of those that differ from a neighbour, and of all others. Nine
 # of ten pixels are of the second kind and tell little each.
@@ -49,7 +50,9 @@ class Pages:
 def fit_detail(
     model: VAE, data: PageReader, pages: Selection, config: PriorConfig, engine: Engine, seed: int
 ) -> Detail:
-    """Fit the model of the detail on this process, which reads all of its pages.
+    """Fit the model of the detail on the main process, which reads all of its pages.
+
+    The other ranks are in `follow_main`.
 
     Args:
         model: in evaluation mode, on the engine's device.
@@ -59,7 +62,8 @@ def fit_detail(
     Returns: on the engine's device, in evaluation mode.
     """
     generator = torch.Generator().manual_seed(seed)
-    batches = decoded_pages(model, data, pages.thinned(MAX_PAGES), engine, generator)
+    most = max(1, min(MAX_PAGES, MAX_BYTES // (2 * math.prod(model.size))))
+    batches = decoded_pages(model, data, pages.thinned(most), engine, generator)
     with torch.random.fork_rng(devices=[]), torch.enable_grad():
         torch.manual_seed(seed)
         detail = Detail(config.detail_width).to(engine.device)
@@ -78,7 +82,7 @@ def decoded_pages(
     by_height = pages.ids_at(places[np.argsort(pages.heights_at(places), kind="stable")])
     batches = []
     for numbers in np.array_split(by_height, -(-len(pages) // BATCH)):
-        engine.mark_progress("decoding pages for the prior's detail")
+        engine.tell_progress("decoding pages for the prior's detail")
         batch = data.batch_of(numbers).to(engine.device)
         images = batch.images()
         mu, logvar, _ = model.posterior(images, batch.heights)

@@ -26,7 +26,7 @@ def minimise(
     clip_norm: float = math.inf,
     after: Callable[[], None] = lambda: None,
 ) -> None:
-    """Minimise a loss by AdamW, on this process.
+    """Minimise a loss by AdamW on the main process; the other ranks are in `follow_main`.
 
     The learning rate rises linearly and falls as a cosine to 0.
 
@@ -45,7 +45,7 @@ def minimise(
     )
     for step in range(steps):
         if step % MARK_EVERY == 0:
-            engine.mark_progress(f"fitting {name}, step {step} of {steps}")
+            engine.tell_progress(f"fitting {name}, step {step} of {steps}")
         optimizer.zero_grad()
         loss().backward()
         torch.nn.utils.clip_grad_norm_(module.parameters(), clip_norm)

@@ -75,6 +75,7 @@ def fit_prior(
     count = max(1, min(MAX_PAGES, MAX_VALUES // math.prod(shape)))
     latents = encode_latents(model, data, pages.thinned(count), engine, shape)
     if latents is None:
+        engine.follow_main()
         return None
     with torch.random.fork_rng(devices=[]), torch.enable_grad():
         torch.manual_seed(seed)
@@ -82,6 +83,7 @@ def fit_prior(
         flow = build_flow(*size, config.width, config.blocks)
         flow = fit_flow(flow, latents, config, engine)
     detail = fit_detail(model, data, pages, config, engine, seed) if config.detail else None
+    engine.tell_progress(None)
     prior = Prior(flow, latents.heights, latents.page_labels, latents.labels, detail)
     return prior.to(engine.device)
 

@@ -15,8 +15,8 @@ class Marked(FakeEngine):
         super().__init__()
         self.marks = []
 
-    def mark_progress(self, doing: str) -> None:
-        self.marks.append(doing)
+    def tell_progress(self, place: str | None) -> None:
+        self.marks.append(place)
 
 
 def weights_after_each_step(steps: int, **options) -> tuple[list[float], list[str]]:
