@@ -21,7 +21,7 @@ from vaetrain.schedules import weights_at
 
 STEPS = 40
 # Of Adam, falling linearly to 0. Latents have a standard deviation of about 1.
-LR = 0.08
+LR = 0.12
 BETAS = (0.9, 0.95)
 
 
