@@ -27,7 +27,7 @@ COMPARISONS = 14  # columns of `comparisons`
 CONTRAST = 4.0  # decoded pages are multiplied by it
 # Of the choice between copies and a new value. A wrong pixel is continued as if it were right, so
 # pages have too many edges at 1; below 1 the likeliest choice, to go on as before, is more likely.
-TEMPERATURE = 0.7
+TEMPERATURE = 0.55
 
 
 class Detail(nn.Module):
