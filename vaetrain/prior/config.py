@@ -33,7 +33,7 @@ class PriorConfig:
     detail: bool = setting(
         True,
         "also fit a model that draws the pixels of a sample one after the other, given the decoded "
-        "page, so that samples have sharp boxes; of 4,096 pages it takes half an hour of a CPU core",
+        "page, so that samples have sharp boxes; 4,096 pages take half an hour of a CPU core",
     )
     detail_width: int = setting(128, "channels of the detail's hidden layers", minimum=8)
     detail_steps: int = setting(
