@@ -28,10 +28,11 @@ def test_memory_at_the_peak_is_measured():
 
 
 def test_results_have_both_ways_of_gathering_once():
-    keys = ("still", "written", "load", "read", "memory of a save", "memory of a load")
+    memory = [f"memory of a {what}" for what in ("save", "load", "start")]
+    keys = ("still", "written", "load", "read", *memory)
     found = {key: [2e6] for key in (*keys, "gather by parameter", "gather by bucket")}
     entries = [entry for way in WAYS for entry in results_of("ddp", way, found)]
-    assert len(entries) == 2 * 6 + 2
+    assert len(entries) == 2 * 7 + 2
     (read,) = [e for e in entries if e["unit"] == "MB" and e["name"] == "ddp, slices"]
     assert read["rounds"] == [2.0]
 
