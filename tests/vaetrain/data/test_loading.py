@@ -1,6 +1,7 @@
 """Pages of an experiment: splits, the shares of the ranks, and refused settings."""
 
 import dataclasses
+import itertools
 import re
 from pathlib import Path
 
@@ -221,3 +222,10 @@ def test_batches_that_do_not_fit_into_memory_are_reported(shards, tmp_path, monk
     assert data.memory_warning(8).startswith(expected)
     data.config = dataclasses.replace(data.config, workers=0)
     assert data.memory_warning(8) is None
+
+
+def test_shards_are_fetched_ahead_for_the_steps_of_the_training_only(many):
+    data, plans = training_data(many, window_shards=2), []
+    data.collator.files.prefetch = lambda samples: plans.append(list(itertools.islice(samples, 99)))
+    next(iter(data.training_batches(split_global_batch(8, 8, 1), range(1))))
+    assert [len(plan) for plan in plans] == [2]

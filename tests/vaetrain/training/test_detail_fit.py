@@ -1,6 +1,7 @@
 """The fit of the detail: what it learns, what it counts, and that it is repeatable."""
 
 import math
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -9,7 +10,9 @@ import torch
 from tests.support.engines import FakeEngine
 from vaetrain.inference.trained_model import TrainedModel
 from vaetrain.prior.canvas import STEPS, VALUES, Canvas, to_values
+from vaetrain.prior.config import PriorConfig
 from vaetrain.prior.detail import Detail
+from vaetrain.training import detail_fit
 from vaetrain.training.detail_fit import (
     Pages,
     chosen_pixels,
@@ -146,3 +149,16 @@ def test_pages_are_decoded_from_draws_of_their_posteriors(run_folder):
     assert any((a.decoded != b.decoded).any() for a, b in zip(batches, other, strict=True))
     again = decode(0)
     assert all(torch.equal(a.decoded, b.decoded) for a, b in zip(batches, again, strict=True))
+
+
+@pytest.mark.parametrize(("megabytes", "expected"), [(1, 16), (1000, 4096)])
+def test_the_pages_of_the_fit_are_bounded_by_number_and_memory(monkeypatch, megabytes, expected):
+    """A page and its decoded page have a byte for each pixel."""
+    asked = []
+    monkeypatch.setattr(detail_fit, "MAX_BYTES", megabytes << 20)
+    monkeypatch.setattr(detail_fit, "decoded_pages", lambda *_: [boxes(0)])
+    pages = SimpleNamespace(thinned=asked.append)
+    model = SimpleNamespace(size=(512, 64))
+    config = PriorConfig(detail_width=8, detail_steps=1)
+    detail_fit.fit_detail(model, None, pages, config, FakeEngine(), 0)
+    assert asked == [expected]

@@ -15,6 +15,7 @@ from vaetrain.model.vae import VAE
 from vaetrain.prior.config import PriorConfig
 from vaetrain.prior.flow import Flow
 from vaetrain.prior.prior import Prior, build_flow
+from vaetrain.training import prior_fit
 from vaetrain.training.prior_fit import Latents, fit_flow, fit_steps, posterior_values
 
 CONFIG = PriorConfig(kind="flow", width=32, blocks=2, steps=300, epochs=10_000, batch=64, lr=3e-3)
@@ -93,3 +94,19 @@ def test_a_spatial_latent_is_padded_to_the_tallest_page_and_its_prior_makes_page
     pages, made = draw_pages(model, prior, keys, None, width=WIDTH, max_height=images.shape[2])
     assert pages.shape == (3, 1, 16 * -(-int(made.max()) // 16), WIDTH)
     assert set(made.tolist()) <= {64, 37}
+
+
+@pytest.mark.parametrize("is_main", [True, False])
+def test_the_other_ranks_follow_the_main_process(monkeypatch, is_main):
+    """They waited in one collective, which ended the run if the fit was longer than the timeout."""
+    engine, calls = FakeEngine(rank=0 if is_main else 1, world_size=2), []
+    monkeypatch.setattr(engine, "follow_main", lambda: calls.append("follow"))
+    monkeypatch.setattr(engine, "tell_progress", calls.append)
+    latents = two_clusters() if is_main else None
+    monkeypatch.setattr(prior_fit, "encode_latents", lambda *_: latents)
+    model = SimpleNamespace(latent_shape=lambda size: (2,), stride=16, size=(128, WIDTH))
+    pages = SimpleNamespace(thinned=lambda count: None)
+    config = dataclasses.replace(CONFIG, steps=2, detail=False)
+    prior = prior_fit.fit_prior(model, None, pages, config, engine, max_height=100, seed=0)
+    assert (prior is None) == (not is_main)
+    assert calls == (["fitting the prior, step 0 of 2", None] if is_main else ["follow"])
