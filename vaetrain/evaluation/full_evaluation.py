@@ -9,19 +9,18 @@ training pages (`baselines`).
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from shards import cli
 from shards.errors import UserError
 from shards.reading.batch import Batch
 from shards.reading.selection import Selection
 from vaetrain.artifacts.final_model import load_encoder
 from vaetrain.config.training import MIN_PAGES
-from vaetrain.data.loading import EVALUATION_BATCH, PageReader
+from vaetrain.data.loading import PageReader
 from vaetrain.evaluation import baselines
 from vaetrain.evaluation.baselines import MAX_FITTED_PAGES
 from vaetrain.evaluation.blend_gap import interpolation_blend_gap, middle_steps
@@ -100,7 +99,7 @@ def evaluate_model(
     }
     metrics |= path_smoothness(trained, data, selection)
     if refine:
-        metrics |= refined_metrics(trained, data, selection, refine)
+        metrics |= refined_metrics(trained, trained.batches(data, split, "refining"), refine)
     metrics |= prior_metrics(trained, data, selection, training, networks)
     if training is not None:
         baselines = baseline_metrics(trained, data, selection, training, retrieval, networks)
@@ -111,7 +110,7 @@ def evaluate_model(
 
 
 def refined_metrics(
-    trained: TrainedModel, data: PageReader, pages: Selection, steps: int
+    trained: TrainedModel, batches: Iterable[Batch | None], steps: int
 ) -> dict[str, float]:
     """Return the metrics of pages decoded from refined vectors alone. Collective.
 
@@ -124,9 +123,6 @@ def refined_metrics(
         kl.add_(torch.stack([of_pages.double().sum(), kl.new_tensor(len(of_pages))]))
         return made
 
-    batches = cli.progress(
-        data.pages(pages), total=-(-len(pages) // EVALUATION_BATCH), desc="refining", unit="batch"
-    )
     metrics = baselines.score_reconstructions(reconstruct, batches, trained.engine)
     total, count = trained.engine.sum(kl).tolist()
     return {f"refined_{name}": value for name, value in metrics.items()} | {

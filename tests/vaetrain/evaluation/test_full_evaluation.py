@@ -60,7 +60,7 @@ def test_without_training_shards_there_are_no_baselines(trained):
 def test_refined_vectors_are_measured_on_request(metrics, trained):
     model, data = trained
     pages = data.select("all").spaced(3)
-    found = refined_metrics(model, data, pages, 2)
+    found = refined_metrics(model, data.pages(pages), 2)
     (batch,) = data.pages(pages)
     made, kl = model.reconstruct_refined(batch, 2, skips=False)
     values = pixel_metrics(made, batch.images(), batch.heights)
